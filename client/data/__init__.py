@@ -1,0 +1,1 @@
+"""Reading an institution's records: sources, validation, encoding."""

@@ -1,0 +1,1 @@
+"""The coordinator: enrols institutions, runs the rounds, aggregates, stores and releases."""

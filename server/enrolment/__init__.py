@@ -1,0 +1,1 @@
+"""Who may take part: the certificate authority and the enrolment of institutions."""

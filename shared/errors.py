@@ -1,0 +1,65 @@
+"""Every error a user can meet, in one tree.
+
+    CollegiumError
+    ├── ConfigError       a file or an option the user wrote is wrong
+    ├── DataError         a record is wrong; names the file and the line
+    ├── BackboneError     weights are missing, unreadable or not the agreed ones
+    ├── ProtocolError     a message does not follow the protocol
+    │   ├── RefusalError  an institution declined a request, and says why
+    │   └── ReplyError    an institution's reply broke the rules; it is dropped for this round
+    ├── QuorumError       too few institutions answered; the run stops, its state is kept
+    ├── ConnectionFailedError a door could not be opened or reached
+    ├── EnrolmentError    a key or certificate is missing, unknown or not accepted
+    ├── ProcessError      a child process could not be started or kept running
+    └── StoreError        the database or a checkpoint could not be written or read
+
+A message is one sentence that says what was expected, what came, where, and what to do.
+"""
+
+
+class CollegiumError(Exception):
+    """Base of all errors that Collegium raises on purpose; the command line prints it and exits with 1."""
+
+
+class ConfigError(CollegiumError):
+    """A file or an option that the user wrote is wrong."""
+
+
+class DataError(CollegiumError):
+    """A record is wrong; the message names the file and the line."""
+
+
+class BackboneError(CollegiumError):
+    """The backbone's weights are missing, unreadable or not the ones the federation agreed on."""
+
+
+class ProtocolError(CollegiumError):
+    """A message does not follow the protocol."""
+
+
+class RefusalError(ProtocolError):
+    """An institution declined a request, and says why."""
+
+
+class ReplyError(ProtocolError):
+    """An institution's reply broke the rules; that institution is dropped for the round."""
+
+
+class QuorumError(CollegiumError):
+    """Too few institutions answered; the run stops and its last checkpoint is kept."""
+
+
+class ConnectionFailedError(CollegiumError):
+    """A door could not be opened or reached: port in use, wrong address, TLS refused."""
+
+
+class EnrolmentError(CollegiumError):
+    """A key or certificate is missing, unknown or not accepted."""
+
+
+class ProcessError(CollegiumError):
+    """A child process could not be started or kept running."""
+
+
+class StoreError(CollegiumError):
+    """The database or a checkpoint could not be written or read."""
