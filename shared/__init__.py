@@ -1,1 +1,1 @@
-"""What both sides must agree on: the federation file, the model, the tasks, the wire. Imports neither server nor client."""
+"""What both sides agree on: federation file, model, tasks, wire. Imports neither server nor client."""

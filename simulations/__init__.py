@@ -1,1 +1,1 @@
-"""Research: whole federations on one machine, baselines, benchmarks, the demo, and the command line that joins the rooms."""
+"""Research: whole federations on one machine, baselines, the demo, and the command line over all rooms."""
