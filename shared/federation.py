@@ -1,0 +1,160 @@
+"""The federation file: everything that coordinator and institutions must agree on before a run.
+
+`federation.toml` is read once into frozen models. An unknown key is an error, and all errors are reported at once.
+`Federation.digest` identifies the agreement; an institution trains only for the digest that it has approved.
+"""
+
+import hashlib
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from shared.errors import ConfigError
+from shared.tasks import TASK_TYPES, TaskSpec
+
+NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,47}$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+M = TypeVar("M", bound=BaseModel)
+
+
+class Model(BaseModel):
+    """Base of every configuration model: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+
+
+class Backbone(Model):
+    """The frozen BERT that everybody starts from."""
+
+    name: str = "minilm-l6"
+    """`minilm-l6` (bundled), a hub id such as `google-bert/bert-base-uncased`, or a folder."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """Fingerprint of weights, vocabulary and configuration; `collegium server init` fills it in."""
+    max_length: Annotated[int, Field(ge=16, le=512)] = 256
+    """Longest input in sub-tokens; longer texts are cut, longer question-answering contexts are windowed."""
+
+
+class Adapter(Model):
+    """LoRA (Hu et al. 2021): W = W0 + alpha / rank * B A on the named linear layers."""
+
+    rank: Annotated[int, Field(ge=1, le=256)] = 8
+    alpha: Annotated[float, Field(gt=0)] = 16.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] = ("query", "key", "value", "dense")
+
+
+class Training(Model):
+    """How each institution trains in one round."""
+
+    epochs_per_round: Annotated[int, Field(ge=0, le=100)] = 1
+    """Passes over the site's training records per round; 0 sends an empty update (to measure the machinery)."""
+    batch_tokens: Annotated[int, Field(ge=16)] = 2048
+    """Most padded sub-tokens in one batch; short texts give large batches, long texts small ones."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.06
+    """Fraction of the whole run over which the learning rate rises; it then falls linearly to zero."""
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    head_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto` is bfloat16 autocast where the device computes it natively, else float32."""
+
+
+class Rounds(Model):
+    """Who takes part and how long."""
+
+    count: Annotated[int, Field(ge=1, le=10_000)] = 8
+    institutions: Annotated[tuple[Name, ...], Field(min_length=1)]
+    quorum: Annotated[int, Field(ge=1)]
+    """Fewest valid updates that make a round."""
+    deadline_seconds: Annotated[float, Field(gt=0)] = 1800.0
+    """How long the coordinator waits for the replies of one request."""
+    patience: Annotated[int, Field(ge=0)] = 0
+    """Stop after this many rounds without a better federated validation score; 0 never stops early."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(set(self.institutions)) != len(self.institutions):
+            raise ValueError(f"institutions must be named once each, not {list(self.institutions)}")
+        if self.quorum > len(self.institutions):
+            raise ValueError(f"quorum must be at most the {len(self.institutions)} institutions named, not {self.quorum}")
+        return self
+
+
+class Wire(Model):
+    """What the arrays look like on the wire."""
+
+    codec: Literal["float32", "float16"] = "float16"
+
+
+class Federation(Model):
+    """One agreement between a coordinator and its institutions."""
+
+    version: Literal[1] = 1
+    name: Name
+    seed: int = 13
+    backbone: Backbone
+    adapter: Adapter = Adapter()
+    tasks: Annotated[dict[str, TaskSpec], Field(min_length=1)]
+    training: Training = Training()
+    rounds: Rounds
+    wire: Wire = Wire()
+
+    @model_validator(mode="after")
+    def _task_names(self) -> Self:
+        for name in self.tasks:
+            if not re.match(r"^[a-z][a-z0-9_]{0,47}$", name):
+                raise ValueError(f"a task name must be lower-case letters, digits and underscores, not {name!r}")
+        return self
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical form: defaults filled in, keys sorted, no white space."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file; ConfigError if it is missing, not UTF-8 or not TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"Expected a file at {path}, but there is none; check the path.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"Could not read {path}: {error}.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}; mend that line.") from error
+
+
+def parse(model: type[M], values: dict[str, Any], *, where: str) -> M:
+    """Validate `values` as `model`; ConfigError lists every error at once, each with its key and what came."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: " + "; ".join(_explain(item) for item in error.errors())) from None
+
+
+def load_federation(path: Path) -> Federation:
+    """Read `federation.toml`. Raises ConfigError naming every wrong key."""
+    return parse(Federation, read_toml(path), where=str(path))
+
+
+def _explain(item: Any) -> str:
+    key = ".".join(str(part) for part in item["loc"] if part not in TASK_TYPES) or "file"
+    if item["type"] == "extra_forbidden":
+        return f"{key} is not a known key; remove it or check its spelling"
+    if item["type"] == "missing":
+        return f"{key} is required but missing"
+    if item["type"] == "value_error":
+        return f"{key}: {item['msg'].removeprefix('Value error, ')}"
+    message = item["msg"][0].lower() + item["msg"][1:]
+    return f"{key}: {message}, not {_shown(item['input'])}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,28 @@
+"""The registry of task types. A new type is one file here and one entry in each of the two tables below."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from shared.tasks.base import Example, Record, Task
+from shared.tasks.question_answering import QuestionAnswering, QuestionAnsweringSpec
+from shared.tasks.text_classification import TextClassification, TextClassificationSpec
+from shared.tasks.token_classification import TokenClassification, TokenClassificationSpec
+
+TaskSpec = Annotated[
+    TextClassificationSpec | TokenClassificationSpec | QuestionAnsweringSpec, Field(discriminator="type")
+]
+TASK_TYPES = {
+    "text-classification": TextClassification,
+    "token-classification": TokenClassification,
+    "question-answering": QuestionAnswering,
+}
+
+
+def build_task(name: str, spec: TaskSpec) -> Task:
+    """The task that a federation file's `[tasks.NAME]` table describes."""
+    task: Task = TASK_TYPES[spec.type](name, spec)  # type: ignore[arg-type]
+    return task
+
+
+__all__ = ["TASK_TYPES", "Example", "Record", "Task", "TaskSpec", "build_task"]

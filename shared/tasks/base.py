@@ -1,0 +1,67 @@
+"""What a task is: how a record becomes model input, what the head computes, and how its output is scored.
+
+A task type is one file beside this one. It holds a pydantic spec (what the federation file says of the task) and a
+`Task` (what the code does with it). Nothing outside this folder knows a task type by name.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+
+Record = Mapping[str, Any]
+Target = Mapping[str, Any]
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row of model input. A record gives one example, or several when a long context is windowed."""
+
+    task: str
+    record: int
+    """Index of the record in its dataset; the windows of one record share it."""
+    input_ids: Sequence[int]
+    token_type_ids: Sequence[int]
+    target: Target
+    """What the loss needs, as plain numbers; empty where the record has no label."""
+    decoding: Mapping[str, Any] = field(default_factory=dict)
+    """What `predict` needs to go from sub-tokens back to the record: word positions, character offsets."""
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+class Task(Protocol):
+    """One task of the federation; stateless, so that one object serves training, evaluation and prediction."""
+
+    name: str
+    metric: str
+    """Key of the metric, among those of `score`, that stands for the task; higher is better."""
+
+    def check(self, record: Record) -> None:
+        """Raise ValueError saying what is wrong with a labelled record (the caller adds file and line)."""
+
+    def encode(
+        self, record: Record, index: int, tokenizer: PreTrainedTokenizerFast, max_length: int
+    ) -> list[Example]:
+        """Turn a record into examples of at most `max_length` sub-tokens; a record without a label has no target."""
+
+    def head(self, hidden_size: int, dropout: float) -> nn.Module:
+        """The head: maps encoder states [rows, length, hidden] to logits."""
+
+    def collate(self, targets: Sequence[Target], length: int) -> Tensors:
+        """Stack the targets of several examples, padded to `length` sub-tokens where they are per token."""
+
+    def loss(self, logits: torch.Tensor, targets: Tensors) -> torch.Tensor:
+        """The loss of each row, [rows]; depends on no other row, so that it may be clipped per example."""
+
+    def predict(self, examples: Sequence[Example], logits: Sequence[np.ndarray]) -> dict[int, Any]:
+        """Decode the logits of examples, each cut to its own length, to one prediction per record index."""
+
+    def score(self, records: Sequence[Record], predictions: Sequence[Any]) -> dict[str, float]:
+        """All metrics of the task over aligned records and predictions, each in [0, 1] unless it says otherwise."""
