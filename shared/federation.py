@@ -81,7 +81,9 @@ class Rounds(Model):
         if len(set(self.institutions)) != len(self.institutions):
             raise ValueError(f"institutions must be named once each, not {list(self.institutions)}")
         if self.quorum > len(self.institutions):
-            raise ValueError(f"quorum must be at most the {len(self.institutions)} institutions named, not {self.quorum}")
+            raise ValueError(
+                f"quorum must be at most the {len(self.institutions)} institutions named, not {self.quorum}"
+            )
         return self
 
 

@@ -1,0 +1,70 @@
+"""The Flower ClientApp: three thin handlers over one warm `Site`.
+
+The same app serves the resident executor, stock `flwr-clientapp` and the simulator; only the way to the site differs.
+"""
+
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from client.site import Site, open_site
+from shared.errors import ConfigError
+from shared.protocol import EvaluateRequest, QueryRequest, Request, TrainRequest, decode, encode
+
+INSTITUTION_VARIABLE = "COLLEGIUM_INSTITUTION"
+"""Environment variable that names this process's institution.toml; a node's configuration may name it as well."""
+
+
+def build_app(site_of: Callable[[Context], Site]) -> ClientApp:
+    """A ClientApp whose handlers answer for the site that `site_of` finds."""
+    client_app = ClientApp()
+
+    def handle(message: Message, context: Context, kind: type[Request]) -> Message:
+        request = decode(message.content, kind)
+        return Message(encode(site_of(context).answer(request)), reply_to=message)
+
+    @client_app.query()
+    def query(message: Message, context: Context) -> Message:
+        return handle(message, context, QueryRequest)
+
+    @client_app.train()
+    def train(message: Message, context: Context) -> Message:
+        return handle(message, context, TrainRequest)
+
+    @client_app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        return handle(message, context, EvaluateRequest)
+
+    return client_app
+
+
+def site_of_process(context: Context | None = None) -> Site:
+    """The site that this process serves, loaded once.
+
+    Raises:
+        ConfigError: Neither the node's configuration nor the environment names an institution.toml.
+    """
+    named = (context.node_config.get("institution") if context else None) or os.environ.get(INSTITUTION_VARIABLE)
+    if not named:
+        raise ConfigError(
+            "Expected the node's configuration to name an institution file, but it does not; start the site with "
+            "`collegium client up institution.toml`, or pass --node-config 'institution=\"/path/institution.toml\"'."
+        )
+    return _open(Path(str(named)))
+
+
+@cache
+def _open(path: Path) -> Site:
+    return open_site(path)
+
+
+def warm() -> Site:
+    """Load model and data before the first message."""
+    return site_of_process()
+
+
+app = build_app(site_of_process)

@@ -1,0 +1,95 @@
+"""From an institution's files to checked and encoded records: every bad row is named, none is dropped."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+from client.data.sources import read_rows
+from client.institution import Data
+from shared.errors import ConfigError, DataError
+from shared.protocol import Split
+from shared.tasks import Example, Record, Task
+
+HOLD_OUT = 0.1
+"""Share of the training records held out for validation where a site gives no validation file."""
+SHOWN = 5
+"""Bad rows spelt out in one error."""
+CHOICE_SEED = 13
+"""Seed of the fixed choices made here: the hold-out and the rows kept under `limit`."""
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """One split of one task: the records and their encoded examples (`Example.record` indexes `records`)."""
+
+    records: tuple[Record, ...]
+    examples: tuple[Example, ...]
+
+
+def load_data(
+    data: Mapping[str, Data], tasks: Mapping[str, Task], tokenizer: PreTrainedTokenizerFast, max_length: int
+) -> dict[str, dict[Split, TaskData]]:
+    """Read, check and encode everything an institution holds, per task and split.
+
+    Raises:
+        ConfigError: A task is not in the federation.
+        DataError: A file is missing or empty, or rows are wrong; names file, lines and what is wrong.
+    """
+    if unknown := sorted(data.keys() - tasks.keys()):
+        raise ConfigError(
+            f"Expected the tasks under [data] to be among the federation's {sorted(tasks)}, but {unknown} are not."
+        )
+    loaded: dict[str, dict[Split, TaskData]] = {}
+    for name, source in data.items():
+        splits = {
+            split: _encode(records, tasks[name], tokenizer, max_length)
+            for split, records in _read_splits(source, tasks[name]).items()
+        }
+        loaded[name] = splits
+    return loaded
+
+
+def read_records(path: Path, task: Task) -> list[Record]:
+    """All records of a file, each checked by `task`; DataError lists the bad rows together."""
+    records: list[Record] = []
+    bad: list[str] = []
+    for number, record in read_rows(path):
+        try:
+            task.check(record)
+        except ValueError as error:
+            bad.append(f"line {number}: {error}")
+        else:
+            records.append(record)
+    if bad:
+        more = f"; and {len(bad) - SHOWN} more bad rows" if len(bad) > SHOWN else ""
+        raise DataError(f"{path} (task {task.name}): {'; '.join(bad[:SHOWN])}{more}.")
+    if not records:
+        raise DataError(f"Expected records of task {task.name} in {path}, but the file is empty.")
+    return records
+
+
+def _read_splits(source: Data, task: Task) -> dict[Split, list[Record]]:
+    paths: dict[Split, Path | None] = {"train": source.train, "validation": source.validation, "test": source.test}
+    splits = {split: _limit(read_records(path, task), source.limit) for split, path in paths.items() if path}
+    if "validation" not in splits:
+        order = np.random.default_rng(CHOICE_SEED).permutation(len(splits["train"]))
+        held = set(order[: int(len(order) * HOLD_OUT)].tolist())
+        if held:
+            train = splits["train"]
+            splits["validation"] = [record for i, record in enumerate(train) if i in held]
+            splits["train"] = [record for i, record in enumerate(train) if i not in held]
+    return splits
+
+
+def _limit(records: list[Record], limit: int | None) -> list[Record]:
+    if limit is None or len(records) <= limit:
+        return records
+    chosen = np.sort(np.random.default_rng(CHOICE_SEED).permutation(len(records))[:limit])
+    return [records[i] for i in chosen]
+
+
+def _encode(records: list[Record], task: Task, tokenizer: PreTrainedTokenizerFast, max_length: int) -> TaskData:
+    return TaskData(tuple(records), tuple(task.encode(records, tokenizer, max_length)))

@@ -1,0 +1,93 @@
+"""The institution's own file: who it is, where the coordinator is, where its data lie. It never leaves the site."""
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import BaseModel, Field, model_validator
+
+from client.data.sources import FORMATS, format_of
+from shared.federation import Model, Name, parse, read_toml
+
+
+class Server(Model):
+    """The coordinator's public door."""
+
+    address: Annotated[str, Field(pattern=r"^[^\s:/]+:\d{1,5}$")] = "127.0.0.1:8443"
+    """`host:port`, without a scheme."""
+    ca: Path = Path("ca.crt")
+    """The coordinator's CA certificate, as received from the coordinator."""
+
+
+class Identity(Model):
+    """The key that proves who this is."""
+
+    key: Path = Path("node.key")
+    """Private key made by `collegium client keygen`; it never leaves the site."""
+
+
+class Data(Model):
+    """Where the records of one task lie."""
+
+    train: Path
+    validation: Path | None = None
+    """Chooses the best round; without it, a fixed tenth of `train` is held out."""
+    test: Path | None = None
+    """Reported before and after; never trained on nor chosen by."""
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """Use at most this many records of each split, a fixed random choice."""
+
+    @model_validator(mode="after")
+    def _formats(self) -> Self:
+        for path in (self.train, self.validation, self.test):
+            if path is not None and format_of(path) is None:
+                raise ValueError(f"a data file must end in one of {', '.join(FORMATS)}, not {path.name!r}")
+        return self
+
+
+class Runtime(Model):
+    """This machine."""
+
+    state: Path = Path("state")
+    """Folder for logs and the daemon's own files."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """Loopback port between SuperNode and executor; 0 picks a free one."""
+    device: str = "auto"
+    """`auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """CPU threads for training; 0 leaves the choice to PyTorch."""
+    poll: Annotated[float, Field(ge=0.05, le=60)] = 0.25
+    """Seconds between two looks for work at the coordinator while a run is active."""
+
+
+class Institution(Model):
+    """`institution.toml`, with every path made absolute."""
+
+    name: Name
+    federation: Path = Path("federation.toml")
+    """The federation file as this site has approved it: requests under any other agreement are refused."""
+    backbone: str | None = None
+    """Where this site keeps the backbone, if not where the federation file says."""
+    server: Server = Server()
+    identity: Identity = Identity()
+    data: Annotated[dict[str, Data], Field(min_length=1)]
+    runtime: Runtime = Runtime()
+
+
+def load_institution(path: Path) -> Institution:
+    """Read `institution.toml`; relative paths are relative to it. ConfigError names every wrong key."""
+    institution = parse(Institution, read_toml(path), where=str(path))
+    return _absolute(institution, path.resolve().parent)
+
+
+def _absolute(model: Model, folder: Path) -> Institution:
+    changed: dict[str, object] = {}
+    for key, value in model:
+        if isinstance(value, Path):
+            changed[key] = folder / value.expanduser()
+        elif isinstance(value, Model):
+            changed[key] = _absolute(value, folder)
+        elif isinstance(value, dict):
+            changed[key] = {
+                name: _absolute(item, folder) if isinstance(item, BaseModel) else item for name, item in value.items()
+            }
+    return model.model_copy(update=changed)  # type: ignore[return-value]

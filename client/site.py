@@ -1,0 +1,197 @@
+"""One institution at work: its data, the warm model, and the answer to each request."""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from client import trainer
+from client.data.loading import TaskData, load_data
+from client.institution import Institution, load_institution
+from shared import codec
+from shared.adapter import difference, get_state, select, set_state
+from shared.codec import Arrays
+from shared.errors import CollegiumError, ConfigError, ProtocolError, RefusalError
+from shared.federation import Federation, load_federation
+from shared.model import MultiTaskModel, build_model
+from shared.protocol import (
+    EvaluateReply,
+    EvaluateRequest,
+    QueryReply,
+    Refusal,
+    RefusalKind,
+    Reply,
+    Request,
+    Split,
+    TrainReply,
+    TrainRequest,
+)
+from shared.tasks import Example, Record
+
+log = logging.getLogger("collegium.client")
+PROGRESS_SECONDS = 10.0
+"""How often training says in the log how far it is."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """An institution ready to answer: everything that stays warm between messages."""
+
+    name: str
+    federation: Federation
+    model: MultiTaskModel
+    data: Mapping[str, Mapping[Split, TaskData]]
+
+    def answer(self, request: Request) -> Reply:
+        """Answer one request; what this site will not or cannot do is a `Refusal` that says why."""
+        try:
+            self._check_agreement(request)
+            if isinstance(request, TrainRequest):
+                return self._train(request)
+            if isinstance(request, EvaluateRequest):
+                return self._evaluate(request)
+            return self._describe()
+        except CollegiumError as error:
+            log.error("refused: %s", error)
+            return Refusal(institution=self.name, kind=_kind(error), reason=str(error))
+
+    def examples(self, split: Split) -> list[Example]:
+        """The encoded examples of every task, in a fixed order."""
+        return [example for task in sorted(self.data) for example in self._split(task, split).examples]
+
+    def records(self, task: str, split: Split) -> Sequence[Record]:
+        """The records of one task."""
+        return self._split(task, split).records
+
+    def _split(self, task: str, split: Split) -> TaskData:
+        return self.data[task].get(split, TaskData((), ()))
+
+    def _check_agreement(self, request: Request) -> None:
+        if request.spec_digest != self.federation.digest:
+            raise RefusalError(
+                f"This site has approved the federation file with digest {self.federation.digest[:12]}..., but the "
+                f"request is under {request.spec_digest[:12]}...; bring the same federation.toml to both sides."
+            )
+
+    def _describe(self) -> QueryReply:
+        records = {
+            task: {split: len(data.records) for split, data in splits.items()} for task, splits in self.data.items()
+        }
+        return QueryReply(institution=self.name, records=records, software=version("collegium"))
+
+    def _load(self, state: bytes) -> Arrays:
+        arrays = codec.decode(state, self.federation.wire.codec)
+        set_state(self.model, arrays)
+        return select(arrays, self.data.keys())
+
+    def _train(self, request: TrainRequest) -> TrainReply:
+        received = self._load(request.state)
+        outcome = trainer.train(
+            self.model,
+            self.examples("train"),
+            self.federation.training,
+            seed=trainer.derive_seed(self.federation.seed, self.name, request.round),
+            round=request.round,
+            rounds=request.rounds,
+            progress=_Progress(request.round),
+        )
+        update = difference(get_state(self.model), received)
+        return TrainReply(
+            institution=self.name,
+            round=request.round,
+            examples={task: len(self.records(task, "train")) for task in self.data},
+            losses=outcome.losses,
+            steps=outcome.steps,
+            seconds=outcome.seconds,
+            update=codec.encode(update, self.federation.wire.codec),
+        )
+
+    def _evaluate(self, request: EvaluateRequest) -> EvaluateReply:
+        started = time.perf_counter()
+        self._load(request.state)
+        held = {task: splits[request.split] for task, splits in self.data.items() if request.split in splits}
+        scores = {
+            task: score(self.model, task, data, self.federation.training.precision) for task, data in held.items()
+        }
+        return EvaluateReply(
+            institution=self.name,
+            round=request.round,
+            split=request.split,
+            examples={task: len(data.records) for task, data in held.items()},
+            scores=scores,
+            seconds=time.perf_counter() - started,
+        )
+
+
+def score(model: MultiTaskModel, task: str, data: TaskData, precision: str = "auto") -> dict[str, float]:
+    """All metrics of one task's records under the model's present state."""
+    predictions = trainer.predict(model, data.examples, precision=precision)
+    return model.tasks[task].score(data.records, [predictions[i] for i in range(len(data.records))])
+
+
+def open_site(path: Path, *, model: MultiTaskModel | None = None) -> Site:
+    """Load an institution's file, its approved federation, its data, and the model.
+
+    Args:
+        path: `institution.toml`.
+        model: A model of the same federation to share instead of loading one (the simulator does).
+
+    Raises:
+        ConfigError, DataError, BackboneError: What is wrong, in one sentence.
+    """
+    institution = load_institution(path)
+    federation = load_federation(institution.federation)
+    return build_site(institution, federation, model or load_model(institution, federation))
+
+
+def build_site(institution: Institution, federation: Federation, model: MultiTaskModel) -> Site:
+    """Read and encode the institution's data for the given model."""
+    if institution.name not in federation.rounds.institutions:
+        raise ConfigError(
+            f"Expected the institution's name to be among {list(federation.rounds.institutions)} of the federation "
+            f"file, but it is {institution.name!r}."
+        )
+    data = load_data(institution.data, model.tasks, model.tokenizer, federation.backbone.max_length)
+    return Site(institution.name, federation, model, data)
+
+
+def load_model(institution: Institution, federation: Federation) -> MultiTaskModel:
+    """The federation's model on this institution's device."""
+    if institution.runtime.threads:
+        torch.set_num_threads(institution.runtime.threads)
+    return build_model(federation, backbone=institution.backbone).to(_device(institution.runtime.device))
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"runtime.device must be auto, cpu, cuda or cuda:N as present here, not {name!r}.") from error
+    return device
+
+
+def _kind(error: CollegiumError) -> RefusalKind:
+    if isinstance(error, RefusalError):
+        return "agreement"
+    return "request" if isinstance(error, ProtocolError) else "data"
+
+
+class _Progress:
+    """Says in the log, now and then, how far training is."""
+
+    def __init__(self, round: int) -> None:
+        self.round = round
+        self.said = time.monotonic()
+
+    def __call__(self, done: int, steps: int) -> None:
+        now = time.monotonic()
+        if done == steps or now - self.said >= PROGRESS_SECONDS:
+            log.info("round %d: step %d of %d", self.round, done, steps)
+            self.said = now

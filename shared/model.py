@@ -1,0 +1,139 @@
+"""One BERT, one LoRA adapter, many heads: the model that a federation trains."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import BertModel, PreTrainedTokenizerFast
+
+from shared.backbone import LoadedBackbone, load_backbone
+from shared.errors import ConfigError
+from shared.federation import Adapter, Federation
+from shared.tasks import Example, Task, build_task
+from shared.tasks.base import Tensors
+
+PAD_MULTIPLE = 8
+"""Batches are padded to a multiple of this many sub-tokens, which matrix kernels like."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of several tasks, padded together.
+
+    `input_ids`, `attention_mask` and `token_type_ids` are [rows, length]; `rows[task]` holds the row numbers of a
+    task and `targets[task]` its targets, aligned with them.
+    """
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    token_type_ids: torch.Tensor
+    rows: Mapping[str, torch.Tensor]
+    targets: Mapping[str, Tensors]
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on `device`."""
+        return Batch(
+            self.input_ids.to(device),
+            self.attention_mask.to(device),
+            self.token_type_ids.to(device),
+            {task: rows.to(device) for task, rows in self.rows.items()},
+            {task: {key: t.to(device) for key, t in targets.items()} for task, targets in self.targets.items()},
+        )
+
+
+class MultiTaskModel(nn.Module):
+    """A frozen BERT with LoRA and one head per task; one encoder forward serves rows of every task."""
+
+    def __init__(self, backbone: LoadedBackbone, adapter: Adapter, tasks: Mapping[str, Task], dropout: float) -> None:
+        super().__init__()
+        self.encoder: PeftModel = _add_lora(backbone.encoder, adapter)
+        self.tokenizer: PreTrainedTokenizerFast = backbone.tokenizer
+        self.tasks = dict(tasks)
+        self.heads = nn.ModuleDict({name: task.head(backbone.hidden_size, dropout) for name, task in tasks.items()})
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Logits per task, rows in the order of `batch.rows[task]`."""
+        states = self.encoder(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, token_type_ids=batch.token_type_ids
+        ).last_hidden_state
+        return {task: self.heads[task](states[rows], batch.attention_mask[rows]) for task, rows in batch.rows.items()}
+
+    def losses(self, batch: Batch, logits: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The loss of every row, per task: [rows of the task]."""
+        return {task: self.tasks[task].loss(logits[task].float(), batch.targets[task]) for task in batch.rows}
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        """Pad examples of any tasks to one batch."""
+        longest = max(len(example) for example in examples)
+        length = -(-longest // PAD_MULTIPLE) * PAD_MULTIPLE
+        pad = self.tokenizer.pad_token_id
+        input_ids = torch.full((len(examples), length), int(pad), dtype=torch.long)  # type: ignore[arg-type]
+        token_type_ids = torch.zeros((len(examples), length), dtype=torch.long)
+        attention_mask = torch.zeros((len(examples), length), dtype=torch.long)
+        rows: dict[str, list[int]] = {}
+        for row, example in enumerate(examples):
+            input_ids[row, : len(example)] = torch.tensor(example.input_ids)
+            token_type_ids[row, : len(example)] = torch.tensor(example.token_type_ids)
+            attention_mask[row, : len(example)] = 1
+            rows.setdefault(example.task, []).append(row)
+        targets = {
+            task: self.tasks[task].collate([examples[row].target for row in numbers], length)
+            for task, numbers in rows.items()
+            if all(examples[row].target for row in numbers)
+        }
+        index = {task: torch.tensor(numbers) for task, numbers in rows.items()}
+        return Batch(input_ids, attention_mask, token_type_ids, index, targets)
+
+
+def build_model(federation: Federation, *, backbone: str | None = None) -> MultiTaskModel:
+    """The federation's model in its initial state, the same wherever it is built.
+
+    Args:
+        federation: The agreement.
+        backbone: Where this machine keeps the backbone, if not where the federation file says.
+
+    Raises:
+        BackboneError: The backbone is missing or is not the agreed one.
+        ConfigError: The adapter or the maximal length does not fit the backbone.
+    """
+    loaded = load_backbone(backbone or federation.backbone.name, federation.backbone.sha256)
+    if federation.backbone.max_length > loaded.max_length:
+        raise ConfigError(
+            f"backbone.max_length must be at most {loaded.max_length}, the backbone's own limit, "
+            f"not {federation.backbone.max_length}."
+        )
+    tasks = {name: build_task(name, spec) for name, spec in federation.tasks.items()}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(federation.seed)
+        return MultiTaskModel(loaded, federation.adapter, tasks, federation.training.head_dropout)
+
+
+def lora_config(adapter: Adapter, backbone: str | None = None) -> LoraConfig:
+    """Peft's description of the adapter."""
+    return LoraConfig(
+        r=adapter.rank,
+        lora_alpha=adapter.alpha,  # type: ignore[arg-type]
+        lora_dropout=adapter.dropout,
+        target_modules=list(adapter.target_modules),
+        bias="none",
+        task_type="FEATURE_EXTRACTION",
+        base_model_name_or_path=backbone,
+    )
+
+
+def _add_lora(encoder: BertModel, adapter: Adapter) -> PeftModel:
+    linear = {name.rsplit(".", 1)[-1] for name, module in encoder.named_modules() if isinstance(module, nn.Linear)}
+    if unknown := sorted(set(adapter.target_modules) - linear):
+        raise ConfigError(
+            f"adapter.target_modules must be among the backbone's linear layers {sorted(linear)}, not {unknown}."
+        )
+    model = get_peft_model(encoder, lora_config(adapter))
+    assert isinstance(model, PeftModel)
+    return model
