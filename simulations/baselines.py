@@ -1,0 +1,69 @@
+"""What the federation is compared with: all data pooled, and each institution alone, by the same trainer."""
+
+from collections.abc import Callable, Mapping
+
+from client import trainer
+from client.site import Site, score
+from shared.adapter import set_state
+from shared.codec import Arrays
+from shared.federation import Federation
+from shared.model import MultiTaskModel
+
+Scores = dict[str, dict[str, float]]
+"""The primary metric on the test split, by institution and task."""
+
+
+def centralised(
+    model: MultiTaskModel,
+    initial: Arrays,
+    sites: Mapping[str, Site],
+    federation: Federation,
+    progress: trainer.Progress | None = None,
+) -> Scores:
+    """Train on all institutions' records pooled, for as many epochs as the federation's rounds add up to."""
+    _train(model, initial, list(sites.values()), federation, progress)
+    return {name: test_scores(model, site) for name, site in sites.items()}
+
+
+def local_only(
+    model: MultiTaskModel,
+    initial: Arrays,
+    sites: Mapping[str, Site],
+    federation: Federation,
+    announce: Callable[[str], None],
+) -> Scores:
+    """Train for each institution alone on its own records."""
+    scores = {}
+    for name, site in sites.items():
+        announce(f"local-only: {name}")
+        _train(model, initial, [site], federation, None)
+        scores[name] = test_scores(model, site)
+    return scores
+
+
+def test_scores(model: MultiTaskModel, site: Site) -> dict[str, float]:
+    """The primary metric of each task that the site has test records for, under the model's present state."""
+    return {
+        task: score(model, task, splits["test"], site.federation.training.precision)[model.tasks[task].metric]
+        for task, splits in site.data.items()
+        if "test" in splits
+    }
+
+
+def _train(
+    model: MultiTaskModel,
+    initial: Arrays,
+    sites: list[Site],
+    federation: Federation,
+    progress: trainer.Progress | None,
+) -> None:
+    epochs = federation.training.epochs_per_round * federation.rounds.count
+    examples = [example for site in sites for example in site.examples("train")]
+    set_state(model, initial)
+    trainer.train(
+        model,
+        examples,
+        federation.training.model_copy(update={"epochs_per_round": epochs}),
+        seed=trainer.derive_seed(federation.seed, "+".join(site.name for site in sites), 1),
+        progress=progress,
+    )

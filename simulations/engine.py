@@ -1,0 +1,92 @@
+"""A Flower Grid in one process: no Ray, no sockets, one frozen backbone for all virtual institutions.
+
+The round loop, the ClientApp, the messages and the trainer are those of a deployment; only the transport differs.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from flwr.app import Context, Message, RecordDict
+from flwr.app.error import Error
+from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+from client.app import build_app
+from client.site import Site
+
+RUN_ID = 1
+SERVER_NODE = 1
+FIRST_NODE = 100
+
+
+class LocalGrid(Grid):
+    """Delivers each message by calling the ClientApp; a message is worked on when its reply is pulled.
+
+    Working on one message per pull keeps one reply in memory at a time, whatever the number of institutions.
+    """
+
+    def __init__(self, sites: Mapping[str, Site]) -> None:
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = RUN_ID, RUN_ID, SERVER_NODE
+        self._names = dict(enumerate(sites, start=FIRST_NODE))
+        self._sites = {node: sites[name] for node, name in self._names.items()}
+        self._contexts = {
+            node: Context(run_id=RUN_ID, node_id=node, node_config={}, state=RecordDict(), run_config={})
+            for node in self._names
+        }
+        self._app: ClientApp = build_app(lambda context: self._sites[context.node_id])
+        self._pending: dict[str, Message] = {}
+        self._run = Run.create_empty(run_id=RUN_ID)
+
+    def set_run(self, run: Run) -> None:
+        """Set the run that messages belong to."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """The run that messages belong to."""
+        return self._run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Make a message from the coordinator to a virtual institution."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """All virtual institutions."""
+        return list(self._names)
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        """All virtual institutions, by name, online."""
+        return [NodeInfo(node_id=node, name=name, status="online") for node, name in self._names.items()]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Queue messages; returns their identifiers."""
+        identifiers = []
+        for message in messages:
+            identifier = message.object_id
+            message.metadata.__dict__["_message_id"] = identifier
+            self._pending[identifier] = message
+            identifiers.append(identifier)
+        return identifiers
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Work on the first queued message among `message_ids` and return its reply."""
+        for identifier in message_ids:
+            if (message := self._pending.pop(identifier, None)) is not None:
+                return [self._deliver(message)]
+        return []
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Deliver all messages, one after the other."""
+        return [self._deliver(message) for message in messages]
+
+    def _deliver(self, message: Message) -> Message:
+        try:
+            return self._app(message, self._contexts[message.metadata.dst_node_id])
+        except Exception as error:  # an institution's fault must look as it does in a deployment: an error reply
+            reason = f"{type(error).__name__}: {error}"
+            return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
