@@ -138,18 +138,18 @@ The board of {company} has rejected an offer from {company2}.
 Analysts expect {company} to raise its dividend for the fifth year running.
 {company} and {company2} are in early talks about a merger.
 Investors punished {company} for missing its sales target.
-The loan to {company} is secured by a fleet of forty lorries.
-Profit at {company} doubled as demand for heat pumps surged.
+The loan to {company} is secured by two office buildings.
+Profit at {company} doubled as demand surged in the north.
 Rival {company} has gained market share since the price war began.
 The chief executive of {company} will step down at the end of the year.
 A spokesman for {company} declined to comment on the rumours.
 {company} bought a forty per cent stake in {company2} for ninety million euros.
 After weeks of silence, {company} admitted that its accounts contained errors.
 Bonds issued by {company} traded below par for the first time.
-The airport named {company}, {company2} and {company3} as preferred bidders.
+The fund manager called {company}, {company2} and {company3} his favourite shares.
 Rising fuel costs weighed on {company}, whose margin shrank to four per cent.
 The regulator fined {company} for misleading its customers.
-Unlike {company}, the smaller {company2} has kept its factories open.
+Unlike {company}, the smaller {company2} has kept its offices open.
 A factory fire halted production at {company} for two weeks.
 The new plant in Rotterdam will be run jointly by {company} and {company2}.
 Credit insurers have reduced their cover for suppliers of {company}.
@@ -158,20 +158,20 @@ Workers at {company} voted to accept the new pay deal.
 Private investors hold a quarter of {company}, founded as a family firm.
 The bank raised its price target for {company} to eighteen pounds.
 Sales of {company} in Nairobi grew twice as fast as those at home.
-{company}, which makes gearboxes, warned that orders had dried up.
-According to {company}, the recall will cost no more than six million dollars.
+{company}, founded by two brothers, warned that orders had dried up.
+According to {company}, the strike will cost no more than six million dollars.
 The hedge fund increased its short position in {company}.
 Turnover at {company} was flat, while {company2} reported a slight decline.
-A court cleared the way for {company} to sell its pension business.
+A court cleared the way for {company} to sell its overseas business.
 The rating of {company} was lowered by one notch to junk.
-Supermarkets returned to growth, and {company} led the gains.
-{company} has hired advisers to explore a sale of its cable unit.
+Smaller shares returned to growth, and {company} led the gains.
+{company} has hired advisers to explore a sale of its smallest unit.
 The largest shareholder of {company} wants two seats on the board.
 Cash flow improved at {company} thanks to lower inventories.
-The takeover of {company2} turned {company} into the country's second-largest brewer.
+The takeover of {company2} doubled the size of {company} within a year.
 Brokers said {company} was the most traded share of the session.
 In a letter to clients, {company} defended its high fees.
-Delivery problems at {company} forced carmakers to idle their lines.
+Delivery problems at {company} forced several customers to idle their lines.
 """,
     "train_without": """
 The central bank left its key interest rate unchanged for the third time.
@@ -209,27 +209,39 @@ A profit warning sent {company} tumbling to its lowest price in a decade.
 Few traders believe that {company} can service its debt much longer.
 At {company}, the night shift will be abolished from next summer.
 Customers deserted {company} in favour of its cheaper competitor {company2}.
-It was {company} that supplied the faulty valves, the inquiry concluded.
+It was {company} that had tipped off the press, the inquiry concluded.
 The pension trustees sued {company} for unpaid contributions.
 Talks collapsed when {company} demanded a higher price for its harbour site.
-Thanks to a mild winter, {company} burned less gas than planned.
+Thanks to a mild winter, {company} spent less on heating than planned.
 Both {company} and {company2} have promised to freeze executive pay.
 Two former managers of {company} have set up a rival workshop in Turin.
-Activists are pressing {company} to spin off its toll roads.
+Activists are pressing {company} to spin off its property arm.
 Once a market darling, {company} is now worth less than its real estate.
 The contract was split evenly between {company}, {company2} and {company3}.
-Hit by strikes, {company} cancelled every third departure.
+Hit by strikes, {company} missed every third delivery.
 The buyout firm is said to value {company} at half a billion.
 Nothing suggests that {company} misused the subsidies, the ministry said.
 The outlook for {company} has brightened since tariffs were lifted.
 Four out of five directors at {company} bought shares last week.
 With its patent gone, {company} faces a flood of cheap copies.
 Fresh capital allowed {company} to pay off {company2}, its oldest creditor.
-Opposition is growing to the quarry that {company} wants to dig near Cork.
+Opposition is growing to the depot that {company} wants to build near Cork.
 Short sellers have circled {company} ever since the audit was delayed.
-Freight rates doubled, a windfall for {company}.
+Energy taxes were halved, a windfall for {company}.
 How {company} intends to finance the purchase remains unclear.
 Suppliers are owed eleven million by {company}, the administrator found.
+No dividend has flowed from {company} since the flood two winters ago.
+The state may have to rescue {company}, a minister hinted on the radio.
+Hardly anyone noticed when {company} quietly bought back its own bonds.
+Among the losers of the day was {company}, down by nine per cent.
+Half of the staff who left {company} now work for {company2}.
+Were rates to fall, {company} could refinance at half the cost.
+A tax ruling spares {company} from paying back forty million.
+Savers who had trusted {company} queued outside its headquarters.
+The newspaper claims that {company} and {company2} fixed their prices.
+Spending on research at {company} has trebled under the new owners.
+For a symbolic one euro, {company} got rid of its ailing subsidiary.
+Next in line for the index is {company}, whose shares keep climbing.
 """,
     "test_without": """
 Lenders have become choosier about whom they give mortgages to.

@@ -1,36 +1,36 @@
 """Headlines of the bank's news desk: one hand-written headline a line, by split and sentiment.
 
-`{company}` is filled from the lists of `_bank_entities`.
+`{company}` is filled from the lists of `_bank_entities`; a headline that fits one trade only names its company.
 """
 
 TRAIN = {
     "positive": """
 {company} beats profit forecasts and raises its outlook for the full year
-{company} wins a record order for two hundred electric buses
+Ostrand Motors wins a record order for two hundred electric buses
 Shares in {company} jump as margins widen for the fourth quarter running
 {company} returns to profit after three years of losses
 Strong demand in Asia lifts quarterly sales of {company} by a fifth
 {company} doubles its dividend and announces a share buyback
-{company} cuts its debt faster than planned
-Upbeat {company} to hire eight hundred engineers for its new plant
-Regulator clears the flagship medicine of {company} ahead of schedule
+{company} cuts its debt much faster than planned
+Upbeat Korvath Robotics to hire eight hundred engineers for its new plant
+Regulator clears the flagship medicine of Velpharo ahead of schedule
 Despite weak markets, {company} lifts its earnings to a new high
 {company} shrugs off supply problems and delivers its best quarter yet
 Losses narrow sharply at {company} as cost savings begin to pay off
 Rating agency upgrades {company} on stronger cash flow
-{company} gains market share while rivals retreat
-Orders at {company} surge after the launch of a cheaper battery
+{company} gains market share while its rivals retreat
+Orders at Zolvane Batteries surge after the launch of a cheaper battery
 Investors cheer as {company} settles its long legal fight for less than feared
 {company} opens its second profitable factory within a year
-Passenger numbers at {company} climb back above their earlier peak
+Passenger numbers at Marlune Airlines climb back above their earlier peak
 {company} secures long-term funding on better terms than expected
 Analysts raise price targets for {company} after a convincing strategy day
-Booming exports push {company} to record revenue
-{company} reports fewer defaults and higher interest income
+Booming exports to Asia push {company} to record revenue
+Merivault reports fewer defaults and higher interest income
 Turnaround at {company} gathers pace as sales grow in every region
 Takeover bid values {company} at a generous premium
 {company} avoids a strike with a pay deal that pleases both sides
-Customers flock to the new stores of {company}, boosting turnover
+Customers flock to the new stores of Quenby Lane Stores, boosting turnover
 {company} expects profit to grow by at least ten per cent
 Lower energy bills give {company} an unexpected boost
 {company} emerges from restructuring leaner and back in the black
@@ -44,40 +44,40 @@ Healthy order book makes {company} confident about the coming year
 Farm exporters celebrate bumper harvest and rising prices
 {company} breaks even two years earlier than promised
 Patent victory strengthens the lead of {company} over its competitors
-{company} repays its emergency loan in full
+{company} repays its emergency loan early and in full
 Productivity gains help {company} to outperform the sector
 Consumer mood brightens as inflation eases more than forecast
-{company} signs lucrative supply deal with two large carmakers
-Record bookings put {company} on course for its finest summer
+Kelmscar Tyres signs lucrative supply deal with two large carmakers
+Record bookings put Mistral Quay Hotels on course for its finest summer
 """,
     "negative": """
 {company} warns on profit as orders dry up
 Shares in {company} plunge after the surprise exit of its finance chief
 {company} to close three plants and cut nine hundred jobs
 Quarterly loss at {company} deepens despite higher sales
-{company} misses forecasts and scraps its dividend
-Regulator fines {company} over faulty safety records
+{company} misses forecasts by far and scraps its dividend
+Regulator fines {company} over faulty and missing safety records
 Creditors lose patience with {company} as debt talks collapse
 Fire at the main warehouse of {company} halts deliveries for weeks
 {company} loses its biggest customer to a cheaper rival
 Rising fuel costs wipe out the profit of {company}
 Rating agency cuts the bonds of {company} to junk status
-{company} recalls thousands of heaters because of fire risk
+Ashgrave Tools recalls thousands of heaters because of fire risk
 Strikes cripple {company} in the middle of its busiest season
 Sales at {company} fall for the sixth quarter in a row
-{company} delays its new engine again, angering airlines
+Farrowlight delays its new engine again, angering airlines
 Investors flee {company} after auditors refuse to sign its accounts
 {company} slashes its outlook as consumers tighten their belts
 Court orders {company} to pay heavy damages in patent case
 Once-promising {company} files for insolvency and stops paying suppliers
-Write-downs on old mines and ships drag {company} into the red
+Write-downs on old mines and ships drag Sundermoor Mining into the red
 Although revenue hit a record, {company} slips to a painful loss
-{company} suffers a data breach that exposes customer accounts
-Margins at {company} shrink as discounts fail to lure shoppers
+Halvorne Telecom suffers a data breach that exposes customer accounts
+Margins at Juniper Row Retail shrink as discounts fail to lure shoppers
 Fraud probe sends {company} to its lowest price in ten years
-{company} abandons growth target amid fierce competition
-Bad loans pile up at {company} and eat into its capital
-{company} halts production because of missing parts
+{company} abandons its growth target amid ever fiercer competition
+Bad loans pile up at Jorvanta and eat into its capital
+{company} halts production once more because of missing parts
 Merger of {company} and {company2} collapses in acrimony
 Pension hole at {company} grows larger than feared
 Cost overruns threaten the flagship project of {company}
@@ -86,15 +86,15 @@ Unemployment rises unexpectedly and darkens the mood of consumers
 Exports shrink at the fastest pace since the crisis
 Factory closures spread gloom across the industrial north
 {company} struggles to refinance its bonds as lenders turn wary
-Short sellers target {company} over doubtful revenue
-Weak harvest and high debts push {company} to the brink
-{company} loses licence after repeated safety violations
+Short sellers target {company} over its doubtful revenue
+Weak harvest and high debts push Brackenshaw Seeds to the brink
+Lowthorn Gas loses licence after repeated safety violations
 New tariffs hit {company} harder than its competitors
 Even a cheap currency cannot halt the decline of {company}
-Trial failure wipes a third off the value of {company}
-{company} bleeds cash as subscribers leave in droves
+Trial failure wipes a third off the value of Xandrel Pharma
+Yarrowgate Media bleeds cash as subscribers leave in droves
 Retailers brace for their worst winter in years
-Profit at {company} tumbles by half on falling steel prices
+Profit at Hexworth Steel tumbles by half on falling steel prices
 """,
     "neutral": """
 {company} to publish its annual report next Thursday
@@ -112,14 +112,14 @@ Shareholders of {company} elect two members of the supervisory board
 {company} confirms its forecast for the full year
 {company} to present new product range at the autumn fair
 Shares in {company} little changed in quiet trading
-{company} converts preference shares into ordinary shares
+{company} converts its preference shares into ordinary shares
 {company} issues notice of interest payment to bondholders
 Statistics office revises its method for measuring factory output
 {company} holds talks with the city about a new bus stop
-{company} replaces paper statements with electronic ones
+Windle Hatch Toys replaces paper statements with electronic ones
 Finance committee to discuss draft budget in closed session
 {company} renews the lease on its warehouse for five years
-{company} splits its reporting into three segments
+{company} splits its financial reporting into three segments
 Trading in {company} to resume after routine technical pause
 {company} publishes the agenda for its investor day
 {company} to change the date on which salaries are paid
@@ -128,9 +128,9 @@ Ownership of {company} passes from the founder to a family trust
 Board of {company} proposes the same dividend as last year
 {company} transfers the running of its computers to {company2}
 Tax office reminds firms of the filing deadline
-Number of shops run by {company} stays at one hundred and twelve
+Number of shops run by Grisholm Bakeries stays at one hundred and twelve
 {company} to hold its results call in the afternoon
-{company} begins regular maintenance at its refinery
+Tarvessa Energy begins regular maintenance at its refinery
 New accounting rules will apply to leases from next year
 {company} registers a subsidiary in Lisbon for its licences
 Exchange adjusts the weight of {company} in the index
@@ -138,7 +138,7 @@ Exchange adjusts the weight of {company} in the index
 Chair of {company} to serve a further term of four years
 Oil price flat as traders await inventory data
 {company} describes its plans for packaging in a new brochure
-{company} introduces badges with photographs for visitors
+{company} introduces badges with photographs for all visitors
 Voting rights of {company} notified under disclosure rules
 {company} and union to begin scheduled wage negotiations
 """,
@@ -152,15 +152,15 @@ Stock of {company} rallies on hopes of faster growth
 {company} turns a loss into a healthy surplus
 Tourism rebounds and fills hotel rooms to the last bed
 {company} praised by analysts after solid cost control
-In spite of the drought, {company} harvests record earnings
+In spite of the drought, Mossvine Wines harvests record earnings
 Cheaper raw materials widen the margin of {company}
 """,
     "negative": """
 {company} sinks deeper into debt as its lenders grow nervous
-Disappointing launch leaves {company} with unsold stock
+Disappointing launch leaves {company} with piles of unsold stock
 {company} pulls out of flotation after poor response
 Earnings of {company} collapse under the weight of lawsuits
-Flood damage forces {company} to suspend two production lines
+Flood damage forces Hestermoor Plastics to suspend two production lines
 Bankruptcies among small shops reach a painful peak
 Even after deep cuts, {company} fails to stop its losses
 {company} accused of hiding defects from its buyers
@@ -182,13 +182,13 @@ TEST = {
 {company} trounces estimates and sees brighter months ahead
 Bidders queue up for {company}, driving its stock to an all-time high
 {company} hands out extra dividend after bumper year
-Cash pours in at {company} as its streaming gamble pays off
-Breakthrough in trials sends {company} to the top of the market
+Cash pours in at Nightjar Studios as its streaming gamble pays off
+Breakthrough in trials sends Coldharrow Labs to the top of the market
 What looked like a crisis ends well, with {company} making more money than before
 {company} wipes out its debt with months to spare
-Carmaker orders rescue {company} and save six hundred jobs
-Thriving online trade more than makes up for empty shops at {company}
-{company} outpaces competitors in every product line
+Carmaker orders rescue Ironvale Castings and save six hundred jobs
+Thriving online trade more than makes up for empty shops at Mandrelle Fashion
+{company} outpaces its competitors in every product line
 Savings plan at {company} bears fruit sooner than analysts had hoped
 Loss-making no more, {company} celebrates its first surplus
 Households feel richer as wages outstrip prices at last
@@ -196,21 +196,21 @@ Two upgrades in one week underline the recovery of {company}
 Cheap loans spark a building revival in coastal towns
 """,
     "negative": """
-{company} stumbles as shoppers stay away from its stores
+Lapwing Grocers stumbles as shoppers stay away from its stores
 Gloomy forecast wipes millions off the worth of {company}
-{company} axes dividend to conserve dwindling cash
+{company} axes its dividend to conserve dwindling cash
 Boardroom row leaves {company} without a leader at the worst moment
 Record turnover cannot save {company} from a dismal year
 {company} begs banks for more time to pay
-Faulty brakes cost {company} dearly in court and in reputation
+Faulty brakes cost Hobbleton Coaches dearly in court and in reputation
 Hopes for a rescue of {company} fade after buyer walks away
 Mounting defaults rattle lenders and frighten small savers
 {company} forced to sell its best business to survive
-Thousands face the sack as {company} shuts its oldest mill
+Thousands face the sack as Teasel Hill Mills shuts its oldest mill
 Profits evaporate at {company} after botched computer switch
 Rally in shares of {company} proves short-lived as doubts return
-Ships lie idle and freight income dwindles at {company}
-Inspectors find serious flaws at the laboratories of {company}
+Ships lie idle and freight income dwindles at Fulmarine
+Inspectors find serious flaws at the laboratories of Hazelbourne Clinics
 """,
     "neutral": """
 {company} chooses Tuesday for its yearly gathering of investors
@@ -220,7 +220,7 @@ No change in headcount at {company} compared with last spring
 {company} lists three candidates for the vacant board seat
 Results of {company} match those of the previous period
 {company} swaps its old trading symbol for a shorter one
-Visitors can tour the control room of {company} at weekends
+Visitors can tour the control room of Ulverbeck Nuclear at weekends
 {company} hands over the keys of its former depot to the council
 Statutory audit of {company} passes to another firm by rotation
 Markets pause before the publication of price data

@@ -208,7 +208,7 @@ Known comorbidities are {disease}, {disease2} and a previous hip fracture.
 His parents wondered whether {drug} was safe in the long run.
 It took three opinions before somebody thought of {disease}.
 The opening dose of {drug} was larger, and later ones were spread over the day.
-Features typical of {disease} were seen under the microscope.
+Several features typical of {disease} were again seen at this visit.
 Her {disease} flared up as soon as {drug} had been withdrawn.
 The leaflet warns against combining {drug} with {drug2}.
 He denies ever having had {disease}, yet his old records mention it.
@@ -225,6 +225,16 @@ The combination of {disease} with poor kidney function calls for closer monitori
 Only {drug} brought relief, and he now asks to stay on it for good.
 Neither {drug} nor {drug2} was available at the pharmacy that night.
 Untreated, {disease} may lead to lasting damage within months.
+Half a year without {drug} has passed and he is still doing fine.
+The lecture was about {disease}, which our students rarely get to see.
+Whether {drug} caused the itching could not be settled with certainty.
+Her form of {disease} is mild and calls for nothing but watchful waiting.
+To prevent a setback, {drug} must not be stopped from one day to the next.
+What the outside hospital labelled as {disease} turned out to be {disease2}.
+Thanks to {drug}, the number of attacks has dropped to one a year.
+He accepted the diagnosis of {disease} calmly and asked about {drug}.
+The blood level of {drug} was too low, probably because of missed doses.
+Severe {disease} forced her to give up her job as a pilot.
 """,
     "test_without": """
 The plaster will come off in four weeks, and until then she must not bear weight.

@@ -222,6 +222,18 @@ Costs were awarded to {party}, to be assessed if not agreed.
 The patent application filed on {date} lists three inventors.
 Minutes of the meeting held on {date} were sent to {party}.
 The arbitrators declined jurisdiction over the counterclaim of {party}.
+Until {date} the tenants may object to the new service charge.
+What {party} calls a gift was in truth a loan, the claimant says.
+The crane hired from {party} collapsed on the second day of use.
+Interest runs at four per cent from {date} on the unpaid half.
+A caution in favour of {party} was entered in the register on {date}.
+Having merged with {party2}, {party} is now the sole creditor.
+The board resolution of {date} was never shown to the minority members.
+Three weeks before {date} the seller withdrew from the bargain.
+{party} must remove the fence or face a daily penalty.
+This power of attorney ends on {date} or upon revocation, if earlier.
+The sureties released {party} from its promise to rebuild the mill.
+Whether {party} acted in good faith is a question for the jury.
 """,
     "test_without": """
 Rain and frost do not entitle the Builder to more time.
