@@ -1,0 +1,304 @@
+"""The coordinator's folder: every path in it, how it is made, and the settings it holds."""
+
+import ipaddress
+import os
+import secrets
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from server.enrolment.authority import create_authority, issue_server_certificate
+from shared.errors import ConfigError
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+@dataclass(frozen=True)
+class ServerHome:
+    """Where everything of one coordinator lies; making one touches no disk.
+
+    Attributes:
+        root: The folder given to `collegium server init`.
+    """
+
+    root: Path
+
+    @property
+    def federation_file(self) -> Path:
+        """What the federation agreed on; written by hand."""
+        return self.root / "federation.toml"
+
+    @property
+    def settings_file(self) -> Path:
+        """Addresses and ports of this coordinator; see `ServerSettings`."""
+        return self.root / "server.toml"
+
+    @property
+    def ca_certificate(self) -> Path:
+        """The root certificate, which institutions are given."""
+        return self.root / "public" / "ca.crt"
+
+    @property
+    def secrets(self) -> Path:
+        """Folder that only its owner may open."""
+        return self.root / "secrets"
+
+    @property
+    def ca_key(self) -> Path:
+        """Signs server certificates."""
+        return self.secrets / "ca.key"
+
+    @property
+    def server_certificate(self) -> Path:
+        """Shown by both doors."""
+        return self.secrets / "server.crt"
+
+    @property
+    def server_key(self) -> Path:
+        """Private key of the server certificate."""
+        return self.secrets / "server.key"
+
+    @property
+    def operator_token_file(self) -> Path:
+        """The bearer token of the operator door, one line of text."""
+        return self.secrets / "operator.token"
+
+    @property
+    def superexec_secret_file(self) -> Path:
+        """Shared by Flower's SuperLink and SuperExec, which read the file as raw bytes."""
+        return self.secrets / "superexec.secret"
+
+    @property
+    def state(self) -> Path:
+        """Databases and Flower's own files."""
+        return self.root / "state"
+
+    @property
+    def superlink_database(self) -> Path:
+        """Flower's state: nodes, runs, messages under way."""
+        return self.state / "superlink.db"
+
+    @property
+    def default_store_url(self) -> str:
+        """Collegium's own store, unless the settings name another."""
+        return f"sqlite:///{self.state.resolve() / 'collegium.db'}"
+
+    @property
+    def flower(self) -> Path:
+        """Flower's `FLWR_HOME`."""
+        return self.state / "flower"
+
+    @property
+    def lock_file(self) -> Path:
+        """Held by the one `collegium server up` of this folder; contains its process id."""
+        return self.state / "server.lock"
+
+    @property
+    def logs(self) -> Path:
+        """One file per child process."""
+        return self.root / "logs"
+
+    @property
+    def releases(self) -> Path:
+        """Released models, one folder each."""
+        return self.root / "releases"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Global state after each round."""
+        return self.root / "checkpoints"
+
+    @property
+    def operator_token(self) -> str:
+        """The operator token itself.
+
+        Raises:
+            ConfigError: The file cannot be read or is empty.
+        """
+        token = _read(self.operator_token_file, "the operator token").decode("ascii", "replace").strip()
+        if not token:
+            raise ConfigError(
+                f"Expected the operator token in {self.operator_token_file}, but the file is empty; restore it from "
+                "your copy of the folder or write a new random line into it and restart the server."
+            )
+        return token
+
+
+class ServerSettings(BaseModel):
+    """`server.toml`: where the two doors listen and under which names they are reached.
+
+    Attributes:
+        public_host: Address that the public door binds to.
+        public_port: TCP port of the public door, 1 to 65535.
+        operator_port: TCP port of the operator door, always on 127.0.0.1.
+        hosts: DNS names and IP addresses in the server certificate; the first is the one that institutions are told.
+        store_url: SQLAlchemy URL of Collegium's store; None is a SQLite file in the folder.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    public_host: str
+    public_port: Port
+    operator_port: Port
+    hosts: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9.:-]+$", max_length=253)], ...], Field(min_length=1)
+    ]
+    store_url: str | None = None
+
+    @model_validator(mode="after")
+    def _two_ports(self) -> "ServerSettings":
+        if self.public_port == self.operator_port:
+            raise ValueError(f"public_port and operator_port must differ, both are {self.public_port}")
+        return self
+
+    @property
+    def address(self) -> str:
+        """`host:port` for institutions."""
+        host = self.hosts[0]
+        return f"[{host}]:{self.public_port}" if ":" in host else f"{host}:{self.public_port}"
+
+
+def init_home(root: Path, *, hosts: Sequence[str], public_port: int, operator_port: int) -> ServerHome:
+    """Create a coordinator's folder: certificate authority, server certificate, secrets, settings.
+
+    The federation file is the caller's to write.
+
+    Args:
+        root: The folder; may exist, but not as a coordinator's.
+        hosts: DNS names and IP addresses under which institutions reach this machine. If all are loopback, the public
+            door binds to 127.0.0.1, otherwise to all addresses.
+        public_port: TCP port of the public door.
+        operator_port: TCP port of the operator door.
+
+    Raises:
+        ConfigError: The folder already is a coordinator's, cannot be written, or a value is not allowed.
+    """
+    home = ServerHome(root)
+    for present in (home.settings_file, home.secrets, home.ca_certificate):
+        if present.exists():
+            raise ConfigError(
+                f"Expected a folder without a coordinator, but {present} exists, and a new authority would shut out "
+                f"every enrolled institution; use it with `collegium server up {root}` or choose another folder."
+            )
+    local = all(_is_loopback(host) for host in hosts)
+    settings = _settings(
+        {
+            "public_host": "127.0.0.1" if local else "0.0.0.0",
+            "public_port": public_port,
+            "operator_port": operator_port,
+            "hosts": list(hosts),
+        },
+        "the options of `collegium server init`",
+    )
+    authority = create_authority()
+    server = issue_server_certificate(authority, settings.hosts)
+    try:
+        for folder in (home.root, home.ca_certificate.parent, home.state, home.logs, home.releases, home.checkpoints):
+            folder.mkdir(parents=True, exist_ok=True)
+        home.secrets.mkdir(mode=0o700)
+        home.secrets.chmod(0o700)
+        _write_secret(home.ca_key, authority.key)
+        _write_secret(home.server_key, server.key)
+        _write_secret(home.server_certificate, server.certificate)
+        _write_secret(home.operator_token_file, f"{secrets.token_urlsafe(32)}\n".encode("ascii"))
+        _write_secret(home.superexec_secret_file, secrets.token_hex(32).encode("ascii"))
+        home.ca_certificate.write_bytes(authority.certificate)
+        home.settings_file.write_text(_settings_text(settings), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"Expected to write the coordinator's files below {root}, but {error.filename} cannot be written "
+            f"({error.strerror}); choose a folder that you own on a disk with free space."
+        ) from None
+    return home
+
+
+def open_home(root: Path) -> ServerHome:
+    """The coordinator's folder at `root`, complete.
+
+    Raises:
+        ConfigError: It is not a coordinator's folder, or one of its files is missing.
+    """
+    home = ServerHome(root)
+    if not home.settings_file.is_file():
+        raise ConfigError(
+            f"Expected a coordinator's folder, but {root} has no {home.settings_file.name}; "
+            f"create it with `collegium server init {root}` or name another folder."
+        )
+    for path in (
+        home.ca_certificate,
+        home.server_certificate,
+        home.server_key,
+        home.operator_token_file,
+        home.superexec_secret_file,
+    ):
+        if not path.is_file():
+            raise ConfigError(
+                f"Expected a complete coordinator's folder, but {path} is missing; restore it from your copy of the "
+                "folder, or make a new folder with `collegium server init` and enrol the institutions again."
+            )
+    return home
+
+
+def read_settings(home: ServerHome) -> ServerSettings:
+    """Read `server.toml`.
+
+    Raises:
+        ConfigError: The file is absent, is no TOML, has an unknown key or a value that is not allowed; all at once.
+    """
+    content = _read(home.settings_file, "the coordinator's settings")
+    try:
+        document = tomllib.loads(content.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"Expected TOML in {home.settings_file}, but it cannot be read: {error}; mend it.") from None
+    return _settings(document, str(home.settings_file))
+
+
+def _settings(document: dict[str, object], where: str) -> ServerSettings:
+    try:
+        return ServerSettings.model_validate(document)
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(str(part) for part in item['loc']) or 'settings'}: {item['msg']}" for item in error.errors()
+        )
+        allowed = ", ".join(ServerSettings.model_fields)
+        raise ConfigError(f"Expected allowed values in {where}, but found: {wrong} (known keys: {allowed}).") from None
+
+
+def _settings_text(settings: ServerSettings) -> str:
+    return (
+        "# Where this coordinator listens. Restart `collegium server up` after a change.\n"
+        "# public_host and public_port: the door for institutions (TLS, enrolled keys only).\n"
+        "# operator_port: the door for your own commands, on 127.0.0.1 only.\n"
+        "# hosts: names in the server certificate; the first is the one that institutions are told.\n"
+        '# store_url = "postgresql+psycopg://..." keeps runs and metrics elsewhere than in state/collegium.db.\n'
+        + tomli_w.dumps(settings.model_dump(exclude_none=True))
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _write_secret(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        os.fchmod(descriptor, 0o600)
+        file.write(content)
+
+
+def _read(path: Path, what: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"Expected {what} in {path}, but the file cannot be read ({error.strerror}); "
+            "check that the folder was made by `collegium server init` and that you own it."
+        ) from None
