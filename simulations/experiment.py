@@ -26,8 +26,13 @@ class Experiment(Model):
     """`centralised`: all data pooled; `local_only`: each institution alone; both by the same trainer."""
 
 
-def load_experiment(path: Path, *, data: Path | None = None) -> Experiment:
-    """Read an experiment file; `data` is the folder its data paths start from (default: the file's own).
+def load_experiment(path: Path, *, data: Path | None = None, limit: int | None = None) -> Experiment:
+    """Read an experiment file.
+
+    Args:
+        path: The experiment file.
+        data: The folder that its data paths start from; the file's own if None.
+        limit: Use at most this many records per task and split; as in the file if None.
 
     Raises:
         ConfigError: Names every wrong key.
@@ -43,7 +48,7 @@ def load_experiment(path: Path, *, data: Path | None = None) -> Experiment:
         )
     folder = (data or path.parent).resolve()
     institutions = {
-        name: {task: _anchored(source, folder) for task, source in tasks.items()}
+        name: {task: _anchored(source, folder, limit) for task, source in tasks.items()}
         for name, tasks in experiment.institutions.items()
     }
     return experiment.model_copy(update={"institutions": institutions})
@@ -70,6 +75,6 @@ def _fill_in(values: dict[str, Any]) -> None:
         backbone["sha256"] = fingerprint(locate(str(backbone.get("name", "minilm-l6"))))
 
 
-def _anchored(source: Data, folder: Path) -> Data:
+def _anchored(source: Data, folder: Path, limit: int | None) -> Data:
     paths = {key: folder / path for key in ("train", "validation", "test") if (path := getattr(source, key))}
-    return source.model_copy(update=paths)
+    return source.model_copy(update=paths | ({"limit": limit} if limit else {}))

@@ -1,0 +1,37 @@
+"""`collegium client ...`: the institution's verbs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shared.console import JsonOption, announce, print_json
+
+app = typer.Typer(help="The institution: train beside your own data.", no_args_is_help=True)
+
+
+@app.command(epilog="Example: collegium client keygen node.key")
+def keygen(
+    path: Annotated[Path, typer.Argument(help="Where to write the private key; PATH.pub gets the public one.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Make the key that proves who you are; send only the public half to the coordinator."""
+    from client.keys import generate_node_key
+
+    generate_node_key(path)
+    public = path.with_suffix(".pub")
+    if as_json:
+        print_json({"private_key": str(path), "public_key": str(public)})
+    else:
+        announce(f"Wrote {path} (keep it here) and {public} (send it to the coordinator).")
+
+
+@app.command(epilog="Example: collegium client up institution.toml")
+def up(
+    institution: Annotated[Path, typer.Argument(help="Your institution.toml.")] = Path("institution.toml"),
+) -> None:
+    """Run the institution's daemon until you stop it with Ctrl-C or SIGTERM."""
+    from client.daemon import serve
+    from shared.supervisor import run_until_signal
+
+    run_until_signal(lambda stop: serve(institution, stop=stop, announce=announce))

@@ -1,0 +1,143 @@
+"""`collegium server ...`: the coordinator's verbs. Each is one function here over the module that does the work."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shared.console import JsonOption, announce, print_json, print_table
+
+app = typer.Typer(help="The coordinator: enrol institutions, run rounds, release models.", no_args_is_help=True)
+Home = Annotated[Path, typer.Argument(help="The coordinator's folder, made by `collegium server init`.")]
+HomeOption = Annotated[
+    Path, typer.Option("--home", envvar="COLLEGIUM_SERVER_HOME", help="The coordinator's folder.")
+]
+RunOption = Annotated[str | None, typer.Option("--run", help="A run's id; the latest run if not given.")]
+
+
+@app.command(epilog="Example: collegium server init coordinator --institution hospital --institution bank")
+def init(
+    home: Annotated[Path, typer.Argument(help="Folder to make.")],
+    name: Annotated[str, typer.Option(help="The federation's name.")] = "federation",
+    institution: Annotated[list[str] | None, typer.Option(help="Name of an institution; repeat.")] = None,
+    host: Annotated[list[str] | None, typer.Option(help="Host name or address institutions dial; repeat.")] = None,
+    port: Annotated[int, typer.Option(help="Port of the public door.")] = 8443,
+    operator_port: Annotated[int, typer.Option(help="Loopback port of the operator door.")] = 8444,
+    backbone: Annotated[str, typer.Option(help="Alias, folder or hub id of the BERT.")] = "minilm-l6",
+    as_json: JsonOption = False,
+) -> None:
+    """Make a coordinator's folder: CA, server certificate, operator token, a commented federation.toml."""
+    from server.home import init_home
+    from server.template import write_federation
+
+    made = init_home(home, hosts=host or ["localhost", "127.0.0.1"], public_port=port, operator_port=operator_port)
+    write_federation(made.federation_file, name=name, institutions=institution or ["hospital", "bank"], backbone=backbone)
+    if as_json:
+        print_json({"home": str(made.root), "federation": str(made.federation_file), "ca": str(made.ca_certificate)})
+        return
+    announce(f"Wrote {made.federation_file}: read it, edit it, and give every institution a copy.")
+    announce(f"Give every institution {made.ca_certificate}; keep {made.root / 'secrets'} to yourself.")
+    announce(f"Next: collegium server up {home}")
+
+
+@app.command(epilog="Example: collegium server up coordinator")
+def up(home: Home) -> None:
+    """Run the coordinator's daemon until you stop it with Ctrl-C or SIGTERM."""
+    from server.daemon import serve
+    from server.home import open_home
+    from shared.supervisor import run_until_signal
+
+    coordinator = open_home(home)
+    run_until_signal(lambda stop: serve(coordinator, stop=stop, announce=announce))
+
+
+@app.command(epilog="Example: collegium server enrol hospital --public-key hospital.pub --home coordinator")
+def enrol(
+    name: Annotated[str, typer.Argument(help="The institution's name, as in federation.toml.")],
+    public_key: Annotated[Path, typer.Option(help="The public key that the institution sent.")],
+    home: HomeOption = Path("."),
+    as_json: JsonOption = False,
+) -> None:
+    """Let an institution in: register its public key under its name."""
+    from server.enrolment.keys import read_public_key
+    from server.home import open_home
+    from server.operator import OperatorClient
+
+    key = read_public_key(public_key)
+    with OperatorClient(open_home(home)) as operator:
+        node = operator.register_node(name, key)
+    if as_json:
+        print_json({"name": name, "node_id": str(node)})
+    else:
+        announce(f"Enrolled {name}.")
+
+
+@app.command(epilog="Example: collegium server run coordinator")
+def run(home: Home, as_json: JsonOption = False) -> None:
+    """Start a run and follow it; exits with 0 only if the run completed."""
+    from server.running import follow, start
+
+    running = start(home)
+    announce(f"Run {running.run_id} has started.")
+    _finish(follow(home, running.run_id, announce), as_json)
+
+
+@app.command(epilog="Example: collegium server resume coordinator --run 3f2a")
+def resume(home: Home, run: RunOption = None, as_json: JsonOption = False) -> None:
+    """Continue an unfinished run after its last checkpoint and follow it."""
+    from server.running import follow, start
+
+    running = start(home, resume=True, run_id=run)
+    announce(f"Run {running.run_id} goes on.")
+    _finish(follow(home, running.run_id, announce), as_json)
+
+
+@app.command(epilog="Example: collegium server status coordinator")
+def status(home: Home, run: RunOption = None, as_json: JsonOption = False) -> None:
+    """Show who is enrolled and online, and how the runs went."""
+    from server.running import status_report
+
+    report = status_report(home, run)
+    if as_json:
+        print_json(report)
+        return
+    print_table(
+        ["institution", "status", "last seen"],
+        [[n["name"], n["status"], n["last_seen"]] for n in report["institutions"]],
+        title="Institutions",
+    )
+    print_table(
+        ["run", "federation", "status", "rounds", "started", "reason"],
+        [[r["run"], r["federation"], r["status"], r["rounds"], r["started"], r["reason"]] for r in report["runs"]],
+        title="Runs",
+    )
+    if report["rounds"]:
+        print_table(
+            ["round", "score", "took part", "did not", "seconds"],
+            [[r["round"], r["score"], r["took_part"], r["absent"], r["seconds"]] for r in report["rounds"]],
+            title=f"Run {report['run']}",
+        )
+
+
+@app.command(epilog="Example: collegium server release coordinator bundle")
+def release(
+    home: Home,
+    folder: Annotated[Path, typer.Argument(help="Folder to make: the released bundle.")],
+    run: RunOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the best round of a run as a bundle: peft adapter, heads, federation file, metrics."""
+    from server.running import release_run
+
+    made = release_run(home, run, folder)
+    if as_json:
+        print_json({"bundle": str(made)})
+    else:
+        announce(f"Released to {made}; try: collegium predict {made} --help")
+
+
+def _finish(result: dict[str, object], as_json: bool) -> None:
+    if as_json:
+        print_json(result)
+    if result["status"] != "completed":
+        raise typer.Exit(1)

@@ -1,0 +1,75 @@
+"""The commented federation.toml that `collegium server init` writes."""
+
+from pathlib import Path
+
+from shared.backbone import fingerprint, locate
+from shared.federation import load_federation
+
+TEMPLATE = """\
+# What this coordinator and its institutions agree on. Every institution keeps its own copy, and trains only
+# under the copy that it has approved: after a change, send the file round again.
+version = 1
+name = "{name}"
+seed = 13
+
+[backbone]
+name = "{backbone}"        # minilm-l6 (bundled), a hub id such as google-bert/bert-base-uncased, or a folder
+sha256 = "{sha256}"
+max_length = 256           # longest input in sub-tokens
+
+[adapter]                  # LoRA: W = W0 + alpha / rank * B A
+rank = 8
+alpha = 16.0
+dropout = 0.0
+target_modules = ["query", "key", "value", "dense"]
+
+# One table per task. An institution may hold any of them.
+[tasks.topics]
+type = "text-classification"
+labels = ["medical", "legal", "financial"]
+
+[tasks.entities]
+type = "token-classification"
+types = ["Person", "Organisation", "Place"]
+
+[tasks.questions]
+type = "question-answering"
+
+[training]                 # what each institution does in one round
+epochs_per_round = 1
+batch_tokens = 2048        # most padded sub-tokens in a batch
+learning_rate = 1e-3
+weight_decay = 0.01
+warmup = 0.06              # share of the whole run
+clip_norm = 1.0
+head_dropout = 0.1
+precision = "auto"         # auto, float32 or bfloat16
+
+[rounds]
+count = 8
+institutions = [{institutions}]
+quorum = {quorum}                 # fewest valid updates that make a round
+deadline_seconds = 1800.0
+patience = 0               # stop after so many rounds without a better validation score; 0 never
+
+[wire]
+codec = "float16"          # float16 or float32
+"""
+
+
+def write_federation(path: Path, *, name: str, institutions: list[str], backbone: str) -> None:
+    """Write the template, filled in, and read it back, so that what was written is known to be valid.
+
+    Raises:
+        BackboneError: There is no such backbone.
+        ConfigError: A name is not allowed.
+    """
+    text = TEMPLATE.format(
+        name=name,
+        backbone=backbone,
+        sha256=fingerprint(locate(backbone)),
+        institutions=", ".join(f'"{institution}"' for institution in institutions),
+        quorum=max(1, len(institutions) - 1),
+    )
+    path.write_text(text, encoding="utf-8")
+    load_federation(path)

@@ -1,0 +1,109 @@
+"""The `collegium` command: the rooms' verbs and the researcher's own."""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from client.cli import app as client_app
+from server.cli import app as server_app
+from shared import console
+from shared.console import JsonOption, announce, print_json
+
+app = typer.Typer(
+    name="collegium",
+    help="Train one BERT together across institutions that may not share their text.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(server_app, name="server")
+app.add_typer(client_app, name="client")
+
+
+@app.command(epilog="Example: collegium demo --workdir demo")
+def demo(
+    workdir: Annotated[Path | None, typer.Option(help="Keep everything here; a new or empty folder.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Watch a hospital, a law firm and a bank train one model on this machine."""
+    from shared.supervisor import interruptible
+    from simulations.demo import as_json as result_as_json
+    from simulations.demo import run_demo
+    from simulations.results import print_rows
+
+    folder = _fresh_folder(workdir)
+    with interruptible():
+        result = run_demo(folder, announce)
+    if as_json:
+        print_json(result_as_json(result))
+        return
+    print_rows(result.rows)
+    print(f"The bundle is in {result.bundle}; try: collegium predict {result.bundle} --task clauses --text '...'")
+
+
+@app.command(epilog="Example: collegium simulate simulations/configs/demo.toml --data simulations/samples")
+def simulate(
+    experiment: Annotated[Path, typer.Argument(help="The experiment file.")],
+    data: Annotated[Path | None, typer.Option(help="Folder that the data paths start from.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use at most this many records per task and split.")] = None,
+    workdir: Annotated[Path | None, typer.Option(help="Keep the store and checkpoints here.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a whole federation, and its baselines, in this process."""
+    from simulations.results import means, print_rows
+    from simulations.simulate import run_experiment
+
+    rows = run_experiment(experiment, data=data, limit=limit, workdir=_fresh_folder(workdir), announce=announce)
+    if as_json:
+        print_json({"rows": [row.as_dict() for row in rows], "means": means(rows)})
+    else:
+        print_rows(rows)
+
+
+@app.command(epilog="Example: collegium predict bundle --task clauses --text 'The buyer pays within 30 days.'")
+def predict(
+    bundle: Annotated[Path, typer.Argument(help="A bundle that `collegium server release` wrote.")],
+    task: Annotated[str, typer.Option(help="One of the bundle's tasks.")],
+    text: Annotated[str | None, typer.Option(help="The text to read.")] = None,
+    question: Annotated[str | None, typer.Option(help="The question, for question answering.")] = None,
+    file: Annotated[Path | None, typer.Option(help="A file of records instead of one text.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Where the BERT is, if not as the bundle says.")] = None,
+    logits: Annotated[bool, typer.Option("--logits", help="Also print the head's raw output.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Apply a released bundle to new text."""
+    from client.predict import open_bundle, records_of
+
+    predictor = open_bundle(bundle, backbone=backbone)
+    records = records_of(predictor, task, text=text, question=question, file=file)
+    rows = [{"prediction": prediction} for prediction in predictor.predict(task, records)]
+    if logits:
+        rows = [row | {"logits": predictor.logits(task, r).tolist()} for row, r in zip(rows, records, strict=True)]
+    if as_json:
+        print_json({"task": task, "rows": rows})
+        return
+    for row in rows:
+        print(json.dumps(row, ensure_ascii=False) if logits else json.dumps(row["prediction"], ensure_ascii=False))
+
+
+def _fresh_folder(workdir: Path | None) -> Path:
+    from shared.errors import ConfigError
+
+    if workdir is None:
+        return Path(tempfile.mkdtemp(prefix="collegium-"))
+    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise ConfigError(f"Expected --workdir to be a new or empty folder, but {workdir} has content; name another.")
+    workdir.mkdir(parents=True, exist_ok=True)
+    return workdir.resolve()
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    console.run(app)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

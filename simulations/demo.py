@@ -1,0 +1,189 @@
+"""The demonstration: a coordinator and three institutions as separate daemons on this machine, over real TLS."""
+
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from client.keys import generate_node_key
+from server.enrolment.keys import read_public_key
+from server.home import ServerHome, init_home
+from server.operator import OperatorClient
+from server.running import follow, release_run, start
+from shared.adapter import get_state
+from shared.errors import CollegiumError, ProcessError
+from shared.federation import Federation
+from shared.model import build_model
+from shared.supervisor import Child, supervise
+from simulations.baselines import centralised
+from simulations.experiment import Experiment, load_experiment, open_sites
+from simulations.results import Row, rows_of_run
+from simulations.samples import SAMPLES
+from simulations.simulate import quarters
+
+CONFIG = Path(__file__).parent / "configs" / "demo.toml"
+START_SECONDS = 120.0
+"""How long the daemons may take to come up on a slow machine."""
+Announce = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demonstration showed."""
+
+    rows: Sequence[Row]
+    bundle: Path
+    seconds: float
+
+
+def run_demo(workdir: Path, announce: Announce) -> DemoResult:
+    """Deploy the demonstration federation under `workdir`, train, release, compare with centralised training.
+
+    Raises:
+        CollegiumError: A daemon did not come up or the run failed; nothing is left running.
+    """
+    began = time.perf_counter()
+    experiment = load_experiment(CONFIG, data=SAMPLES)
+    announce("1/6  Making the coordinator's certificates and token, and a key for every institution")
+    home = _make_coordinator(workdir, experiment.federation)
+    files = [_make_institution(workdir, home, experiment, name) for name in experiment.institutions]
+    announce("2/6  Starting the coordinator: public door over TLS, operator door on loopback")
+    with _running([_daemon("coordinator", workdir, "server", "up", str(home.root))], announce) as check:
+        _wait_for_coordinator(home, check)
+        announce("3/6  Enrolling and starting " + ", ".join(experiment.institutions) + ", one daemon each")
+        _enrol(home, workdir, experiment)
+        daemons = [_daemon(file.parent.name, workdir, "client", "up", str(file)) for file in files]
+        with _running(daemons, announce) as check_clients:
+            announce("4/6  Training together; no text leaves an institution, only adapters and heads")
+            run_id = start(home.root).run_id
+            outcome = follow(home.root, run_id, announce, check=check_clients)
+    if outcome["status"] != "completed":
+        raise ProcessError(f"Expected the run to complete, but it ended as {outcome['status']}: {outcome['reason']}")
+    announce("5/6  Releasing the best round")
+    bundle = release_run(home.root, run_id, workdir / "bundle")
+    announce("6/6  Training centrally on the pooled records, for comparison")
+    rows = rows_of_run(home.root, run_id, centralised=_centralised(experiment, announce))
+    return DemoResult(rows, bundle, time.perf_counter() - began)
+
+
+def _make_coordinator(workdir: Path, federation: Federation) -> ServerHome:
+    public, operator = _free_ports(2)
+    home = init_home(
+        workdir / "coordinator", hosts=["localhost", "127.0.0.1"], public_port=public, operator_port=operator
+    )
+    home.federation_file.write_text(_toml(federation), encoding="utf-8")
+    return home
+
+
+def _make_institution(workdir: Path, home: ServerHome, experiment: Experiment, name: str) -> Path:
+    folder = workdir / name
+    folder.mkdir()
+    generate_node_key(folder / "node.key")
+    (folder / "federation.toml").write_bytes(home.federation_file.read_bytes())
+    (folder / "ca.crt").write_bytes(home.ca_certificate.read_bytes())
+    data = {
+        task: {split: str(path) for split in ("train", "validation", "test") if (path := getattr(source, split))}
+        for task, source in experiment.institutions[name].items()
+    }
+    threads = max(1, (os.cpu_count() or 1) // len(experiment.institutions))
+    institution = {
+        "name": name,
+        "server": {"address": f"127.0.0.1:{home.settings.public_port}"},
+        "runtime": {"threads": threads},
+        "data": data,
+    }
+    file = folder / "institution.toml"
+    file.write_text(tomli_w.dumps(institution), encoding="utf-8")
+    return file
+
+
+def _toml(federation: Federation) -> str:
+    return tomli_w.dumps(federation.model_dump(mode="json", exclude_none=True))
+
+
+def _enrol(home: ServerHome, workdir: Path, experiment: Experiment) -> None:
+    with OperatorClient(home) as operator:
+        for name in experiment.institutions:
+            operator.register_node(name, read_public_key(workdir / name / "node.pub"))
+
+
+def _wait_for_coordinator(home: ServerHome, check: Callable[[], None]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        check()
+        try:
+            with OperatorClient(home) as operator:
+                operator.nodes()
+            return
+        except CollegiumError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.2)
+
+
+def _daemon(name: str, workdir: Path, *verb: str) -> Child:
+    argv = [sys.executable, "-m", "simulations.cli", *verb]
+    return Child(name=name, argv=argv, log=workdir / "logs" / f"{name}.log", give_up=_last_error)
+
+
+def _last_error(code: int, tail: str) -> str | None:
+    """A verb that ended with exit code 1 has said why on its last line; to start it again would not help."""
+    lines = [line.removeprefix("error: ") for line in tail.splitlines() if line.startswith("error: ")]
+    return lines[-1] if code == 1 and lines else None
+
+
+@contextmanager
+def _running(children: Sequence[Child], announce: Announce) -> Iterator[Callable[[], None]]:
+    """Keep children running inside the block; the yielded function raises if one has given up."""
+    stop = threading.Event()
+    failures: list[BaseException] = []
+
+    def keep() -> None:
+        try:
+            supervise(children, stop=stop, announce=announce)
+        except CollegiumError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=keep, name="demo-supervisor")
+    thread.start()
+
+    def check() -> None:
+        if failures:
+            raise failures[0]
+
+    try:
+        yield check
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _centralised(experiment: Experiment, announce: Announce) -> dict[str, dict[str, float]]:
+    model = build_model(experiment.federation)
+    sites = open_sites(experiment, model)
+    return centralised(model, get_state(model), sites, experiment.federation, quarters(announce))
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+def as_json(result: DemoResult) -> dict[str, Any]:
+    """The demonstration's outcome as one JSON object."""
+    return {
+        "rows": [row.as_dict() for row in result.rows],
+        "bundle": str(result.bundle),
+        "seconds": round(result.seconds, 1),
+    }

@@ -1,0 +1,80 @@
+"""The table of a federation's results: one row per institution and task."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from server.running import open_store
+from server.store import Store
+from shared.console import print_table
+
+Scores = Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One task at one institution; scores are the task's primary metric on the institution's test records."""
+
+    institution: str
+    task: str
+    metric: str
+    before: float
+    after: float
+    centralised: float | None
+    local_only: float | None
+    bytes_up: int
+    """Sent by the institution in the whole run, all tasks together."""
+    bytes_down: int
+    seconds: float
+    """Spent by the institution on training and evaluation in the whole run, all tasks together."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The row as plain values; a baseline that was not computed is left out."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+def rows_of_run(
+    home: Path, run_id: str, *, centralised: Scores | None = None, local_only: Scores | None = None
+) -> list[Row]:
+    """The rows of a coordinator's run, joined with baselines."""
+    with open_store(home) as store:
+        return rows_of(store, run_id, centralised=centralised, local_only=local_only)
+
+
+def rows_of(
+    store: Store, run_id: str, *, centralised: Scores | None = None, local_only: Scores | None = None
+) -> list[Row]:
+    """The rows of a run in a store, joined with baselines."""
+    return [
+        Row(
+            institution=item.institution,
+            task=item.task,
+            metric=item.metric,
+            before=item.before,
+            after=item.after,
+            centralised=centralised[item.institution][item.task] if centralised else None,
+            local_only=local_only[item.institution][item.task] if local_only else None,
+            bytes_up=item.bytes_up,
+            bytes_down=item.bytes_down,
+            seconds=round(item.seconds, 1),
+        )
+        for item in store.progress(run_id)
+    ]
+
+
+def print_rows(rows: Sequence[Row]) -> None:
+    """Print the table, and the means that sum it up."""
+    columns = ["institution", "task", "metric", "before", "after", "centralised", "local_only"]
+    kept = [c for c in columns if c not in ("centralised", "local_only") or getattr(rows[0], c) is not None]
+    tail = ["bytes_up", "bytes_down", "seconds"]
+    headings = [name.replace("_", " ") for name in kept + tail]
+    print_table(headings, [[getattr(row, name) for name in kept + tail] for row in rows])
+    print("mean score: " + ", ".join(f"{key.replace('_', ' ')} {value:.3f}" for key, value in means(rows).items()))
+
+
+def means(rows: Sequence[Row]) -> dict[str, float]:
+    """The mean over rows of every score column."""
+    columns = ("before", "after", "centralised", "local_only")
+    values = {column: [getattr(row, column) for row in rows] for column in columns}
+    return {column: sum(v) / len(v) for column, v in values.items() if None not in v}

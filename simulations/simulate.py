@@ -1,0 +1,68 @@
+"""Run an experiment file in one process: the federation, then its baselines."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from server import rounds
+from server.store import Store
+from shared.adapter import get_state
+from shared.model import build_model
+from simulations.baselines import centralised, local_only
+from simulations.engine import LocalGrid
+from simulations.experiment import load_experiment, open_sites
+from simulations.results import Row, rows_of
+
+
+def run_experiment(
+    path: Path, *, data: Path | None, limit: int | None, workdir: Path, announce: Callable[[str], None]
+) -> list[Row]:
+    """Simulate the federation of an experiment file and train its baselines.
+
+    Args:
+        path: The experiment file.
+        data: Folder that its data paths start from; its own folder if None.
+        limit: At most this many records per task and split; as in the file if None.
+        workdir: Folder for the store and the checkpoints.
+        announce: Told of every stage.
+
+    Returns:
+        One row per institution and task.
+    """
+    experiment = load_experiment(path, data=data, limit=limit)
+    federation = experiment.federation
+    announce(f"Loading the backbone {federation.backbone.name} and the records of {len(experiment.institutions)} sites")
+    model = build_model(federation)
+    initial = get_state(model)
+    sites = open_sites(experiment, model)
+    with Store.open(f"sqlite:///{workdir / 'collegium.db'}", checkpoints=workdir / "checkpoints") as store:
+        run_id = store.create_run(federation)
+        rounds.run(
+            LocalGrid(sites),
+            federation=federation,
+            store=store,
+            run_id=run_id,
+            initial_state=initial,
+            announce=announce,
+            poll_seconds=0.0,
+        )
+        central = alone = None
+        if "centralised" in experiment.baselines:
+            announce("Baseline: all records pooled")
+            central = centralised(model, initial, sites, federation, quarters(announce))
+        if "local_only" in experiment.baselines:
+            announce("Baseline: each institution alone")
+            alone = local_only(model, initial, sites, federation, announce)
+        return rows_of(store, run_id, centralised=central, local_only=alone)
+
+
+def quarters(announce: Callable[[str], None]) -> Callable[[int, int], None]:
+    """Training progress in four announcements."""
+    said = 0
+
+    def progress(done: int, steps: int) -> None:
+        nonlocal said
+        if done * 4 // steps > said:
+            said = done * 4 // steps
+            announce(f"centralised: step {done} of {steps}")
+
+    return progress
