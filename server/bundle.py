@@ -4,6 +4,9 @@ Its two modules must not be called `server`, `client` or `shared`: Flower puts t
 path, where such names would hide the installed packages.
 """
 
+import warnings
+from pathlib import Path
+
 from flwr.cli.build import build_fab_from_files
 
 RUN_KEY = "collegium-run"
@@ -45,11 +48,13 @@ def pointer_bundle() -> bytes:
         `collegium_clientapp.py` and Flower's own `.info/CONTENT`. A run may override the one configuration key,
         `collegium-run` (a string).
     """
-    bundle, _ = build_fab_from_files(
-        {
-            "pyproject.toml": PYPROJECT.encode(),
-            "collegium_serverapp.py": MODULE.format(package="server").encode(),
-            "collegium_clientapp.py": MODULE.format(package="client").encode(),
-        }
-    )
+    files: dict[str, bytes | Path] = {
+        "pyproject.toml": PYPROJECT.encode(),
+        "collegium_serverapp.py": MODULE.format(package="server").encode(),
+        "collegium_clientapp.py": MODULE.format(package="client").encode(),
+    }
+    with warnings.catch_warnings():
+        # Flower 1.41 asks pathspec for a kind of pattern by its former name.
+        warnings.filterwarnings("ignore", message="GitWildMatchPattern", category=DeprecationWarning)
+        bundle, _ = build_fab_from_files(files)
     return bundle

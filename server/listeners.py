@@ -20,7 +20,7 @@ def listen(host: str, port: int, setting: str) -> socket.socket:
     Raises:
         ConnectionFailedError: The port is taken or may not be used.
     """
-    # asyncio turns Nagle's algorithm off only where the socket says that it is TCP; left on, it adds 40 ms to an answer.
+    # asyncio turns Nagle's algorithm off only where a socket says that it is TCP; left on, it adds 40 ms per answer.
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
