@@ -101,7 +101,7 @@ class OperatorClient:
                 root_certificates=trusted,
                 interceptors=[_BearerInterceptor(home.operator_token)],
             )
-        except (OSError, UnicodeDecodeError) as error:  # ssl.SSLError is an OSError
+        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             raise ConfigError(
                 f"Expected the coordinator's certificate in {home.ca_certificate}, but it cannot be used ({error}); "
                 "restore it from your copy of the folder."

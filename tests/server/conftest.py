@@ -62,6 +62,13 @@ def wait_until_up(home: ServerHome, seconds: float = 40.0) -> None:
     raise AssertionError(f"no health after {seconds} s: {(home.logs / 'superlink.log').read_text()}")
 
 
+@pytest.fixture
+def superlink(home: ServerHome) -> Iterator[subprocess.Popen[bytes]]:
+    """A real SuperLink of its own for the folder `home`."""
+    with serving(home) as process:
+        yield process
+
+
 @pytest.fixture(scope="session")
 def served_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerHome]:
     """A folder that a real SuperLink serves for the whole session."""

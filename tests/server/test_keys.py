@@ -26,9 +26,7 @@ def test_a_good_key_is_read_as_flower_reads_it(key: ec.EllipticCurvePrivateKey, 
 
 
 @pytest.mark.parametrize("form", ["PKCS8", "TraditionalOpenSSL", "OpenSSH"])
-def test_a_private_key_is_refused_and_not_printed(
-    key: ec.EllipticCurvePrivateKey, tmp_path: Path, form: str
-) -> None:
+def test_a_private_key_is_refused_and_not_printed(key: ec.EllipticCurvePrivateKey, tmp_path: Path, form: str) -> None:
     path = tmp_path / "hospital"
     content = key.private_bytes(
         serialization.Encoding.PEM, getattr(serialization.PrivateFormat, form), serialization.NoEncryption()
