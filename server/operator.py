@@ -18,6 +18,7 @@ from flwr.proto.control_pb2 import (
     RegisterNodeRequest,
     StartRunRequest,
     StopRunRequest,
+    StreamLogsRequest,
     UnregisterNodeRequest,
 )
 from flwr.proto.node_pb2 import NodeInfo
@@ -189,6 +190,18 @@ class OperatorClient:
             response = self._client.ListRuns(ListRunsRequest(run_id=run_id))
         status = response.run_dict[run_id].status
         return RunStatus(status=status.status, sub_status=status.sub_status, details=status.details)
+
+    def run_log(self, run_id: int) -> Iterator[str]:
+        """What the run's ServerApp prints, piece by piece, until the run is finished.
+
+        Flower keeps it in its database only; a ServerApp that cannot even be imported says why here.
+
+        Raises:
+            ConfigError: The server knows no such run.
+        """
+        with self._translated(f"read the log of run {run_id}"):
+            for piece in self._client.StreamLogs(StreamLogsRequest(run_id=run_id)):
+                yield piece.log_output
 
     def stop_run(self, run_id: int) -> None:
         """Stop a run; what it has checkpointed stays.

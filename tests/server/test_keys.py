@@ -39,7 +39,7 @@ def test_a_private_key_is_refused_and_not_printed(key: ec.EllipticCurvePrivateKe
 
 def test_other_kinds_of_keys_are_named(tmp_path: Path) -> None:
     path = tmp_path / "key.pub"
-    others = {
+    others: dict[str, ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey] = {
         "ECDSA key on curve secp256r1": ec.generate_private_key(ec.SECP256R1()).public_key(),
         "Ed25519 key": ed25519.Ed25519PrivateKey.generate().public_key(),
         "RSA key": rsa.generate_private_key(65537, 2048).public_key(),

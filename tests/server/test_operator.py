@@ -72,6 +72,8 @@ def test_a_wrong_run_is_refused(client: OperatorClient) -> None:
         client.run_status(999)
     with pytest.raises(ConfigError, match="knows no such run"):
         client.stop_run(999)
+    with pytest.raises(ConfigError, match="knows no such run"):
+        list(client.run_log(999))
     with pytest.raises((ConfigError, ConnectionFailedError), match="start a run"):
         client.start_run(b"no zip", {})
     with pytest.raises(ConfigError, match="too large"):

@@ -63,7 +63,7 @@ async def reached(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "reached", "scope": scope})
 
 
-def http(path: str, *headers: tuple[bytes, bytes], port: int = 8443) -> Scope:
+def http(path: str, *headers: tuple[bytes, bytes], port: int = 8443) -> dict[str, Any]:
     return {"type": "http", "method": "POST", "path": path, "headers": list(headers), "server": ("127.0.0.1", port)}
 
 
@@ -116,6 +116,7 @@ def test_flower_sees_the_path_that_the_door_judged() -> None:
     assert isinstance(scope, dict)
     assert Request(scope).url.path == scope["path"] == "/v1/fleet/pull-object"
     assert scope["root_path"] == ""
+    assert b"host" not in dict(scope["headers"])
 
 
 @pytest.mark.parametrize(
@@ -253,10 +254,12 @@ def test_the_token_and_health_open_the_operator_door(doors: Doors) -> None:
 def raw(doors: Doors, request: bytes) -> bytes:
     """First line of the answer to bytes that no HTTP library would send."""
     trusted = ssl.create_default_context(cafile=str(doors.home.ca_certificate))
-    with socket.create_connection(("127.0.0.1", doors.public_port), timeout=5) as plain:
-        with trusted.wrap_socket(plain, server_hostname="localhost") as connection:
-            connection.sendall(request)
-            return connection.recv(4096).split(b"\r\n")[0]
+    with (
+        socket.create_connection(("127.0.0.1", doors.public_port), timeout=5) as plain,
+        trusted.wrap_socket(plain, server_hostname="localhost") as connection,
+    ):
+        connection.sendall(request)
+        return connection.recv(4096).split(b"\r\n")[0]
 
 
 @pytest.mark.parametrize(

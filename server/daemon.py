@@ -1,0 +1,144 @@
+"""What `collegium server up DIR` runs: SuperLink and SuperExec as supervised children."""
+
+import fcntl
+import os
+import ssl
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from server.home import ServerHome, ServerSettings, read_settings
+from server.listeners import OPERATOR_HOST, open_listeners
+from shared.errors import ConfigError
+from shared.flower import flower_command, flower_environment
+from shared.supervisor import Child, supervise
+
+HOME_VARIABLE = "COLLEGIUM_SERVER_HOME"
+START_SECONDS = 60.0
+POLL_SECONDS = 0.05
+ERROR_PREFIX = "error: "
+
+
+def serve(home: ServerHome, *, stop: threading.Event, announce: Callable[[str], None]) -> None:
+    """Run the coordinator's server until `stop` is set; its children are then stopped too.
+
+    Args:
+        home: The coordinator's folder, as `server.home.open_home` returns it.
+        stop: Set by the caller, for example on SIGTERM.
+        announce: Receives one line when the public door answers, and one whenever a child is restarted.
+
+    Raises:
+        ConfigError: The settings are wrong, or the folder is served already.
+        ConnectionFailedError: A port is taken.
+        ProcessError: The SuperLink gave up for a reason that a restart does not mend, for example a damaged database.
+    """
+    settings = read_settings(home)
+    for folder in (home.state, home.logs, home.flower):
+        folder.mkdir(parents=True, exist_ok=True)
+    with _only_one(home):
+        # Tried here first, so that the user sees the reason at once instead of in a log.
+        for listener in open_listeners(settings):
+            listener.close()
+        done = threading.Event()
+        watcher = threading.Thread(
+            target=_announce_when_up, args=(home, settings, done, stop, announce), name="health", daemon=True
+        )
+        watcher.start()
+        try:
+            supervise(_children(home, settings), stop=stop, announce=announce)
+        finally:
+            done.set()
+            watcher.join()
+
+
+def _children(home: ServerHome, settings: ServerSettings) -> list[Child]:
+    root = home.root.resolve()
+    environment = {**flower_environment(home.flower), HOME_VARIABLE: str(root)}
+    superlink_log = home.logs / "superlink.log"
+    superlink = Child(
+        name="superlink",
+        # -P: a folder called `server` where the user happens to stand must not be run.
+        argv=[sys.executable, "-P", "-m", "server.superlink", "--home", str(root)],
+        log=superlink_log,
+        env=environment,
+        critical_exit=lambda code: _last_error(superlink_log) if code == 1 else None,
+    )
+    superexec = Child(
+        name="superexec",
+        argv=[
+            flower_command("flower-superexec"),
+            "--runtime-api-address",
+            f"{OPERATOR_HOST}:{settings.operator_port}",
+            "--root-certificates",
+            str(home.ca_certificate.resolve()),
+            "--superexec-auth-secret-file",
+            str(home.superexec_secret_file.resolve()),
+        ],
+        log=home.logs / "superexec.log",
+        env=environment,
+    )
+    return [superlink, superexec]
+
+
+@contextmanager
+def _only_one(home: ServerHome) -> Iterator[None]:
+    """Hold the folder's lock; the kernel frees it however this process ends."""
+    with home.lock_file.open("a+", encoding="ascii") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            owner = file.read().strip() or "unknown"
+            raise ConfigError(
+                f"Expected {home.root} to be free, but process {owner} already serves it; "
+                "stop that one first or use another folder."
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+        file.truncate(0)
+
+
+def _announce_when_up(
+    home: ServerHome,
+    settings: ServerSettings,
+    done: threading.Event,
+    stop: threading.Event,
+    announce: Callable[[str], None],
+) -> None:
+    began = time.monotonic()
+    late = False
+    while not done.wait(POLL_SECONDS) and not stop.is_set():
+        if _is_up(home, settings):
+            announce(f"The server is up: institutions reach it at {settings.address}.")
+            return
+        if not late and time.monotonic() - began > START_SECONDS:
+            late = True
+            announce(f"The server is not up after {START_SECONDS:.0f} s; look for the cause in {home.logs}.")
+
+
+def _is_up(home: ServerHome, settings: ServerSettings) -> bool:
+    """Whether the public door answers, as this coordinator."""
+    host = "127.0.0.1" if settings.public_host == "0.0.0.0" else settings.public_host
+    trusted = ssl.create_default_context(cafile=str(home.ca_certificate))
+    try:
+        url = f"https://{_bracketed(host)}:{settings.public_port}/health"
+        return httpx.get(url, verify=trusted, timeout=2.0).status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _last_error(log: Path) -> str | None:
+    """The sentence with which `server.superlink` gave up, if it did so by a known error."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return lines[-1].removeprefix(ERROR_PREFIX) if lines and lines[-1].startswith(ERROR_PREFIX) else None
