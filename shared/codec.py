@@ -21,7 +21,7 @@ def encode(arrays: Mapping[str, np.ndarray], codec: str) -> bytes:
     """Encode named arrays as `codec`; values beyond float16's range become infinite and are refused on arrival."""
     dtype = DTYPES[codec]
     with np.errstate(over="ignore"):
-        return save({name: np.ascontiguousarray(array, dtype=dtype) for name, array in sorted(arrays.items())})
+        return save({name: np.asarray(array, dtype=dtype, order="C") for name, array in sorted(arrays.items())})
 
 
 def decode(blob: bytes, codec: str) -> Arrays:

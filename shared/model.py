@@ -1,5 +1,6 @@
 """One BERT, one LoRA adapter, many heads: the model that a federation trains."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -74,7 +75,7 @@ class MultiTaskModel(nn.Module):
         longest = max(len(example) for example in examples)
         length = -(-longest // PAD_MULTIPLE) * PAD_MULTIPLE
         pad = self.tokenizer.pad_token_id
-        input_ids = torch.full((len(examples), length), int(pad), dtype=torch.long)  # type: ignore[arg-type]
+        input_ids = torch.full((len(examples), length), int(pad), dtype=torch.long)
         token_type_ids = torch.zeros((len(examples), length), dtype=torch.long)
         attention_mask = torch.zeros((len(examples), length), dtype=torch.long)
         rows: dict[str, list[int]] = {}
@@ -134,6 +135,8 @@ def _add_lora(encoder: BertModel, adapter: Adapter) -> PeftModel:
         raise ConfigError(
             f"adapter.target_modules must be among the backbone's linear layers {sorted(linear)}, not {unknown}."
         )
-    model = get_peft_model(encoder, lora_config(adapter))
+    with warnings.catch_warnings():  # peft 0.21 reads a property that transformers 5.23 renames
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        model = get_peft_model(encoder, lora_config(adapter))
     assert isinstance(model, PeftModel)
     return model

@@ -33,7 +33,7 @@ class QueryReply:
     """What an institution holds: records per task and split."""
 
     institution: str
-    records: Mapping[str, Mapping[str, int]]
+    records: Mapping[str, Mapping[Split, int]]
     software: str
 
 
@@ -110,8 +110,10 @@ def encode(message: Request | Reply) -> RecordDict:
     """Turn a message into Flower records: `header` (JSON) and, if it carries arrays, `arrays` (one blob)."""
     blobs = {f.name: getattr(message, f.name) for f in fields(message) if f.type is bytes}
     body = {key: value for key, value in asdict(message).items() if key not in blobs}
-    header = {"version": PROTOCOL_VERSION, "kind": type(message).__name__, "body": json.dumps(body, sort_keys=True)}
-    records = RecordDict({"header": ConfigRecord(header)})
+    header = ConfigRecord(
+        {"version": PROTOCOL_VERSION, "kind": type(message).__name__, "body": json.dumps(body, sort_keys=True)}
+    )
+    records = RecordDict({"header": header})
     if blobs:
         arrays = {name: Array(np.frombuffer(blob, dtype=np.uint8)) for name, blob in blobs.items()}
         records["arrays"] = ArrayRecord(arrays)
@@ -124,7 +126,7 @@ def decode(records: RecordDict, *expected: type[T]) -> T:
         header = records.config_records["header"]
         if header["version"] != PROTOCOL_VERSION:
             raise ProtocolError(
-                f"Expected protocol version {PROTOCOL_VERSION}, but the message is version {header['version']}; "
+                f"Expected protocol version {PROTOCOL_VERSION}, but the message is version {header['version']!r}; "
                 "install the same Collegium release on both sides."
             )
         kind = MESSAGES[str(header["kind"])]

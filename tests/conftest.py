@@ -56,6 +56,8 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
             num_attention_heads=2,
             intermediate_size=64,
             max_position_embeddings=128,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
         )
         BertModel(config, add_pooling_layer=False).save_pretrained(folder)
     return folder

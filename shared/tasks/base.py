@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
@@ -36,23 +37,53 @@ class Example:
         return len(self.input_ids)
 
 
+class Spec(BaseModel):
+    """Base of what a federation file says of a task: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def unique(values: tuple[str, ...]) -> tuple[str, ...]:
+    """Check that labels are distinct and not empty."""
+    if len(set(values)) != len(values) or not all(values):
+        raise ValueError(f"must be distinct and not empty, not {list(values)}")
+    return values
+
+
+def require_text(record: Record, field: str) -> str:
+    """The non-empty text in a field; ValueError says what came instead."""
+    value = record.get(field)
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"expected text in {field!r}, but {shown(value)} came")
+    return value
+
+
+def shown(value: Any) -> str:
+    """A value for an error message: short, because it may be private text."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
 class Task(Protocol):
     """One task of the federation; stateless, so that one object serves training, evaluation and prediction."""
 
     name: str
     metric: str
     """Key of the metric, among those of `score`, that stands for the task; higher is better."""
+    record_schema: str
+    """A record as the user writes it."""
 
     def check(self, record: Record) -> None:
         """Raise ValueError saying what is wrong with a labelled record (the caller adds file and line)."""
 
-    def encode(
-        self, record: Record, index: int, tokenizer: PreTrainedTokenizerFast, max_length: int
-    ) -> list[Example]:
-        """Turn a record into examples of at most `max_length` sub-tokens; a record without a label has no target."""
+    def encode(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Example]:
+        """Turn records into examples of at most `max_length` sub-tokens; one without a label has no target."""
+
+    def from_text(self, text: str, question: str | None = None) -> Record:
+        """The unlabelled record that a plain text stands for; ValueError if the task needs more than it got."""
 
     def head(self, hidden_size: int, dropout: float) -> nn.Module:
-        """The head: maps encoder states [rows, length, hidden] to logits."""
+        """The head: called as head(states [rows, length, hidden], mask [rows, length]), it gives logits."""
 
     def collate(self, targets: Sequence[Target], length: int) -> Tensors:
         """Stack the targets of several examples, padded to `length` sub-tokens where they are per token."""

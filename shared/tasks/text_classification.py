@@ -1,0 +1,142 @@
+"""Text classification: one label of several, or any number of labels.
+
+Head: the mean of the encoder's states over the text, dropout, a linear layer. The mean rather than [CLS], because the
+bundled backbone was pretrained to carry a sentence in its mean.
+Loss: cross-entropy; with several labels, the mean over labels of binary cross-entropy.
+"""
+
+import warnings
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, final
+
+import numpy as np
+import torch
+from pydantic import AfterValidator, Field
+from sklearn.exceptions import UndefinedMetricWarning
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from torch import nn
+from torch.nn import functional
+from transformers import PreTrainedTokenizerFast
+
+from shared.tasks.base import Example, Record, Spec, Target, Tensors, require_text, shown, unique
+
+
+class TextClassificationSpec(Spec):
+    """`[tasks.NAME]` of a text classification."""
+
+    type: Literal["text-classification"]
+    labels: Annotated[tuple[str, ...], Field(min_length=2), AfterValidator(unique)]
+    multi_label: bool = False
+
+
+class MeanHead(nn.Module):
+    """Mean over the text's sub-tokens, dropout, linear."""
+
+    def __init__(self, hidden_size: int, outputs: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(hidden_size, outputs)
+
+    def forward(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Logits [rows, outputs]."""
+        weights = mask.unsqueeze(-1).to(states.dtype)
+        mean = (states * weights).sum(1) / weights.sum(1)
+        logits: torch.Tensor = self.linear(self.dropout(mean))
+        return logits
+
+
+@final
+class TextClassification:
+    """A text and its label, or labels."""
+
+    source = "Devlin et al. 2019, section 4.1; pooling as in Reimers and Gurevych 2019"
+
+    def __init__(self, name: str, spec: TextClassificationSpec) -> None:
+        self.name = name
+        self.labels = spec.labels
+        self.multi_label = spec.multi_label
+        self.metric = "macro_f1"
+        self.record_schema = '{"text", "labels": [...]}' if spec.multi_label else '{"text", "label"}'
+
+    def check(self, record: Record) -> None:
+        """Raise ValueError unless the record has text and labels of this task."""
+        require_text(record, "text")
+        for label in self._labels_of(record):
+            if label not in self.labels:
+                raise ValueError(f"label {shown(label)} is not among the federation's {list(self.labels)}")
+
+    def encode(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Example]:
+        """One example per record, cut at `max_length`."""
+        encoded = tokenizer([record["text"] for record in records], truncation=True, max_length=max_length)
+        return [
+            Example(self.name, index, ids, [0] * len(ids), self._target(record))
+            for index, (record, ids) in enumerate(zip(records, encoded["input_ids"], strict=True))
+        ]
+
+    def from_text(self, text: str, question: str | None = None) -> Record:
+        """A record of the text."""
+        return {"text": text}
+
+    def head(self, hidden_size: int, dropout: float) -> nn.Module:
+        """Mean over the text, dropout, linear."""
+        return MeanHead(hidden_size, len(self.labels), dropout)
+
+    def collate(self, targets: Sequence[Target], length: int) -> Tensors:
+        """`labels`: [rows], or [rows, labels] of zeros and ones."""
+        dtype = torch.float32 if self.multi_label else torch.long
+        return {"labels": torch.tensor([target["labels"] for target in targets], dtype=dtype)}
+
+    def loss(self, logits: torch.Tensor, targets: Tensors) -> torch.Tensor:
+        """Cross-entropy, or mean binary cross-entropy, of each row."""
+        if self.multi_label:
+            return functional.binary_cross_entropy_with_logits(logits, targets["labels"], reduction="none").mean(1)
+        return functional.cross_entropy(logits, targets["labels"], reduction="none")
+
+    def predict(self, examples: Sequence[Example], logits: Sequence[np.ndarray]) -> dict[int, Any]:
+        """The likeliest label; with several labels, those above one half."""
+        return {e.record: self._decode(row) for e, row in zip(examples, logits, strict=True)}
+
+    def score(self, records: Sequence[Record], predictions: Sequence[Any]) -> dict[str, float]:
+        """Accuracy, macro-F1 (over the labels that occur) and MCC; with several labels exact match, macro- and micro-F1."""
+        if self.multi_label:
+            gold = np.array([self._bits(record["labels"]) for record in records])
+            found = np.array([self._bits(prediction) for prediction in predictions])
+            return {
+                "macro_f1": float(f1_score(gold, found, average="macro", zero_division=0)),
+                "micro_f1": float(f1_score(gold, found, average="micro", zero_division=0)),
+                "exact_match": float(accuracy_score(gold, found)),
+            }
+        truth = [record["label"] for record in records]
+        with warnings.catch_warnings():  # one record alone has one label, which scikit-learn remarks on
+            warnings.simplefilter("ignore", UserWarning)
+            warnings.simplefilter("ignore", UndefinedMetricWarning)
+            return {
+                "macro_f1": float(f1_score(truth, predictions, average="macro", zero_division=0)),
+                "accuracy": float(accuracy_score(truth, predictions)),
+                "mcc": float(matthews_corrcoef(truth, predictions)),
+            }
+
+    def _labels_of(self, record: Record) -> Sequence[Any]:
+        if not self.multi_label:
+            if "label" not in record:
+                raise ValueError("expected a label in 'label', but there is none")
+            return [record["label"]]
+        labels = record.get("labels")
+        if not isinstance(labels, list):
+            raise ValueError(f"expected a list in 'labels', but {shown(labels)} came")
+        return labels
+
+    def _target(self, record: Record) -> Target:
+        if ("labels" if self.multi_label else "label") not in record:
+            return {}
+        if self.multi_label:
+            return {"labels": self._bits(record["labels"])}
+        return {"labels": self.labels.index(record["label"])}
+
+    def _bits(self, labels: Sequence[str]) -> list[int]:
+        return [int(label in labels) for label in self.labels]
+
+    def _decode(self, row: np.ndarray) -> Any:
+        if self.multi_label:
+            return [label for label, logit in zip(self.labels, row, strict=True) if logit > 0]
+        return self.labels[int(row.argmax())]

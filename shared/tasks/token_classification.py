@@ -1,0 +1,172 @@
+"""Token classification (named entities): BIO tags on words, carried by each word's first sub-token.
+
+A document longer than the model's input is cut into windows between words, so that no word is lost. Scores are
+seqeval's in strict mode (IOB2), which equal conlleval's on legal sequences; predictions are made legal first.
+"""
+
+import warnings
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, final
+
+import numpy as np
+import torch
+from pydantic import AfterValidator, Field
+from seqeval.metrics.v1 import precision_recall_fscore_support
+from seqeval.scheme import IOB2
+from sklearn.exceptions import UndefinedMetricWarning
+from torch import nn
+from torch.nn import functional
+from transformers import PreTrainedTokenizerFast
+
+from shared.tasks.base import Example, Record, Spec, Target, Tensors, shown, unique
+
+IGNORE = -100
+"""The target of a sub-token that carries no tag."""
+
+
+class TokenClassificationSpec(Spec):
+    """`[tasks.NAME]` of a token classification."""
+
+    type: Literal["token-classification"]
+    types: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(unique)]
+    """The entity types; tags are `B-TYPE`, `I-TYPE` and `O`."""
+
+
+class TokenHead(nn.Module):
+    """Dropout and one linear layer on every sub-token."""
+
+    def __init__(self, hidden_size: int, outputs: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(hidden_size, outputs)
+
+    def forward(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Logits [rows, length, outputs]."""
+        logits: torch.Tensor = self.linear(self.dropout(states))
+        return logits
+
+
+@final
+class TokenClassification:
+    """Words and their BIO tags."""
+
+    source = "Devlin et al. 2019, section 5.3; Tjong Kim Sang and De Meulder 2003"
+    record_schema = '{"tokens": [...], "tags": [...]}'
+
+    def __init__(self, name: str, spec: TokenClassificationSpec) -> None:
+        self.name = name
+        self.metric = "f1"
+        self.tags = ("O", *(f"{prefix}-{kind}" for kind in spec.types for prefix in "BI"))
+
+    def check(self, record: Record) -> None:
+        """Raise ValueError unless tokens and tags agree and the tags are legal BIO of this task."""
+        tokens, tags = record.get("tokens"), record.get("tags")
+        if not isinstance(tokens, list) or not tokens or not all(isinstance(token, str) and token for token in tokens):
+            raise ValueError(f"expected a list of words in 'tokens', but {shown(tokens)} came")
+        if not isinstance(tags, list) or len(tags) != len(tokens):
+            count = len(tags) if isinstance(tags, list) else shown(tags)
+            raise ValueError(f"expected {len(tokens)} tags for {len(tokens)} tokens, but {count} came")
+        for position, tag in enumerate(tags):
+            if tag not in self.tags:
+                raise ValueError(f"tag {shown(tag)} is not among the federation's {list(self.tags)}")
+            if tag[0] == "I" and (position == 0 or tags[position - 1][1:] != tag[1:]):
+                raise ValueError(f"tag {tag} at token {position} does not follow B{tag[1:]} or {tag}")
+
+    def encode(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Example]:
+        """One example per record, or several windows of whole words."""
+        encoded = tokenizer(
+            [list(record["tokens"]) for record in records], is_split_into_words=True, add_special_tokens=False
+        )
+        examples = []
+        for index, record in enumerate(records):
+            word_ids = encoded.word_ids(index)
+            for start, end in _windows(word_ids, max_length - 2):
+                ids = [tokenizer.cls_token_id, *encoded["input_ids"][index][start:end], tokenizer.sep_token_id]
+                words = [None, *word_ids[start:end], None]
+                firsts = [w is not None and w != words[i - 1] for i, w in enumerate(words)]
+                examples.append(
+                    Example(
+                        self.name,
+                        index,
+                        ids,
+                        [0] * len(ids),
+                        self._target(record, words, firsts),
+                        {
+                            "words": [w if first else None for w, first in zip(words, firsts, strict=True)],
+                            "count": len(record["tokens"]),
+                        },
+                    )
+                )
+        return examples
+
+    def from_text(self, text: str, question: str | None = None) -> Record:
+        """A record of the text's words, cut at white space."""
+        return {"tokens": text.split()}
+
+    def head(self, hidden_size: int, dropout: float) -> nn.Module:
+        """Dropout and a linear layer on every sub-token."""
+        return TokenHead(hidden_size, len(self.tags), dropout)
+
+    def collate(self, targets: Sequence[Target], length: int) -> Tensors:
+        """`tags`: [rows, length], IGNORE where a sub-token carries none."""
+        tags = torch.full((len(targets), length), IGNORE, dtype=torch.long)
+        for row, target in enumerate(targets):
+            tags[row, : len(target["tags"])] = torch.tensor(target["tags"])
+        return {"tags": tags}
+
+    def loss(self, logits: torch.Tensor, targets: Tensors) -> torch.Tensor:
+        """Mean cross-entropy over the words of each row; zero for a row without words."""
+        tags = targets["tags"]
+        losses = functional.cross_entropy(logits.transpose(1, 2), tags, reduction="none", ignore_index=IGNORE)
+        return losses.sum(1) / (tags != IGNORE).sum(1).clamp(min=1)
+
+    def predict(self, examples: Sequence[Example], logits: Sequence[np.ndarray]) -> dict[int, Any]:
+        """Legal tags per record: an `I-` that continues nothing becomes `B-`; a word without sub-tokens is `O`."""
+        found: dict[int, list[str]] = {}
+        for example, rows in zip(examples, logits, strict=True):
+            tags = found.setdefault(example.record, ["O"] * example.decoding["count"])
+            for word, choice in zip(example.decoding["words"], rows.argmax(-1), strict=True):
+                if word is not None:
+                    tags[word] = self.tags[choice]
+        return {record: _legal(tags) for record, tags in found.items()}
+
+    def score(self, records: Sequence[Record], predictions: Sequence[Any]) -> dict[str, float]:
+        """Entity-level micro F1, precision and recall, strict IOB2."""
+        gold = [list(record["tags"]) for record in records]
+        with warnings.catch_warnings():  # seqeval warns where no entity was found, which zero_division answers
+            warnings.simplefilter("ignore", UndefinedMetricWarning)
+            precision, recall, f1, _ = precision_recall_fscore_support(
+                gold, list(predictions), average="micro", scheme=IOB2, zero_division=0
+            )
+        return {"f1": float(f1), "precision": float(precision), "recall": float(recall)}
+
+    def _target(self, record: Record, words: Sequence[int | None], firsts: Sequence[bool]) -> Target:
+        if "tags" not in record:
+            return {}
+        tags = [self.tags.index(tag) for tag in record["tags"]]
+        return {
+            "tags": [
+                tags[word] if first and word is not None else IGNORE for word, first in zip(words, firsts, strict=True)
+            ]
+        }
+
+
+def _windows(word_ids: Sequence[int | None], size: int) -> list[tuple[int, int]]:
+    """Cut sub-tokens into runs of at most `size` that end between words (a longer word is cut)."""
+    windows, start = [], 0
+    while len(word_ids) - start > size:
+        end = start + size
+        while end > start and word_ids[end] == word_ids[end - 1]:
+            end -= 1
+        end = end if end > start else start + size
+        windows.append((start, end))
+        start = end
+    return [*windows, (start, len(word_ids))]
+
+
+def _legal(tags: Sequence[str]) -> list[str]:
+    legal: list[str] = []
+    for tag in tags:
+        continues = bool(legal) and legal[-1][1:] == tag[1:]
+        legal.append("B" + tag[1:] if tag[0] == "I" and not continues else tag)
+    return legal

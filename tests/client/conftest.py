@@ -1,0 +1,35 @@
+"""A small site over the tiny BERT."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from client.institution import Data, Institution
+from client.site import Site, build_site
+from shared.federation import Federation
+from shared.model import build_model
+
+MakeSite = Callable[..., Site]
+
+
+@pytest.fixture
+def make_site(
+    tmp_path: Path,
+    tiny_federation: Callable[..., Federation],
+    write_records: Callable[..., Path],
+) -> MakeSite:
+    """Makes a site that holds the named tasks; keyword tables change the federation."""
+
+    def make(*tasks: str, name: str = "hospital", **tables: object) -> Site:
+        federation = tiny_federation(**tables)
+        data = {
+            task: Data(
+                train=write_records(tmp_path / name / f"{task}.train.jsonl", task, slice(0, None, 2)),
+                test=write_records(tmp_path / name / f"{task}.test.jsonl", task, slice(1, None, 2)),
+            )
+            for task in tasks
+        }
+        return build_site(Institution(name=name, data=data), federation, build_model(federation))
+
+    return make

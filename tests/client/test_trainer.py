@@ -1,0 +1,139 @@
+"""The training loop against a slow, obvious one, and what it must never depend on."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from client import trainer
+from client.site import Site
+from shared.adapter import get_state, set_state
+from shared.errors import DataError
+from shared.federation import Training
+
+MakeSite = Callable[..., Site]
+NO_DROPOUT = {"head_dropout": 0.0, "precision": "float32", "batch_tokens": 100_000, "learning_rate": 1e-2}
+
+
+def test_one_batch_equals_a_slow_loop_over_single_examples(make_site: MakeSite) -> None:
+    site = make_site("clauses", "entities", "notes_qa", training=NO_DROPOUT)
+    model, start, examples = site.model, get_state(site.model), site.examples("train")
+    outcome = trainer.train(model, examples, site.federation.training, seed=1)
+    fast = get_state(model)
+
+    set_state(model, start)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    for example in examples:  # one row at a time, so no padding and no mixing
+        batch = model.collate([example])
+        (loss,) = model.losses(batch, model(batch)).values()
+        (loss.mean() / len(examples)).backward()  # type: ignore[no-untyped-call]
+    norm = torch.sqrt(sum((p.grad**2).sum() for p in parameters if p.grad is not None))  # type: ignore[arg-type]
+    optimizer = torch.optim.AdamW(
+        parameters, lr=trainer.learning_rate(site.federation.training, 0.0), weight_decay=0.01
+    )
+    for parameter in parameters:
+        assert parameter.grad is not None
+        parameter.grad *= min(1.0, 1.0 / float(norm))
+    optimizer.step()
+    slow = get_state(model)
+
+    assert outcome.steps == 1
+    moved = max(float(np.abs(slow[name] - start[name]).max()) for name in start)
+    assert moved > 1e-5
+    for name, array in slow.items():
+        if name == "head/notes_qa/linear.bias":
+            continue  # adds the same to every position's score: its gradient is rounding noise, which Adam enlarges
+        np.testing.assert_allclose(fast[name], array, atol=moved * 0.02, err_msg=name)
+
+
+def test_the_same_seed_gives_the_same_state_and_another_does_not(make_site: MakeSite) -> None:
+    site = make_site("clauses", "entities")
+    start = get_state(site.model)
+
+    def run(seed: int) -> dict[str, np.ndarray]:
+        set_state(site.model, start)
+        torch.rand(seed)  # whatever else used the global generator
+        trainer.train(site.model, site.examples("train"), site.federation.training, seed=seed)
+        return get_state(site.model)
+
+    first, again, other = run(3), run(3), run(4)
+    assert all(np.array_equal(first[name], again[name]) for name in first)
+    assert any(not np.array_equal(first[name], other[name]) for name in first)
+
+
+def test_training_leaves_the_callers_random_numbers_alone(make_site: MakeSite) -> None:
+    site = make_site("clauses")
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    trainer.train(site.model, site.examples("train"), site.federation.training, seed=5)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_only_the_adapter_and_the_heads_in_use_move(make_site: MakeSite) -> None:
+    site = make_site("clauses")
+    before = {name: p.detach().clone() for name, p in site.model.named_parameters()}
+    trainer.train(site.model, site.examples("train"), site.federation.training, seed=1)
+    moved = {name for name, p in site.model.named_parameters() if not torch.equal(p, before[name])}
+    assert any("lora_A" in name for name in moved)
+    assert any("lora_B" in name for name in moved)
+    assert all("lora_" in name or name.startswith("heads.clauses.") for name in moved)
+
+
+def test_it_learns(make_site: MakeSite) -> None:
+    site = make_site("clauses", "entities", training={"learning_rate": 2e-2, "epochs_per_round": 15})
+    first = trainer.train(site.model, site.examples("train"), Training(precision="float32"), seed=1)
+    last = trainer.train(site.model, site.examples("train"), site.federation.training, seed=2)
+    for task, loss in last.losses.items():
+        assert loss < 0.6 * first.losses[task], task
+
+
+@pytest.mark.parametrize(("done", "expected"), [(0.1, 1.0), (0.55, 0.5), (1.0, 0.0)])
+def test_learning_rate_decays_linearly_after_warm_up(done: float, expected: float) -> None:
+    training = Training(learning_rate=1.0, warmup=0.1)
+    assert trainer.learning_rate(training, done) == pytest.approx(expected)
+
+
+def test_learning_rate_warms_up_from_more_than_nothing() -> None:
+    training = Training(learning_rate=1.0, warmup=0.1)
+    rates = [trainer.learning_rate(training, done) for done in (0.0, 0.05, 0.0999)]
+    assert 0 < rates[0] < rates[1] < rates[2] <= 1.0
+
+
+def test_rounds_continue_one_schedule() -> None:
+    training = Training(learning_rate=1.0, warmup=0.0)
+    assert trainer.learning_rate(training, (3 - 1) / 4) == pytest.approx(0.5)
+
+
+def test_a_loss_that_is_not_finite_stops_training(make_site: MakeSite) -> None:
+    site = make_site("clauses")
+    with torch.no_grad():
+        next(iter(site.model.heads["clauses"].parameters())).fill_(float("nan"))
+    with pytest.raises(DataError, match="finite training loss"):
+        trainer.train(site.model, site.examples("train"), site.federation.training, seed=1)
+
+
+def test_no_epochs_change_nothing(make_site: MakeSite) -> None:
+    site = make_site("clauses", training={"epochs_per_round": 0})
+    start = get_state(site.model)
+    outcome = trainer.train(site.model, site.examples("train"), site.federation.training, seed=1)
+    assert outcome.steps == 0
+    assert all(np.array_equal(start[name], array) for name, array in get_state(site.model).items())
+
+
+def test_seeds_differ_by_site_and_round() -> None:
+    seeds = {trainer.derive_seed(13, name, round) for name in ("bank", "hospital") for round in (1, 2)}
+    assert len(seeds) == 4
+    assert trainer.derive_seed(13, "bank", 1) == trainer.derive_seed(13, "bank", 1)
+
+
+def test_progress_is_told_of_every_step(make_site: MakeSite) -> None:
+    site = make_site("clauses")
+    told: list[tuple[int, int]] = []
+    outcome = trainer.train(
+        site.model, site.examples("train"), site.federation.training, seed=1, progress=lambda *now: told.append(now)
+    )
+    assert told == [(step + 1, outcome.steps) for step in range(outcome.steps)]

@@ -1,0 +1,89 @@
+"""The federation file: every error at once, and a digest that means the agreement."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.errors import ConfigError
+from shared.federation import Federation, load_federation
+
+VALID = """
+name = "demo"
+[backbone]
+sha256 = "{sha}"
+[tasks.clauses]
+type = "text-classification"
+labels = ["a", "b"]
+[rounds]
+institutions = ["hospital", "bank"]
+quorum = 1
+""".format(sha="0" * 64)
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "federation.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_defaults_are_filled_in(tmp_path: Path) -> None:
+    federation = load_federation(write(tmp_path, VALID))
+    assert federation.adapter.rank == 8
+    assert federation.wire.codec == "float16"
+
+
+def test_all_errors_are_named_at_once(tmp_path: Path) -> None:
+    text = VALID.replace('name = "demo"', 'name = "Demo!"\nspeed = 3').replace(
+        "quorum = 1", "quorum = 5\n[adapter]\nrank = 0"
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_federation(write(tmp_path, text))
+    message = str(caught.value)
+    assert "federation.toml" in message
+    assert "speed is not a known key" in message
+    assert "name: " in message
+    assert "adapter.rank" in message
+    assert "quorum must be at most the 2 institutions" in message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('type = "text-classification"', 'type = "text-classificaton"', "question-answering"),
+        ('sha256 = "' + "0" * 64 + '"', "", "backbone.sha256 is required"),
+        ("[tasks.clauses]", "[tasks.Clauses]", "a task name must be"),
+        ('["hospital", "bank"]', '["bank", "bank"]', "named once each"),
+        ("quorum = 1", "quorum = 1\ncount = 'x'", "rounds.count"),
+    ],
+)
+def test_an_error_says_what_is_wrong(tmp_path: Path, old: str, new: str, said: str) -> None:
+    assert old in VALID
+    with pytest.raises(ConfigError, match=said):
+        load_federation(write(tmp_path, VALID.replace(old, new)))
+
+
+@pytest.mark.parametrize("content", ["name = ", None])
+def test_a_missing_or_broken_file_is_one_sentence(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "federation.toml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ConfigError, match=r"federation\.toml"):
+        load_federation(path)
+
+
+def test_the_digest_ignores_form_and_sees_meaning(tmp_path: Path) -> None:
+    plain = load_federation(write(tmp_path, VALID)).digest
+    explicit = load_federation(
+        write(tmp_path, "# a comment\nversion = 1\n" + VALID + "\n[wire]\ncodec = 'float16'\n")
+    ).digest
+    changed = load_federation(write(tmp_path, VALID.replace('["a", "b"]', '["b", "a"]'))).digest
+    assert plain == explicit
+    assert plain != changed
+
+
+def test_it_is_frozen(tiny_federation: Callable[..., Federation]) -> None:
+    federation: Any = tiny_federation()
+    with pytest.raises(ValueError, match="frozen"):
+        federation.seed = 3
