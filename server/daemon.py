@@ -12,13 +12,12 @@ from pathlib import Path
 
 import httpx
 
-from server.home import ServerHome, ServerSettings, read_settings
+from server.home import HOME_VARIABLE, ServerHome, ServerSettings, read_settings
 from server.listeners import OPERATOR_HOST, open_listeners
 from shared.errors import ConfigError
 from shared.flower import flower_command, flower_environment
 from shared.supervisor import Child, supervise
 
-HOME_VARIABLE = "COLLEGIUM_SERVER_HOME"
 START_SECONDS = 60.0
 POLL_SECONDS = 0.05
 ERROR_PREFIX = "error: "
@@ -125,7 +124,7 @@ def _announce_when_up(
 
 def _is_up(home: ServerHome, settings: ServerSettings) -> bool:
     """Whether the public door answers, as this coordinator."""
-    host = "127.0.0.1" if settings.public_host == "0.0.0.0" else settings.public_host
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.public_host, settings.public_host)
     trusted = ssl.create_default_context(cafile=str(home.ca_certificate))
     try:
         url = f"https://{_bracketed(host)}:{settings.public_port}/health"

@@ -15,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from server.enrolment.authority import create_authority, issue_server_certificate
 from shared.errors import ConfigError
 
+# Tells the ServerApp, which Flower starts, where its coordinator's folder is.
+HOME_VARIABLE = "COLLEGIUM_SERVER_HOME"
+
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -171,7 +174,7 @@ def init_home(root: Path, *, hosts: Sequence[str], public_port: int, operator_po
     Args:
         root: The folder; may exist, but not as a coordinator's.
         hosts: DNS names and IP addresses under which institutions reach this machine. If all are loopback, the public
-            door binds to 127.0.0.1, otherwise to all addresses.
+            door binds to loopback, otherwise to all IPv4 addresses.
         public_port: TCP port of the public door.
         operator_port: TCP port of the operator door.
 
@@ -185,10 +188,9 @@ def init_home(root: Path, *, hosts: Sequence[str], public_port: int, operator_po
                 f"Expected a folder without a coordinator, but {present} exists, and a new authority would shut out "
                 f"every enrolled institution; use it with `collegium server up {root}` or choose another folder."
             )
-    local = all(_is_loopback(host) for host in hosts)
     settings = _settings(
         {
-            "public_host": "127.0.0.1" if local else "0.0.0.0",
+            "public_host": _bind_address(hosts),
             "public_port": public_port,
             "operator_port": operator_port,
             "hosts": list(hosts),
@@ -278,6 +280,12 @@ def _settings_text(settings: ServerSettings) -> str:
         '# store_url = "postgresql+psycopg://..." keeps runs and metrics elsewhere than in state/collegium.db.\n'
         + tomli_w.dumps(settings.model_dump(exclude_none=True))
     )
+
+
+def _bind_address(hosts: Sequence[str]) -> str:
+    if not all(_is_loopback(host) for host in hosts):
+        return "0.0.0.0"
+    return "::1" if set(hosts) == {"::1"} else "127.0.0.1"
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,6 +1,5 @@
 """The two sockets that the coordinator listens on."""
 
-import os
 import socket
 
 from server.home import ServerSettings
@@ -29,7 +28,7 @@ def listen(host: str, port: int, setting: str) -> socket.socket:
     except OSError as error:
         listener.close()
         raise ConnectionFailedError(
-            f"Expected to listen on {host}:{port}, but that is not possible ({os.strerror(error.errno or 0)}); "
+            f"Expected to listen on {host}:{port}, but that is not possible ({error.strerror}); "
             f"stop the program that uses the port or change {setting} in server.toml."
         ) from None
     return listener

@@ -16,7 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 AUTHORITY_DAYS = 3650
 SERVER_DAYS = 825
-LOOPBACK_HOSTS = ("localhost", "127.0.0.1")
+LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 CLOCK_SKEW = timedelta(hours=1)
 
 
@@ -47,8 +47,8 @@ def issue_server_certificate(authority: Issued, hosts: Sequence[str]) -> Issued:
 
     Args:
         authority: What `create_authority` returned.
-        hosts: DNS names and IP addresses under which institutions reach the coordinator; `localhost` and `127.0.0.1`
-            are always added, because the coordinator's own commands use them.
+        hosts: DNS names and IP addresses under which institutions reach the coordinator; `localhost`, `127.0.0.1`
+            and `::1` are always added, because the coordinator's own commands use them.
 
     Returns:
         A certificate for TLS servers, valid for 825 days, and its new EC P-384 key.

@@ -45,7 +45,7 @@ def handshake(authority: Issued, server: Issued, folder: Path, hostname: str) ->
         thread.join()
 
 
-@pytest.mark.parametrize("hostname", ["fl.example.org", "192.0.2.7", "localhost", "127.0.0.1"])
+@pytest.mark.parametrize("hostname", ["fl.example.org", "192.0.2.7", "localhost", "127.0.0.1", "::1"])
 def test_the_chain_is_verified_for_every_name(authority: Issued, tmp_path: Path, hostname: str) -> None:
     server = issue_server_certificate(authority, ["fl.example.org", "192.0.2.7"])
     assert "fl.example.org" in str(handshake(authority, server, tmp_path, hostname))
