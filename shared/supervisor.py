@@ -1,0 +1,244 @@
+"""Keep a few child processes running, and leave none behind.
+
+Three lines of defence see to it that nothing outlives the supervisor:
+
+1. Every child leads its own session. Stopping it means SIGTERM to its process group and, after a grace period,
+   SIGKILL: that reaches grandchildren (`flower-superexec` starts `flwr-serverapp`, for example).
+2. Every child asks the kernel for SIGKILL when its parent dies (`PR_SET_PDEATHSIG`), through a launcher that sets it
+   and then becomes the program. The kernel ties this to the *thread* that forked: children are started only by the
+   thread that runs `supervise`, which outlives them.
+3. That request is not inherited by grandchildren. A small warden process reads the children's group ids from a pipe;
+   when the supervisor is gone, however it went, the pipe ends and the warden kills the groups.
+
+A grandchild that makes a session of its own escapes; Flower's processes do not. Linux only.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shared.errors import ProcessError
+
+FIRST_DELAY = 0.5  # seconds before the first restart; doubles with every further death
+LONGEST_DELAY = 30.0
+LONG_LIFE = 60.0  # a child that lived this long starts over with FIRST_DELAY
+POLL = 0.1
+TAIL_BYTES = 8192
+
+# Run by a bare interpreter (`-I -S`), which starts in a few milliseconds. argv: the supervisor's pid, then the program.
+# The pid is compared because the supervisor may have died before the request was made.
+_LAUNCHER = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(1)
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
+
+_WARDEN = """
+import os, sys
+groups = set()
+for line in sys.stdin:
+    (groups.add if line[0] == "+" else groups.discard)(int(line[1:]))
+for group in groups:
+    try:
+        os.killpg(group, 9)
+    except OSError:
+        pass
+"""
+
+
+@dataclass(frozen=True)
+class Child:
+    """A program to keep running.
+
+    Attributes:
+        name: What announcements call it.
+        argv: The program and its arguments.
+        log: File that its stdout and stderr are appended to; folders are made as needed.
+        env: Variables added to the supervisor's own environment.
+        give_up: Called with the exit code (negative: minus the signal) and the last lines that this life of the child
+            wrote. A sentence means that restarting is pointless and becomes the error; `None` restarts.
+    """
+
+    name: str
+    argv: Sequence[str]
+    log: Path
+    env: Mapping[str, str] = field(default_factory=dict)
+    give_up: Callable[[int, str], str | None] | None = None
+
+
+@dataclass
+class _Life:
+    """One child and its present process, if it is running."""
+
+    child: Child
+    process: subprocess.Popen[bytes] | None = None
+    log_start: int = 0
+    started: float = 0.0
+    due: float = 0.0
+    delay: float = FIRST_DELAY
+
+
+def supervise(
+    children: Sequence[Child],
+    *,
+    stop: threading.Event,
+    announce: Callable[[str], None],
+    grace: float = 10.0,
+) -> None:
+    """Start the children in order and restart whichever dies, until `stop` is set; then end them all.
+
+    A restart waits 0.5 s, doubling with every death to 30 s at most, and 0.5 s again after a life of 60 s.
+
+    Args:
+        children: What to run.
+        stop: Set it to end everything and return.
+        announce: Called with one plain line for every death.
+        grace: Seconds between SIGTERM (last child first) and SIGKILL.
+
+    Raises:
+        ProcessError: A program does not exist, or a child's `give_up` returned a sentence. All children are ended.
+    """
+    lives = [_Life(child) for child in children]
+    with _bare_python(_WARDEN, stdin=subprocess.PIPE) as warden:
+        try:
+            while not stop.is_set():
+                for life in lives:
+                    if life.process is None:
+                        if time.monotonic() >= life.due:
+                            _start(life, warden)
+                    elif _has_exited(life.process):
+                        _bury(life, warden, announce)
+                stop.wait(POLL)
+        finally:
+            _end_all(lives, warden, grace)
+
+
+def run_until_signal(target: Callable[[threading.Event], None]) -> None:
+    """Run `target(stop)` and set `stop` on SIGTERM, SIGINT or SIGHUP; call it from the main thread.
+
+    `target` runs in a worker thread: setting an event from a signal handler deadlocks when the handler interrupts that
+    very event's `wait`. The handlers found are put back afterwards.
+
+    Args:
+        target: The work; it has to return soon after `stop` is set. What it raises is raised here.
+    """
+    stop = threading.Event()
+    before = {
+        number: signal.signal(number, lambda *_: stop.set())
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    }
+    try:
+        with ThreadPoolExecutor(1, thread_name_prefix="until-signal") as worker:
+            worker.submit(target, stop).result()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _bare_python(code: str, *argv: str, **options: object) -> subprocess.Popen[bytes]:
+    """Start `code` in an interpreter that loads nothing, as the leader of a new session."""
+    command = [sys.executable, "-I", "-S", "-c", code, *argv]
+    return subprocess.Popen(command, start_new_session=True, **options)  # type: ignore[call-overload,no-any-return]
+
+
+def _start(life: _Life, warden: subprocess.Popen[bytes]) -> None:
+    child = life.child
+    if shutil.which(child.argv[0]) is None:
+        raise ProcessError(
+            f"{child.name} needs the program {child.argv[0]!r}, which was not found on PATH; "
+            "run Collegium from the environment it is installed in."
+        )
+    child.log.parent.mkdir(parents=True, exist_ok=True)
+    with child.log.open("ab") as log:
+        life.log_start = log.tell()
+        life.process = _bare_python(
+            _LAUNCHER,
+            str(os.getpid()),
+            *child.argv,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, **child.env},
+        )
+    life.started = time.monotonic()
+    _tell(warden, f"+{life.process.pid}")
+
+
+def _tell(warden: subprocess.Popen[bytes], line: str) -> None:
+    assert warden.stdin is not None
+    with suppress(BrokenPipeError):  # someone killed the warden: the other two lines of defence still hold
+        warden.stdin.write(f"{line}\n".encode())
+        warden.stdin.flush()
+
+
+def _has_exited(process: subprocess.Popen[bytes]) -> bool:
+    """Whether the child is dead, without reaping it: until then its group id cannot be given to a stranger."""
+    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def _reap(life: _Life, warden: subprocess.Popen[bytes]) -> int:
+    """Kill what is left of a dead child's group and return the child's exit code."""
+    assert life.process is not None
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(life.process.pid, signal.SIGKILL)
+    code = life.process.wait()
+    _tell(warden, f"-{life.process.pid}")
+    life.process = None
+    return code
+
+
+def _bury(life: _Life, warden: subprocess.Popen[bytes], announce: Callable[[str], None]) -> None:
+    """Account for a child that died by itself: give up, or plan its next start."""
+    code = _reap(life, warden)
+    child = life.child
+    if child.give_up and (sentence := child.give_up(code, _tail(child.log, life.log_start))):
+        raise ProcessError(sentence)
+    if time.monotonic() - life.started >= LONG_LIFE:
+        life.delay = FIRST_DELAY
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    announce(f"{child.name} {how}; it starts again in {life.delay:g} s (its log is {child.log})")
+    life.due = time.monotonic() + life.delay
+    life.delay = min(2 * life.delay, LONGEST_DELAY)
+
+
+def _tail(log: Path, start: int) -> str:
+    """The last lines written to `log` after byte `start`."""
+    with log.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(start, size - TAIL_BYTES))
+        return file.read().decode(errors="replace")
+
+
+def _end_all(lives: Sequence[_Life], warden: subprocess.Popen[bytes], grace: float) -> None:
+    """SIGTERM to every group, last child first; SIGKILL for what has not ended `grace` seconds later."""
+    running = [life for life in reversed(lives) if life.process is not None]
+    groups = [life.process.pid for life in running if life.process is not None]
+    for group in groups:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, signal.SIGTERM)
+    deadline = time.monotonic() + grace
+    while _anyone_alive(groups) and time.monotonic() < deadline:
+        time.sleep(POLL / 2)
+    for life in running:
+        _reap(life, warden)
+
+
+def _anyone_alive(groups: Sequence[int]) -> bool:
+    """Whether a member of one of the process groups still runs; zombies do not count, nobody may ever reap them."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _parent, group = stat.read_text(errors="replace").rpartition(")")[2].split()[:3]
+            if state not in "ZX" and int(group) in groups:
+                return True
+    return False
