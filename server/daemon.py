@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import httpx
 
@@ -58,14 +57,13 @@ def serve(home: ServerHome, *, stop: threading.Event, announce: Callable[[str], 
 def _children(home: ServerHome, settings: ServerSettings) -> list[Child]:
     root = home.root.resolve()
     environment = {**flower_environment(home.flower), HOME_VARIABLE: str(root)}
-    superlink_log = home.logs / "superlink.log"
     superlink = Child(
         name="superlink",
         # -P: a folder called `server` where the user happens to stand must not be run.
         argv=[sys.executable, "-P", "-m", "server.superlink", "--home", str(root)],
-        log=superlink_log,
+        log=home.logs / "superlink.log",
         env=environment,
-        critical_exit=lambda code: _last_error(superlink_log) if code == 1 else None,
+        give_up=_known_error,
     )
     superexec = Child(
         name="superexec",
@@ -137,7 +135,9 @@ def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _last_error(log: Path) -> str | None:
-    """The sentence with which `server.superlink` gave up, if it did so by a known error."""
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    return lines[-1].removeprefix(ERROR_PREFIX) if lines and lines[-1].startswith(ERROR_PREFIX) else None
+def _known_error(code: int, output: str) -> str | None:
+    """The sentence with which `server.superlink` ended, if it knew what is wrong; a crash is worth a restart."""
+    lines = output.splitlines()
+    if code != 1 or not lines or not lines[-1].startswith(ERROR_PREFIX):
+        return None
+    return lines[-1].removeprefix(ERROR_PREFIX)

@@ -1,14 +1,16 @@
+import contextlib
 import os
+import signal
 import socket
 import threading
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from flwr.cli.build import build_fab_from_files
+from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_to_bytes
 
 import server
 from server.bundle import PYPROJECT
@@ -44,7 +46,7 @@ class Daemon:
         raise AssertionError(f"{words!r} was not announced: {self.lines}, {self.failure}")
 
 
-@contextmanager
+@contextlib.contextmanager
 def running(home: ServerHome) -> Iterator[Daemon]:
     daemon = Daemon(home)
     daemon.thread.start()
@@ -81,9 +83,9 @@ def main(grid, context):
     return bundle
 
 
-def processes_of(home: ServerHome) -> list[str]:
-    """Command lines that name the folder."""
-    found = []
+def processes_of(home: ServerHome) -> dict[int, str]:
+    """Ids and command lines of the processes that name the folder."""
+    found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and entry.name != str(os.getpid()):
             try:
@@ -91,7 +93,7 @@ def processes_of(home: ServerHome) -> list[str]:
             except OSError:
                 continue
             if str(home.root) in command:
-                found.append(command)
+                found[int(entry.name)] = command
     return found
 
 
@@ -100,7 +102,7 @@ def test_up_serves_runs_the_serverapp_and_leaves_nothing(home: ServerHome) -> No
         line = daemon.wait_for("is up")
         assert line.count(f"localhost:{read_settings(home).public_port}") == 1
         assert home.lock_file.read_text() == f"{os.getpid()}\n"
-        assert any("server.superlink" in command for command in processes_of(home))
+        assert any("server.superlink" in command for command in processes_of(home).values())
 
         with pytest.raises(ConfigError, match=f"process {os.getpid()} already serves it"):
             serve(home, stop=threading.Event(), announce=print)
@@ -112,8 +114,27 @@ def test_up_serves_runs_the_serverapp_and_leaves_nothing(home: ServerHome) -> No
             assert f"home={home.root.resolve()}" in log
             assert f"server={server.__file__}" in log
     assert daemon.failure is None
-    assert processes_of(home) == []
+    assert processes_of(home) == {}
     assert home.lock_file.read_text() == ""
+
+
+def test_a_killed_superlink_comes_back_and_still_knows_its_nodes(home: ServerHome) -> None:
+    with running(home) as daemon:
+        daemon.wait_for("is up")
+        with OperatorClient(home) as client:
+            node_id = client.register_node("hospital", public_key_to_bytes(generate_key_pairs()[1]))
+            (victim,) = [number for number, command in processes_of(home).items() if "server.superlink" in command]
+            os.kill(victim, signal.SIGKILL)
+            daemon.wait_for("superlink was killed by SIGKILL")
+            end = time.monotonic() + 30
+            while time.monotonic() < end:
+                with contextlib.suppress(ConnectionFailedError):
+                    assert [node.node_id for node in client.nodes()] == [node_id]
+                    break
+                time.sleep(0.1)
+            assert [node.node_id for node in client.nodes()] == [node_id]
+    assert daemon.failure is None
+    assert processes_of(home) == {}
 
 
 @pytest.mark.parametrize("setting", ["public_port", "operator_port"])
@@ -123,11 +144,11 @@ def test_a_port_in_use_ends_it_at_once(home: ServerHome, setting: str) -> None:
         pytest.raises(ConnectionFailedError, match=setting),
     ):
         serve(home, stop=threading.Event(), announce=print)
-    assert processes_of(home) == []
+    assert processes_of(home) == {}
 
 
 def test_a_damaged_database_ends_it_with_the_reason(home: ServerHome) -> None:
     home.superlink_database.write_bytes(b"no database" * 1000)
     with pytest.raises(ProcessError, match=r"superlink\.db"):
         serve(home, stop=threading.Event(), announce=print)
-    assert processes_of(home) == []
+    assert processes_of(home) == {}
