@@ -63,7 +63,7 @@ HEARTBEAT_SECONDS = (HEARTBEAT_DEFAULT_INTERVAL - HEARTBEAT_CALL_TIMEOUT) * HEAR
 TRANSIENT = frozenset({httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT})
 REFUSED = frozenset({httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN})
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("client.executor")  # __name__ is __main__ in the process
 
 
 @dataclass(frozen=True)
