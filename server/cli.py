@@ -9,9 +9,7 @@ from shared.console import JsonOption, announce, print_json, print_table
 
 app = typer.Typer(help="The coordinator: enrol institutions, run rounds, release models.", no_args_is_help=True)
 Home = Annotated[Path, typer.Argument(help="The coordinator's folder, made by `collegium server init`.")]
-HomeOption = Annotated[
-    Path, typer.Option("--home", envvar="COLLEGIUM_SERVER_HOME", help="The coordinator's folder.")
-]
+HomeOption = Annotated[Path, typer.Option("--home", envvar="COLLEGIUM_SERVER_HOME", help="The coordinator's folder.")]
 RunOption = Annotated[str | None, typer.Option("--run", help="A run's id; the latest run if not given.")]
 
 
@@ -31,7 +29,9 @@ def init(
     from server.template import write_federation
 
     made = init_home(home, hosts=host or ["localhost", "127.0.0.1"], public_port=port, operator_port=operator_port)
-    write_federation(made.federation_file, name=name, institutions=institution or ["hospital", "bank"], backbone=backbone)
+    write_federation(
+        made.federation_file, name=name, institutions=institution or ["hospital", "bank"], backbone=backbone
+    )
     if as_json:
         print_json({"home": str(made.root), "federation": str(made.federation_file), "ca": str(made.ca_certificate)})
         return

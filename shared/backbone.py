@@ -1,6 +1,8 @@
 """The frozen BERT: found by alias, folder or hub id, and checked against the federation's fingerprint."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,9 +69,21 @@ def load_backbone(name: str, sha256: str) -> LoadedBackbone:
     config = AutoConfig.from_pretrained(folder)
     if config.model_type != "bert":
         raise BackboneError(f"Expected a BERT backbone, but {folder} is of type {config.model_type!r}.")
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    encoder = BertModel.from_pretrained(folder, add_pooling_layer=False, attn_implementation="sdpa")
+    with _quiet():
+        encoder = BertModel.from_pretrained(folder, add_pooling_layer=False, attn_implementation="sdpa")
     encoder.requires_grad_(False)
     tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True)
     assert isinstance(tokenizer, PreTrainedTokenizerFast)
     return LoadedBackbone(encoder, tokenizer, config.hidden_size, config.max_position_embeddings)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the progress bar, and without the report that the pooler, which no head uses, was left out."""
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)

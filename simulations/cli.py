@@ -1,7 +1,7 @@
 """The `collegium` command: the rooms' verbs and the researcher's own."""
 
 import json
-import sys
+import signal
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -29,14 +29,13 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """Watch a hospital, a law firm and a bank train one model on this machine."""
-    from shared.supervisor import interruptible
     from simulations.demo import as_json as result_as_json
     from simulations.demo import run_demo
     from simulations.results import print_rows
 
     folder = _fresh_folder(workdir)
-    with interruptible():
-        result = run_demo(folder, announce)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: daemons first
+    result = run_demo(folder, announce)
     if as_json:
         print_json(result_as_json(result))
         return
@@ -106,4 +105,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -15,8 +15,9 @@ import tomli_w
 
 from client.keys import generate_node_key
 from server.enrolment.keys import read_public_key
-from server.home import ServerHome, init_home
+from server.home import ServerHome, init_home, read_settings
 from server.operator import OperatorClient
+from server.release import federation_toml
 from server.running import follow, release_run, start
 from shared.adapter import get_state
 from shared.errors import CollegiumError, ProcessError
@@ -79,7 +80,7 @@ def _make_coordinator(workdir: Path, federation: Federation) -> ServerHome:
     home = init_home(
         workdir / "coordinator", hosts=["localhost", "127.0.0.1"], public_port=public, operator_port=operator
     )
-    home.federation_file.write_text(_toml(federation), encoding="utf-8")
+    home.federation_file.write_text(federation_toml(federation), encoding="utf-8")
     return home
 
 
@@ -96,17 +97,13 @@ def _make_institution(workdir: Path, home: ServerHome, experiment: Experiment, n
     threads = max(1, (os.cpu_count() or 1) // len(experiment.institutions))
     institution = {
         "name": name,
-        "server": {"address": f"127.0.0.1:{home.settings.public_port}"},
+        "server": {"address": f"127.0.0.1:{read_settings(home).public_port}"},
         "runtime": {"threads": threads},
         "data": data,
     }
     file = folder / "institution.toml"
     file.write_text(tomli_w.dumps(institution), encoding="utf-8")
     return file
-
-
-def _toml(federation: Federation) -> str:
-    return tomli_w.dumps(federation.model_dump(mode="json", exclude_none=True))
 
 
 def _enrol(home: ServerHome, workdir: Path, experiment: Experiment) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from server.running import open_store
-from server.store import Store
+from server.store import Store, replies, scores
 from shared.console import print_table
+from shared.tasks import build_task
 
 Scores = Mapping[str, Mapping[str, float]]
 
@@ -27,7 +28,7 @@ class Row:
     """Sent by the institution in the whole run, all tasks together."""
     bytes_down: int
     seconds: float
-    """Spent by the institution on training and evaluation in the whole run, all tasks together."""
+    """From request to reply in the whole run: training, evaluation, transfer, all tasks together."""
 
     def as_dict(self) -> dict[str, Any]:
         """The row as plain values; a baseline that was not computed is left out."""
@@ -46,20 +47,31 @@ def rows_of(
     store: Store, run_id: str, *, centralised: Scores | None = None, local_only: Scores | None = None
 ) -> list[Row]:
     """The rows of a run in a store, joined with baselines."""
+    tasks = {name: build_task(name, spec) for name, spec in store.agreement(run_id).tasks.items()}
+    answers = store.rows(replies, run_id)
+    tested = [row for row in store.rows(scores, run_id) if row["split"] == "test"]
+    tested = [row for row in tested if row["metric"] == tasks[row["task"]].metric]
+    before = {(row["institution"], row["task"]): row["value"] for row in reversed(tested) if row["round"] == 0}
+    after = {(row["institution"], row["task"]): row["value"] for row in tested}
+
+    def total(institution: str, column: str) -> float:
+        return float(sum(row[column] for row in answers if row["institution"] == institution))
+
     return [
         Row(
-            institution=item.institution,
-            task=item.task,
-            metric=item.metric,
-            before=item.before,
-            after=item.after,
-            centralised=centralised[item.institution][item.task] if centralised else None,
-            local_only=local_only[item.institution][item.task] if local_only else None,
-            bytes_up=item.bytes_up,
-            bytes_down=item.bytes_down,
-            seconds=round(item.seconds, 1),
+            institution=institution,
+            task=task,
+            metric=tasks[task].metric,
+            before=before[institution, task],
+            after=value,
+            centralised=centralised[institution][task] if centralised else None,
+            local_only=local_only[institution][task] if local_only else None,
+            bytes_up=int(total(institution, "bytes_up")),
+            bytes_down=int(total(institution, "bytes_down")),
+            seconds=round(total(institution, "seconds"), 1),
         )
-        for item in store.progress(run_id)
+        for (institution, task), value in sorted(after.items())
+        if (institution, task) in before
     ]
 
 

@@ -1,1 +1,17 @@
 """Aggregation methods: one file each, `init` and `apply` over plain arrays, no Flower import."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from shared.codec import Arrays
+
+
+@dataclass(frozen=True)
+class ClientUpdate:
+    """One institution's checked contribution to a round."""
+
+    institution: str
+    examples: Mapping[str, int]
+    """Training records per task it holds."""
+    arrays: Arrays
+    """New minus received state: the adapter and the heads of its tasks, float32."""

@@ -83,7 +83,7 @@ class Task(Protocol):
         """The unlabelled record that a plain text stands for; ValueError if the task needs more than it got."""
 
     def head(self, hidden_size: int, dropout: float) -> nn.Module:
-        """The head: called as head(states [rows, length, hidden], mask [rows, length]), it gives logits."""
+        """The head; it maps states [rows, length, hidden] and their mask [rows, length] to logits."""
 
     def collate(self, targets: Sequence[Target], length: int) -> Tensors:
         """Stack the targets of several examples, padded to `length` sub-tokens where they are per token."""

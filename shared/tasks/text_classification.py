@@ -97,7 +97,7 @@ class TextClassification:
         return {e.record: self._decode(row) for e, row in zip(examples, logits, strict=True)}
 
     def score(self, records: Sequence[Record], predictions: Sequence[Any]) -> dict[str, float]:
-        """Accuracy, macro-F1 (over the labels that occur) and MCC; with several labels exact match, macro- and micro-F1."""
+        """Macro-F1 (over labels that occur), accuracy, MCC; with several labels macro- and micro-F1, exact match."""
         if self.multi_label:
             gold = np.array([self._bits(record["labels"]) for record in records])
             found = np.array([self._bits(prediction) for prediction in predictions])

@@ -1,0 +1,114 @@
+"""Asking institutions something over a Flower Grid, and taking the answers one by one as they come."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from flwr.app import Message
+from flwr.common.constant import ErrorCode
+from flwr.serverapp import Grid
+
+from shared.errors import ProtocolError
+from shared.protocol import MESSAGE_TYPES, REPLIES, Refusal, Reply, Request, decode, encode
+
+STATUS_SECONDS = 2.0
+"""How often the coordinator looks whether the institutions it waits for are still online."""
+IDLE_SECONDS = 0.05
+"""Between two looks for replies; Flower's own Grid waits three seconds."""
+
+
+ABSENT = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, ErrorCode.NODE_UNAVAILABLE)
+"""What Flower answers in the place of an institution that has gone: an absence, not a fault."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One institution's answer, or why there is none."""
+
+    institution: str
+    reply: Reply | None
+    status: str
+    """ok, refused, dropped (an error or a malformed reply) or missing."""
+    reason: str | None = None
+    bytes_up: int = 0
+    bytes_down: int = 0
+    seconds: float = 0.0
+
+
+def online(grid: Grid) -> dict[str, int]:
+    """Node ids of the institutions that are online, by name."""
+    return {node.name: node.node_id for node in grid.get_nodes() if node.name and node.status in ("", "online")}
+
+
+def ask(
+    grid: Grid,
+    requests: Mapping[str, Request],
+    nodes: Mapping[str, int],
+    *,
+    group: str,
+    deadline_seconds: float,
+    quorum: int,
+    idle_seconds: float = IDLE_SECONDS,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Answer]:
+    """Send each institution its request and yield the answers as they arrive, one in memory at a time.
+
+    Waiting ends at the deadline, or once `quorum` have answered and everybody outstanding has gone offline. Messages
+    expire with the deadline, so that an institution that comes back late is not given a stale request.
+
+    Args:
+        grid: Flower's Grid, or the simulator's.
+        requests: One request per institution.
+        nodes: Node id per institution.
+        group: Flower's group id, here the round.
+        deadline_seconds: Longest wait.
+        quorum: Fewest good answers that allow to stop waiting for institutions gone offline.
+        idle_seconds: Pause between two looks for replies.
+        clock: Seconds; a test may pass its own.
+    """
+    started = looked = clock()
+    waiting: dict[str, tuple[str, int]] = {}
+    for institution, request in requests.items():
+        content = encode(request)
+        message = grid.create_message(
+            content, MESSAGE_TYPES[type(request)], nodes[institution], group, ttl=deadline_seconds
+        )
+        (identifier,) = grid.push_messages([message])
+        waiting[str(identifier)] = (institution, len(getattr(request, "state", b"")))
+    good = 0
+    while waiting:
+        replies = list(grid.pull_messages(list(waiting)))
+        for message in replies:
+            if (found := waiting.pop(message.metadata.reply_to_message_id, None)) is None:
+                continue
+            institution, sent = found
+            answer = _read(message, institution, sent, clock() - started)
+            good += answer.status == "ok"
+            yield answer
+        now = clock()
+        if not waiting or now - started > deadline_seconds:
+            break
+        if good >= quorum and now - looked > STATUS_SECONDS:
+            looked, present = now, online(grid)
+            if not any(institution in present for institution, _ in waiting.values()):
+                break
+        if not replies:
+            time.sleep(idle_seconds)
+    for institution, sent in waiting.values():
+        reason = f"no answer within {clock() - started:.0f} s"
+        yield Answer(institution, None, "missing", reason, bytes_down=sent, seconds=clock() - started)
+
+
+def _read(message: Message, institution: str, sent: int, seconds: float) -> Answer:
+    if message.has_error():
+        status = "missing" if message.error.code in ABSENT else "dropped"
+        reason = message.error.reason or f"Flower's error {message.error.code}"
+        return Answer(institution, None, status, reason, bytes_down=sent, seconds=seconds)
+    try:
+        reply = decode(message.content, *REPLIES)
+    except ProtocolError as error:
+        return Answer(institution, None, "dropped", str(error), bytes_down=sent, seconds=seconds)
+    if isinstance(reply, Refusal):
+        return Answer(institution, reply, "refused", reply.reason, bytes_down=sent, seconds=seconds)
+    got = len(getattr(reply, "update", b""))
+    return Answer(institution, reply, "ok", bytes_up=got, bytes_down=sent, seconds=seconds)

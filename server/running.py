@@ -1,0 +1,146 @@
+"""Starting, following, resuming and releasing runs from the coordinator's command line."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from server.bundle import RUN_KEY, pointer_bundle
+from server.home import open_home, read_settings
+from server.operator import OperatorClient
+from server.store import Store, events, replies, rounds, runs
+from shared.errors import ConfigError
+from shared.federation import load_federation
+
+POLL_SECONDS = 0.3
+
+
+@dataclass(frozen=True)
+class Started:
+    """A run that Flower has accepted."""
+
+    run_id: str
+    flower_run: int
+
+
+def open_store(folder: Path) -> Store:
+    """The store of a coordinator's folder."""
+    home = open_home(folder)
+    return Store.open(read_settings(home).store_url or home.default_store_url, checkpoints=home.checkpoints)
+
+
+def start(folder: Path, *, resume: bool = False, run_id: str | None = None) -> Started:
+    """Start a run under the folder's federation.toml, or go on with an unfinished one.
+
+    Raises:
+        ConfigError: The federation file is wrong, or the run to resume has completed.
+        ConnectionFailedError: The coordinator is not up.
+    """
+    home = open_home(folder)
+    with OperatorClient(home) as operator, open_store(folder) as store:
+        operator.nodes()  # say that the coordinator is not up before a run is recorded
+        if resume:
+            row = store.run(run_id)
+            if row["status"] == "completed":
+                raise ConfigError(f"Expected an unfinished run, but run {row['run']} has completed; start a new one.")
+            run_id = str(row["run"])
+        else:
+            run_id = store.create_run(load_federation(home.federation_file))
+        flower_run = operator.start_run(pointer_bundle(), {RUN_KEY: run_id})
+        store.update_run(run_id, flower_run=str(flower_run), status="created", reason=None)
+        return Started(run_id, flower_run)
+
+
+def follow(
+    folder: Path, run_id: str, announce: Callable[[str], None], *, check: Callable[[], None] | None = None
+) -> dict[str, Any]:
+    """Announce a run's events until it has ended.
+
+    Args:
+        folder: The coordinator's folder.
+        run_id: The run.
+        announce: Told every new event.
+        check: Called at every look; may raise to stop following.
+
+    Returns:
+        The run's id, status, and the reason if it failed.
+    """
+    with OperatorClient(open_home(folder)) as operator, open_store(folder) as store:
+        told = len(store.rows(events, run_id)) if store.last_round(run_id) else 0
+        flower_run = int(store.run(run_id)["flower_run"])
+        while True:
+            if check:
+                check()
+            row = store.run(run_id)
+            flower = operator.run_status(flower_run)
+            for event in store.rows(events, run_id)[told:]:
+                told += 1
+                announce(event["text"])
+            if row["status"] in ("completed", "failed"):
+                break
+            if flower.finished:
+                row = store.run(run_id)
+                if row["status"] not in ("completed", "failed"):
+                    ended = flower.sub_status or flower.status
+                    reason = f"Flower ended the run as {ended}: {flower.details or 'no details'}"
+                    store.update_run(run_id, status="failed", reason=reason)
+                    row = store.run(run_id)
+                break
+            time.sleep(POLL_SECONDS)
+        if row["status"] == "failed":
+            announce(f"The run has failed: {row['reason']}")
+        return {"run": run_id, "status": row["status"], "reason": row["reason"]}
+
+
+def status_report(folder: Path, run_id: str | None) -> dict[str, Any]:
+    """Institutions, runs, and the rounds of one run (the latest if not named)."""
+    with OperatorClient(open_home(folder)) as operator, open_store(folder) as store:
+        institutions = [
+            {"name": node.name, "status": node.status, "last_seen": str(node.last_seen)} for node in operator.nodes()
+        ]
+        rows = store.rows(runs)
+        chosen = store.run(run_id)["run"] if rows or run_id else None
+        done = store.rows(rounds, chosen) if chosen else []
+        answers = [r for r in store.rows(replies, chosen) if r["kind"] == "train"] if chosen else []
+        return {
+            "institutions": institutions,
+            "runs": [
+                {
+                    "run": row["run"],
+                    "federation": row["federation"],
+                    "status": row["status"],
+                    "rounds": len(store.rows(rounds, row["run"])),
+                    "started": row["started"][:19],
+                    "reason": row["reason"],
+                }
+                for row in rows
+            ],
+            "run": chosen,
+            "rounds": [
+                {
+                    "round": row["round"],
+                    "score": row["score"],
+                    "took_part": ", ".join(_names(answers, row["round"], ok=True)),
+                    "absent": ", ".join(_names(answers, row["round"], ok=False)),
+                    "seconds": row["seconds"],
+                }
+                for row in done
+            ],
+        }
+
+
+def release_run(folder: Path, run_id: str | None, target: Path) -> Path:
+    """Write the best round of a run (the latest if not named) as a bundle."""
+    from server.release import release
+
+    with open_store(folder) as store:
+        return release(store, str(store.run(run_id)["run"]), target)
+
+
+def _names(answers: list[dict[str, Any]], number: int, *, ok: bool) -> list[str]:
+    return [
+        row["institution"] if ok else f"{row['institution']} ({row['status']}: {row['reason']})"
+        for row in answers
+        if row["round"] == number and (row["status"] == "ok") == ok
+    ]

@@ -1,0 +1,294 @@
+"""What the coordinator remembers: runs, rounds, replies, scores, events and checkpoints.
+
+SQLAlchemy over SQLite by default, or any database by URL. A checkpoint's file is written and synced before its row, so
+that a row always has its file, whatever dies when.
+"""
+
+import datetime
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import sqlalchemy as sa
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from shared.codec import Arrays
+from shared.errors import ConfigError, StoreError
+from shared.federation import Federation, parse
+
+metadata = sa.MetaData()
+RUN = ("run", sa.String(32))
+runs = sa.Table(
+    "runs",
+    metadata,
+    sa.Column("run", sa.String(32), primary_key=True),
+    sa.Column("federation", sa.String(64), nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("agreement", sa.Text, nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("flower_run", sa.String(32)),
+    sa.Column("started", sa.String(32), nullable=False),
+    sa.Column("ended", sa.String(32)),
+)
+rounds = sa.Table(
+    "rounds",
+    metadata,
+    sa.Column(*RUN, sa.ForeignKey("runs.run"), primary_key=True),
+    sa.Column("round", sa.Integer, primary_key=True),
+    sa.Column("seconds", sa.Float, nullable=False),
+    sa.Column("score", sa.Float),
+)
+replies = sa.Table(
+    "replies",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column(*RUN, sa.ForeignKey("runs.run"), nullable=False, index=True),
+    sa.Column("round", sa.Integer, nullable=False),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("institution", sa.String(64), nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("bytes_up", sa.Integer, nullable=False),
+    sa.Column("bytes_down", sa.Integer, nullable=False),
+    sa.Column("seconds", sa.Float, nullable=False),
+)
+scores = sa.Table(
+    "scores",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column(*RUN, sa.ForeignKey("runs.run"), nullable=False, index=True),
+    sa.Column("round", sa.Integer, nullable=False),
+    sa.Column("split", sa.String(16), nullable=False),
+    sa.Column("institution", sa.String(64), nullable=False),
+    sa.Column("task", sa.String(64), nullable=False),
+    sa.Column("metric", sa.String(32), nullable=False),
+    sa.Column("value", sa.Float, nullable=False),
+    sa.Column("examples", sa.Integer, nullable=False),
+)
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column(*RUN, sa.ForeignKey("runs.run"), nullable=False, index=True),
+    sa.Column("text", sa.Text, nullable=False),
+)
+checkpoints = sa.Table(
+    "checkpoints",
+    metadata,
+    sa.Column(*RUN, sa.ForeignKey("runs.run"), primary_key=True),
+    sa.Column("round", sa.Integer, primary_key=True),
+    sa.Column("file", sa.Text, nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """How one institution answered one request; `status` is ok, refused, dropped or missing."""
+
+    round: int
+    kind: str
+    institution: str
+    status: str
+    reason: str | None = None
+    bytes_up: int = 0
+    bytes_down: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric of one task at one institution."""
+
+    round: int
+    split: str
+    institution: str
+    task: str
+    metric: str
+    value: float
+    examples: int
+
+
+class Store:
+    """The coordinator's memory. Every failure of disk or database is a StoreError; what was stored before stays."""
+
+    def __init__(self, engine: sa.Engine, folder: Path) -> None:
+        self._engine = engine
+        self._folder = folder
+
+    @classmethod
+    def open(cls, url: str, *, checkpoints: Path) -> Self:
+        """Open or make the database at a SQLAlchemy URL; checkpoint files go under `checkpoints`."""
+        engine = sa.create_engine(url)
+        if engine.dialect.name == "sqlite":
+            sa.event.listen(engine, "connect", _sqlite_pragmas)
+        store = cls(engine, checkpoints)
+        with store._writing("open the database"):
+            checkpoints.mkdir(parents=True, exist_ok=True)
+            metadata.create_all(engine)
+        return store
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._engine.dispose()
+
+    def create_run(self, federation: Federation) -> str:
+        """Record a new run under this agreement; returns its id."""
+        run = uuid.uuid4().hex[:8]
+        self._insert(
+            runs,
+            run=run,
+            federation=federation.name,
+            digest=federation.digest,
+            agreement=federation.model_dump_json(),
+            status="created",
+            started=_now(),
+        )
+        return run
+
+    def update_run(self, run: str, **values: Any) -> None:
+        """Set columns of a run; a final status also sets when it ended."""
+        if values.get("status") in ("completed", "failed"):
+            values["ended"] = _now()
+        with self._writing("update the run") as connection:
+            connection.execute(sa.update(runs).where(runs.c.run == run).values(**values))
+
+    def add_round(self, run: str, round: int, seconds: float, score: float | None) -> None:
+        """Record a finished round and its federated validation score."""
+        self._insert(rounds, run=run, round=round, seconds=seconds, score=score)
+
+    def add_reply(self, run: str, reply: Reply) -> None:
+        """Record how an institution answered."""
+        self._insert(replies, run=run, **vars(reply))
+
+    def add_scores(self, run: str, values: Sequence[Score]) -> None:
+        """Record scores."""
+        if values:
+            with self._writing("store scores") as connection:
+                connection.execute(sa.insert(scores), [{"run": run, **vars(value)} for value in values])
+
+    def add_event(self, run: str, text: str) -> None:
+        """Record one line of the run's story."""
+        self._insert(events, run=run, text=text)
+
+    def save_checkpoint(self, run: str, round: int, state: Mapping[str, Any]) -> None:
+        """Store the global state after a round: file first, synced, then the row.
+
+        Raises:
+            StoreError: The disk is full or not writable; earlier checkpoints are untouched.
+        """
+        blob = save({name: state[name] for name in sorted(state)})
+        folder = self._folder / run
+        file = folder / f"round-{round:05d}.safetensors"
+        with self._writing("write a checkpoint"):
+            folder.mkdir(parents=True, exist_ok=True)
+            _write_synced(file, blob)
+        with self._writing("store a checkpoint") as connection:
+            key = (checkpoints.c.run == run) & (checkpoints.c.round == round)
+            connection.execute(sa.delete(checkpoints).where(key))
+            row = {"run": run, "round": round, "file": file.name, "sha256": hashlib.sha256(blob).hexdigest()}
+            connection.execute(sa.insert(checkpoints).values(**row))
+
+    def load_checkpoint(self, run: str, round: int) -> Arrays:
+        """The global state after a round. Raises StoreError if there is none or its file was changed."""
+        row = self._one(sa.select(checkpoints).where(checkpoints.c.run == run, checkpoints.c.round == round))
+        if row is None:
+            raise StoreError(f"Expected a checkpoint of run {run} after round {round}, but there is none.")
+        file = self._folder / run / row["file"]
+        try:
+            blob = file.read_bytes()
+            if hashlib.sha256(blob).hexdigest() == row["sha256"]:
+                return load(blob)
+        except (OSError, SafetensorError) as error:
+            raise StoreError(f"Could not read the checkpoint {file}: {error}.") from error
+        raise StoreError(
+            f"Expected the checkpoint {file} as it was written, but it has been changed; use another round."
+        )
+
+    def last_round(self, run: str) -> int | None:
+        """The last round with a checkpoint; None before the first."""
+        row = self._one(sa.select(sa.func.max(checkpoints.c.round).label("round")).where(checkpoints.c.run == run))
+        return None if row is None else row["round"]
+
+    def run(self, run: str | None = None) -> dict[str, Any]:
+        """One run's row, the latest if not named. Raises ConfigError if there is none."""
+        query = sa.select(runs).order_by(runs.c.started.desc()).limit(1)
+        row = self._one(query.where(runs.c.run == run) if run else query)
+        if row is None:
+            raise ConfigError(
+                f"Expected a run {run or 'in the store'}, but there is none; see `collegium server status`."
+            )
+        return row
+
+    def agreement(self, run: str) -> Federation:
+        """The federation file that a run was started under."""
+        return parse(Federation, json.loads(self.run(run)["agreement"]), where=f"run {run}")
+
+    def rows(self, table: sa.Table, run: str | None = None) -> list[dict[str, Any]]:
+        """All rows of a table, of one run if named, in the order of their keys."""
+        query = sa.select(table).order_by(*(table.c.started,) if table is runs else table.primary_key.columns)
+        with self._writing("read") as connection:
+            found = connection.execute(query.where(table.c.run == run) if run else query)
+            return [dict(row) for row in found.mappings()]
+
+    def best_round(self, run: str) -> int | None:
+        """The round with the highest validation score; the last checkpoint where nothing was scored."""
+        scored = [(row["score"], -row["round"]) for row in self.rows(rounds, run) if row["score"] is not None]
+        return -max(scored)[1] if scored else self.last_round(run)
+
+    def _one(self, query: sa.Select[Any]) -> dict[str, Any] | None:
+        with self._writing("read") as connection:
+            row = connection.execute(query).mappings().first()
+            return dict(row) if row else None
+
+    def _insert(self, table: sa.Table, **values: Any) -> None:
+        with self._writing(f"store {table.name}") as connection:
+            connection.execute(sa.insert(table).values(**values))
+
+    @contextmanager
+    def _writing(self, doing: str) -> Iterator[sa.Connection]:
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except (OSError, sa.exc.SQLAlchemyError) as error:
+            cause = getattr(error, "orig", None) or error
+            raise StoreError(
+                f"Could not {doing} at {self._folder.parent}: {cause}; what was stored before is intact, "
+                "so make room or mend the access and resume the run."
+            ) from error
+
+
+def _sqlite_pragmas(connection: Any, _record: Any) -> None:
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=15000"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _write_synced(file: Path, blob: bytes) -> None:
+    temporary = file.with_suffix(".part")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(blob)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
