@@ -58,10 +58,10 @@ def require_text(record: Record, field: str) -> str:
     return value
 
 
-def shown(value: Any) -> str:
-    """A value for an error message: short, because it may be private text."""
+def shown(value: Any, limit: int = 60) -> str:
+    """A value for an error message: at most `limit` characters, because it may be private text."""
     text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 class Task(Protocol):

@@ -1,7 +1,8 @@
 """Extractive question answering in the manner of SQuAD 2.0: a span of the context, or no answer.
 
-Long contexts are read in overlapping windows. The head gives each sub-token a start and an end score; position 0
-([CLS]) stands for "no answer". Scores follow the rules of the official SQuAD 2.0 evaluation.
+Input: [CLS] question [SEP] context [SEP]; a long context is read in overlapping windows. The head gives each sub-token
+a start and an end score; position 0 ([CLS]) stands for "no answer". Scores follow the rules of the official SQuAD 2.0
+evaluation.
 """
 
 import collections
@@ -19,8 +20,8 @@ from transformers import PreTrainedTokenizerFast
 
 from shared.tasks.base import Example, Record, Spec, Target, Tensors, require_text, shown
 
-BEST = 20
-"""How many of the highest starts and ends are combined to find the best span."""
+SPECIAL = 3
+"""[CLS] and the two [SEP] of an input."""
 
 
 class QuestionAnsweringSpec(Spec):
@@ -28,8 +29,12 @@ class QuestionAnsweringSpec(Spec):
 
     type: Literal["question-answering"]
     doc_stride: Annotated[int, Field(ge=1)] = 64
-    """Sub-tokens that neighbouring windows of a long context share."""
+    """Sub-tokens that neighbouring windows of a long context share, but at most half of what the context gets.
+
+    An answer of at most one sub-token more stands whole in some window; a longer one may be cut by all of them.
+    """
     max_answer_tokens: Annotated[int, Field(ge=1)] = 30
+    """Longest answer that is predicted, in sub-tokens."""
     null_threshold: float = 0.0
     """Answer nothing where the no-answer score exceeds the best span's by more than this."""
 
@@ -55,6 +60,7 @@ class SpanHead(nn.Module):
 class QuestionAnswering:
     """A question, a context, and the answer's place in it."""
 
+    summary = "where in a text a question is answered, if it is"
     source = "Rajpurkar et al. 2018; Devlin et al. 2019, section 4.3"
     record_schema = '{"context", "question", "answers": [{"text", "start"}]}'
 
@@ -74,45 +80,43 @@ class QuestionAnswering:
             text, start = require_text(answer, "text"), answer.get("start")
             if not isinstance(start, int) or isinstance(start, bool) or start < 0:
                 raise ValueError(f"expected a character position in 'start', but {shown(start)} came")
-            if (there := context[start : start + len(text)]) != text:
-                raise ValueError(f"answer {shown(text)} does not stand at {start}, where {shown(there)} stands")
+            there = context[start : start + len(text)]
+            if there != text:
+                raise ValueError(
+                    f"expected answer {shown(text, 30)} at character {start} of the context, "
+                    f"but {shown(there, 30)} stands there"
+                )
 
     def encode(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Example]:
-        """One example per window of a record's context; a question may fill at most half of the input."""
-        longest = max_length // 2
-        questions = tokenizer(
-            [r["question"] for r in records], add_special_tokens=False, truncation=True, max_length=longest
+        """One example per window of a record's context; a longer question is cut to leave the context half of the room.
+
+        Windows are cut here because the tokenizer's stride is one for the whole batch: it panics where a single long
+        question leaves less room than that.
+        """
+        if not records:
+            return []
+        questions = tokenizer([r["question"] for r in records], add_special_tokens=False, verbose=False)["input_ids"]
+        contexts = tokenizer(
+            [r["context"] for r in records], add_special_tokens=False, return_offsets_mapping=True, verbose=False
         )
-        kept = [
-            tokenizer.decode(ids) if len(ids) == longest else record["question"]
-            for ids, record in zip(questions["input_ids"], records, strict=True)
-        ]
-        encoded = tokenizer(
-            kept,
-            [record["context"] for record in records],
-            truncation="only_second",
-            max_length=max_length,
-            stride=min(self.spec.doc_stride, max_length // 4),
-            return_overflowing_tokens=True,
-            return_offsets_mapping=True,
-            return_token_type_ids=True,
-        )
+        cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
         examples = []
-        for window, index in enumerate(encoded["overflow_to_sample_mapping"]):
-            places = [
-                place if sequence == 1 else None
-                for place, sequence in zip(encoded["offset_mapping"][window], encoded.sequence_ids(window), strict=True)
-            ]
-            examples.append(
-                Example(
-                    self.name,
-                    index,
-                    encoded["input_ids"][window],
-                    encoded["token_type_ids"][window],
-                    _target(records[index], places),
-                    {"places": places, "context": records[index]["context"]},
+        for index, record in enumerate(records):
+            question = questions[index][: (max_length - SPECIAL) // 2]
+            context, places = contexts["input_ids"][index], contexts["offset_mapping"][index]
+            answer = _answer(record, places)
+            first = len(question) + 2
+            for start, end in _windows(len(context), max_length - SPECIAL - len(question), self.spec.doc_stride):
+                examples.append(
+                    Example(
+                        self.name,
+                        index,
+                        [cls, *question, sep, *context[start:end], sep],
+                        [0] * first + [1] * (end - start + 1),
+                        _target(record, answer, (start, end), first),
+                        {"first": first, "places": places[start:end], "context": record["context"]},
+                    )
                 )
-            )
         return examples
 
     def from_text(self, text: str, question: str | None = None) -> Record:
@@ -168,28 +172,44 @@ class QuestionAnswering:
         return scores
 
     def _best_span(self, example: Example, scores: np.ndarray) -> tuple[float, str]:
-        places = example.decoding["places"]
-        inside = [i for i, place in enumerate(places) if place is not None]
-        starts = sorted(inside, key=lambda i: -scores[i, 0])[:BEST]
-        ends = sorted(inside, key=lambda i: -scores[i, 1])[:BEST]
-        spans = [(s, e) for s in starts for e in ends if s <= e < s + self.spec.max_answer_tokens]
-        if not spans:
-            return -np.inf, ""
-        start, end = max(spans, key=lambda span: scores[span[0], 0] + scores[span[1], 1])
-        return float(scores[start, 0] + scores[end, 1]), example.decoding["context"][places[start][0] : places[end][1]]
+        """Score and text of the best span among all of allowed length inside the context."""
+        first, places = example.decoding["first"], example.decoding["places"]
+        starts, ends = scores[first : first + len(places)].T
+        best, text = -np.inf, ""
+        for longer in range(min(self.spec.max_answer_tokens, len(places))):
+            sums = starts[: len(places) - longer] + ends[longer:]
+            start = int(sums.argmax())
+            if sums[start] > best:
+                best = float(sums[start])
+                text = example.decoding["context"][places[start][0] : places[start + longer][1]]
+        return best, text
 
 
-def _target(record: Record, places: Sequence[tuple[int, int] | None]) -> Target:
-    """The first answer's sub-tokens in this window; (0, 0) if it is not wholly inside."""
+def _windows(length: int, room: int, overlap: int) -> list[tuple[int, int]]:
+    """Cut `length` sub-tokens into runs of at most `room`, neighbours sharing `overlap`, or half of `room` if less."""
+    overlap = min(overlap, room // 2)
+    starts = range(0, max(1, length - overlap), room - overlap)
+    return [(start, min(start + room, length)) for start in starts]
+
+
+def _answer(record: Record, places: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
+    """First and last sub-token of the first answer; None if there is none."""
+    if not record.get("answers"):
+        return None
+    answer = record["answers"][0]
+    begin, stop = answer["start"], answer["start"] + len(answer["text"])
+    inside = [i for i, (left, right) in enumerate(places) if left < stop and begin < right]
+    return (inside[0], inside[-1]) if inside else None
+
+
+def _target(record: Record, answer: tuple[int, int] | None, window: tuple[int, int], first: int) -> Target:
+    """The answer's positions in a window whose context begins at `first`; (0, 0) if it is not wholly inside."""
     if "answers" not in record:
         return {}
-    if not record["answers"]:
+    start, end = window
+    if answer is None or answer[0] < start or answer[1] >= end:
         return {"start": 0, "end": 0}
-    first = record["answers"][0]
-    begin, stop = first["start"], first["start"] + len(first["text"])
-    start = next((i for i, place in enumerate(places) if place and place[0] <= begin < place[1]), 0)
-    end = next((i for i, place in enumerate(places) if place and place[0] < stop <= place[1]), 0)
-    return {"start": start, "end": end} if start and end else {"start": 0, "end": 0}
+    return {"start": answer[0] - start + first, "end": answer[1] - start + first}
 
 
 def _normalise(text: str) -> str:

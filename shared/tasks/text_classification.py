@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal, final
 import numpy as np
 import torch
 from pydantic import AfterValidator, Field
-from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from torch import nn
 from torch.nn import functional
@@ -49,6 +48,7 @@ class MeanHead(nn.Module):
 class TextClassification:
     """A text and its label, or labels."""
 
+    summary = "what a text is about or says: one label, or several"
     source = "Devlin et al. 2019, section 4.1; pooling as in Reimers and Gurevych 2019"
 
     def __init__(self, name: str, spec: TextClassificationSpec) -> None:
@@ -67,6 +67,8 @@ class TextClassification:
 
     def encode(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Example]:
         """One example per record, cut at `max_length`."""
+        if not records:
+            return []
         encoded = tokenizer([record["text"] for record in records], truncation=True, max_length=max_length)
         return [
             Example(self.name, index, ids, [0] * len(ids), self._target(record))
@@ -97,19 +99,24 @@ class TextClassification:
         return {e.record: self._decode(row) for e, row in zip(examples, logits, strict=True)}
 
     def score(self, records: Sequence[Record], predictions: Sequence[Any]) -> dict[str, float]:
-        """Macro-F1 (over labels that occur), accuracy, MCC; with several labels macro- and micro-F1, exact match."""
+        """One label: macro-F1, accuracy, MCC (in [-1, 1]). Several: macro-F1, micro-F1, exact match of the set.
+
+        Macro-F1 is the mean over the labels that occur in records or predictions, as in scikit-learn; what is
+        undefined (nothing to find and nothing found) counts 0.
+        """
         if self.multi_label:
             gold = np.array([self._bits(record["labels"]) for record in records])
             found = np.array([self._bits(prediction) for prediction in predictions])
+            occurring = np.flatnonzero((gold | found).any(0))
+            macro = f1_score(gold, found, average="macro", labels=occurring, zero_division=0) if len(occurring) else 0.0
             return {
-                "macro_f1": float(f1_score(gold, found, average="macro", zero_division=0)),
+                "macro_f1": float(macro),
                 "micro_f1": float(f1_score(gold, found, average="micro", zero_division=0)),
                 "exact_match": float(accuracy_score(gold, found)),
             }
         truth = [record["label"] for record in records]
-        with warnings.catch_warnings():  # one record alone has one label, which scikit-learn remarks on
+        with warnings.catch_warnings():  # scikit-learn remarks on few records: one label alone, or one for each
             warnings.simplefilter("ignore", UserWarning)
-            warnings.simplefilter("ignore", UndefinedMetricWarning)
             return {
                 "macro_f1": float(f1_score(truth, predictions, average="macro", zero_division=0)),
                 "accuracy": float(accuracy_score(truth, predictions)),

@@ -4,7 +4,6 @@ A document longer than the model's input is cut into windows between words, so t
 seqeval's in strict mode (IOB2), which equal conlleval's on legal sequences; predictions are made legal first.
 """
 
-import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, final
 
@@ -13,7 +12,6 @@ import torch
 from pydantic import AfterValidator, Field
 from seqeval.metrics.v1 import precision_recall_fscore_support
 from seqeval.scheme import IOB2
-from sklearn.exceptions import UndefinedMetricWarning
 from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
@@ -50,6 +48,7 @@ class TokenHead(nn.Module):
 class TokenClassification:
     """Words and their BIO tags."""
 
+    summary = "which words name something, and what kind of thing"
     source = "Devlin et al. 2019, section 5.3; Tjong Kim Sang and De Meulder 2003"
     record_schema = '{"tokens": [...], "tags": [...]}'
 
@@ -61,40 +60,46 @@ class TokenClassification:
     def check(self, record: Record) -> None:
         """Raise ValueError unless tokens and tags agree and the tags are legal BIO of this task."""
         tokens, tags = record.get("tokens"), record.get("tags")
-        if not isinstance(tokens, list) or not tokens or not all(isinstance(token, str) and token for token in tokens):
+        if not isinstance(tokens, list) or not tokens:
             raise ValueError(f"expected a list of words in 'tokens', but {shown(tokens)} came")
+        for position, token in enumerate(tokens):
+            if not isinstance(token, str) or not token:
+                raise ValueError(f"expected a word at token {position}, but {shown(token)} came")
         if not isinstance(tags, list) or len(tags) != len(tokens):
             count = len(tags) if isinstance(tags, list) else shown(tags)
             raise ValueError(f"expected {len(tokens)} tags for {len(tokens)} tokens, but {count} came")
         for position, tag in enumerate(tags):
             if tag not in self.tags:
-                raise ValueError(f"tag {shown(tag)} is not among the federation's {list(self.tags)}")
+                raise ValueError(
+                    f"tag {shown(tag)} at token {position} is not among the federation's {list(self.tags)}"
+                )
             if tag[0] == "I" and (position == 0 or tags[position - 1][1:] != tag[1:]):
                 raise ValueError(f"tag {tag} at token {position} does not follow B{tag[1:]} or {tag}")
 
     def encode(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Example]:
         """One example per record, or several windows of whole words."""
+        if not records:
+            return []
         encoded = tokenizer(
-            [list(record["tokens"]) for record in records], is_split_into_words=True, add_special_tokens=False
+            [list(record["tokens"]) for record in records],
+            is_split_into_words=True,
+            add_special_tokens=False,
+            verbose=False,
         )
+        cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
         examples = []
         for index, record in enumerate(records):
-            word_ids = encoded.word_ids(index)
-            for start, end in _windows(word_ids, max_length - 2):
-                ids = [tokenizer.cls_token_id, *encoded["input_ids"][index][start:end], tokenizer.sep_token_id]
-                words = [None, *word_ids[start:end], None]
-                firsts = [w is not None and w != words[i - 1] for i, w in enumerate(words)]
+            ids, words = encoded["input_ids"][index], _first_pieces(encoded.word_ids(index))
+            for start, end in _windows(words, max_length - 2):
+                carried = [None, *words[start:end], None]
                 examples.append(
                     Example(
                         self.name,
                         index,
-                        ids,
-                        [0] * len(ids),
-                        self._target(record, words, firsts),
-                        {
-                            "words": [w if first else None for w, first in zip(words, firsts, strict=True)],
-                            "count": len(record["tokens"]),
-                        },
+                        [cls, *ids[start:end], sep],
+                        [0] * len(carried),
+                        self._target(record, carried),
+                        {"words": carried, "count": len(record["tokens"])},
                     )
                 )
         return examples
@@ -133,35 +138,34 @@ class TokenClassification:
     def score(self, records: Sequence[Record], predictions: Sequence[Any]) -> dict[str, float]:
         """Entity-level micro F1, precision and recall, strict IOB2."""
         gold = [list(record["tags"]) for record in records]
-        with warnings.catch_warnings():  # seqeval warns where no entity was found, which zero_division answers
-            warnings.simplefilter("ignore", UndefinedMetricWarning)
-            precision, recall, f1, _ = precision_recall_fscore_support(
-                gold, list(predictions), average="micro", scheme=IOB2, zero_division=0
-            )
+        precision, recall, f1, _ = precision_recall_fscore_support(
+            gold, list(predictions), average="micro", scheme=IOB2, zero_division=0
+        )
         return {"f1": float(f1), "precision": float(precision), "recall": float(recall)}
 
-    def _target(self, record: Record, words: Sequence[int | None], firsts: Sequence[bool]) -> Target:
+    def _target(self, record: Record, words: Sequence[int | None]) -> Target:
         if "tags" not in record:
             return {}
-        tags = [self.tags.index(tag) for tag in record["tags"]]
-        return {
-            "tags": [
-                tags[word] if first and word is not None else IGNORE for word, first in zip(words, firsts, strict=True)
-            ]
-        }
+        return {"tags": [IGNORE if word is None else self.tags.index(record["tags"][word]) for word in words]}
 
 
-def _windows(word_ids: Sequence[int | None], size: int) -> list[tuple[int, int]]:
-    """Cut sub-tokens into runs of at most `size` that end between words (a longer word is cut)."""
+def _first_pieces(word_ids: Sequence[int | None]) -> list[int | None]:
+    """The word that each sub-token begins; None where it continues one."""
+    return [word if i == 0 or word != word_ids[i - 1] else None for i, word in enumerate(word_ids)]
+
+
+def _windows(words: Sequence[int | None], size: int) -> list[tuple[int, int]]:
+    """Cut sub-tokens into runs of at most `size` that end between words.
+
+    A word longer than `size` is cut, and runs that begin no word are left out: they carry no tag.
+    """
     windows, start = [], 0
-    while len(word_ids) - start > size:
-        end = start + size
-        while end > start and word_ids[end] == word_ids[end - 1]:
-            end -= 1
-        end = end if end > start else start + size
+    while len(words) - start > size:
+        end = next((i for i in range(start + size, start, -1) if words[i] is not None), start + size)
         windows.append((start, end))
         start = end
-    return [*windows, (start, len(word_ids))]
+    windows.append((start, len(words)))
+    return [(a, b) for a, b in windows if any(word is not None for word in words[a:b])] or windows[:1]
 
 
 def _legal(tags: Sequence[str]) -> list[str]:
