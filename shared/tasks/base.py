@@ -70,6 +70,10 @@ class Task(Protocol):
     name: str
     metric: str
     """Key of the metric, among those of `score`, that stands for the task; higher is better."""
+    summary: str
+    """What the task asks of a text, in a clause."""
+    source: str
+    """The paper that it follows."""
     record_schema: str
     """A record as the user writes it."""
 

