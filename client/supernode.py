@@ -1,7 +1,8 @@
 """Flower's own SuperNode with shorter pauses: `python -m client.supernode --poll SECONDS -- OPTIONS`.
 
-The options are those of `flower-supernode`, which pauses 3 s whenever the coordinator has no message for it, and looks
-every 0.5 s whether the executor's reply is there: in a federation of quick rounds that is most of a round's time.
+The options are those of `flower-supernode`, which pauses 3 s whenever the coordinator has no message for it, looks
+every 0.5 s whether the executor's reply is there, and waits 1 s when it sees a message before all its arrays have
+arrived at the coordinator: in a federation of quick rounds that is most of a round's time.
 
 One thing more is mended. When Flower's loop ends by an error (a coordinator that answers with HTTP 500 is enough), its
 process lives on without ever asking for a message again; here it ends, so that the daemon starts it anew.
@@ -13,6 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 
 from flwr.supernode import start_client_internal
 from flwr.supernode.cli.flower_supernode import flower_supernode
@@ -25,6 +27,8 @@ IDLE_POLL = 1.0
 LINGER = 60.0
 """Seconds after a message in which the next one is expected soon."""
 DEFAULT_POLL = 0.25
+BACKOFF = {"initial_backoff": 0.1, "backoff_cap": 1.0}
+"""Seconds before asking again for an array that has not arrived yet, doubling to the cap; Flower: 1 to 10."""
 
 
 class Pauses:
@@ -65,7 +69,9 @@ def main() -> None:
     )
     parser.add_argument("options", nargs="*", help="after `--`: options of flower-supernode")
     arguments = parser.parse_args()
-    vars(start_client_internal)["time"] = Pauses(arguments.poll)
+    loop = vars(start_client_internal)
+    loop["time"] = Pauses(arguments.poll)
+    loop["pull_objects"] = partial(loop["pull_objects"], **BACKOFF)
     sys.argv = ["flower-supernode", *arguments.options]
     try:
         flower_supernode()  # ends by SystemExit when all is well

@@ -88,3 +88,19 @@ def test_when_flowers_loop_ends_by_an_error_the_process_ends_too(end: str) -> No
     assert time.monotonic() - began < 20
     assert "ended by an error" in ended.stderr
     assert ("bad answer" in ended.stderr) == ("bad answer" in end)
+
+
+def test_arrays_on_their_way_are_asked_for_soon() -> None:
+    flower = (
+        "def flower():\n"
+        "    from flwr.supercore.inflatable.inflatable_utils import ObjectUnavailableError\n"
+        "    from flwr.supernode import start_client_internal as loop\n"
+        "    asked = []\n"
+        "    def pull(name):\n"
+        "        asked.append(name)\n"
+        "        if len(asked) == 1: raise ObjectUnavailableError(name)\n"
+        "        return b'content'\n"
+        "    began = time.monotonic()\n"
+        "    print(loop.pull_objects(['a'], pull_object_fn=pull), time.monotonic() - began < 0.6); sys.exit()"
+    )
+    assert run_main(flower).stdout.strip() == "{'a': b'content'} True"
