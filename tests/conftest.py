@@ -14,6 +14,8 @@ from transformers import BertConfig, BertModel
 from shared.backbone import fingerprint
 from shared.federation import Federation
 
+torch.set_num_threads(1)  # tiny models: more threads only wait for each other
+
 TINY_TASKS: dict[str, dict[str, Any]] = {
     "clauses": {"type": "text-classification", "labels": ["payment", "liability"]},
     "entities": {"type": "token-classification", "types": ["Drug", "Party"]},

@@ -1,0 +1,90 @@
+"""Federated averaging against a slow, obvious computation."""
+
+import tracemalloc
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from server.aggregation import ClientUpdate, fedavg
+from shared.codec import Arrays
+from shared.errors import ReplyError
+
+SHAPES = {"adapter/q.lora_A.weight": (2, 5), "adapter/q.lora_B.weight": (7, 2), "head/t/w": (3, 5), "head/u/w": (2, 5)}
+
+
+def arrays(seed: int, tasks: tuple[str, ...]) -> Arrays:
+    rng = np.random.default_rng(seed)
+    names = [n for n in SHAPES if n.startswith("adapter/") or n.split("/")[1] in tasks]
+    return {name: rng.standard_normal(SHAPES[name]).astype(np.float32) for name in names}
+
+
+STATE = arrays(0, ("t", "u"))
+UPDATES = [
+    ClientUpdate("a", {"t": 10}, arrays(1, ("t",))),
+    ClientUpdate("b", {"t": 30, "u": 5}, arrays(2, ("t", "u"))),
+    ClientUpdate("c", {"u": 15}, arrays(3, ("u",))),
+]
+
+
+def test_it_equals_a_slow_mean() -> None:
+    new, diagnostics = fedavg.apply(STATE, UPDATES)
+    weights = {"a": (10 / 40) / 2, "b": (30 / 40 + 5 / 20) / 2, "c": (15 / 20) / 2}
+    for name in ("adapter/q.lora_A.weight", "adapter/q.lora_B.weight"):
+        mean = sum(weights[u.institution] * u.arrays[name].astype(float) for u in UPDATES)
+        np.testing.assert_allclose(new[name], STATE[name] + mean, rtol=1e-6, atol=1e-6)
+    a, b, c = (u.arrays for u in UPDATES)
+    np.testing.assert_allclose(
+        new["head/t/w"], STATE["head/t/w"] + (10 * a["head/t/w"] + 30 * b["head/t/w"]) / 40, rtol=1e-5, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        new["head/u/w"], STATE["head/u/w"] + (5 * b["head/u/w"] + 15 * c["head/u/w"]) / 20, rtol=1e-5, atol=1e-6
+    )
+    assert diagnostics.weights == pytest.approx(weights)
+    assert sum(diagnostics.weights.values()) == pytest.approx(1.0)
+
+
+def test_a_head_that_nobody_holds_stays_bitwise() -> None:
+    new, _ = fedavg.apply(STATE, UPDATES[:1])
+    assert new["head/u/w"].tobytes() == STATE["head/u/w"].tobytes()
+
+
+def test_one_institution_or_identical_ones_give_its_own_state() -> None:
+    update = UPDATES[1]
+    alone, _ = fedavg.apply(STATE, [update])
+    twins, _ = fedavg.apply(STATE, [update, ClientUpdate("twin", {"t": 90, "u": 5}, update.arrays)])
+    for name, array in update.arrays.items():
+        np.testing.assert_allclose(alone[name], STATE[name] + array, atol=1e-6)
+        np.testing.assert_allclose(twins[name], STATE[name] + array, atol=1e-6)
+
+
+def test_the_order_of_arrival_does_not_matter() -> None:
+    one, _ = fedavg.apply(STATE, UPDATES)
+    other, _ = fedavg.apply(STATE, UPDATES[::-1])
+    for name in STATE:
+        np.testing.assert_allclose(one[name], other[name], atol=1e-7)
+
+
+def test_nobody_changes_nothing() -> None:
+    new, _ = fedavg.apply(STATE, [])
+    assert all(new[name] is STATE[name] for name in STATE)
+
+
+def test_an_update_counts_once() -> None:
+    with pytest.raises(ReplyError, match="second one"):
+        fedavg.apply(STATE, [UPDATES[0], UPDATES[0]])
+
+
+def test_memory_does_not_grow_with_institutions() -> None:
+    size = 100_000
+    state = {"adapter/x": np.zeros(size, np.float32)}
+
+    def updates() -> Iterator[ClientUpdate]:
+        for i in range(100):
+            yield ClientUpdate(str(i), {"t": 1}, {"adapter/x": np.full(size, i, np.float32)})
+
+    tracemalloc.start()
+    fedavg.apply(state, updates())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * size * 4

@@ -1,0 +1,99 @@
+"""The store: what it says it has, it has, whatever dies when."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from server.store import Store, checkpoints
+from shared.errors import ConfigError, StoreError
+from shared.federation import Federation
+
+STATE = {"adapter/a": np.arange(6, dtype=np.float32).reshape(2, 3)}
+WRITER = """
+import sys
+import numpy as np
+from pathlib import Path
+from server.store import Store
+store = Store.open(sys.argv[1], checkpoints=Path(sys.argv[2]))
+number = store.last_round(sys.argv[3]) or 0
+while True:
+    number += 1
+    store.save_checkpoint(sys.argv[3], number, {"adapter/a": np.full((200, 200), number, np.float32)})
+    print(number, flush=True)
+"""
+
+
+def open_store(tmp_path: Path) -> Store:
+    return Store.open(f"sqlite:///{tmp_path / 'store.db'}", checkpoints=tmp_path / "checkpoints")
+
+
+def test_checkpoints_round_trip(tmp_path: Path, tiny_federation: Callable[..., Federation]) -> None:
+    with open_store(tmp_path) as store:
+        run = store.create_run(tiny_federation())
+        store.save_checkpoint(run, 0, STATE)
+        store.save_checkpoint(run, 1, {name: array + 1 for name, array in STATE.items()})
+    with open_store(tmp_path) as store:
+        assert store.last_round(run) == 1
+        np.testing.assert_array_equal(store.load_checkpoint(run, 0)["adapter/a"], STATE["adapter/a"])
+        assert store.agreement(run).digest == tiny_federation().digest
+
+
+def test_a_changed_checkpoint_is_refused(tmp_path: Path, tiny_federation: Callable[..., Federation]) -> None:
+    with open_store(tmp_path) as store:
+        run = store.create_run(tiny_federation())
+        store.save_checkpoint(run, 0, STATE)
+        file = next((tmp_path / "checkpoints" / run).iterdir())
+        file.write_bytes(file.read_bytes()[:-1] + b"\x01")
+        with pytest.raises(StoreError, match="has been changed"):
+            store.load_checkpoint(run, 0)
+
+
+def test_a_full_disk_is_one_sentence_and_loses_nothing(
+    tmp_path: Path, tiny_federation: Callable[..., Federation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_store(tmp_path) as store:
+        run = store.create_run(tiny_federation())
+        store.save_checkpoint(run, 0, STATE)
+
+        def full(_descriptor: int) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(StoreError, match=r"No space left on device; what was stored before is intact"):
+            store.save_checkpoint(run, 1, STATE)
+        monkeypatch.undo()
+        assert store.last_round(run) == 0
+        assert [file.name for file in (tmp_path / "checkpoints" / run).iterdir()] == ["round-00000.safetensors"]
+
+
+def test_an_unknown_run_says_so(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store, pytest.raises(ConfigError, match="Expected a run"):
+        store.run("nope")
+
+
+def test_sigkill_at_any_moment_leaves_whole_checkpoints(
+    tmp_path: Path, tiny_federation: Callable[..., Federation]
+) -> None:
+    with open_store(tmp_path) as store:
+        run = store.create_run(tiny_federation())
+    arguments = [f"sqlite:///{tmp_path / 'store.db'}", str(tmp_path / "checkpoints"), run]
+    confirmed = 0
+    for attempt in range(4):
+        with subprocess.Popen([sys.executable, "-c", WRITER, *arguments], stdout=subprocess.PIPE, text=True) as writer:
+            assert writer.stdout is not None
+            for _ in range(3 + attempt):
+                confirmed = int(writer.stdout.readline())
+            time.sleep(0.003 * attempt)
+            writer.send_signal(signal.SIGKILL)
+        with open_store(tmp_path) as store:
+            rows = store.rows(checkpoints, run)
+            assert rows[-1]["round"] >= confirmed
+            for row in rows:
+                assert (store.load_checkpoint(run, row["round"])["adapter/a"] == row["round"]).all()
