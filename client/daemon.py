@@ -77,7 +77,9 @@ def _children(institution_file: Path, institution: Institution, port: int, secre
     supernode += ["--superexec-auth-secret-file", str(secret_file)]
     executor = [*python, "client.executor", "--institution", str(institution_file.resolve())]
     executor += ["--runtime", f"{RUNTIME_HOST}:{port}", "--secret-file", str(secret_file)]
-    threads = {"OMP_NUM_THREADS": str(institution.runtime.threads)} if institution.runtime.threads else {}
+    threads = {"OMP_WAIT_POLICY": "PASSIVE"}  # idle threads sleep: several sites may share a machine
+    if institution.runtime.threads:
+        threads["OMP_NUM_THREADS"] = str(institution.runtime.threads)
     return [
         Child(
             name="supernode",

@@ -105,7 +105,7 @@ def _read(message: Message, institution: str, sent: int, seconds: float) -> Answ
         reason = message.error.reason or f"Flower's error {message.error.code}"
         return Answer(institution, None, status, reason, bytes_down=sent, seconds=seconds)
     try:
-        reply = decode(message.content, *REPLIES)
+        reply: Reply = decode(message.content, *REPLIES)
     except ProtocolError as error:
         return Answer(institution, None, "dropped", str(error), bytes_down=sent, seconds=seconds)
     if isinstance(reply, Refusal):

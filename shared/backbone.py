@@ -87,8 +87,8 @@ def load_backbone(name: str, sha256: str) -> LoadedBackbone:
 def _quiet() -> Iterator[None]:
     """Without the progress bar, and without the report that the pooler, which no head uses, was left out."""
     level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:

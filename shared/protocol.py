@@ -98,7 +98,7 @@ class Refusal:
 
 Request = QueryRequest | TrainRequest | EvaluateRequest
 Reply = QueryReply | TrainReply | EvaluateReply | Refusal
-REPLIES = (QueryReply, TrainReply, EvaluateReply, Refusal)
+REPLIES: tuple[type[Reply], ...] = (QueryReply, TrainReply, EvaluateReply, Refusal)
 MESSAGES: dict[str, type[Any]] = {
     kind.__name__: kind
     for kind in (QueryRequest, QueryReply, TrainRequest, TrainReply, EvaluateRequest, EvaluateReply, Refusal)

@@ -1,6 +1,5 @@
 """The demonstration: a coordinator and three institutions as separate daemons on this machine, over real TLS."""
 
-import os
 import socket
 import sys
 import threading
@@ -94,11 +93,9 @@ def _make_institution(workdir: Path, home: ServerHome, experiment: Experiment, n
         task: {split: str(path) for split in ("train", "validation", "test") if (path := getattr(source, split))}
         for task, source in experiment.institutions[name].items()
     }
-    threads = max(1, (os.cpu_count() or 1) // len(experiment.institutions))
     institution = {
         "name": name,
         "server": {"address": f"127.0.0.1:{read_settings(home).public_port}"},
-        "runtime": {"threads": threads},
         "data": data,
     }
     file = folder / "institution.toml"

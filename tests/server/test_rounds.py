@@ -155,7 +155,7 @@ def test_an_absent_institution_is_named_and_takes_part_again(store: Store, make:
         original(run_id, number, state)
         grid.round = number + 1
 
-    store.save_checkpoint = count  # type: ignore[method-assign]
+    store.save_checkpoint = count  # type: ignore[method-assign,assignment]
     run_id = run(store, grid, federation, initial)
     by_round = {
         r["round"]: r["status"]
@@ -185,10 +185,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one(store: Store, make: Callable[
             raise StoreError("disk full")
         original(run_id, number, state)
 
-    store.save_checkpoint = die  # type: ignore[method-assign]
+    store.save_checkpoint = die  # type: ignore[method-assign,assignment]
     with pytest.raises(StoreError):
         run(store, FaultyGrid(sites), federation, initial)
-    store.save_checkpoint = original  # type: ignore[method-assign]
+    store.save_checkpoint = original  # type: ignore[method-assign,assignment]
     broken = str(store.run()["run"])
     assert store.last_round(broken) == 1
     run(store, FaultyGrid(sites), federation, initial, broken)
