@@ -188,7 +188,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(store: Store, make: Callable[
     store.save_checkpoint = die  # type: ignore[method-assign,assignment]
     with pytest.raises(StoreError):
         run(store, FaultyGrid(sites), federation, initial)
-    store.save_checkpoint = original  # type: ignore[method-assign,assignment]
+    store.save_checkpoint = original  # type: ignore[method-assign]
     broken = str(store.run()["run"])
     assert store.last_round(broken) == 1
     run(store, FaultyGrid(sites), federation, initial, broken)

@@ -10,10 +10,8 @@ from shared.errors import ProtocolError
 @pytest.mark.parametrize(("name", "tolerance"), [("float32", 0.0), ("float16", 2**-11)])
 def test_round_trip(name: str, tolerance: float) -> None:
     rng = np.random.default_rng(0)
-    arrays: codec.Arrays = {
-        "a/b": rng.standard_normal((3, 5)).astype(np.float32),
-        "scalar": np.full((), 2.0, np.float32),
-    }
+    matrix = rng.standard_normal((3, 5)).astype(np.float32)
+    arrays: codec.Arrays = {"a/b": matrix, "scalar": np.full((), 2.0, np.float32)}
     decoded = codec.decode(codec.encode(arrays, name), name)
     assert decoded.keys() == arrays.keys()
     for key, array in arrays.items():
