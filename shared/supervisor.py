@@ -32,6 +32,7 @@ FIRST_DELAY = 0.5  # seconds before the first restart; doubles with every furthe
 LONGEST_DELAY = 30.0
 LONG_LIFE = 60.0  # a child that lived this long starts over with FIRST_DELAY
 POLL = 0.1
+KILL_SECONDS = 1.0  # a killed process needs a moment to end
 TAIL_BYTES = 8192
 
 # Run by a bare interpreter (`-I -S`), which starts in a few milliseconds. argv: the supervisor's pid, then the program.
@@ -227,11 +228,16 @@ def _end_all(lives: Sequence[_Life], warden: subprocess.Popen[bytes], grace: flo
     for group in groups:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(group, signal.SIGTERM)
-    deadline = time.monotonic() + grace
-    while _anyone_alive(groups) and time.monotonic() < deadline:
-        time.sleep(POLL / 2)
+    _wait_for_end(groups, grace)
     for life in running:
         _reap(life, warden)
+    _wait_for_end(groups, KILL_SECONDS)
+
+
+def _wait_for_end(groups: Sequence[int], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while _anyone_alive(groups) and time.monotonic() < deadline:
+        time.sleep(POLL / 2)
 
 
 def _anyone_alive(groups: Sequence[int]) -> bool:

@@ -145,7 +145,12 @@ def test_grandchildren_of_a_dead_child_do_not_outlive_it(tmp_path: Path) -> None
         wait_for(lambda: not alive(grandchild), 2)
 
 
-def test_killing_the_supervisor_leaves_nothing_behind(tmp_path: Path) -> None:
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.parametrize("warden_dies_first", [False, True])
+def test_killing_the_supervisor_leaves_nothing_behind(tmp_path: Path, warden_dies_first: bool) -> None:
     log = tmp_path / "log"
     code = (
         "import threading\nfrom pathlib import Path\nfrom shared.supervisor import Child, supervise\n"
@@ -154,9 +159,15 @@ def test_killing_the_supervisor_leaves_nothing_behind(tmp_path: Path) -> None:
     )
     supervising = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
     parent, grandchild = pids(log)
+    if warden_dies_first:
+        (warden,) = set(children_of(supervising.pid)) - {parent}
+        os.kill(warden, signal.SIGKILL)
     supervising.kill()
     supervising.wait()
-    wait_for(lambda: not alive(parent) and not alive(grandchild), 5)
+    wait_for(lambda: not alive(parent), 5)
+    if warden_dies_first:
+        os.kill(grandchild, signal.SIGKILL)  # what the kernel does for the child reaches no further
+    wait_for(lambda: not alive(grandchild), 5)
 
 
 def test_give_up_sees_code_and_tail_of_this_life_and_ends_all(tmp_path: Path) -> None:
