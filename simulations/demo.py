@@ -52,6 +52,23 @@ def run_demo(workdir: Path, announce: Announce) -> DemoResult:
     """
     began = time.perf_counter()
     experiment = load_experiment(CONFIG, data=SAMPLES)
+    home, run_id = deploy(experiment, workdir, announce)
+    announce("5/6  Releasing the best round")
+    bundle = release_run(home.root, run_id, workdir / "bundle")
+    announce("6/6  Training centrally on the pooled records, for comparison")
+    rows = rows_of_run(home.root, run_id, centralised=_centralised(experiment, announce))
+    return DemoResult(rows, bundle, time.perf_counter() - began)
+
+
+def deploy(experiment: Experiment, workdir: Path, announce: Announce) -> tuple[ServerHome, str]:
+    """Run an experiment's federation once with real daemons under `workdir`, and stop them.
+
+    Returns:
+        The coordinator's folder and the id of the completed run.
+
+    Raises:
+        CollegiumError: A daemon did not come up or the run failed; nothing is left running.
+    """
     announce("1/6  Making the coordinator's certificates and token, and a key for every institution")
     home = _make_coordinator(workdir, experiment.federation)
     files = [_make_institution(workdir, home, experiment, name) for name in experiment.institutions]
@@ -67,11 +84,7 @@ def run_demo(workdir: Path, announce: Announce) -> DemoResult:
             outcome = follow(home.root, run_id, announce, check=check_clients)
     if outcome["status"] != "completed":
         raise ProcessError(f"Expected the run to complete, but it ended as {outcome['status']}: {outcome['reason']}")
-    announce("5/6  Releasing the best round")
-    bundle = release_run(home.root, run_id, workdir / "bundle")
-    announce("6/6  Training centrally on the pooled records, for comparison")
-    rows = rows_of_run(home.root, run_id, centralised=_centralised(experiment, announce))
-    return DemoResult(rows, bundle, time.perf_counter() - began)
+    return home, run_id
 
 
 def _make_coordinator(workdir: Path, federation: Federation) -> ServerHome:

@@ -48,7 +48,9 @@ class SpanHead(nn.Module):
     def __init__(self, hidden_size: int, dropout: float) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(hidden_size, 2)
+        # No bias: it would shift all positions alike, which the softmax and the choice of a span do not see, so that
+        # its gradient is rounding noise.
+        self.linear = nn.Linear(hidden_size, 2, bias=False)
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Logits [rows, length, 2]."""

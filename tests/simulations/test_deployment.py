@@ -1,0 +1,114 @@
+"""A real deployment on loopback, with the tiny BERT: daemons, TLS, node keys, rounds, release."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from transformers import BertModel
+
+from client.institution import Data
+from client.predict import open_bundle
+from server import rounds
+from server.running import open_store, release_run
+from server.store import Store
+from shared.adapter import get_state
+from shared.federation import Federation
+from shared.model import build_model
+from simulations.demo import deploy
+from simulations.engine import LocalGrid
+from simulations.experiment import Experiment, open_sites
+from simulations.results import rows_of_run
+
+
+@pytest.fixture
+def experiment(
+    tmp_path: Path, tiny_federation: Callable[..., Federation], write_records: Callable[..., Path]
+) -> Experiment:
+    held = {"hospital": ("entities", "notes_qa"), "law_firm": ("clauses", "entities")}
+    institutions = {
+        name: {
+            task: Data(
+                train=write_records(tmp_path / "data" / name / f"{task}.train.jsonl", task, slice(0, None, 2)),
+                test=write_records(tmp_path / "data" / name / f"{task}.test.jsonl", task, slice(1, None, 2)),
+            )
+            for task in tasks
+        }
+        for name, tasks in held.items()
+    }
+    return Experiment(federation=tiny_federation(rounds={"quorum": 2}), institutions=institutions)
+
+
+def children() -> set[int]:
+    """Processes whose parent is this one."""
+    found = set()
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = entry.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[1]) == os.getpid() and fields[0] != "Z":
+            found.add(int(entry.parent.name))
+    return found
+
+
+@pytest.mark.timeout(280)
+# peft 0.21 reads a property that transformers 5.23 renames.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_a_deployment_ends_as_the_simulator_does_and_its_bundle_loads(
+    tmp_path: Path, experiment: Experiment, tiny_bert: Path
+) -> None:
+    before = children()
+    told: list[str] = []
+    home, run_id = deploy(experiment, tmp_path / "deployed", told.append)
+    assert children() == before
+
+    with open_store(home.root) as store:
+        assert store.run(run_id)["status"] == "completed"
+        deployed = store.load_checkpoint(run_id, 2)
+    federation = experiment.federation
+    model = build_model(federation)
+    initial = get_state(model)
+    with Store.open(f"sqlite:///{tmp_path / 'sim.db'}", checkpoints=tmp_path / "sim") as store:
+        simulated_run = store.create_run(federation)
+        rounds.run(
+            LocalGrid(open_sites(experiment, model)),
+            federation=federation,
+            store=store,
+            run_id=simulated_run,
+            initial_state=initial,
+            announce=lambda _: None,
+        )
+        simulated = store.load_checkpoint(simulated_run, 2)
+    assert any(np.abs(simulated[name] - initial[name]).max() > 1e-3 for name in initial)
+    for name, array in simulated.items():
+        np.testing.assert_allclose(deployed[name], array, atol=1e-4, err_msg=name)
+
+    rows = rows_of_run(home.root, run_id)
+    assert {(row.institution, row.task) for row in rows} == {
+        (name, task) for name, tasks in experiment.institutions.items() for task in tasks
+    }
+    assert all(row.bytes_up > 0 and row.seconds > 0 for row in rows)
+
+    bundle = release_run(home.root, run_id, tmp_path / "bundle")
+    assert json.loads((bundle / "metrics.json").read_text())["digest"] == federation.digest
+    _check_plain_peft(bundle, tiny_bert)
+
+
+def _check_plain_peft(bundle: Path, tiny_bert: Path) -> None:
+    """The adapter loaded by plain peft, and the head by hand, give the logits of `collegium predict`."""
+    predictor = open_bundle(bundle)
+    text = "The buyer pays 7 euros."
+    ours = predictor.logits("clauses", {"text": text})
+    base = BertModel.from_pretrained(tiny_bert, add_pooling_layer=False)
+    plain = PeftModel.from_pretrained(base, str(bundle / "adapter")).eval()
+    head = predictor.model.heads["clauses"]
+    inputs = predictor.model.tokenizer(text, return_tensors="pt")
+    with torch.no_grad():
+        states = plain(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state
+        theirs = head(states, inputs["attention_mask"])[0].numpy()
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
