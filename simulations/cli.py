@@ -1,6 +1,7 @@
 """The `collegium` command: the rooms' verbs and the researcher's own."""
 
 import json
+import os
 import signal
 import tempfile
 from pathlib import Path
@@ -101,6 +102,7 @@ def _fresh_folder(workdir: Path | None) -> Path:
 
 def main() -> None:
     """Entry point of the console script."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep: the machine may be busy with other sites
     console.run(app)
 
 
