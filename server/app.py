@@ -1,16 +1,18 @@
 """The Flower ServerApp: finds its run in the coordinator's store and hands it to the round loop."""
 
+import contextlib
 import os
 from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
+from flwr.supercore.run import RunNotRunningException
 
 from server import rounds
 from server.bundle import RUN_KEY
 from server.home import HOME_VARIABLE
 from server.running import open_store
-from shared.errors import CollegiumError, ConfigError
+from shared.errors import CollegiumError, ConfigError, StoreError
 
 app = ServerApp()
 
@@ -32,9 +34,17 @@ def main(grid: Grid, context: Context) -> None:
             initial = get_state(build_model(federation))
             rounds.run(grid, federation=federation, store=store, run_id=run_id, initial_state=initial, announce=_print)
         except BaseException as error:
-            reason = str(error) if isinstance(error, CollegiumError) else f"{type(error).__name__}: {error}"
-            store.update_run(run_id, status="failed", reason=reason)
+            with contextlib.suppress(StoreError):  # a full disk must not hide what went wrong
+                store.update_run(run_id, status="failed", reason=_reason(error))
             raise
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, CollegiumError):
+        return str(error)
+    if isinstance(error, RunNotRunningException):
+        return "The run was stopped; its last checkpoint is kept, so that it can be resumed."
+    return f"{type(error).__name__}: {error}"
 
 
 def _print(text: str) -> None:

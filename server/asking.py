@@ -7,15 +7,21 @@ from dataclasses import dataclass
 from flwr.app import Message
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+from server.replies import check_types
 from shared.errors import ProtocolError
 from shared.protocol import MESSAGE_TYPES, REPLIES, Refusal, Reply, Request, decode, encode
 
 STATUS_SECONDS = 2.0
 """How often the coordinator looks whether the institutions it waits for are still online."""
 IDLE_SECONDS = 0.05
-"""Between two looks for replies; Flower's own Grid waits three seconds."""
-
+"""First pause between two looks for replies; Flower's own Grid waits three seconds."""
+IDLE_FRACTION = 0.03
+"""The pause grows with the time waited, so that a round is noticed to end at most this fraction late."""
+LONGEST_IDLE_SECONDS = 1.0
+UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, DecodeError)
+"""What Flower raises when it unpacks a reply that is not made of its own objects."""
 
 ABSENT = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, ErrorCode.NODE_UNAVAILABLE)
 """What Flower answers in the place of an institution that has gone: an absence, not a fault."""
@@ -60,43 +66,55 @@ def ask(
         grid: Flower's Grid, or the simulator's.
         requests: One request per institution.
         nodes: Node id per institution.
-        group: Flower's group id, here the round.
+        group: Flower's group id, here the kind of request.
         deadline_seconds: Longest wait.
         quorum: Fewest good answers that allow to stop waiting for institutions gone offline.
-        idle_seconds: Pause between two looks for replies.
+        idle_seconds: First pause between two looks for replies.
         clock: Seconds; a test may pass its own.
     """
     started = looked = clock()
     waiting: dict[str, tuple[str, int]] = {}
     for institution, request in requests.items():
-        content = encode(request)
-        message = grid.create_message(
-            content, MESSAGE_TYPES[type(request)], nodes[institution], group, ttl=deadline_seconds
-        )
-        (identifier,) = grid.push_messages([message])
-        waiting[str(identifier)] = (institution, len(getattr(request, "state", b"")))
+        kind = MESSAGE_TYPES[type(request)]
+        message = Message(encode(request), nodes[institution], kind, ttl=deadline_seconds, group_id=group)
+        if identifier := next(iter(grid.push_messages([message])), None):
+            waiting[identifier] = institution, len(getattr(request, "state", b""))
+        else:
+            yield Answer(
+                institution, None, "missing", "Flower took no message for it; see whether it is still enrolled"
+            )
     good = 0
     while waiting:
-        replies = list(grid.pull_messages(list(waiting)))
-        for message in replies:
-            if (found := waiting.pop(message.metadata.reply_to_message_id, None)) is None:
-                continue
-            institution, sent = found
-            answer = _read(message, institution, sent, clock() - started)
-            good += answer.status == "ok"
-            yield answer
+        before = len(waiting)
+        # One at a time: so no more than one reply is in memory, and a broken one is known by whom it was asked of.
+        for identifier, (institution, sent) in list(waiting.items()):
+            answer = _pull(grid, identifier, institution, sent, clock() - started)
+            if answer is not None:
+                del waiting[identifier]
+                good += answer.status == "ok"
+                yield answer
+        if len(waiting) < before:
+            continue  # what is already there is taken even at the deadline
         now = clock()
-        if not waiting or now - started > deadline_seconds:
+        if now - started > deadline_seconds:
             break
         if good >= quorum and now - looked > STATUS_SECONDS:
             looked, present = now, online(grid)
             if not any(institution in present for institution, _ in waiting.values()):
                 break
-        if not replies:
-            time.sleep(idle_seconds)
+        time.sleep(min(LONGEST_IDLE_SECONDS, max(idle_seconds, IDLE_FRACTION * (now - started))))
     for institution, sent in waiting.values():
         reason = f"no answer within {clock() - started:.0f} s"
         yield Answer(institution, None, "missing", reason, bytes_down=sent, seconds=clock() - started)
+
+
+def _pull(grid: Grid, identifier: str, institution: str, sent: int, seconds: float) -> Answer | None:
+    try:
+        replies = [m for m in grid.pull_messages([identifier]) if m.metadata.reply_to_message_id == identifier]
+    except UNREADABLE as error:
+        reason = f"Expected a Flower message, but what came cannot be unpacked ({type(error).__name__})."
+        return Answer(institution, None, "dropped", reason, bytes_down=sent, seconds=seconds)
+    return _read(replies[0], institution, sent, seconds) if replies else None
 
 
 def _read(message: Message, institution: str, sent: int, seconds: float) -> Answer:
@@ -105,7 +123,8 @@ def _read(message: Message, institution: str, sent: int, seconds: float) -> Answ
         reason = message.error.reason or f"Flower's error {message.error.code}"
         return Answer(institution, None, status, reason, bytes_down=sent, seconds=seconds)
     try:
-        reply: Reply = decode(message.content, *REPLIES)
+        reply = decode(message.content, *REPLIES)
+        check_types(reply)
     except ProtocolError as error:
         return Answer(institution, None, "dropped", str(error), bytes_down=sent, seconds=seconds)
     if isinstance(reply, Refusal):

@@ -2,14 +2,18 @@
 
 import json
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import tomli_w
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from server.store import Store, scores
+from server.store import Store, rounds, scores
 from shared.adapter import ADAPTER, HEAD
 from shared.bundle import ADAPTER_FILE, FEDERATION_FILE, HEADS_FILE
+from shared.codec import Arrays
 from shared.errors import ConfigError, StoreError
 from shared.federation import Federation
 from shared.model import lora_config
@@ -18,7 +22,11 @@ README = """\
 # {name}
 
 A LoRA adapter and {count} task heads, trained by Collegium across {institutions} institutions (run {run}, best round
-{best}). Tasks: {tasks}. Scores are in metrics.json, the agreement is in federation.toml.
+{best} of {last}).
+
+{table}
+
+Tasks: {tasks}. All metrics of all rounds are in metrics.json, the agreement is in federation.toml.
 
     collegium predict . --task {task} --text "..."
 
@@ -34,7 +42,7 @@ where BACKBONE is a copy of {backbone} with fingerprint {sha256}.
 
 
 def release(store: Store, run: str, folder: Path) -> Path:
-    """Write the best round of a run to a new folder.
+    """Write the best round of a run to a new folder; it appears whole or not at all.
 
     Raises:
         ConfigError: The folder exists, or the run has not completed.
@@ -47,28 +55,34 @@ def release(store: Store, run: str, folder: Path) -> Path:
         raise ConfigError(f"Expected a completed run, but run {row['run']} is {row['status']}; resume it first.")
     federation, best = store.agreement(row["run"]), store.best_round(row["run"])
     assert best is not None
-    state = store.load_checkpoint(row["run"], best)
+    metrics = {
+        "run": row["run"],
+        "digest": row["digest"],
+        "best_round": best,
+        "rounds": store.rows(rounds, row["run"]),
+        "scores": store.rows(scores, row["run"]),
+    }
     building = folder.with_name(f".{folder.name}.part")
     try:
         shutil.rmtree(building, ignore_errors=True)
         (building / "adapter").mkdir(parents=True)
-        lora_config(federation.adapter, federation.backbone.name).save_pretrained(str(building / "adapter"))
-        for file, prefix in ((ADAPTER_FILE, ADAPTER), (HEADS_FILE, HEAD)):
-            part = {n.removeprefix(prefix): a for n, a in state.items() if n.startswith(prefix)}
-            save_file(part, building / file)
-        (building / FEDERATION_FILE).write_text(federation_toml(federation), encoding="utf-8")
-        metrics = {
-            "run": row["run"],
-            "digest": row["digest"],
-            "best_round": best,
-            "scores": store.rows(scores, row["run"]),
-        }
-        (building / "metrics.json").write_text(json.dumps(metrics, indent=2), encoding="utf-8")
-        (building / "README.md").write_text(_readme(federation, row["run"], best), encoding="utf-8")
+        _write(building, federation, store.load_checkpoint(row["run"], best), metrics)
         building.replace(folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise StoreError(f"Could not write the bundle {folder}: {error}; make room and release again.") from error
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
     return folder
+
+
+def _write(folder: Path, federation: Federation, state: Arrays, metrics: Mapping[str, Any]) -> None:
+    lora_config(federation.adapter, federation.backbone.name).save_pretrained(str(folder / "adapter"))
+    for file, prefix in ((ADAPTER_FILE, ADAPTER), (HEADS_FILE, HEAD)):
+        part = {name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)}
+        save_file(part, folder / file)
+    (folder / FEDERATION_FILE).write_text(federation_toml(federation), encoding="utf-8")
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2), encoding="utf-8")
+    (folder / "README.md").write_text(_readme(federation, metrics), encoding="utf-8")
 
 
 def federation_toml(federation: Federation) -> str:
@@ -76,15 +90,35 @@ def federation_toml(federation: Federation) -> str:
     return tomli_w.dumps(federation.model_dump(mode="json", exclude_none=True))
 
 
-def _readme(federation: Federation, run: str, best: int) -> str:
+def _readme(federation: Federation, metrics: Mapping[str, Any]) -> str:
+    best = metrics["best_round"]
     return README.format(
         name=federation.name,
         count=len(federation.tasks),
         institutions=len(federation.rounds.institutions),
-        run=run,
+        run=metrics["run"],
         best=best,
+        last=max((row["round"] for row in metrics["rounds"]), default=0),
+        table=_table(metrics["scores"], best),
         tasks=", ".join(f"{name} ({spec.type})" for name, spec in federation.tasks.items()),
         task=next(iter(federation.tasks)),
         backbone=federation.backbone.name,
         sha256=federation.backbone.sha256,
     )
+
+
+def _table(tested: Sequence[Mapping[str, Any]], best: int) -> str:
+    """Every metric on the test records, before training and after, as Markdown."""
+    values = {
+        (row["institution"], row["task"], row["metric"], row["round"]): row["value"]
+        for row in tested
+        if row["split"] == "test"
+    }
+    lines = ["| institution | task | metric | before | after |", "|---|---|---|---:|---:|"]
+    for institution, task, metric, number in sorted(values):
+        if number == best:
+            before = values.get((institution, task, metric, 0))
+            shown = "" if before is None else f"{before:.3f}"
+            after = values[institution, task, metric, number]
+            lines.append(f"| {institution} | {task} | {metric} | {shown} | {after:.3f} |")
+    return "\n".join(lines)

@@ -4,16 +4,18 @@ The same loop serves a deployment and the simulator: it sees a Flower Grid and a
 federation file names are ever sent anything.
 """
 
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from flwr.serverapp import Grid
 
 from server.aggregation import ClientUpdate, fedavg
 from server.asking import IDLE_SECONDS, Answer, ask, online
 from server.replies import Records, check_query, check_scores, check_update
-from server.store import Reply, Score, Store
+from server.store import Reply, Score, Store, rounds, scores
 from shared import codec
 from shared.adapter import select
 from shared.codec import Arrays
@@ -32,8 +34,16 @@ from shared.protocol import (
 from shared.tasks import build_task
 
 Announce = Callable[[str], None]
+R = TypeVar("R")
+T = TypeVar("T")
 WAIT_SECONDS = 0.2
 """Between two looks for institutions that are not online yet."""
+GRACE_SECONDS = 120.0
+"""How long a run with its quorum online waits for the other institutions before it begins; they may join later."""
+JOIN_SECONDS = 60.0
+"""Longest wait, between two rounds, for the answer of an institution that has just come online."""
+LONGEST_REASON = 500
+"""Characters of a reason that are kept; it may be an institution's own text."""
 
 
 @dataclass
@@ -46,8 +56,12 @@ class Run:
     run_id: str
     announce: Announce
     idle_seconds: float
-    announced: dict[str, Records]
+    announced: dict[str, Records] = field(default_factory=dict)
     """Records per institution that has answered the query."""
+    trouble: dict[str, Answer] = field(default_factory=dict)
+    """Institutions whose last answer was none or a bad one: they are asked again what they hold."""
+    scored: set[str] = field(default_factory=set)
+    """Institutions that have scored the initial state."""
 
     def say(self, text: str) -> None:
         """Announce, and keep for whoever follows the run."""
@@ -74,7 +88,7 @@ def run(
         run_id: A run in the store.
         initial_state: The state before the first round.
         announce: Told what happens.
-        poll_seconds: Pause between two looks for replies.
+        poll_seconds: First pause between two looks for replies.
 
     Returns:
         The state of the best round.
@@ -83,18 +97,9 @@ def run(
         QuorumError: Fewer institutions than the quorum gave a valid update; the last checkpoint is kept.
         StoreError: A record or a checkpoint could not be stored.
     """
-    this = Run(grid, federation, store, run_id, announce, poll_seconds, {})
+    this = Run(grid, federation, store, run_id, announce, poll_seconds)
     store.update_run(run_id, status="running", reason=None, ended=None)
-    _await_quorum(this)
-    _query(this, 0)
-    last = store.last_round(run_id)
-    if last is None:
-        last, state = 0, initial_state
-        store.save_checkpoint(run_id, 0, state)
-        _evaluate(this, state, 0, "test")
-    else:
-        this.say(f"Going on after round {last}")
-        state = store.load_checkpoint(run_id, last)
+    last, state = _begin(this, initial_state)
     for number in range(last + 1, federation.rounds.count + 1):
         if _exhausted(this, number):
             this.say(f"No better validation score for {federation.rounds.patience} rounds: stopping early")
@@ -104,102 +109,114 @@ def run(
     assert best is not None
     state = store.load_checkpoint(run_id, best)
     this.say(f"Best round: {best}")
-    _evaluate(this, state, best, "test")
+    _query(this, best)
+    _evaluate(this, state, best, "test", _present(this))
     store.update_run(run_id, status="completed")
     this.say("The run has completed")
     return state
 
 
+def _begin(this: Run, initial: Arrays) -> tuple[int, Arrays]:
+    """Gather the institutions; the round to go on after, and the state after it."""
+    _await_quorum(this)
+    last = this.store.last_round(this.run_id)
+    if last is None:
+        this.store.save_checkpoint(this.run_id, 0, initial)
+        _query(this, 0)
+        return 0, initial
+    this.say(f"Going on after round {last}")
+    state = this.store.load_checkpoint(this.run_id, last)
+    tested = this.store.rows(scores, this.run_id)
+    this.scored = {row["institution"] for row in tested if row["round"] == 0 and row["split"] == "test"}
+    _query(this, last)
+    if last and all(row["round"] != last for row in this.store.rows(rounds, this.run_id)):
+        _finish(this, state, last, time.perf_counter(), None)  # it was cut off between checkpoint and validation
+    return last, state
+
+
 def _round(this: Run, state: Arrays, number: int) -> Arrays:
     """One round: train, aggregate, checkpoint, validate."""
     started = time.perf_counter()
-    rounds = this.federation.rounds
+    agreed = this.federation.rounds
     _query(this, number)
-    requests: dict[str, TrainRequest] = {}
-    for name in _present(this):
-        blob = codec.encode(select(state, this.announced[name].keys()), this.federation.wire.codec)
-        requests[name] = TrainRequest(spec_digest=this.federation.digest, round=number, rounds=rounds.count, state=blob)
+    blobs = _blobs(this, state, _present(this))
+    requests = {
+        name: TrainRequest(spec_digest=this.federation.digest, round=number, rounds=agreed.count, state=blob)
+        for name, blob in blobs.items()
+    }
+    _record_absent(this, number, requests)
     shapes = {name: array.shape for name, array in state.items()}
     taken: list[str] = []
-    updates = _updates(this, requests, shapes, taken)
-    new, diagnostics = fedavg.apply(state, updates)
-    absent = sorted(set(rounds.institutions) - set(taken))
-    for name in sorted(set(rounds.institutions) - requests.keys()):
-        _record(this, number, "train", Answer(name, None, "missing", "not online when the round began"))
-    if len(taken) < rounds.quorum:
+    new, diagnostics = fedavg.apply(state, _updates(this, requests, shapes, taken))
+    if len(taken) < agreed.quorum:
+        without = ", ".join(sorted(set(agreed.institutions) - set(taken)))
         raise QuorumError(
-            f"Expected at least {rounds.quorum} valid updates in round {number}, but {len(taken)} came (without "
-            f"{', '.join(absent)}); round {number - 1} is kept, so mend those institutions and resume the run."
+            f"Expected at least {agreed.quorum} valid updates in round {number}, but {len(taken)} came (without "
+            f"{without}); round {number - 1} is kept, so mend those institutions and resume the run."
         )
     this.store.save_checkpoint(this.run_id, number, new)
-    score = _evaluate(this, new, number, "validation")
-    this.store.add_round(this.run_id, number, time.perf_counter() - started, score)
-    weights = ", ".join(f"{name} {weight:.2f}" for name, weight in sorted(diagnostics.weights.items()))
-    shown = "not validated" if score is None else f"validation score {score:.3f}"
-    this.say(f"Round {number} of {rounds.count}: {shown}, {time.perf_counter() - started:.1f} s; weights {weights}")
+    _finish(this, new, number, started, diagnostics)
     return new
+
+
+def _finish(this: Run, state: Arrays, number: int, started: float, diagnostics: fedavg.Diagnostics | None) -> None:
+    """Validate the state after a round, and record the round."""
+    score = _evaluate(this, state, number, "validation", _present(this))
+    seconds = time.perf_counter() - started
+    participants, norm = (len(diagnostics.norms), diagnostics.norm) if diagnostics else (None, None)
+    this.store.add_round(this.run_id, number, seconds, score, participants=participants, norm=norm)
+    shown = "not validated" if score is None else f"validation score {score:.3f}"
+    weights = diagnostics.weights if diagnostics else {}
+    shares = "; weights " + ", ".join(f"{name} {w:.2f}" for name, w in sorted(weights.items())) if weights else ""
+    this.say(f"Round {number} of {this.federation.rounds.count}: {shown}, {seconds:.1f} s{shares}")
 
 
 def _updates(
     this: Run, requests: Mapping[str, TrainRequest], shapes: Mapping[str, tuple[int, ...]], taken: list[str]
 ) -> Iterator[ClientUpdate]:
     """Checked updates as they arrive; a bad reply drops that one institution, and says so."""
-    for answer in _ask(this, requests, "train"):
-        if answer.status == "ok":
-            try:
-                if not isinstance(answer.reply, TrainReply):
-                    raise ReplyError(f"Expected a TrainReply from {answer.institution}, but another kind came.")
-                update = check_update(
-                    answer.reply,
-                    requests[answer.institution],
-                    institution=answer.institution,
-                    announced=this.announced[answer.institution],
-                    shapes=shapes,
-                    codec_name=this.federation.wire.codec,
-                )
-            except ReplyError as error:
-                answer = replace(answer, status="dropped", reason=str(error))
-            else:
-                taken.append(answer.institution)
-                _record(this, requests[answer.institution].round, "train", answer)
-                yield update
-                continue
-        _record(this, requests[answer.institution].round, "train", answer)
 
-
-def _evaluate(this: Run, state: Arrays, number: int, split: Split) -> float | None:
-    """Score a state on one split at every institution; the mean over tasks of the primary metrics."""
-    holders = [n for n in _present(this) if any(split in splits for splits in this.announced[n].values())]
-    requests = {
-        name: EvaluateRequest(
-            spec_digest=this.federation.digest,
-            round=number,
-            split=split,
-            state=codec.encode(select(state, this.announced[name].keys()), this.federation.wire.codec),
+    def check(reply: TrainReply, name: str) -> ClientUpdate:
+        codec_name, announced = this.federation.wire.codec, this.announced[name]
+        return check_update(
+            reply, requests[name], institution=name, announced=announced, shapes=shapes, codec_name=codec_name
         )
-        for name in holders
+
+    quorum = this.federation.rounds.quorum
+    for answer in _ask(this, requests, "train", quorum=quorum):
+        checked, update = _checked(answer, TrainReply, check)
+        number = requests[answer.institution].round
+        if update is None:
+            _record(this, number, "train", checked)
+            continue
+        assert isinstance(answer.reply, TrainReply)
+        losses = {task: x for task, x in answer.reply.losses.items() if task in update.examples and math.isfinite(x)}
+        _record(this, number, "train", checked, examples=update.examples, losses=losses)
+        taken.append(update.institution)
+        yield update
+
+
+def _evaluate(this: Run, state: Arrays, number: int, split: Split, names: Sequence[str]) -> float | None:
+    """Score a state on one split at institutions that hold it; the mean over tasks of the primary metrics."""
+    holders = [name for name in names if any(split in splits for splits in this.announced[name].values())]
+    requests = {
+        name: EvaluateRequest(spec_digest=this.federation.digest, round=number, split=split, state=blob)
+        for name, blob in _blobs(this, state, holders).items()
     }
     metrics = {name: build_task(name, spec).metric for name, spec in this.federation.tasks.items()}
+
+    def check(reply: EvaluateReply, name: str) -> EvaluateReply:
+        return check_scores(reply, requests[name], institution=name, announced=this.announced[name], metrics=metrics)
+
     sums: dict[str, tuple[float, int]] = {}
     for answer in _ask(this, requests, "evaluate"):
-        if answer.status == "ok":
-            try:
-                if not isinstance(answer.reply, EvaluateReply):
-                    raise ReplyError(f"Expected an EvaluateReply from {answer.institution}, but another kind came.")
-                reply = check_scores(
-                    answer.reply,
-                    requests[answer.institution],
-                    institution=answer.institution,
-                    announced=this.announced[answer.institution],
-                )
-            except ReplyError as error:
-                answer = replace(answer, status="dropped", reason=str(error))
-            else:
-                this.store.add_scores(this.run_id, _scores(reply))
-                for task, count in reply.examples.items():
-                    value, total = sums.get(task, (0.0, 0))
-                    sums[task] = (value + count * reply.scores[task][metrics[task]], total + count)
-        _record(this, number, f"evaluate {split}", answer)
+        checked, reply = _checked(answer, EvaluateReply, check)
+        if reply is not None:
+            this.store.add_scores(this.run_id, _scores(reply))
+            for task, count in reply.examples.items():
+                value, total = sums.get(task, (0.0, 0))
+                sums[task] = (value + count * reply.scores[task][metrics[task]], total + count)
+        _record(this, number, f"evaluate {split}", checked)
     return sum(value / total for value, total in sums.values()) / len(sums) if sums else None
 
 
@@ -212,81 +229,135 @@ def _scores(reply: EvaluateReply) -> list[Score]:
 
 
 def _query(this: Run, number: int) -> None:
-    """Ask institutions that have come online and are not known yet what they hold."""
+    """Ask institutions that have come online, or were in trouble, what they hold; new ones score the initial state."""
     nodes = online(this.grid)
-    new = [n for n in this.federation.rounds.institutions if n in nodes and n not in this.announced]
-    requests = {name: QueryRequest(spec_digest=this.federation.digest) for name in new}
-    for answer in _ask(this, requests, "query"):
-        if answer.status == "ok":
-            try:
-                if not isinstance(answer.reply, QueryReply):
-                    raise ReplyError(f"Expected a QueryReply from {answer.institution}, but another kind came.")
-                this.announced[answer.institution] = check_query(
-                    answer.reply, institution=answer.institution, tasks=this.federation.tasks
-                )
-            except ReplyError as error:
-                answer = replace(answer, status="dropped", reason=str(error))
-            else:
-                held = ", ".join(
-                    f"{t} ({s.get('train', 0)})" for t, s in sorted(this.announced[answer.institution].items())
-                )
+    names = [
+        n for n in this.federation.rounds.institutions if n in nodes and (n not in this.announced or n in this.trouble)
+    ]
+    requests = {name: QueryRequest(spec_digest=this.federation.digest) for name in names}
+
+    def check(reply: QueryReply, name: str) -> Records:
+        return check_query(reply, institution=name, tasks=this.federation.tasks)
+
+    for answer in _ask(this, requests, "query", longest=JOIN_SECONDS if this.announced else math.inf):
+        checked, records = _checked(answer, QueryReply, check)
+        known = this.announced.pop(answer.institution, None)
+        if records is not None:
+            this.announced[answer.institution] = records
+            if records != known:
+                held = ", ".join(f"{task} ({splits['train']})" for task, splits in sorted(records.items()))
                 this.say(f"{answer.institution} is here with {held}")
-        _record(this, number, "query", answer)
+        _record(this, number, "query", checked)
+    new = [name for name in _present(this) if name not in this.scored]
+    if new:
+        _evaluate(this, this.store.load_checkpoint(this.run_id, 0), 0, "test", new)
+        this.scored.update(name for name in new if name not in this.trouble)
 
 
-def _ask(this: Run, requests: Mapping[str, Request], kind: str) -> Iterator[Answer]:
-    if not requests:
-        return
+def _ask(
+    this: Run, requests: Mapping[str, Request], kind: str, *, quorum: int = 0, longest: float = math.inf
+) -> Iterator[Answer]:
+    """Ask whoever is still online; nobody is waited for beyond the deadline or `longest` seconds."""
+    nodes = online(this.grid)
+    for name in requests.keys() - nodes.keys():
+        yield Answer(name, None, "missing", "gone offline just before it was asked")
     yield from ask(
         this.grid,
-        requests,
-        online(this.grid),
+        {name: request for name, request in requests.items() if name in nodes},
+        nodes,
         group=kind,
-        deadline_seconds=this.federation.rounds.deadline_seconds,
-        quorum=this.federation.rounds.quorum,
+        deadline_seconds=min(longest, this.federation.rounds.deadline_seconds),
+        quorum=quorum,
         idle_seconds=this.idle_seconds,
     )
 
 
-def _record(this: Run, number: int, kind: str, answer: Answer) -> None:
-    this.store.add_reply(
-        this.run_id,
-        Reply(
-            number,
-            kind,
-            answer.institution,
-            answer.status,
-            answer.reason,
-            answer.bytes_up,
-            answer.bytes_down,
-            answer.seconds,
-        ),
-    )
+def _checked(answer: Answer, kind: type[R], check: Callable[[R, str], T]) -> tuple[Answer, T | None]:
+    """What `check` makes of a good reply; of another, the answer with the reason why it is dropped."""
     if answer.status != "ok":
-        this.say(f"{answer.institution} {answer.status} ({kind}, round {number}): {answer.reason}")
+        return answer, None
+    try:
+        if not isinstance(answer.reply, kind):
+            raise ReplyError(f"Expected a {kind.__name__}, but a {type(answer.reply).__name__} came.")
+        return answer, check(answer.reply, answer.institution)
+    except ReplyError as error:
+        return replace(answer, status="dropped", reason=str(error)), None
+
+
+def _record(
+    this: Run,
+    number: int,
+    kind: str,
+    answer: Answer,
+    *,
+    examples: Mapping[str, int] | None = None,
+    losses: Mapping[str, float] | None = None,
+) -> None:
+    """Record how an institution answered, loudly if badly."""
+    reason = None if answer.reason is None else _plain(answer.reason)
+    row = Reply(
+        round=number,
+        kind=kind,
+        institution=answer.institution,
+        status=answer.status,
+        reason=reason,
+        bytes_up=answer.bytes_up,
+        bytes_down=answer.bytes_down,
+        seconds=answer.seconds,
+        examples=examples,
+        losses=losses,
+    )
+    this.store.add_reply(this.run_id, row)
+    if answer.status == "ok":
+        this.trouble.pop(answer.institution, None)
+    else:
+        this.trouble[answer.institution] = replace(answer, reply=None)
+        this.say(f"{answer.institution} {answer.status} ({kind}, round {number}): {reason}")
+
+
+def _record_absent(this: Run, number: int, requests: Mapping[str, Request]) -> None:
+    """Record the institutions that this round goes without, and why."""
+    nodes = online(this.grid)
+    for name in this.federation.rounds.institutions:
+        if name in requests:
+            continue
+        trouble = this.trouble.get(name)
+        if name in nodes and trouble:
+            answer = Answer(name, None, trouble.status, f"not asked to train: {trouble.reason}")
+        else:
+            answer = Answer(name, None, "missing", "not online when the round began")
+        _record(this, number, "train", answer)
+
+
+def _blobs(this: Run, state: Arrays, names: Sequence[str]) -> dict[str, bytes]:
+    """What each institution needs of a state, encoded once for all that hold the same tasks."""
+    held = {name: frozenset(this.announced[name]) for name in names}
+    made = {tasks: codec.encode(select(state, tasks), this.federation.wire.codec) for tasks in set(held.values())}
+    return {name: made[tasks] for name, tasks in held.items()}
 
 
 def _present(this: Run) -> list[str]:
-    """Known institutions that are online, in the federation's order; those that are not are recorded by `_round`."""
+    """Institutions that can be asked now, in the federation's order: known, online, and not silent when last asked."""
     nodes = online(this.grid)
-    return [n for n in this.federation.rounds.institutions if n in this.announced and n in nodes]
+    silent = {name for name, answer in this.trouble.items() if answer.status == "missing"}
+    return [n for n in this.federation.rounds.institutions if n in this.announced and n in nodes and n not in silent]
 
 
 def _await_quorum(this: Run) -> None:
-    """Wait for all named institutions; at the deadline the quorum is enough."""
-    rounds = this.federation.rounds
-    deadline = time.monotonic() + rounds.deadline_seconds
+    """Wait until all named institutions are online, but no longer than need be once the quorum is."""
+    agreed = this.federation.rounds
+    started = time.monotonic()
     said: set[str] = set()
     while True:
-        absent = set(rounds.institutions) - online(this.grid).keys()
-        if not absent:
+        absent = set(agreed.institutions) - online(this.grid).keys()
+        waited = time.monotonic() - started
+        enough = len(agreed.institutions) - len(absent) >= agreed.quorum
+        if not absent or (enough and waited >= min(GRACE_SECONDS, agreed.deadline_seconds)):
             return
-        if time.monotonic() > deadline:
-            if len(rounds.institutions) - len(absent) >= rounds.quorum:
-                return
+        if waited > agreed.deadline_seconds:
             raise QuorumError(
-                f"Expected at least {rounds.quorum} of {list(rounds.institutions)} online within "
-                f"{rounds.deadline_seconds:g} s, but {sorted(absent)} are not; start their daemons and resume the run."
+                f"Expected at least {agreed.quorum} of {list(agreed.institutions)} online within "
+                f"{agreed.deadline_seconds:g} s, but {sorted(absent)} are not; start their daemons and resume the run."
             )
         if absent != said:
             said = absent
@@ -298,3 +369,9 @@ def _exhausted(this: Run, number: int) -> bool:
     """Whether the validation score has not improved for `patience` rounds before round `number`."""
     patience, best = this.federation.rounds.patience, this.store.best_round(this.run_id)
     return bool(patience and best is not None and number - 1 - best >= patience)
+
+
+def _plain(text: str) -> str:
+    """One printable line of bounded length: an institution's words must not steer a terminal or fill the database."""
+    line = "".join(c if c.isprintable() else " " for c in text[: LONGEST_REASON + 1])
+    return line if len(line) <= LONGEST_REASON else line[: LONGEST_REASON - 3] + "..."

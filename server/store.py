@@ -1,7 +1,7 @@
 """What the coordinator remembers: runs, rounds, replies, scores, events and checkpoints.
 
-SQLAlchemy over SQLite by default, or any database by URL. A checkpoint's file is written and synced before its row, so
-that a row always has its file, whatever dies when.
+SQLAlchemy over SQLite by default, or PostgreSQL by URL. A checkpoint's file is written and synced before its row, under
+a name that carries its hash, so that a row always has its file, whatever dies when.
 """
 
 import datetime
@@ -23,8 +23,11 @@ from shared.codec import Arrays
 from shared.errors import ConfigError, StoreError
 from shared.federation import Federation, parse
 
+SCHEMA_VERSION = 1
+"""Of the tables below; a database of a later version is refused rather than misread."""
 metadata = sa.MetaData()
 RUN = ("run", sa.String(32))
+schema = sa.Table("schema_version", metadata, sa.Column("version", sa.Integer, primary_key=True))
 runs = sa.Table(
     "runs",
     metadata,
@@ -45,6 +48,8 @@ rounds = sa.Table(
     sa.Column("round", sa.Integer, primary_key=True),
     sa.Column("seconds", sa.Float, nullable=False),
     sa.Column("score", sa.Float),
+    sa.Column("participants", sa.Integer),
+    sa.Column("norm", sa.Float),
 )
 replies = sa.Table(
     "replies",
@@ -52,13 +57,15 @@ replies = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column(*RUN, sa.ForeignKey("runs.run"), nullable=False, index=True),
     sa.Column("round", sa.Integer, nullable=False),
-    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("kind", sa.String(32), nullable=False),
     sa.Column("institution", sa.String(64), nullable=False),
     sa.Column("status", sa.String(16), nullable=False),
     sa.Column("reason", sa.Text),
-    sa.Column("bytes_up", sa.Integer, nullable=False),
-    sa.Column("bytes_down", sa.Integer, nullable=False),
+    sa.Column("bytes_up", sa.BigInteger, nullable=False),
+    sa.Column("bytes_down", sa.BigInteger, nullable=False),
     sa.Column("seconds", sa.Float, nullable=False),
+    sa.Column("examples", sa.JSON(none_as_null=True)),
+    sa.Column("losses", sa.JSON(none_as_null=True)),
 )
 scores = sa.Table(
     "scores",
@@ -102,6 +109,10 @@ class Reply:
     bytes_up: int = 0
     bytes_down: int = 0
     seconds: float = 0.0
+    examples: Mapping[str, int] | None = None
+    """Training records per task that an update rests on."""
+    losses: Mapping[str, float] | None = None
+    """Mean training loss per task, as the institution says."""
 
 
 @dataclass(frozen=True)
@@ -126,15 +137,39 @@ class Store:
 
     @classmethod
     def open(cls, url: str, *, checkpoints: Path) -> Self:
-        """Open or make the database at a SQLAlchemy URL; checkpoint files go under `checkpoints`."""
-        engine = sa.create_engine(url)
+        """Open or make the database at a SQLAlchemy URL; checkpoint files go under `checkpoints`.
+
+        Raises:
+            ConfigError: The URL is not one, or its database driver is not installed.
+            StoreError: The database cannot be opened, or a later release of Collegium made it.
+        """
+        try:
+            engine = sa.create_engine(url)
+        except (sa.exc.ArgumentError, ImportError) as error:
+            # The URL may hold a password, and SQLAlchemy's own message may repeat it.
+            raise ConfigError(
+                "Expected store_url to be a SQLAlchemy URL such as postgresql+psycopg://user@host/name with its driver "
+                f"installed, but it cannot be used ({type(error).__name__}); mend it, or `pip install psycopg[binary]`."
+            ) from None
         if engine.dialect.name == "sqlite":
             sa.event.listen(engine, "connect", _sqlite_pragmas)
         store = cls(engine, checkpoints)
         with store._writing("open the database"):
             checkpoints.mkdir(parents=True, exist_ok=True)
             metadata.create_all(engine)
+        store._check_version()
         return store
+
+    def _check_version(self) -> None:
+        with self._writing("open the database") as connection:
+            found = connection.scalar(sa.select(sa.func.max(schema.c.version)))
+            if found is None:
+                connection.execute(sa.insert(schema).values(version=SCHEMA_VERSION))
+        if found is not None and found > SCHEMA_VERSION:
+            raise StoreError(
+                f"Expected a store of version {SCHEMA_VERSION} or earlier, but it is of version {found}; "
+                "install the release of Collegium that made it."
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -163,18 +198,31 @@ class Store:
         with self._writing("update the run") as connection:
             connection.execute(sa.update(runs).where(runs.c.run == run).values(**values))
 
-    def add_round(self, run: str, round: int, seconds: float, score: float | None) -> None:
-        """Record a finished round and its federated validation score."""
-        self._insert(rounds, run=run, round=round, seconds=seconds, score=score)
+    def add_round(
+        self,
+        run: str,
+        round: int,
+        seconds: float,
+        score: float | None,
+        *,
+        participants: int | None = None,
+        norm: float | None = None,
+    ) -> None:
+        """Record a finished round: its federated validation score, who took part, how far the state moved."""
+        values = {"seconds": seconds, "score": score, "participants": participants, "norm": norm}
+        self._insert(rounds, run=run, round=round, **values)
 
     def add_reply(self, run: str, reply: Reply) -> None:
         """Record how an institution answered."""
         self._insert(replies, run=run, **vars(reply))
 
     def add_scores(self, run: str, values: Sequence[Score]) -> None:
-        """Record scores."""
-        if values:
-            with self._writing("store scores") as connection:
+        """Record scores; an institution's earlier scores of the same round and split are replaced."""
+        with self._writing("store scores") as connection:
+            for round, split, institution in {(v.round, v.split, v.institution) for v in values}:
+                same = (scores.c.round == round) & (scores.c.split == split) & (scores.c.institution == institution)
+                connection.execute(sa.delete(scores).where(scores.c.run == run, same))
+            if values:
                 connection.execute(sa.insert(scores), [{"run": run, **vars(value)} for value in values])
 
     def add_event(self, run: str, text: str) -> None:
@@ -188,15 +236,15 @@ class Store:
             StoreError: The disk is full or not writable; earlier checkpoints are untouched.
         """
         blob = save({name: state[name] for name in sorted(state)})
-        folder = self._folder / run
-        file = folder / f"round-{round:05d}.safetensors"
+        sha256 = hashlib.sha256(blob).hexdigest()
+        file = self._folder / run / f"round-{round:05d}-{sha256[:12]}.safetensors"
         with self._writing("write a checkpoint"):
-            folder.mkdir(parents=True, exist_ok=True)
+            file.parent.mkdir(parents=True, exist_ok=True)
             _write_synced(file, blob)
         with self._writing("store a checkpoint") as connection:
             key = (checkpoints.c.run == run) & (checkpoints.c.round == round)
             connection.execute(sa.delete(checkpoints).where(key))
-            row = {"run": run, "round": round, "file": file.name, "sha256": hashlib.sha256(blob).hexdigest()}
+            row = {"run": run, "round": round, "file": file.name, "sha256": sha256}
             connection.execute(sa.insert(checkpoints).values(**row))
 
     def load_checkpoint(self, run: str, round: int) -> Arrays:

@@ -6,7 +6,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from shared.adapter import ADAPTER, HEAD
+from shared.adapter import ADAPTER, HEAD, task_of
 from shared.codec import Arrays
 from shared.errors import ConfigError
 from shared.federation import Federation, load_federation
@@ -25,11 +25,17 @@ class Bundle:
 
 
 def load_bundle(folder: Path) -> Bundle:
-    """Read a bundle. Raises ConfigError if the folder is not one."""
+    """Read a bundle. Raises ConfigError if the folder is not one, or lacks the adapter or a task's head."""
     federation = load_federation(folder / FEDERATION_FILE)
     try:
         arrays = {ADAPTER + name: array for name, array in load_file(folder / ADAPTER_FILE).items()}
         arrays |= {HEAD + name: array for name, array in load_file(folder / HEADS_FILE).items()}
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"Expected a released bundle in {folder}, but it could not be read: {error}.") from error
+    heads = {task for name in arrays if (task := task_of(name)) is not None}
+    if heads != federation.tasks.keys() or not any(name.startswith(ADAPTER) for name in arrays):
+        raise ConfigError(
+            f"Expected an adapter and the heads of {sorted(federation.tasks)} in {folder}, but it has the heads of "
+            f"{sorted(heads)}; take the whole bundle as it was released."
+        )
     return Bundle(federation, arrays)

@@ -6,6 +6,7 @@ examples of task t and N_t all institutions'. N_t is known only at the end, so o
 memory needed does not grow with the number of institutions.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -27,6 +28,8 @@ class Diagnostics:
     """Euclidean norm of each institution's update."""
     weights: Mapping[str, float]
     """Each institution's weight in the adapter; they sum to one."""
+    norm: float
+    """Euclidean norm of the step that the global state takes."""
 
 
 def apply(state: Mapping[str, np.ndarray], updates: Iterable[ClientUpdate]) -> tuple[Arrays, Diagnostics]:
@@ -53,7 +56,7 @@ def apply(state: Mapping[str, np.ndarray], updates: Iterable[ClientUpdate]) -> t
                 f"Expected one update from {update.institution}, but a second one came; it is not counted."
             )
         examples[update.institution] = update.examples
-        norms[update.institution] = float(np.sqrt(sum(float(np.vdot(a, a)) for a in update.arrays.values())))
+        norms[update.institution] = _norm(update.arrays.values())
         for task, count in update.examples.items():
             totals[task] = totals.get(task, 0) + count
         for name, array in update.arrays.items():
@@ -73,7 +76,12 @@ def apply(state: Mapping[str, np.ndarray], updates: Iterable[ClientUpdate]) -> t
         institution: sum(count / totals[task] for task, count in held.items()) / len(totals)
         for institution, held in examples.items()
     }
-    return new, Diagnostics(examples, norms, weights)
+    step = (new[name].astype(np.float64) - state[name] for name in new if new[name] is not state[name])
+    return new, Diagnostics(examples, norms, weights, _norm(step))
+
+
+def _norm(arrays: Iterable[np.ndarray]) -> float:
+    return math.sqrt(sum(float(np.vdot(array, array)) for array in arrays))
 
 
 def _add(sums: Arrays, name: str, array: np.ndarray, weight: int) -> None:

@@ -1,5 +1,6 @@
-"""The round loop with real sites in process: faults drop one institution, and nothing that was stored is lost."""
+"""The round loop, with real sites and scripted ones: a fault drops one institution, and nothing stored is lost."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,13 @@ import numpy as np
 import pytest
 from flwr.app import Message
 from flwr.proto.node_pb2 import NodeInfo
+from flwr.serverapp import Grid
 
 from client.institution import Data, Institution
 from client.site import Site, build_site
 from server import rounds
-from server.store import Store, replies, scores
+from server.store import Store, events, replies, scores
+from server.store import rounds as round_table
 from shared import codec, protocol
 from shared.adapter import get_state
 from shared.codec import Arrays
@@ -82,7 +85,7 @@ def make(
     return build
 
 
-def run(store: Store, grid: LocalGrid, federation: Federation, initial: Arrays, run_id: str | None = None) -> str:
+def run(store: Store, grid: Grid, federation: Federation, initial: Arrays, run_id: str | None = None) -> str:
     run_id = run_id or store.create_run(federation)
     rounds.run(
         grid,
@@ -211,3 +214,253 @@ def test_another_agreement_is_a_refusal_with_a_name(store: Store, make: Callable
     refused = [r for r in store.rows(replies) if r["status"] == "refused"]
     assert {r["institution"] for r in refused} == {"hospital", "law_firm"}
     assert "approved the federation file" in refused[0]["reason"]
+
+
+# From here on institutions are scripted: a state of three arrays, and every update moves each value by `move`.
+
+STATE: Arrays = {
+    "adapter/a": np.zeros((2, 3), np.float32),
+    "head/clauses/w": np.zeros(4, np.float32),
+    "head/entities/w": np.zeros(5, np.float32),
+    "head/notes_qa/w": np.zeros(6, np.float32),
+}
+HELD = {
+    "hospital": {"clauses": {"train": 30, "validation": 3, "test": 3}, "entities": {"train": 10, "test": 2}},
+    "law_firm": {"clauses": {"train": 10, "validation": 1, "test": 1}},
+}
+
+
+@pytest.fixture
+def script(
+    scripted_grid: Any, scripted_institution: Any, tiny_federation: Callable[..., Federation]
+) -> Callable[..., tuple[Federation, Any]]:
+    """A federation of scripted institutions, and the Grid that reaches them."""
+
+    def build(**tables: Any) -> tuple[Federation, Any]:
+        moves = {"hospital": 1.0, "law_firm": 3.0}
+        return tiny_federation(**tables), scripted_grid(
+            {name: scripted_institution(name, held, move=moves[name]) for name, held in HELD.items()}
+        )
+
+    return build
+
+
+def changing(kind: type[Any], change: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
+    return lambda request, answer: change(answer) if isinstance(request, kind) else answer
+
+
+def rows(store: Store, run_id: str, kind: str, institution: str) -> list[tuple[int, str]]:
+    return [
+        (row["round"], row["status"])
+        for row in store.rows(replies, run_id)
+        if row["kind"] == kind and row["institution"] == institution
+    ]
+
+
+def test_the_state_is_the_weighted_mean_of_the_updates(store: Store, script: Callable[..., Any]) -> None:
+    federation, grid = script(rounds={"count": 1})
+    run_id = run(store, grid, federation, STATE)
+    new = store.load_checkpoint(run_id, 1)
+    hospital, law_firm = (30 / 40 + 1) / 2, (10 / 40) / 2
+    np.testing.assert_allclose(new["adapter/a"], hospital * 1.0 + law_firm * 3.0, atol=1e-6)
+    np.testing.assert_allclose(new["head/clauses/w"], (30 * 1.0 + 10 * 3.0) / 40, atol=1e-6)
+    np.testing.assert_allclose(new["head/entities/w"], 1.0, atol=1e-6)
+    assert new["head/notes_qa/w"].tobytes() == STATE["head/notes_qa/w"].tobytes()
+    (row,) = store.rows(round_table, run_id)
+    assert row["participants"] == 2
+    assert row["norm"] == pytest.approx(np.sqrt(sum(float((new[n] ** 2).sum()) for n in new)), rel=1e-6)
+    told = [row for row in store.rows(replies, run_id) if row["kind"] == "train" and row["institution"] == "hospital"]
+    assert told[0]["examples"] == {"clauses": 30, "entities": 10}
+    assert told[0]["losses"] == {"clauses": 0.5, "entities": 0.5}
+    assert told[0]["bytes_up"] == told[0]["bytes_down"] > 0
+
+
+def test_the_federated_score_is_the_mean_over_tasks_of_weighted_means(store: Store, script: Callable[..., Any]) -> None:
+    federation, grid = script(rounds={"count": 1})
+    grid.scripts["hospital"].score = lambda _: 0.8
+    grid.scripts["law_firm"].score = lambda _: 0.4
+    run_id = run(store, grid, federation, STATE)
+    assert store.rows(round_table, run_id)[0]["score"] == pytest.approx((3 * 0.8 + 1 * 0.4) / 4)
+
+
+def test_institutions_get_their_own_heads_only_and_strangers_nothing(store: Store, script: Callable[..., Any]) -> None:
+    federation, grid = script(rounds={"count": 1, "institutions": ["hospital"]})
+    run(store, grid, federation, STATE)
+    assert {name for name, _ in grid.pushed} == {"hospital"}
+    states = [codec.decode(request.state, "float32") for _, request in grid.pushed if hasattr(request, "state")]
+    assert {name for state in states for name in state} == {"adapter/a", "head/clauses/w", "head/entities/w"}
+
+
+def test_a_checkpoint_is_stored_before_the_next_request_is_sent(store: Store, script: Callable[..., Any]) -> None:
+    federation, grid = script(rounds={"count": 3})
+    seen: list[tuple[int, int | None]] = []
+    push = grid._push
+
+    def watched(message: Message) -> str:
+        request = protocol.decode(message.content, *protocol.MESSAGE_TYPES)
+        last = store.last_round(str(store.run()["run"]))
+        if not isinstance(request, protocol.QueryRequest):
+            seen.append((request.round - isinstance(request, protocol.TrainRequest), last))
+        return str(push(message))
+
+    grid._push = watched
+    run(store, grid, federation, STATE)
+    assert seen
+    assert all(last is not None and last >= needed for needed, last in seen)
+
+
+@pytest.mark.parametrize(
+    ("scores_sent", "said"),
+    [
+        ({"clauses": {"accuracy": 1.0}}, "Expected macro_f1"),
+        ({"clauses": {"macro_f1": float("nan")}}, "nan came"),
+        ({"clauses": {"macro_f1": 0.5}, "entities": {"f1": 0.5}}, "exactly"),
+        ({"clauses": 0.5}, "in scores"),
+    ],
+)
+def test_bad_scores_drop_one_institution_and_never_the_run(
+    store: Store, script: Callable[..., Any], scores_sent: Any, said: str
+) -> None:
+    federation, grid = script(rounds={"count": 1})
+    grid.scripts["law_firm"].change = changing(
+        protocol.EvaluateRequest, lambda reply: dataclasses.replace(reply, scores=scores_sent)
+    )
+    run_id = run(store, grid, federation, STATE)
+    assert store.run(run_id)["status"] == "completed"
+    assert {row["institution"] for row in store.rows(scores, run_id)} == {"hospital"}
+    reasons = [row["reason"] for row in store.rows(replies, run_id) if row["kind"] == "evaluate validation"]
+    assert any(said in str(reason) for reason in reasons)
+
+
+def test_who_pretends_to_be_another_never_trains(store: Store, script: Callable[..., Any]) -> None:
+    federation, grid = script(rounds={"count": 1})
+    grid.scripts["law_firm"].change = changing(
+        protocol.QueryRequest, lambda reply: dataclasses.replace(reply, institution="hospital")
+    )
+    run_id = run(store, grid, federation, STATE)
+    assert grid.asked(protocol.TrainRequest) == ["hospital"]
+    ((status, reason),) = train_status(store, run_id)["law_firm"]
+    assert status == "dropped"
+    assert "not asked to train" in str(reason)
+    assert "says it is from 'hospital'" in str(reason)
+
+
+def test_the_silent_are_not_waited_for_twice_a_round(store: Store, script: Callable[..., Any]) -> None:
+    federation, grid = script(rounds={"count": 2, "deadline_seconds": 0.2})
+    silent = grid.scripts["law_firm"]
+    silent.change = lambda request, answer: None if getattr(request, "round", 0) == 1 else answer
+    run_id = run(store, grid, federation, STATE)
+    assert rows(store, run_id, "train", "law_firm") == [(1, "missing"), (2, "ok")]
+    assert rows(store, run_id, "evaluate validation", "law_firm") == [(2, "ok")]
+    assert any("law_firm missing (train, round 1)" in row["text"] for row in store.rows(events, run_id))
+
+
+def test_who_comes_back_with_other_data_is_asked_anew(store: Store, script: Callable[..., Any]) -> None:
+    federation, grid = script(rounds={"count": 3})
+    law_firm = grid.scripts["law_firm"]
+
+    def more(request: Any, answer: Any) -> Any:
+        if getattr(request, "round", 0) == 2 and isinstance(request, protocol.TrainRequest):
+            law_firm.records = {"clauses": {"train": 20, "validation": 2, "test": 2}}
+            return dataclasses.replace(answer, examples={"clauses": 20})
+        return answer
+
+    law_firm.change = more
+    run_id = run(store, grid, federation, STATE)
+    assert rows(store, run_id, "train", "law_firm") == [(1, "ok"), (2, "dropped"), (3, "ok")]
+
+
+def test_who_joins_late_is_scored_before_it_trains(store: Store, script: Callable[..., Any]) -> None:
+    federation, grid = script(rounds={"count": 2, "deadline_seconds": 0.3})
+    grid.offline = {"law_firm"}
+    grid.scripts["hospital"].change = changing(protocol.TrainRequest, lambda r: grid.offline.clear() or r)
+    run_id = run(store, grid, federation, STATE)
+    assert rows(store, run_id, "train", "law_firm") == [(1, "missing"), (2, "ok")]
+    tested = {(r["institution"], r["round"]) for r in store.rows(scores, run_id) if r["split"] == "test"}
+    assert {("law_firm", 0), ("hospital", 0)} <= tested
+    first = next(request for name, request in grid.pushed if name == "law_firm" and hasattr(request, "state"))
+    assert isinstance(first, protocol.EvaluateRequest)
+    assert not codec.decode(first.state, "float32")["adapter/a"].any()
+
+
+def test_who_goes_away_between_two_looks_is_missing(store: Store, script: Callable[..., Any]) -> None:
+    federation, grid = script(rounds={"count": 1})
+    look, looks = grid.get_nodes, iter(range(10_000))
+
+    def flickering() -> Any:
+        grid.offline = {"law_firm"} if next(looks) % 3 else set()
+        return look()
+
+    grid.get_nodes = flickering
+    assert store.run(run(store, grid, federation, STATE))["status"] == "completed"
+
+
+def test_an_institutions_words_cannot_steer_the_terminal(store: Store, script: Callable[..., Any]) -> None:
+    federation, grid = script(rounds={"count": 1})
+    reason = "\x1b[2J\ud800\x00" + "x" * 10_000
+    refusal = protocol.Refusal(institution="law_firm", kind="data", reason=reason)
+    grid.scripts["law_firm"].change = changing(protocol.TrainRequest, lambda _: refusal)
+    run_id = run(store, grid, federation, STATE)
+    ((status, said),) = train_status(store, run_id)["law_firm"]
+    assert status == "refused"
+    assert said is not None
+    assert said.isprintable()
+    assert len(said) == 500
+
+
+def test_nobody_online_is_a_clear_end(store: Store, script: Callable[..., Any]) -> None:
+    federation, grid = script(rounds={"deadline_seconds": 0.1})
+    grid.offline = {"hospital", "law_firm"}
+    with pytest.raises(QuorumError, match=r"at least 1 of .* online within 0.1 s, but \['hospital', 'law_firm'\]"):
+        run(store, grid, federation, STATE)
+    assert grid.pushed == []
+
+
+def test_the_best_round_is_the_one_scored_highest(store: Store, script: Callable[..., Any]) -> None:
+    federation, grid = script(rounds={"count": 4})
+    for name in HELD:
+        grid.scripts[name].score = lambda request: {1: 0.3, 2: 0.9}.get(request.round, 0.5)
+    run_id = run(store, grid, federation, STATE)
+    assert store.best_round(run_id) == 2
+    tested = [request for _, request in grid.pushed if isinstance(request, protocol.EvaluateRequest)]
+    last = codec.decode(tested[-1].state, "float32")
+    np.testing.assert_allclose(last["adapter/a"], store.load_checkpoint(run_id, 2)["adapter/a"])
+
+
+@pytest.mark.parametrize("cut", ["add_scores", "add_round", "save_checkpoint", "add_reply"])
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_a_run_cut_off_anywhere_ends_as_if_it_had_not_been(
+    store: Store, script: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, cut: str, after: int
+) -> None:
+    federation, grid = script(rounds={"count": 3})
+    for name in HELD:
+        grid.scripts[name].score = lambda request: {1: 0.3, 2: 0.9}.get(request.round, 0.5)
+    whole = run(store, grid, federation, STATE)
+    original, calls = getattr(store, cut), iter(range(1000))
+
+    def die(*arguments: Any, **named: Any) -> None:
+        if next(calls) >= after:
+            raise StoreError("No space left on device")
+        original(*arguments, **named)
+
+    monkeypatch.setattr(store, cut, die)
+    with pytest.raises(StoreError):
+        run(store, grid, federation, STATE)
+    broken = str(store.run()["run"])
+    monkeypatch.undo()
+    run(store, grid, federation, STATE, broken)
+    assert store.best_round(broken) == store.best_round(whole) == 2
+    for number in range(4):
+        one, other = store.load_checkpoint(whole, number), store.load_checkpoint(broken, number)
+        assert all(np.array_equal(one[name], other[name]) for name in one)
+    assert _scores(store, broken) == _scores(store, whole)
+    assert _validated(store, broken) == _validated(store, whole)
+
+
+def _scores(store: Store, run_id: str) -> list[tuple[Any, ...]]:
+    columns = ("round", "split", "institution", "task", "metric", "value", "examples")
+    return sorted(tuple(row[column] for column in columns) for row in store.rows(scores, run_id))
+
+
+def _validated(store: Store, run_id: str) -> list[tuple[int, float]]:
+    return [(row["round"], row["score"]) for row in store.rows(round_table, run_id)]

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 
-from server.store import Store, checkpoints
+from server.store import SCHEMA_VERSION, Score, Store, checkpoints, schema, scores
 from shared.errors import ConfigError, StoreError
 from shared.federation import Federation
 
@@ -70,7 +71,74 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(
             store.save_checkpoint(run, 1, STATE)
         monkeypatch.undo()
         assert store.last_round(run) == 0
-        assert [file.name for file in (tmp_path / "checkpoints" / run).iterdir()] == ["round-00000.safetensors"]
+        assert [file.name[:11] for file in (tmp_path / "checkpoints" / run).iterdir()] == ["round-00000"]
+
+
+def test_a_round_stored_twice_keeps_a_file_that_fits_its_row(
+    tmp_path: Path, tiny_federation: Callable[..., Federation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_store(tmp_path) as store:
+        run = store.create_run(tiny_federation())
+        store.save_checkpoint(run, 1, STATE)
+        original = sa.insert
+        monkeypatch.setattr(sa, "insert", lambda _table: original(sa.table("nowhere", sa.column("run"))))
+        with pytest.raises(StoreError, match="Could not store a checkpoint"):  # the file is there, the row is not
+            store.save_checkpoint(run, 1, {name: array + 1 for name, array in STATE.items()})
+        monkeypatch.undo()
+        np.testing.assert_array_equal(store.load_checkpoint(run, 1)["adapter/a"], STATE["adapter/a"])
+        store.save_checkpoint(run, 1, {name: array + 2 for name, array in STATE.items()})
+        np.testing.assert_array_equal(store.load_checkpoint(run, 1)["adapter/a"], STATE["adapter/a"] + 2)
+
+
+def test_scores_told_twice_count_once(tmp_path: Path, tiny_federation: Callable[..., Federation]) -> None:
+    with open_store(tmp_path) as store:
+        run = store.create_run(tiny_federation())
+        for value in (0.1, 0.2):
+            store.add_scores(run, [Score(1, "test", name, "clauses", "f1", value, 9) for name in ("bank", "hospital")])
+        store.add_scores(run, [Score(1, "test", "bank", "clauses", "f1", 0.3, 9)])
+        store.add_scores(run, [])
+        assert [(row["institution"], row["value"]) for row in store.rows(scores, run)] == [
+            ("hospital", 0.2),
+            ("bank", 0.3),
+        ]
+
+
+def test_the_best_round_without_scores_is_the_last(tmp_path: Path, tiny_federation: Callable[..., Federation]) -> None:
+    with open_store(tmp_path) as store:
+        run = store.create_run(tiny_federation())
+        assert store.best_round(run) is None
+        for number in range(3):
+            store.save_checkpoint(run, number, STATE)
+        store.add_round(run, 1, 1.0, None)
+        store.add_round(run, 2, 1.0, None)
+        assert store.best_round(run) == 2
+
+
+def test_the_earlier_of_equally_good_rounds_is_best(tmp_path: Path, tiny_federation: Callable[..., Federation]) -> None:
+    with open_store(tmp_path) as store:
+        run = store.create_run(tiny_federation())
+        for number, score in enumerate([0.2, 0.7, 0.7, 0.1], start=1):
+            store.add_round(run, number, 1.0, score)
+        assert store.best_round(run) == 2
+
+
+def test_a_store_of_a_later_release_is_refused(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store, store._writing("test") as connection:
+        connection.execute(sa.insert(schema).values(version=SCHEMA_VERSION + 1))
+    with pytest.raises(StoreError, match="install the release of Collegium that made it"):
+        open_store(tmp_path)
+
+
+@pytest.mark.parametrize("url", ["nonsense", "oracle+nodriver://user:hush@host/db"])
+def test_an_unusable_address_says_so_without_the_password(tmp_path: Path, url: str) -> None:
+    with pytest.raises(ConfigError, match="Expected store_url to be a SQLAlchemy URL") as caught:
+        Store.open(url, checkpoints=tmp_path)
+    assert "hush" not in str(caught.value)
+
+
+def test_a_database_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"Could not open the database at .*unable to open database file"):
+        Store.open(f"sqlite:///{tmp_path / 'missing' / 'store.db'}", checkpoints=tmp_path / "checkpoints")
 
 
 def test_an_unknown_run_says_so(tmp_path: Path) -> None:
