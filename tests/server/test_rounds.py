@@ -383,16 +383,22 @@ def test_who_joins_late_is_scored_before_it_trains(store: Store, script: Callabl
     assert not codec.decode(first.state, "float32")["adapter/a"].any()
 
 
-def test_who_goes_away_between_two_looks_is_missing(store: Store, script: Callable[..., Any]) -> None:
-    federation, grid = script(rounds={"count": 1})
-    look, looks = grid.get_nodes, iter(range(10_000))
+def test_who_goes_away_between_any_two_looks_is_missing(store: Store, script: Callable[..., Any]) -> None:
+    reasons: set[str] = set()
+    for when in range(12):
+        federation, grid = script(rounds={"count": 1})
+        look, looks = grid.get_nodes, iter(range(10_000))
 
-    def flickering() -> Any:
-        grid.offline = {"law_firm"} if next(looks) % 3 else set()
-        return look()
+        def flickering(grid: Any = grid, look: Any = look, looks: Any = looks, when: int = when) -> Any:
+            grid.offline = {"law_firm"} if next(looks) >= when > 0 else set()
+            return look()
 
-    grid.get_nodes = flickering
-    assert store.run(run(store, grid, federation, STATE))["status"] == "completed"
+        grid.get_nodes = flickering
+        run_id = run(store, grid, federation, STATE)
+        assert store.run(run_id)["status"] == "completed"
+        assert store.last_round(run_id) == 1
+        reasons |= {str(row["reason"]) for row in store.rows(replies, run_id) if row["status"] == "missing"}
+    assert reasons == {"gone offline just before it was asked", "not online when the round began"}
 
 
 def test_an_institutions_words_cannot_steer_the_terminal(store: Store, script: Callable[..., Any]) -> None:
