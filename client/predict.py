@@ -54,6 +54,10 @@ class Predictor:
             raise DataError(
                 f"Expected records of task {task} as {found.record_schema}, but field {error} is missing."
             ) from error
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"Expected records of task {task} as {found.record_schema}, but one has a field of another kind."
+            ) from error
 
 
 def open_bundle(folder: Path, *, backbone: str | None = None) -> Predictor:
