@@ -35,7 +35,8 @@ def demo(
     from simulations.results import print_rows
 
     folder = _fresh_folder(workdir)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: daemons first
+    for number in (signal.SIGINT, signal.SIGTERM):  # both end the daemons first, also where a shell ignores SIGINT
+        signal.signal(number, signal.default_int_handler)
     result = run_demo(folder, announce)
     if as_json:
         print_json(result_as_json(result))
