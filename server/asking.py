@@ -85,7 +85,6 @@ def ask(
             )
     good = 0
     while waiting:
-        before = len(waiting)
         # One at a time: so no more than one reply is in memory, and a broken one is known by whom it was asked of.
         for identifier, (institution, sent) in list(waiting.items()):
             answer = _pull(grid, identifier, institution, sent, clock() - started)
@@ -93,10 +92,8 @@ def ask(
                 del waiting[identifier]
                 good += answer.status == "ok"
                 yield answer
-        if len(waiting) < before:
-            continue  # what is already there is taken even at the deadline
         now = clock()
-        if now - started > deadline_seconds:
+        if not waiting or now - started > deadline_seconds:
             break
         if good >= quorum and now - looked > STATUS_SECONDS:
             looked, present = now, online(grid)

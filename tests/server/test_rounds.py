@@ -383,6 +383,34 @@ def test_who_joins_late_is_scored_before_it_trains(store: Store, script: Callabl
     assert not codec.decode(first.state, "float32")["adapter/a"].any()
 
 
+def first_scores(grid: Any) -> list[str]:
+    """Who was asked to score the initial state, in order."""
+    asked = [(name, r) for name, r in grid.pushed if isinstance(r, protocol.EvaluateRequest)]
+    return [name for name, request in asked if (request.round, request.split) == (0, "test")]
+
+
+def test_the_initial_state_is_scored_once(store: Store, script: Callable[..., Any]) -> None:
+    federation, grid = script(rounds={"count": 3})
+    run(store, grid, federation, STATE)
+    assert first_scores(grid) == ["hospital", "law_firm"]
+
+
+def test_a_resumed_run_asks_for_initial_scores_that_are_lacking(
+    store: Store, script: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation, grid = script(rounds={"count": 2})
+    bad: Any = changing(protocol.EvaluateRequest, lambda r: r if r.round else dataclasses.replace(r, scores={}))
+    grid.scripts["law_firm"].change = bad
+    with monkeypatch.context() as patched:
+        patched.setattr(rounds, "_exhausted", lambda _, number: 1 / (number - 2) > 0)  # dies before round 2
+        with pytest.raises(ZeroDivisionError):
+            run(store, grid, federation, STATE)
+    grid.scripts["law_firm"].change = lambda _, answer: answer
+    grid.pushed.clear()
+    run(store, grid, federation, STATE, str(store.run()["run"]))
+    assert first_scores(grid) == ["law_firm"]
+
+
 def test_who_goes_away_between_any_two_looks_is_missing(store: Store, script: Callable[..., Any]) -> None:
     reasons: set[str] = set()
     for when in range(12):
