@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from flwr.app import ConfigRecord, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.app.error import Error
 from flwr.common.constant import ErrorCode
 
 from server.asking import Answer, ask, online
-from shared.protocol import QueryReply, QueryRequest, Refusal, TrainRequest
+from shared.protocol import QueryReply, QueryRequest, Refusal, TrainRequest, encode
 
 QUERY = QueryRequest(spec_digest="d")
 HELD = {"t": {"train": 1}}
@@ -85,6 +85,28 @@ def test_nobody_is_waited_for_once_gone(scripted_grid: Any) -> None:
     found = ask_all(grid, deadline=1e6, clock=clock)
     assert found["silent"].status == "missing"
     assert next(seconds) < 100
+
+
+def test_below_the_quorum_the_absent_may_come_back_until_the_deadline(scripted_grid: Any) -> None:
+    grid = scripted_grid({"silent": lambda _: None, "good": good("good")})
+    ticks = itertools.count()
+
+    def clock() -> float:
+        now = next(ticks)
+        grid.offline = {"silent"} if now < 40 else set()
+        if now == 40:
+            grid.ready["message-0"] = [late()]
+        return float(now)
+
+    found = ask_all(grid, deadline=80.0, quorum=2, clock=clock)
+    assert found["silent"].status == "ok"
+
+
+def late() -> Message:
+    """The answer to the first message, in the end."""
+    message = Message(encode(QUERY), 10, "query")
+    message.metadata.__dict__["_message_id"] = "message-0"
+    return Message(encode(good("silent")(None)), reply_to=message)
 
 
 def test_answers_that_lie_ready_are_taken_even_after_the_deadline(scripted_grid: Any) -> None:

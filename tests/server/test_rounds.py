@@ -166,6 +166,7 @@ def test_an_absent_institution_is_named_and_takes_part_again(store: Store, make:
         if r["kind"] == "train" and r["institution"] == "law_firm"
     }
     assert by_round == {1: "ok", 2: "missing", 3: "ok"}
+    assert rows(store, run_id, "evaluate validation", "law_firm") == [(3, "ok")]  # away is missed once a round
 
 
 def test_below_the_quorum_the_run_stops_and_its_state_is_kept(store: Store, make: Callable[..., Any]) -> None:
