@@ -7,6 +7,7 @@ import socket
 import ssl
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -25,6 +26,11 @@ from shared.supervisor import Child, supervise
 RUNTIME_HOST = "127.0.0.1"
 GRACE_SECONDS = 4.0
 LOG_POLL = 0.1
+STALE_SECONDS = 100.0
+"""How long a site that was connected before is refused because Flower 1.41 still counts its killed SuperNode as online:
+60 s after its last sign of life, and the supervisor's pause between two attempts."""
+CONNECTED_FILE = "connected"
+"""In the state folder, from the first connection on: the key has been enrolled at some time."""
 # As client.executor writes them; importing it here would load Flower's client side into this small process.
 EXECUTOR_READY = ": ready"
 EXECUTOR_ERROR = "error: "
@@ -86,7 +92,7 @@ def _children(institution_file: Path, institution: Institution, port: int, secre
             argv=supernode,
             log=state / "logs" / "supernode.log",
             env=environment,
-            give_up=partial(_why_supernode_ended, institution, port),
+            give_up=_Patience(institution, port),
         ),
         Child(
             name="executor",
@@ -96,6 +102,24 @@ def _children(institution_file: Path, institution: Institution, port: int, secre
             give_up=_why_executor_ended,
         ),
     ]
+
+
+class _Patience:
+    """Tells a refusal that passes, after a SIGKILL, from one that stays; then `_why_supernode_ended` decides."""
+
+    def __init__(self, institution: Institution, port: int) -> None:
+        self._institution, self._port = institution, port
+        self._refused_since: float | None = None
+
+    def __call__(self, code: int, tail: str) -> str | None:
+        now = time.monotonic()
+        if "Failed to activate SuperNode" not in tail:
+            self._refused_since = None
+        elif (self._institution.runtime.state / CONNECTED_FILE).exists():
+            self._refused_since = self._refused_since or now
+            if now - self._refused_since < STALE_SECONDS:
+                return None
+        return _why_supernode_ended(self._institution, self._port, code, tail)
 
 
 def _why_supernode_ended(institution: Institution, port: int, _code: int, tail: str) -> str | None:
@@ -241,6 +265,7 @@ def _announce_connection(institution: Institution, announce: Announce, lines: It
     lost = False
     for line in lines:
         if "SuperNode ID: " in line:
+            (institution.runtime.state / CONNECTED_FILE).touch()
             announce(f"{institution.name} is connected to the coordinator at {address}.")
             lost = False
         elif "Connection attempt failed" in line and not lost:

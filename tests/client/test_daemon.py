@@ -180,7 +180,21 @@ def test_a_key_that_is_not_enrolled_is_one_sentence(institution: Callable[..., P
 
 
 @pytest.mark.usefixtures("only_supernode")
-def test_a_revoked_key_ends_the_daemon(coordinator: ServerHome, institution: Callable[..., Path]) -> None:
+def test_a_killed_supernode_is_let_in_again(coordinator: ServerHome, institution: Callable[..., Path]) -> None:
+    file = institution()
+    enrol(coordinator, file, "killed")
+    with Background(serve, file) as running:
+        running.wait_for("hospital is connected")
+        (supernode,) = (pid for pid, line in processes(file.parent / "state").items() if "client.supernode" in line)
+        os.kill(supernode, signal.SIGKILL)
+        running.wait_for("hospital is connected", count=2, seconds=150)  # Flower refuses it for about a minute
+
+
+@pytest.mark.usefixtures("only_supernode")
+def test_a_revoked_key_ends_the_daemon(
+    coordinator: ServerHome, institution: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon, "STALE_SECONDS", 1.0)
     file = institution()
     enrol(coordinator, file, "revoked")
     with Background(serve, file) as running:
