@@ -3,6 +3,7 @@
 The same app serves the resident executor, stock `flwr-clientapp` and the simulator; only the way to the site differs.
 """
 
+import logging
 import os
 from collections.abc import Callable
 from functools import cache
@@ -12,9 +13,11 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from client.site import Site, open_site
-from shared.errors import ConfigError
-from shared.protocol import EvaluateRequest, QueryRequest, Request, TrainRequest, decode, encode
+from shared.errors import CollegiumError, ConfigError
+from shared.protocol import EvaluateRequest, QueryRequest, Refusal, Request, TrainRequest, decode, encode
 
+log = logging.getLogger("collegium.client")
+CANNOT_OPEN = "The site could not open its configuration, its data or its model; its own log says why."
 INSTITUTION_VARIABLE = "COLLEGIUM_INSTITUTION"
 """Environment variable that names this process's institution.toml; a node's configuration may name it as well."""
 
@@ -25,7 +28,12 @@ def build_app(site_of: Callable[[Context], Site]) -> ClientApp:
 
     def handle(message: Message, context: Context, kind: type[Request]) -> Message:
         request = decode(message.content, kind)
-        return Message(encode(site_of(context).answer(request)), reply_to=message)
+        try:
+            reply = site_of(context).answer(request)
+        except CollegiumError as error:  # it may quote a path or a record: that stays here
+            log.error("this site cannot answer: %s", error)
+            reply = Refusal(institution="", kind="failure", reason=CANNOT_OPEN)
+        return Message(encode(reply), reply_to=message)
 
     @client_app.query()
     def query(message: Message, context: Context) -> Message:

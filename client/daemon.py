@@ -1,6 +1,5 @@
 """What `collegium client up` runs: Flower's SuperNode and the resident executor as supervised children."""
 
-import fcntl
 import os
 import secrets
 import socket
@@ -19,8 +18,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
 from client.institution import Institution, load_institution
-from shared.errors import ConfigError, ConnectionFailedError, EnrolmentError
+from shared.errors import ConnectionFailedError, EnrolmentError
 from shared.flower import flower_environment
+from shared.lock import only_one
 from shared.supervisor import Child, supervise
 
 RUNTIME_HOST = "127.0.0.1"
@@ -61,7 +61,8 @@ def serve(institution_file: Path, *, stop: threading.Event, announce: Announce) 
     state = institution.runtime.state
     for folder in (state, state / "logs", state / "flower"):
         folder.mkdir(parents=True, exist_ok=True)
-    with _only_one(state):
+    advice = "stop that one first, or give this institution a runtime.state of its own"
+    with only_one(state / "daemon.lock", serving=f"the state folder {state}", advice=advice):
         children = _children(institution_file, institution, _runtime_port(institution), _new_secret(state))
         supernode, executor = children
         with (
@@ -215,26 +216,6 @@ def _new_secret(state: Path) -> Path:
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(secrets.token_hex(32))
     return path
-
-
-@contextmanager
-def _only_one(state: Path) -> Iterator[None]:
-    """Hold the folder's lock; the kernel frees it however this process ends."""
-    with (state / "daemon.lock").open("a+", encoding="ascii") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            owner = file.read().strip() or "unknown"
-            raise ConfigError(
-                f"Expected the state folder {state} to be free, but process {owner} already serves it; "
-                "stop that one first, or give this institution a runtime.state of its own."
-            ) from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield
-        file.truncate(0)
 
 
 @contextmanager

@@ -1,20 +1,17 @@
 """What `collegium server up DIR` runs: SuperLink and SuperExec as supervised children."""
 
-import fcntl
-import os
 import ssl
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import httpx
 
 from server.home import HOME_VARIABLE, ServerHome, ServerSettings, read_settings
 from server.listeners import OPERATOR_HOST, open_listeners
-from shared.errors import ConfigError
 from shared.flower import flower_command, flower_environment
+from shared.lock import only_one
 from shared.supervisor import Child, supervise
 
 START_SECONDS = 60.0
@@ -38,7 +35,7 @@ def serve(home: ServerHome, *, stop: threading.Event, announce: Callable[[str], 
     settings = read_settings(home)
     for folder in (home.state, home.logs, home.flower):
         folder.mkdir(parents=True, exist_ok=True)
-    with _only_one(home):
+    with only_one(home.lock_file, serving=str(home.root), advice="stop that one first or use another folder"):
         # Tried here first, so that the user sees the reason at once instead of in a log.
         for listener in open_listeners(settings):
             listener.close()
@@ -80,26 +77,6 @@ def _children(home: ServerHome, settings: ServerSettings) -> list[Child]:
         env=environment,
     )
     return [superlink, superexec]
-
-
-@contextmanager
-def _only_one(home: ServerHome) -> Iterator[None]:
-    """Hold the folder's lock; the kernel frees it however this process ends."""
-    with home.lock_file.open("a+", encoding="ascii") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            owner = file.read().strip() or "unknown"
-            raise ConfigError(
-                f"Expected {home.root} to be free, but process {owner} already serves it; "
-                "stop that one first or use another folder."
-            ) from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield
-        file.truncate(0)
 
 
 def _announce_when_up(

@@ -223,6 +223,8 @@ def test_an_unreachable_coordinator_is_announced_once_and_waited_for(
     late = make_coordinator(tmp_path / "late")
     file = institution(server={"address": f"localhost:{read_settings(late).public_port}"})
     (tmp_path / "ca.crt").write_bytes(late.ca_certificate.read_bytes())
+    with coordinating(late):
+        enrol(late, file, "late")  # before the site starts: a coordinator that is up refuses a key it does not know
     log = file.parent / "state" / "logs" / "supernode.log"
     with Background(serve, file) as running:
         running.wait_for("cannot be reached")
@@ -230,7 +232,6 @@ def test_an_unreachable_coordinator_is_announced_once_and_waited_for(
             time.sleep(0.1)
         assert len(running.said) == 1
         with coordinating(late):
-            enrol(late, file, "late")
             running.wait_for("hospital is connected")
 
 
