@@ -42,7 +42,7 @@ class Predictor:
         """The head's raw output for one record that fits one window."""
         (example,) = self._encode(task, [record])
         self.model.eval()
-        output: torch.Tensor = self.model(self.model.collate([example]).to(self.model.device))[task][0]
+        output: torch.Tensor = self.model.infer(self.model.collate([example]).to(self.model.device))[task][0]
         array: np.ndarray = output.cpu().numpy()
         return array[: len(example)] if array.ndim == 2 else array
 
@@ -52,11 +52,11 @@ class Predictor:
             return found.encode(records, self.model.tokenizer, self.federation.backbone.max_length)
         except KeyError as error:
             raise DataError(
-                f"Expected records of task {task} as {found.record_schema}, but field {error} is missing."
+                f"Expected records of task {task} as {found.card.record}, but field {error} is missing."
             ) from error
         except (TypeError, ValueError) as error:
             raise DataError(
-                f"Expected records of task {task} as {found.record_schema}, but one has a field of another kind."
+                f"Expected records of task {task} as {found.card.record}, but one has a field of another kind."
             ) from error
 
 
@@ -69,18 +69,18 @@ def open_bundle(folder: Path, *, backbone: str | None = None) -> Predictor:
 
 
 def records_of(
-    predictor: Predictor, task: str, *, text: str | None, question: str | None, file: Path | None
+    predictor: Predictor, task: str, *, text: str | None, second: str | None, file: Path | None
 ) -> list[Record]:
     """The records that a command line names: one text, or a file of records.
 
     Raises:
-        ConfigError: Neither or both were given, the task is unknown, or it needs a question.
+        ConfigError: Neither or both were given, the task is unknown, or it needs a second text.
     """
     if (text is None) == (file is None):
         raise ConfigError("Expected either --text or --file, but neither or both came; give one of them.")
     if file is not None:
         return [record for _, record in read_rows(file)]
     try:
-        return [predictor.task(task).from_text(text or "", question)]
+        return [predictor.task(task).from_text(text or "", second)]
     except ValueError as error:
-        raise ConfigError(f"Task {task}: {error}; add --question.") from error
+        raise ConfigError(f"Task {task}: {error}; add --second.") from error

@@ -64,7 +64,11 @@ def train(
     started = time.perf_counter()
     rng = np.random.default_rng(seed)
     epochs = training.epochs_per_round
-    plan = [batch for _ in range(epochs) for batch in training_batches(examples, training.batch_tokens, rng)]
+    plan = [
+        [model.tasks[example.task].redraw(example, rng) for example in batch]
+        for _ in range(epochs)
+        for batch in training_batches(examples, training.batch_tokens, rng)
+    ]
     last_epoch = len(plan) - len(plan) // max(1, epochs)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=training.weight_decay)
@@ -119,7 +123,7 @@ def predict(
     logits: dict[int, np.ndarray] = {}
     for batch in evaluation_batches(examples, batch_tokens):
         with _autocast(model, precision):
-            (output,) = model(model.collate(batch).to(model.device)).values()
+            (output,) = model.infer(model.collate(batch).to(model.device)).values()
         per_token = output.dim() == 3
         for example, row in zip(batch, output.float().cpu().numpy(), strict=True):
             logits[id(example)] = row[: len(example)] if per_token else row

@@ -13,7 +13,7 @@ from shared.backbone import LoadedBackbone, load_backbone
 from shared.errors import ConfigError
 from shared.federation import Adapter, Federation
 from shared.tasks import Example, Task, build_task
-from shared.tasks.base import Tensors
+from shared.tasks.base import Head, Tensors
 
 PAD_MULTIPLE = 8
 """Batches are padded to a multiple of this many sub-tokens, which matrix kernels like."""
@@ -24,13 +24,14 @@ class Batch:
     """Rows of several tasks, padded together.
 
     `input_ids`, `attention_mask` and `token_type_ids` are [rows, length]; `rows[task]` holds the row numbers of a
-    task and `targets[task]` its targets, aligned with them.
+    task, `inputs[task]` what its head needs beside their states and `targets[task]` their targets, aligned with them.
     """
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
     token_type_ids: torch.Tensor
     rows: Mapping[str, torch.Tensor]
+    inputs: Mapping[str, Tensors]
     targets: Mapping[str, Tensors]
 
     def to(self, device: torch.device) -> "Batch":
@@ -40,7 +41,8 @@ class Batch:
             self.attention_mask.to(device),
             self.token_type_ids.to(device),
             {task: rows.to(device) for task, rows in self.rows.items()},
-            {task: {key: t.to(device) for key, t in targets.items()} for task, targets in self.targets.items()},
+            _to(self.inputs, device),
+            _to(self.targets, device),
         )
 
 
@@ -52,7 +54,8 @@ class MultiTaskModel(nn.Module):
         self.encoder: PeftModel = _add_lora(backbone.encoder, adapter)
         self.tokenizer: PreTrainedTokenizerFast = backbone.tokenizer
         self.tasks = dict(tasks)
-        self.heads = nn.ModuleDict({name: task.head(backbone.hidden_size, dropout) for name, task in tasks.items()})
+        embeddings = backbone.encoder.embeddings.word_embeddings.weight
+        self.heads = nn.ModuleDict({name: task.head(embeddings, dropout) for name, task in tasks.items()})
 
     @property
     def device(self) -> torch.device:
@@ -61,10 +64,18 @@ class MultiTaskModel(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Logits per task, rows in the order of `batch.rows[task]`."""
-        states = self.encoder(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask, token_type_ids=batch.token_type_ids
-        ).last_hidden_state
-        return {task: self.heads[task](states[rows], batch.attention_mask[rows]) for task, rows in batch.rows.items()}
+        states, mask = self._states(batch), batch.attention_mask
+        return {
+            task: self.heads[task](states[rows], mask[rows], batch.inputs[task]) for task, rows in batch.rows.items()
+        }
+
+    def infer(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """What each task's `predict` reads, rows in the order of `batch.rows[task]`."""
+        states, mask = self._states(batch), batch.attention_mask
+        return {
+            task: self._head(task).infer(states[rows], mask[rows], batch.inputs[task])
+            for task, rows in batch.rows.items()
+        }
 
     def losses(self, batch: Batch, logits: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The loss of every row, per task: [rows of the task]."""
@@ -89,8 +100,22 @@ class MultiTaskModel(nn.Module):
             for task, numbers in rows.items()
             if all(examples[row].target for row in numbers)
         }
+        inputs = {
+            task: self.tasks[task].inputs([examples[row] for row in numbers], length) for task, numbers in rows.items()
+        }
         index = {task: torch.tensor(numbers) for task, numbers in rows.items()}
-        return Batch(input_ids, attention_mask, token_type_ids, index, targets)
+        return Batch(input_ids, attention_mask, token_type_ids, index, inputs, targets)
+
+    def _head(self, task: str) -> Head:
+        head = self.heads[task]
+        assert isinstance(head, Head)
+        return head
+
+    def _states(self, batch: Batch) -> torch.Tensor:
+        states: torch.Tensor = self.encoder(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, token_type_ids=batch.token_type_ids
+        ).last_hidden_state
+        return states
 
 
 def build_model(federation: Federation, *, backbone: str | None = None) -> MultiTaskModel:
@@ -140,3 +165,7 @@ def _add_lora(encoder: BertModel, adapter: Adapter) -> PeftModel:
         model = get_peft_model(encoder, lora_config(adapter))
     assert isinstance(model, PeftModel)
     return model
+
+
+def _to(groups: Mapping[str, Tensors], device: torch.device) -> dict[str, Tensors]:
+    return {task: {key: tensor.to(device) for key, tensor in tensors.items()} for task, tensors in groups.items()}

@@ -69,7 +69,7 @@ def predict(
     bundle: Annotated[Path, typer.Argument(help="A bundle that `collegium server release` wrote.")],
     task: Annotated[str, typer.Option(help="One of the bundle's tasks.")],
     text: Annotated[str | None, typer.Option(help="The text to read.")] = None,
-    question: Annotated[str | None, typer.Option(help="The question, for question answering.")] = None,
+    second: Annotated[str | None, typer.Option(help="The question, or the other text of a pair.")] = None,
     file: Annotated[Path | None, typer.Option(help="A file of records instead of one text.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Where the BERT is, if not as the bundle says.")] = None,
     logits: Annotated[bool, typer.Option("--logits", help="Also print the head's raw output.")] = False,
@@ -79,7 +79,7 @@ def predict(
     from client.predict import open_bundle, records_of
 
     predictor = open_bundle(bundle, backbone=backbone)
-    records = records_of(predictor, task, text=text, question=question, file=file)
+    records = records_of(predictor, task, text=text, second=second, file=file)
     rows = [{"prediction": prediction} for prediction in predictor.predict(task, records)]
     if logits:
         rows = [row | {"logits": predictor.logits(task, r).tolist()} for row, r in zip(rows, records, strict=True)]

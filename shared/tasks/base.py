@@ -6,7 +6,7 @@ A task type is one file beside this one. It holds a pydantic spec (what the fede
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -32,6 +32,8 @@ class Example:
     """What the loss needs, as plain numbers; empty where the record has no label."""
     decoding: Mapping[str, Any] = field(default_factory=dict)
     """What `predict` needs to go from sub-tokens back to the record: word positions, character offsets."""
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    """What the head needs beside the encoder's states, as plain numbers: positions of markers or sentences."""
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -64,39 +66,83 @@ def shown(value: Any, limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
+@dataclass(frozen=True)
+class Card:
+    """What a task type is, for the people who choose it; `collegium tasks` prints it."""
+
+    summary: str
+    """What the task asks of a text, in a clause."""
+    record: str
+    """A record as the user writes it."""
+    head: str
+    loss: str
+    metrics: str
+    """The metrics, the task's own first."""
+    source: str
+    """The papers that it follows."""
+
+
+class Head(nn.Module):
+    """A task's head: `forward` computes what the loss reads, `infer` what `Task.predict` reads."""
+
+    def forward(self, states: torch.Tensor, mask: torch.Tensor, inputs: Tensors) -> torch.Tensor:
+        """Logits of rows with `states` [rows, length, hidden], `mask` [rows, length] and `Task.inputs`."""
+        raise NotImplementedError
+
+    def infer(self, states: torch.Tensor, mask: torch.Tensor, inputs: Tensors) -> torch.Tensor:
+        """The logits, unless a head decodes by itself."""
+        logits: torch.Tensor = self(states, mask, inputs)
+        return logits
+
+
 class Task(Protocol):
     """One task of the federation; stateless, so that one object serves training, evaluation and prediction."""
 
+    card: ClassVar[Card]
     name: str
     metric: str
     """Key of the metric, among those of `score`, that stands for the task; higher is better."""
-    summary: str
-    """What the task asks of a text, in a clause."""
-    source: str
-    """The paper that it follows."""
-    record_schema: str
-    """A record as the user writes it."""
 
     def check(self, record: Record) -> None:
         """Raise ValueError saying what is wrong with a labelled record (the caller adds file and line)."""
 
     def encode(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Example]:
         """Turn records into examples of at most `max_length` sub-tokens; one without a label has no target."""
+        ...
 
-    def from_text(self, text: str, question: str | None = None) -> Record:
-        """The unlabelled record that a plain text stands for; ValueError if the task needs more than it got."""
+    def from_text(self, text: str, second: str | None = None) -> Record:
+        """The unlabelled record that plain text stands for; ValueError if the task needs more than it got.
 
-    def head(self, hidden_size: int, dropout: float) -> nn.Module:
-        """The head; it maps states [rows, length, hidden] and their mask [rows, length] to logits."""
+        Args:
+            text: The text.
+            second: What goes with it, for tasks that read two: a question, the other text of a pair.
+        """
+        ...
+
+    def redraw(self, example: Example, rng: np.random.Generator) -> Example:
+        """The example as training shows it this time; tasks that mask or augment at random override this."""
+        return example
+
+    def head(self, embeddings: torch.Tensor, dropout: float) -> Head:
+        """The head over states as wide as the backbone's frozen word `embeddings` [vocabulary, hidden]."""
+        ...
+
+    def inputs(self, examples: Sequence[Example], length: int) -> Tensors:
+        """What the head needs beside the encoder's states, stacked over examples; most heads need nothing."""
+        return {}
 
     def collate(self, targets: Sequence[Target], length: int) -> Tensors:
         """Stack the targets of several examples, padded to `length` sub-tokens where they are per token."""
+        ...
 
     def loss(self, logits: torch.Tensor, targets: Tensors) -> torch.Tensor:
         """The loss of each row, [rows]; depends on no other row, so that it may be clipped per example."""
+        ...
 
     def predict(self, examples: Sequence[Example], logits: Sequence[np.ndarray]) -> dict[int, Any]:
-        """Decode the logits of examples, each cut to its own length, to one prediction per record index."""
+        """Decode what the head inferred, each row cut to its example's length, to one prediction per record index."""
+        ...
 
     def score(self, records: Sequence[Record], predictions: Sequence[Any]) -> dict[str, float]:
         """All metrics of the task over aligned records and predictions, each in [0, 1] unless it says otherwise."""
+        ...

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
-from shared.tasks.base import Example, Record, Spec, Target, Tensors, require_text, shown
+from shared.tasks.base import Card, Example, Head, Record, Spec, Target, Task, Tensors, require_text, shown
 
 SPECIAL = 3
 """[CLS] and the two [SEP] of an input."""
@@ -39,7 +39,7 @@ class QuestionAnsweringSpec(Spec):
     """Answer nothing where the no-answer score exceeds the best span's by more than this."""
 
 
-class SpanHead(nn.Module):
+class SpanHead(Head):
     """Dropout and a linear layer to a start and an end score per sub-token.
 
     Padding scores minus infinity: the loss is a softmax over positions, and must not depend on how long the batch is.
@@ -52,19 +52,24 @@ class SpanHead(nn.Module):
         # its gradient is rounding noise.
         self.linear = nn.Linear(hidden_size, 2, bias=False)
 
-    def forward(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def forward(self, states: torch.Tensor, mask: torch.Tensor, inputs: Tensors) -> torch.Tensor:
         """Logits [rows, length, 2]."""
         scores: torch.Tensor = self.linear(self.dropout(states))
         return scores.masked_fill(mask.unsqueeze(-1) == 0, -torch.inf)
 
 
 @final
-class QuestionAnswering:
+class QuestionAnswering(Task):
     """A question, a context, and the answer's place in it."""
 
-    summary = "where in a text a question is answered, if it is"
-    source = "Rajpurkar et al. 2018; Devlin et al. 2019, section 4.3"
-    record_schema = '{"context", "question", "answers": [{"text", "start"}]}'
+    card = Card(
+        summary="where in a text a question is answered, if it is",
+        record='{"context", "question", "answers": [{"text", "start"}]}',
+        head="dropout and linear to a start and an end score per sub-token",
+        loss="mean of the start's and the end's cross-entropy",
+        metrics="f1, exact_match, has_answer_f1, no_answer_f1",
+        source="Rajpurkar et al. 2018; Devlin et al. 2019, section 4.3",
+    )
 
     def __init__(self, name: str, spec: QuestionAnsweringSpec) -> None:
         self.name = name
@@ -121,15 +126,15 @@ class QuestionAnswering:
                 )
         return examples
 
-    def from_text(self, text: str, question: str | None = None) -> Record:
+    def from_text(self, text: str, second: str | None = None) -> Record:
         """A record of the context and the question."""
-        if not question:
+        if not second:
             raise ValueError("expected a question beside the text, but none came")
-        return {"context": text, "question": question}
+        return {"context": text, "question": second}
 
-    def head(self, hidden_size: int, dropout: float) -> nn.Module:
+    def head(self, embeddings: torch.Tensor, dropout: float) -> Head:
         """Dropout and a linear layer to a start and an end score per sub-token."""
-        return SpanHead(hidden_size, dropout)
+        return SpanHead(embeddings.shape[1], dropout)
 
     def collate(self, targets: Sequence[Target], length: int) -> Tensors:
         """`start` and `end`: [rows], positions in the window, 0 where it holds no answer."""

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
-from shared.tasks.base import Example, Record, Spec, Target, Tensors, require_text, shown, unique
+from shared.tasks.base import Card, Example, Head, Record, Spec, Target, Task, Tensors, require_text, shown, unique
 
 
 class TextClassificationSpec(Spec):
@@ -29,7 +29,7 @@ class TextClassificationSpec(Spec):
     multi_label: bool = False
 
 
-class MeanHead(nn.Module):
+class MeanHead(Head):
     """Mean over the text's sub-tokens, dropout, linear."""
 
     def __init__(self, hidden_size: int, outputs: int, dropout: float) -> None:
@@ -37,7 +37,7 @@ class MeanHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(hidden_size, outputs)
 
-    def forward(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def forward(self, states: torch.Tensor, mask: torch.Tensor, inputs: Tensors) -> torch.Tensor:
         """Logits [rows, outputs]."""
         weights = mask.unsqueeze(-1).to(states.dtype)
         mean = (states * weights).sum(1) / weights.sum(1)
@@ -46,18 +46,23 @@ class MeanHead(nn.Module):
 
 
 @final
-class TextClassification:
+class TextClassification(Task):
     """A text and its label, or labels."""
 
-    summary = "what a text is about or says: one label, or several"
-    source = "Devlin et al. 2019, section 4.1; pooling as in Reimers and Gurevych 2019"
+    card = Card(
+        summary="what a text is about or says: one label, or several",
+        record='{"text", "label"}, or {"text", "labels": [...]} where several may apply',
+        head="mean over the text's sub-tokens, dropout, linear",
+        loss="cross-entropy; binary cross-entropy where several labels may apply",
+        metrics="macro_f1, accuracy, mcc; macro_f1, micro_f1, exact_match",
+        source="Devlin et al. 2019, section 4.1; pooling as in Reimers and Gurevych 2019",
+    )
 
     def __init__(self, name: str, spec: TextClassificationSpec) -> None:
         self.name = name
         self.labels = spec.labels
         self.multi_label = spec.multi_label
         self.metric = "macro_f1"
-        self.record_schema = '{"text", "labels": [...]}' if spec.multi_label else '{"text", "label"}'
 
     def check(self, record: Record) -> None:
         """Raise ValueError unless the record has text and labels of this task."""
@@ -76,13 +81,13 @@ class TextClassification:
             for index, (record, ids) in enumerate(zip(records, encoded["input_ids"], strict=True))
         ]
 
-    def from_text(self, text: str, question: str | None = None) -> Record:
+    def from_text(self, text: str, second: str | None = None) -> Record:
         """A record of the text."""
         return {"text": text}
 
-    def head(self, hidden_size: int, dropout: float) -> nn.Module:
+    def head(self, embeddings: torch.Tensor, dropout: float) -> Head:
         """Mean over the text, dropout, linear."""
-        return MeanHead(hidden_size, len(self.labels), dropout)
+        return MeanHead(embeddings.shape[1], len(self.labels), dropout)
 
     def collate(self, targets: Sequence[Target], length: int) -> Tensors:
         """`labels`: [rows], or [rows, labels] of zeros and ones."""

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
-from shared.tasks.base import Example, Record, Spec, Target, Tensors, shown, unique
+from shared.tasks.base import Card, Example, Head, Record, Spec, Target, Task, Tensors, shown, unique
 
 IGNORE = -100
 """The target of a sub-token that carries no tag."""
@@ -30,7 +30,7 @@ class TokenClassificationSpec(Spec):
     """The entity types; tags are `B-TYPE`, `I-TYPE` and `O`."""
 
 
-class TokenHead(nn.Module):
+class TokenHead(Head):
     """Dropout and one linear layer on every sub-token."""
 
     def __init__(self, hidden_size: int, outputs: int, dropout: float) -> None:
@@ -38,19 +38,24 @@ class TokenHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(hidden_size, outputs)
 
-    def forward(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def forward(self, states: torch.Tensor, mask: torch.Tensor, inputs: Tensors) -> torch.Tensor:
         """Logits [rows, length, outputs]."""
         logits: torch.Tensor = self.linear(self.dropout(states))
         return logits
 
 
 @final
-class TokenClassification:
+class TokenClassification(Task):
     """Words and their BIO tags."""
 
-    summary = "which words name something, and what kind of thing"
-    source = "Devlin et al. 2019, section 5.3; Tjong Kim Sang and De Meulder 2003"
-    record_schema = '{"tokens": [...], "tags": [...]}'
+    card = Card(
+        summary="which words name something, and what kind of thing",
+        record='{"tokens": [...], "tags": [...]}',
+        head="dropout and linear on every sub-token; a word's first one carries its tag",
+        loss="cross-entropy, mean over the words of a row",
+        metrics="f1, precision, recall of whole entities, strict",
+        source="Devlin et al. 2019, section 5.3; Tjong Kim Sang and De Meulder 2003",
+    )
 
     def __init__(self, name: str, spec: TokenClassificationSpec) -> None:
         self.name = name
@@ -104,13 +109,13 @@ class TokenClassification:
                 )
         return examples
 
-    def from_text(self, text: str, question: str | None = None) -> Record:
+    def from_text(self, text: str, second: str | None = None) -> Record:
         """A record of the text's words, cut at white space."""
         return {"tokens": text.split()}
 
-    def head(self, hidden_size: int, dropout: float) -> nn.Module:
+    def head(self, embeddings: torch.Tensor, dropout: float) -> Head:
         """Dropout and a linear layer on every sub-token."""
-        return TokenHead(hidden_size, len(self.tags), dropout)
+        return TokenHead(embeddings.shape[1], len(self.tags), dropout)
 
     def collate(self, targets: Sequence[Target], length: int) -> Tensors:
         """`tags`: [rows, length], IGNORE where a sub-token carries none."""

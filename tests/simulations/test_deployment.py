@@ -110,5 +110,5 @@ def _check_plain_peft(bundle: Path, tiny_bert: Path) -> None:
     inputs = predictor.model.tokenizer(text, return_tensors="pt")
     with torch.no_grad():
         states = plain(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state
-        theirs = head(states, inputs["attention_mask"])[0].numpy()
+        theirs = head(states, inputs["attention_mask"], {})[0].numpy()
     np.testing.assert_allclose(ours, theirs, atol=1e-5)

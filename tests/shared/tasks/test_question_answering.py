@@ -284,18 +284,18 @@ def test_an_empty_context_has_no_answer() -> None:
 
 def test_head_and_loss_ignore_padding() -> None:
     torch.manual_seed(0)
-    head = TASK.head(8, dropout=0.5).eval()
+    head = TASK.head(torch.zeros(5, 8), dropout=0.5).eval()
     states, mask = torch.randn(1, 9, 8), torch.tensor([[1, 1, 1, 1, 0, 0, 0, 0, 0]])
     targets = TASK.collate([{"start": 1, "end": 3}], 9)
-    padded, cut = head(states, mask), head(states[:, :4], mask[:, :4])
+    padded, cut = head(states, mask, {}), head(states[:, :4], mask[:, :4], {})
     assert padded.shape == (1, 9, 2)
     torch.testing.assert_close(padded[:, :4], cut)
     torch.testing.assert_close(TASK.loss(padded, targets), TASK.loss(cut, targets))
 
 
 def test_padding_has_a_finite_gradient() -> None:
-    head = TASK.head(8, dropout=0.0)
-    logits = head(torch.randn(1, 6, 8), torch.tensor([[1, 1, 1, 0, 0, 0]]))
+    head = TASK.head(torch.zeros(5, 8), dropout=0.0)
+    logits = head(torch.randn(1, 6, 8), torch.tensor([[1, 1, 1, 0, 0, 0]]), {})
     TASK.loss(logits, TASK.collate([{"start": 0, "end": 2}], 6)).sum().backward()  # type: ignore[no-untyped-call]
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in head.parameters())
 

@@ -63,8 +63,8 @@ def test_every_type_is_built_checks_and_scores(task_type: str) -> None:
 @pytest.mark.parametrize("task_type", TASK_TYPES)
 def test_every_type_says_what_it_is(task_type: str) -> None:
     task = build_task("mine", spec_of(task_type, EXAMPLES[task_type][0]))
-    assert all(text.strip() for text in (task.summary, task.source, task.record_schema))
-    assert all(f'"{field}"' in task.record_schema for field in EXAMPLES[task_type][1])
+    assert all(text.strip() for text in vars(task.card).values())
+    assert all(f'"{field}"' in task.card.record for field in EXAMPLES[task_type][1])
 
 
 def test_an_unknown_type_is_answered_with_the_known_ones() -> None:

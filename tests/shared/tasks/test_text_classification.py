@@ -111,12 +111,12 @@ def test_encode_without_label_or_records() -> None:
 
 def test_head_ignores_padding_and_is_the_masked_mean() -> None:
     torch.manual_seed(0)
-    head = ONE.head(8, dropout=0.5).eval()
+    head = ONE.head(torch.zeros(5, 8), dropout=0.5).eval()
     states, mask = torch.randn(2, 5, 8), torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
-    logits = head(states, mask)
+    logits = head(states, mask, {})
     assert logits.shape == (2, 3)
     torch.testing.assert_close(logits[0], head.linear(states[0, :3].mean(0)))  # type: ignore[operator]
-    torch.testing.assert_close(logits[:1], head(states[:1, :3], mask[:1, :3]))
+    torch.testing.assert_close(logits[:1], head(states[:1, :3], mask[:1, :3], {}))
 
 
 @pytest.mark.parametrize("task", [ONE, MANY])

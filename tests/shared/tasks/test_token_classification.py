@@ -189,11 +189,11 @@ def test_an_entity_continues_across_windows() -> None:
 
 def test_head_gives_scores_per_sub_token_whatever_the_padding() -> None:
     torch.manual_seed(0)
-    head = TASK.head(8, dropout=0.5).eval()
+    head = TASK.head(torch.zeros(5, 8), dropout=0.5).eval()
     states, mask = torch.randn(2, 6, 8), torch.ones(2, 6, dtype=torch.long)
-    logits = head(states, mask)
+    logits = head(states, mask, {})
     assert logits.shape == (2, 6, 5)
-    torch.testing.assert_close(logits[:1, :3], head(states[:1, :3], mask[:1, :3]))
+    torch.testing.assert_close(logits[:1, :3], head(states[:1, :3], mask[:1, :3], {}))
 
 
 def test_loss_is_that_of_each_row_alone() -> None:
