@@ -6,15 +6,31 @@ from pydantic import Field
 
 from shared.tasks.base import Example, Record, Task
 from shared.tasks.question_answering import QuestionAnswering, QuestionAnsweringSpec
+from shared.tasks.relation_extraction import RelationExtraction, RelationExtractionSpec
 from shared.tasks.text_classification import TextClassification, TextClassificationSpec
+from shared.tasks.text_pair import (
+    SentenceSimilarity,
+    SentenceSimilaritySpec,
+    TextPairClassification,
+    TextPairClassificationSpec,
+)
 from shared.tasks.token_classification import TokenClassification, TokenClassificationSpec
 
 TaskSpec = Annotated[
-    TextClassificationSpec | TokenClassificationSpec | QuestionAnsweringSpec, Field(discriminator="type")
+    TextClassificationSpec
+    | TextPairClassificationSpec
+    | SentenceSimilaritySpec
+    | TokenClassificationSpec
+    | RelationExtractionSpec
+    | QuestionAnsweringSpec,
+    Field(discriminator="type"),
 ]
 TASK_TYPES = {
     "text-classification": TextClassification,
+    "text-pair-classification": TextPairClassification,
+    "sentence-similarity": SentenceSimilarity,
     "token-classification": TokenClassification,
+    "relation-extraction": RelationExtraction,
     "question-answering": QuestionAnswering,
 }
 

@@ -60,6 +60,17 @@ def require_text(record: Record, field: str) -> str:
     return value
 
 
+def require_words(record: Record) -> list[str]:
+    """The words in 'tokens', at least one; ValueError says what came instead."""
+    tokens = record.get("tokens")
+    if not isinstance(tokens, list) or not tokens:
+        raise ValueError(f"expected a list of words in 'tokens', but {shown(tokens)} came")
+    for position, token in enumerate(tokens):
+        if not isinstance(token, str) or not token:
+            raise ValueError(f"expected a word at token {position}, but {shown(token)} came")
+    return tokens
+
+
 def shown(value: Any, limit: int = 60) -> str:
     """A value for an error message: at most `limit` characters, because it may be private text."""
     text = repr(value)

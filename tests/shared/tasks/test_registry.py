@@ -19,11 +19,23 @@ SPECS: TypeAdapter[TaskSpec] = TypeAdapter(TaskSpec)
 DATA = Path(__file__).parents[4] / "shared" / "data"
 EXAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "text-classification": ({"labels": ["good", "bad"]}, {"text": "Well done.", "label": "good"}),
+    "text-pair-classification": (
+        {"labels": ["yes", "no"]},
+        {"text_a": "Does it help?", "text_b": "It helped all of them.", "label": "yes"},
+    ),
+    "sentence-similarity": ({"high": 5}, {"text_a": "She pays.", "text_b": "She is paying.", "score": 4}),
+    "relation-extraction": (
+        {"labels": ["none", "treats"], "no_relation": "none"},
+        {"tokens": ["Aspirin", "eases", "pain"], "head": [0, 1], "tail": [2, 3], "label": "treats"},
+    ),
     "token-classification": ({"types": ["Drug"]}, {"tokens": ["No", "aspirin"], "tags": ["O", "B-Drug"]}),
     "question-answering": (
         {},
         {"context": "Take ten mg.", "question": "How much?", "answers": [{"text": "ten mg", "start": 5}]},
     ),
+}
+MORE: dict[str, list[dict[str, Any]]] = {  # a correlation needs two records
+    "sentence-similarity": [{"text_a": "She pays.", "text_b": "It rains.", "score": 0}]
 }
 
 
@@ -39,6 +51,8 @@ def perfect(example: Example, outputs: int) -> np.ndarray:
         return np.stack([positions == target["start"], positions == target["end"]], axis=1).astype(float)
     if "tags" in target:
         return np.eye(outputs)[[max(0, tag) for tag in target["tags"]]]
+    if "score" in target:
+        return np.array([target["score"]])
     return np.eye(outputs)[target["labels"]]
 
 
@@ -52,12 +66,15 @@ def test_registry_and_specs_name_the_same_types() -> None:
 def test_every_type_is_built_checks_and_scores(task_type: str) -> None:
     options, record = EXAMPLES[task_type]
     task = build_task("mine", spec_of(task_type, options))
-    task.check(record)
-    (example,) = task.encode([record], TOKENIZER, 32)
-    assert (task.name, example.task, example.record) == ("mine", "mine", 0)
+    records = [record, *MORE.get(task_type, ())]
+    for record in records:
+        task.check(record)
+    examples = task.encode(records, TOKENIZER, 32)
+    assert task.name == "mine"
+    assert [(example.task, example.record) for example in examples] == [("mine", i) for i in range(len(records))]
     outputs = 3 if "types" in options else 2
-    prediction = task.predict([example], [perfect(example, outputs)])
-    assert task.score([record], [prediction[0]])[task.metric] == 1.0
+    predictions = task.predict(examples, [perfect(example, outputs) for example in examples])
+    assert task.score(records, [predictions[i] for i in range(len(records))])[task.metric] == 1.0
 
 
 @pytest.mark.parametrize("task_type", TASK_TYPES)
@@ -74,7 +91,7 @@ def test_an_unknown_type_is_answered_with_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize("domain", ["medical", "legal", "financial"])
-@pytest.mark.parametrize("kind", ["ner", "qa", "classification"])
+@pytest.mark.parametrize("kind", ["ner", "qa", "classification", "pair", "relation"])
 def test_real_records_survive(domain: str, kind: str) -> None:
     path = DATA / f"{domain}_{kind}" / "train.jsonl.gz"
     if not path.exists():
@@ -89,7 +106,11 @@ def test_real_records_survive(domain: str, kind: str) -> None:
         spec, outputs = spec_of("question-answering", {"max_answer_tokens": 150, "doc_stride": 128}), 2
     else:
         labels = sorted({record["label"] for record in records})
-        spec, outputs = spec_of("text-classification", {"labels": labels}), len(labels)
+        task_type = {"pair": "text-pair-classification", "relation": "relation-extraction"}.get(
+            kind, "text-classification"
+        )
+        options = {"no_relation": "none"} if kind == "relation" else {}
+        spec, outputs = spec_of(task_type, {"labels": labels} | options), len(labels)
     task = build_task("real", spec)
     for record in records:
         task.check(record)

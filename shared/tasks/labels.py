@@ -1,0 +1,48 @@
+"""What the task types that choose among labels share: the labels in a federation file, a record's label, its scores."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+from shared.tasks.base import Record, shown, unique
+
+Labels = Annotated[tuple[str, ...], Field(min_length=2), AfterValidator(unique)]
+ClassWeights = tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]
+"""One positive number per label, in the order of the labels."""
+
+
+def check_weights(labels: Sequence[str], weights: ClassWeights | None) -> None:
+    """Raise ValueError unless there is one weight per label, or none at all."""
+    if weights is not None and len(weights) != len(labels):
+        raise ValueError(f"class_weights must be one for each of the {len(labels)} labels, not {len(weights)}")
+
+
+def require_label(record: Record, labels: Sequence[str]) -> None:
+    """Raise ValueError unless the record's label is one of `labels`."""
+    if "label" not in record:
+        raise ValueError("expected a label in 'label', but there is none")
+    require_known(record["label"], labels)
+
+
+def require_known(label: Any, labels: Sequence[str]) -> None:
+    """Raise ValueError unless `label` is one of `labels`."""
+    if label not in labels:
+        raise ValueError(f"label {shown(label)} is not among the federation's {list(labels)}")
+
+
+def label_scores(truth: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
+    """Macro-F1, accuracy and Matthews' correlation (in [-1, 1]) by scikit-learn.
+
+    Macro-F1 is the mean over the labels that occur in truth or predictions; what is undefined (nothing to find and
+    nothing found) counts 0.
+    """
+    with warnings.catch_warnings():  # scikit-learn remarks on few records: one label alone, or one for each
+        warnings.simplefilter("ignore", UserWarning)
+        return {
+            "macro_f1": float(f1_score(truth, predictions, average="macro", zero_division=0)),
+            "accuracy": float(accuracy_score(truth, predictions)),
+            "mcc": float(matthews_corrcoef(truth, predictions)),
+        }

@@ -1,0 +1,228 @@
+"""Two texts read together: what label fits the pair, or how much alike they are.
+
+Input: [CLS] text_a [SEP] text_b [SEP], so that the encoder compares the two (a cross-encoder); where they are too long,
+the longer one is cut until both fit. Head: the mean over both texts or the state of [CLS]; dropout, a linear layer.
+"""
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Self, final
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from scipy.stats import DegenerateDataWarning, pearsonr, spearmanr
+from torch.nn import functional
+from transformers import PreTrainedTokenizerFast
+
+from shared.tasks.base import Card, Example, Head, Record, Spec, Target, Task, Tensors, require_text, shown
+from shared.tasks.labels import ClassWeights, Labels, check_weights, label_scores, require_label
+from shared.tasks.pooling import PooledHead, Pooling
+
+Bound = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class TextPairClassificationSpec(Spec):
+    """`[tasks.NAME]` of a classification of text pairs."""
+
+    type: Literal["text-pair-classification"]
+    labels: Labels
+    class_weights: ClassWeights | None = None
+    """Each row's loss is multiplied by its label's weight, and divided by nothing."""
+    pooling: Pooling = "mean"
+
+    @model_validator(mode="after")
+    def _one_weight_per_label(self) -> Self:
+        check_weights(self.labels, self.class_weights)
+        return self
+
+
+class SentenceSimilaritySpec(Spec):
+    """`[tasks.NAME]` of a sentence similarity."""
+
+    type: Literal["sentence-similarity"]
+    low: Bound = 0.0
+    """The score of two texts that have nothing in common."""
+    high: Bound = 1.0
+    """The score of two texts that say the same."""
+    pooling: Pooling = "mean"
+
+    @model_validator(mode="after")
+    def _low_is_below_high(self) -> Self:
+        if not self.low < self.high:
+            raise ValueError(f"low must be below high, not {self.low:g} with high {self.high:g}")
+        return self
+
+
+@final
+class TextPairClassification(Task):
+    """Two texts and the label of the pair."""
+
+    card = Card(
+        summary="how one text stands to another: whether it follows from it, contradicts it, answers it",
+        record='{"text_a", "text_b", "label"}',
+        head="mean over both texts' sub-tokens, or [CLS]; dropout, linear",
+        loss="cross-entropy; class weights",
+        metrics="macro_f1, accuracy, mcc",
+        source="Devlin et al. 2019, section 4.1; pooling as in Reimers and Gurevych 2019",
+    )
+
+    def __init__(self, name: str, spec: TextPairClassificationSpec) -> None:
+        self.name = name
+        self.labels = spec.labels
+        self.class_weights = spec.class_weights
+        self.pooling = spec.pooling
+        self.metric = "macro_f1"
+
+    def check(self, record: Record) -> None:
+        """Raise ValueError unless the record has two texts and a label of this task."""
+        _require_texts(record)
+        require_label(record, self.labels)
+
+    def encode(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Example]:
+        """One example per record, both texts cut to fit `max_length`."""
+        targets = [{"labels": self.labels.index(r["label"])} if "label" in r else {} for r in records]
+        return _encode(self.name, records, targets, tokenizer, max_length)
+
+    def from_text(self, text: str, second: str | None = None) -> Record:
+        """A record of both texts."""
+        return _pair(text, second)
+
+    def head(self, embeddings: torch.Tensor, dropout: float) -> Head:
+        """Mean over both texts or [CLS], dropout, linear."""
+        return PooledHead(embeddings.shape[1], len(self.labels), dropout, self.pooling)
+
+    def collate(self, targets: Sequence[Target], length: int) -> Tensors:
+        """`labels`: [rows]."""
+        return {"labels": torch.tensor([target["labels"] for target in targets])}
+
+    def loss(self, logits: torch.Tensor, targets: Tensors) -> torch.Tensor:
+        """Cross-entropy of each row."""
+        weights = None if self.class_weights is None else logits.new_tensor(self.class_weights)
+        return functional.cross_entropy(logits, targets["labels"], weight=weights, reduction="none")
+
+    def predict(self, examples: Sequence[Example], logits: Sequence[np.ndarray]) -> dict[int, Any]:
+        """The likeliest label."""
+        return {e.record: self.labels[int(row.argmax())] for e, row in zip(examples, logits, strict=True)}
+
+    def score(self, records: Sequence[Record], predictions: Sequence[Any]) -> dict[str, float]:
+        """Macro-F1 over the labels that occur, accuracy, MCC (in [-1, 1])."""
+        return label_scores([record["label"] for record in records], predictions)
+
+
+@final
+class SentenceSimilarity(Task):
+    """Two texts and how much alike they are, from `low` to `high`."""
+
+    card = Card(
+        summary="how much alike two texts are, as a number",
+        record='{"text_a", "text_b", "score"}',
+        head="mean over both texts' sub-tokens, or [CLS]; dropout, linear to one number",
+        loss="squared error of the score scaled to [0, 1]",
+        metrics="pearson, spearman",
+        source="Cer et al. 2017 (task and metrics); Devlin et al. 2019, section 4.1",
+    )
+
+    def __init__(self, name: str, spec: SentenceSimilaritySpec) -> None:
+        self.name = name
+        self.low, self.high = spec.low, spec.high
+        self.pooling = spec.pooling
+        self.metric = "pearson"
+
+    def check(self, record: Record) -> None:
+        """Raise ValueError unless the record has two texts and a score within the bounds."""
+        _require_texts(record)
+        self._score_of(record)
+
+    def encode(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Example]:
+        """One example per record, both texts cut to fit `max_length`; the target is scaled to [0, 1]."""
+        targets = [{"score": self._scaled(record)} if "score" in record else {} for record in records]
+        return _encode(self.name, records, targets, tokenizer, max_length)
+
+    def from_text(self, text: str, second: str | None = None) -> Record:
+        """A record of both texts."""
+        return _pair(text, second)
+
+    def head(self, embeddings: torch.Tensor, dropout: float) -> Head:
+        """Mean over both texts or [CLS], dropout, linear to one number."""
+        return PooledHead(embeddings.shape[1], 1, dropout, self.pooling)
+
+    def collate(self, targets: Sequence[Target], length: int) -> Tensors:
+        """`score`: [rows], in [0, 1]."""
+        return {"score": torch.tensor([target["score"] for target in targets], dtype=torch.float32)}
+
+    def loss(self, logits: torch.Tensor, targets: Tensors) -> torch.Tensor:
+        """Squared error of each row."""
+        return functional.mse_loss(logits.squeeze(1), targets["score"], reduction="none")
+
+    def predict(self, examples: Sequence[Example], logits: Sequence[np.ndarray]) -> dict[int, Any]:
+        """The score between `low` and `high`."""
+        return {
+            example.record: self.low + min(1.0, max(0.0, float(row[0]))) * (self.high - self.low)
+            for example, row in zip(examples, logits, strict=True)
+        }
+
+    def score(self, records: Sequence[Record], predictions: Sequence[Any]) -> dict[str, float]:
+        """Pearson's and Spearman's correlation by scipy, in [-1, 1]; 0 where one side is constant."""
+        gold = [self._score_of(record) for record in records]
+        return {
+            "pearson": _correlation(pearsonr, gold, predictions),
+            "spearman": _correlation(spearmanr, gold, predictions),
+        }
+
+    def _scaled(self, record: Record) -> float:
+        return (self._score_of(record) - self.low) / (self.high - self.low)
+
+    def _score_of(self, record: Record) -> float:
+        """The record's score, which a CSV file gives as text."""
+        value = record.get("score")
+        try:
+            number = float(value) if isinstance(value, str) else value
+        except ValueError:
+            number = None
+        if not isinstance(number, int | float) or isinstance(number, bool) or not self.low <= number <= self.high:
+            raise ValueError(
+                f"expected a number from {self.low:g} to {self.high:g} in 'score', but {shown(value)} came"
+            )
+        return float(number)
+
+
+def _require_texts(record: Record) -> None:
+    require_text(record, "text_a")
+    require_text(record, "text_b")
+
+
+def _pair(text: str, second: str | None) -> Record:
+    if not second:
+        raise ValueError("expected a second text beside the text, but none came")
+    return {"text_a": text, "text_b": second}
+
+
+def _encode(
+    task: str,
+    records: Sequence[Record],
+    targets: Sequence[Target],
+    tokenizer: PreTrainedTokenizerFast,
+    max_length: int,
+) -> list[Example]:
+    if not records:
+        return []
+    encoded = tokenizer(
+        [record["text_a"] for record in records],
+        [record["text_b"] for record in records],
+        truncation="longest_first",
+        max_length=max_length,
+        return_token_type_ids=True,
+    )
+    rows = zip(encoded["input_ids"], encoded["token_type_ids"], targets, strict=True)
+    return [Example(task, index, ids, types, target) for index, (ids, types, target) in enumerate(rows)]
+
+
+def _correlation(coefficient: Any, gold: Sequence[float], predictions: Sequence[float]) -> float:
+    if len(gold) < 2:
+        return 0.0
+    with warnings.catch_warnings():  # scipy warns of a constant side, whose correlation it calls nan
+        warnings.simplefilter("ignore", DegenerateDataWarning)
+        value = float(coefficient(gold, predictions).statistic)
+    return 0.0 if math.isnan(value) else value
