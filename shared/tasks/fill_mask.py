@@ -1,0 +1,225 @@
+"""Masked language modelling: which words stood at the masked places of a text.
+
+Whole words are masked: of their sub-tokens 80 % become [MASK], 10 % some other sub-token, 10 % stay. Evaluation masks
+each text always alike, training anew in every epoch. In a text that holds [MASK] itself these places are asked for,
+and no other. A text longer than the model's input is cut into windows between words, so that nothing is left out.
+"""
+
+import dataclasses
+import itertools
+import zlib
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, final
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import nn
+from torch.nn import functional
+from transformers import PreTrainedTokenizerFast
+
+from shared.tasks.base import Card, Example, Head, Record, Spec, Target, Task, Tensors, require_text
+from shared.tasks.vocabulary import TiedOutput
+
+MASK = "[MASK]"
+"""How a place to fill is written in a text."""
+IGNORE = -100
+"""The target of a place that only pads."""
+SHOWN_AS_MASK, SHOWN_AS_OTHER = 0.8, 0.1
+"""Shares of the masked sub-tokens that become [MASK] and some other sub-token; the rest stay as they are."""
+BEST = 5
+"""Words that a prediction offers for each place."""
+WORST_NLL = 100.0
+"""Mean negative log-likelihood at which the perplexity is capped, so that it stays a finite number."""
+
+
+class FillMaskSpec(Spec):
+    """`[tasks.NAME]` of a masked language modelling."""
+
+    type: Literal["fill-mask"]
+    mask_rate: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    """Share of a text's words that are masked; at least one is."""
+
+
+class FillMaskHead(Head):
+    """BERT's: linear, GELU and layer norm at the masked places, then the output tied to the word embeddings."""
+
+    def __init__(self, embeddings: torch.Tensor, dropout: float) -> None:
+        super().__init__()
+        hidden = embeddings.shape[1]
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(hidden, hidden)
+        self.norm = nn.LayerNorm(hidden, eps=1e-12)
+        self.output = TiedOutput(embeddings)
+
+    def forward(self, states: torch.Tensor, mask: torch.Tensor, inputs: Tensors) -> torch.Tensor:
+        """Logits [rows, places, vocabulary] at `positions` [rows, places]."""
+        positions = inputs["positions"].unsqueeze(-1).expand(-1, -1, states.shape[-1])
+        places = self.dropout(states.gather(1, positions))
+        logits: torch.Tensor = self.output(self.norm(functional.gelu(self.linear(places))))
+        return logits
+
+    def infer(self, states: torch.Tensor, mask: torch.Tensor, inputs: Tensors) -> torch.Tensor:
+        """Only what `predict` needs of each place, [rows, places, 1 + 2 * BEST].
+
+        The log-likelihood of `truth` [rows, places], the BEST highest log-likelihoods, and whose they are.
+        """
+        logits = self(states, mask, inputs).float()
+        norm = logits.logsumexp(-1, keepdim=True)
+        best = logits.topk(BEST)
+        truth = logits.gather(-1, inputs["truth"].unsqueeze(-1))
+        return torch.cat([truth - norm, best.values - norm, best.indices.float()], dim=-1)
+
+
+@final
+class FillMask(Task):
+    """A text, some words of which are hidden."""
+
+    card = Card(
+        summary="which words stood at the masked places of a text",
+        record='{"text"}; to have places filled, write [MASK] there',
+        head="linear, GELU and layer norm at the masked places; output tied to the frozen word embeddings, own bias",
+        loss="cross-entropy, mean over the masked sub-tokens of a row",
+        metrics="accuracy, perplexity (lower is better), both over masked sub-tokens",
+        source="Devlin et al. 2019, section 3.1; whole-word masking as in their later models",
+    )
+
+    def __init__(self, name: str, spec: FillMaskSpec) -> None:
+        self.name = name
+        self.metric = "accuracy"
+        self.mask_rate = spec.mask_rate
+
+    def check(self, record: Record) -> None:
+        """Raise ValueError unless the record has text whose words are all known."""
+        text = require_text(record, "text")
+        if MASK in text:
+            raise ValueError(f"expected text whose words are all known, but {MASK} is at character {text.index(MASK)}")
+
+    def encode(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Example]:
+        """One example per record, or several windows of whole words; masked by a seed from the window's own text."""
+        if not records:
+            return []
+        encoded = tokenizer([record["text"] for record in records], add_special_tokens=False, verbose=False)
+        examples = []
+        for index in range(len(records)):
+            ids = encoded["input_ids"][index]
+            asked = tokenizer.mask_token_id in ids
+            for words in _windows(encoded.word_ids(index), max_length - 2):
+                window = ids[words[0][0] : words[-1][1]] if words else []
+                example = self._example(index, window, words, tokenizer)
+                seed = zlib.crc32(np.asarray(window, dtype="<i4").tobytes())
+                examples.append(_as_asked(example) if asked else self.redraw(example, np.random.default_rng(seed)))
+        return examples
+
+    def from_text(self, text: str, second: str | None = None) -> Record:
+        """A record of the text."""
+        return {"text": text}
+
+    def redraw(self, example: Example, rng: np.random.Generator) -> Example:
+        """The same window with other words masked; one whose [MASK] are its author's stays as it is."""
+        words, tokenizer = example.decoding["words"], example.decoding["tokenizer"]
+        if words is None:
+            return example
+        count = max(1, round(self.mask_rate * len(words)))
+        chosen = [words[i] for i in sorted(rng.permutation(len(words))[:count])]
+        positions = [position for start, end in chosen for position in range(start, end)]
+        ids = list(example.decoding["ids"])
+        truth = [ids[position] for position in positions]
+        fates, others = rng.random(len(positions)), rng.integers(tokenizer.vocab_size, size=len(positions))
+        for position, fate, other in zip(positions, fates, others, strict=True):
+            if fate < SHOWN_AS_MASK:
+                ids[position] = tokenizer.mask_token_id
+            elif fate < SHOWN_AS_MASK + SHOWN_AS_OTHER:
+                ids[position] = int(other)
+        inputs = {"positions": positions, "truth": truth}
+        return dataclasses.replace(example, input_ids=ids, target={"truth": truth}, inputs=inputs)
+
+    def head(self, embeddings: torch.Tensor, dropout: float) -> Head:
+        """BERT's transform and the output tied to the word embeddings."""
+        return FillMaskHead(embeddings, dropout)
+
+    def inputs(self, examples: Sequence[Example], length: int) -> Tensors:
+        """`positions` and `truth`: [rows, places], 0 where a row has fewer or the truth is unknown."""
+        return {key: _padded([example.inputs[key] for example in examples], 0) for key in ("positions", "truth")}
+
+    def collate(self, targets: Sequence[Target], length: int) -> Tensors:
+        """`truth`: [rows, places], IGNORE where a row has fewer."""
+        return {"truth": _padded([target["truth"] for target in targets], IGNORE)}
+
+    def loss(self, logits: torch.Tensor, targets: Tensors) -> torch.Tensor:
+        """Mean cross-entropy over the masked sub-tokens of each row; zero for a row without any."""
+        truth = targets["truth"]
+        losses = functional.cross_entropy(logits.flatten(0, 1), truth.flatten(), reduction="none", ignore_index=IGNORE)
+        return losses.view_as(truth).sum(1) / (truth != IGNORE).sum(1).clamp(min=1)
+
+    def predict(self, examples: Sequence[Example], logits: Sequence[np.ndarray]) -> dict[int, Any]:
+        """Per record its masked places in order: the BEST likeliest words, likeliest first, and their probabilities.
+
+        Where the words are known, `truth` and its `log_likelihood` stand beside them. Words are sub-tokens.
+        """
+        found: dict[int, list[dict[str, Any]]] = {}
+        for example, rows in zip(examples, logits, strict=True):
+            name = example.decoding["tokenizer"].convert_ids_to_tokens
+            places = found.setdefault(example.record, [])
+            for row, truth in zip(rows[: len(example.inputs["truth"])], example.inputs["truth"], strict=True):
+                words = name(row[1 + BEST :].astype(int).tolist())
+                place = {"words": dict(zip(words, np.exp(row[1 : 1 + BEST]).tolist(), strict=True))}
+                places.append(
+                    place | ({"truth": name(truth), "log_likelihood": float(row[0])} if example.target else {})
+                )
+        return found
+
+    def score(self, records: Sequence[Record], predictions: Sequence[Any]) -> dict[str, float]:
+        """Accuracy, and perplexity: the exponential of the mean negative log-likelihood, from 1; lower is better.
+
+        What was masked is in the predictions, because the masks are drawn when a record is encoded. Texts of which
+        the tokenizer left nothing score 0, and have no perplexity.
+        """
+        places = [place for prediction in predictions for place in prediction]
+        if not places:
+            return {"accuracy": 0.0}
+        nll = -float(np.mean([place["log_likelihood"] for place in places]))
+        return {
+            "accuracy": float(np.mean([next(iter(place["words"])) == place["truth"] for place in places])),
+            "perplexity": float(np.exp(min(nll, WORST_NLL))),
+        }
+
+    def _example(
+        self, record: int, window: list[int], words: list[tuple[int, int]], tokenizer: PreTrainedTokenizerFast
+    ) -> Example:
+        """A window as it is, not masked yet; its words' places count from [CLS]."""
+        ids = [tokenizer.cls_token_id, *window, tokenizer.sep_token_id]
+        shift = 1 - words[0][0] if words else 0
+        decoding = {"tokenizer": tokenizer, "ids": ids, "words": [(a + shift, b + shift) for a, b in words]}
+        return Example(self.name, record, ids, [0] * len(ids), {}, decoding)
+
+
+def _as_asked(example: Example) -> Example:
+    """The example whose places to fill are the [MASK] that its text holds; what is true there nobody knows."""
+    mask = example.decoding["tokenizer"].mask_token_id
+    positions = [position for position, id in enumerate(example.input_ids) if id == mask]
+    inputs = {"positions": positions, "truth": [0] * len(positions)}
+    return dataclasses.replace(example, inputs=inputs, decoding={**example.decoding, "words": None})
+
+
+def _windows(word_ids: Sequence[int | None], room: int) -> list[list[tuple[int, int]]]:
+    """Words as (start, end) of their sub-tokens, in runs of at most `room` sub-tokens; a longer word is cut."""
+    windows: list[list[tuple[int, int]]] = [[]]
+    begin = 0
+    for _, pieces in itertools.groupby(word_ids):
+        end = begin + len(list(pieces))
+        for start in range(begin, end, room):
+            word = (start, min(start + room, end))
+            if windows[-1] and word[1] - windows[-1][0][0] > room:
+                windows.append([])
+            windows[-1].append(word)
+        begin = end
+    return windows
+
+
+def _padded(rows: Sequence[Sequence[int]], filler: int) -> torch.Tensor:
+    """Rows of different length as one tensor, at least one wide."""
+    padded = torch.full((len(rows), max(1, *map(len, rows))), filler, dtype=torch.long)
+    for row, values in zip(padded, rows, strict=True):
+        row[: len(values)] = torch.tensor(values, dtype=torch.long)
+    return padded
