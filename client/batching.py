@@ -42,6 +42,25 @@ def training_batches(examples: Sequence[Example], batch_tokens: int, rng: np.ran
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
+def sample_by_temperature(examples: Sequence[Example], temperature: float, rng: np.random.Generator) -> list[Example]:
+    """As many examples as came, with tasks drawn by p_t = n_t^(1/T) / sum_i n_i^(1/T) from their n_t examples.
+
+    T = 1 draws tasks as large as they are, a large T all alike (Arivazhagan et al. 2019, arXiv 1907.05019, there for
+    languages; multilingual BERT's pretraining is T = 1 / 0.7).
+    A task's examples come in a random order, and again from the start in another once all have been drawn.
+    """
+    groups: dict[str, list[Example]] = {}
+    for example in examples:
+        groups.setdefault(example.task, []).append(example)
+    sizes = np.array([len(group) for group in groups.values()], dtype=np.float64) ** (1 / temperature)
+    drawn: list[Example] = []
+    for group, count in zip(groups.values(), rng.multinomial(len(examples), sizes / sizes.sum()), strict=True):
+        turns = -(-int(count) // len(group))
+        order = np.concatenate([np.zeros(0, np.int64), *(rng.permutation(len(group)) for _ in range(turns))])
+        drawn += [group[i] for i in order[:count]]
+    return drawn
+
+
 def evaluation_batches(examples: Sequence[Example], batch_tokens: int) -> list[list[Example]]:
     """All examples once, sorted by length."""
     ordered = sorted(examples, key=len)

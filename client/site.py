@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from client.data.loading import TaskData, load_data
 from client.institution import Institution, load_institution
 from shared import codec
 from shared.adapter import difference, get_state, select, set_state
+from shared.balancing import State
 from shared.codec import Arrays
 from shared.errors import CollegiumError, ConfigError, ProtocolError, RefusalError
 from shared.federation import Federation, load_federation
@@ -45,6 +46,8 @@ class Site:
     federation: Federation
     model: MultiTaskModel
     data: Mapping[str, Mapping[Split, TaskData]]
+    balances: dict[int, State] = field(default_factory=dict)
+    """What `training.combine` goes on from, after each round trained here."""
 
     def answer(self, request: Request) -> Reply:
         """Answer one request; what this site will not or cannot do is a `Refusal` that says why."""
@@ -97,8 +100,10 @@ class Site:
             seed=trainer.derive_seed(self.federation.seed, self.name, request.round),
             round=request.round,
             rounds=request.rounds,
+            balance=self._balance_before(request.round),
             progress=_Progress(request.round),
         )
+        self.balances[request.round] = outcome.balance
         update = difference(get_state(self.model), received)
         return TrainReply(
             institution=self.name,
@@ -109,6 +114,12 @@ class Site:
             seconds=outcome.seconds,
             update=codec.encode(update, self.federation.wire.codec),
         )
+
+    def _balance_before(self, round: int) -> State | None:
+        """The balance after the last round before; a new run, or a round trained again, forgets those since."""
+        for number in [number for number in self.balances if number >= round]:
+            del self.balances[number]
+        return self.balances[max(self.balances)] if self.balances else None
 
     def _evaluate(self, request: EvaluateRequest) -> EvaluateReply:
         started = time.perf_counter()

@@ -4,17 +4,17 @@ import hashlib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from client.batching import evaluation_batches, training_batches
-from shared.errors import DataError
+from client.batching import evaluation_batches, sample_by_temperature, training_batches
+from client.gradients import accumulate
+from client.precision import autocast
+from shared.balancing import BALANCERS, State
 from shared.federation import Training
-from shared.losses import mean_over_rows
 from shared.model import MultiTaskModel
 from shared.tasks import Example
 
@@ -28,8 +28,10 @@ class Outcome:
 
     steps: int
     losses: dict[str, float]
-    """Mean loss per task over the last epoch."""
+    """Mean loss per task over the last epoch, unweighted."""
     seconds: float
+    balance: State
+    """What the balancer of `training.combine` goes on from in the next round."""
 
 
 def train(
@@ -40,6 +42,7 @@ def train(
     seed: int,
     round: int = 1,
     rounds: int = 1,
+    balance: State | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
     """Train adapter and heads in place for one round.
@@ -53,43 +56,46 @@ def train(
         seed: Decides order and dropout; see `derive_seed`.
         round: This round, from 1.
         rounds: Rounds in the whole run.
+        balance: `Outcome.balance` of the round before; None begins afresh.
         progress: Told of every step.
 
     Returns:
-        Steps, mean loss per task in the last epoch, seconds.
+        Steps, mean loss per task in the last epoch, seconds, and the balancer's state.
 
     Raises:
         DataError: A loss is not finite; the model is left as it was before that step.
     """
     started = time.perf_counter()
     rng = np.random.default_rng(seed)
-    epochs = training.epochs_per_round
-    plan = [
-        [model.tasks[example.task].redraw(example, rng) for example in batch]
-        for _ in range(epochs)
-        for batch in training_batches(examples, training.batch_tokens, rng)
-    ]
-    last_epoch = len(plan) - len(plan) // max(1, epochs)
+    epochs = [_epoch(model, examples, training, rng) for _ in range(training.epochs_per_round)]
+    steps, done = sum(len(epoch) for epoch in epochs), 0
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=training.weight_decay)
-    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    balancer = BALANCERS[training.combine]
+    state = balancer.init(sorted({example.task for example in examples})) if balance is None else balance
+    losses: dict[str, float] = {}
     with torch.random.fork_rng(devices=_cuda(model)):
         torch.manual_seed(seed)
         model.train()
-        for step, batch in enumerate(plan):
-            rate = learning_rate(training, (round - 1 + step / len(plan)) / rounds)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            losses = _step(model, batch, optimizer, parameters, training)
-            if step >= last_epoch:
-                for task, values in losses.items():
-                    sums[task][0] += float(values.sum())
-                    sums[task][1] += len(values)
-            if progress:
-                progress(step + 1, len(plan))
+        for epoch in epochs:
+            rows: dict[str, list[torch.Tensor]] = defaultdict(list)
+            for batch in epoch:
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(training, (round - 1 + done / steps) / rounds)
+                optimizer.zero_grad(set_to_none=True)
+                measured = accumulate(model, batch, training, balancer.weights(state), rng)
+                torch.nn.utils.clip_grad_norm_(parameters, training.clip_norm)
+                optimizer.step()
+                state = balancer.after_step(state, measured.means(), measured.norms)
+                for task, values in measured.losses.items():
+                    rows[task].append(values)
+                done += 1
+                if progress:
+                    progress(done, steps)
+            losses = {task: float(torch.cat(values).mean()) for task, values in rows.items()}
+            state = balancer.after_epoch(state, losses)
         model.eval()
-    means = {task: total / count for task, (total, count) in sums.items()}
-    return Outcome(len(plan), means, time.perf_counter() - started)
+    return Outcome(steps, losses, time.perf_counter() - started, state)
 
 
 def learning_rate(training: Training, done: float) -> float:
@@ -122,7 +128,7 @@ def predict(
     model.eval()
     logits: dict[int, np.ndarray] = {}
     for batch in evaluation_batches(examples, batch_tokens):
-        with _autocast(model, precision):
+        with autocast(model.device, precision):
             (output,) = model.infer(model.collate(batch).to(model.device)).values()
         per_token = output.dim() == 3
         for example, row in zip(batch, output.float().cpu().numpy(), strict=True):
@@ -131,37 +137,14 @@ def predict(
     return task.predict(examples, [logits[id(example)] for example in examples])
 
 
-def _step(
-    model: MultiTaskModel,
-    batch: Sequence[Example],
-    optimizer: torch.optim.Optimizer,
-    parameters: list[torch.nn.Parameter],
-    training: Training,
-) -> dict[str, torch.Tensor]:
-    collated = model.collate(batch).to(model.device)
-    with _autocast(model, training.precision):
-        logits = model(collated)
-    losses = model.losses(collated, logits)
-    loss = mean_over_rows(losses)
-    if not torch.isfinite(loss):
-        raise DataError(f"Expected a finite training loss, but it became {loss.item()}; lower training.learning_rate.")
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_(parameters, training.clip_norm)
-    optimizer.step()
-    return {task: values.detach() for task, values in losses.items()}
-
-
-def _autocast(model: MultiTaskModel, precision: str) -> AbstractContextManager[Any]:
-    if precision == "float32" or (precision == "auto" and not _native_bfloat16(model.device)):
-        return nullcontext()
-    return torch.autocast(model.device.type, dtype=torch.bfloat16)
-
-
-def _native_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
+def _epoch(
+    model: MultiTaskModel, examples: Sequence[Example], training: Training, rng: np.random.Generator
+) -> list[list[Example]]:
+    """The batches of one epoch, drawn anew."""
+    if training.sampling == "temperature":
+        examples = sample_by_temperature(examples, training.sampling_temperature, rng)
+    batches = training_batches(examples, training.batch_tokens, rng)
+    return [[model.tasks[example.task].redraw(example, rng) for example in batch] for batch in batches]
 
 
 def _cuda(model: MultiTaskModel) -> list[torch.device]:

@@ -60,6 +60,17 @@ class Training(Model):
     """Fraction of the whole run over which the learning rate rises; it then falls linearly to zero."""
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
     head_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    combine: Literal["fixed", "uncertainty", "gradnorm", "dwa", "pcgrad"] = "fixed"
+    """How the losses of a site's tasks become one descent; each task's `weight` counts in all of them.
+
+    `fixed`: by those weights alone. `uncertainty` (Kendall et al. 2018), `gradnorm` (Chen et al. 2018) and `dwa`
+    (dynamic weight average, Liu et al. 2019) move a factor per task, each institution for itself. `pcgrad` (Yu et al.
+    2020) takes from each task's gradient what conflicts with another's, at the price of a backward pass per task.
+    """
+    sampling: Literal["all", "temperature"] = "all"
+    """What an epoch shows: every training record once, or as many as there are, tasks drawn by temperature."""
+    sampling_temperature: Annotated[float, Field(ge=1, le=100)] = 2.0
+    """With `sampling = "temperature"`: a task of n records is drawn with n^(1/temperature); 1 as large as it is."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto` is bfloat16 autocast where the device computes it natively, else float32."""
 

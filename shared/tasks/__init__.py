@@ -38,6 +38,7 @@ TASK_TYPES = {
 def build_task(name: str, spec: TaskSpec) -> Task:
     """The task that a federation file's `[tasks.NAME]` table describes."""
     task: Task = TASK_TYPES[spec.type](name, spec)
+    task.weight = spec.weight
     return task
 
 

@@ -6,11 +6,11 @@ A task type is one file beside this one. It holds a pydantic spec (what the fede
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
@@ -43,6 +43,9 @@ class Spec(BaseModel):
     """Base of what a federation file says of a task: immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """What the loss of each of the task's rows is multiplied by; it tells where an institution holds several tasks."""
 
 
 def unique(values: tuple[str, ...]) -> tuple[str, ...]:
@@ -113,6 +116,8 @@ class Task(Protocol):
     name: str
     metric: str
     """Key of the metric, among those of `score`, that stands for the task; higher is better."""
+    weight: float = 1.0
+    """`Spec.weight`; `build_task` sets it."""
 
     def check(self, record: Record) -> None:
         """Raise ValueError saying what is wrong with a labelled record (the caller adds file and line)."""

@@ -1,10 +1,13 @@
 """Batches: every example once, under the budget, with little padding, in a seeded order."""
 
+from collections import Counter
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.batching import evaluation_batches, pack, training_batches
+from client.batching import evaluation_batches, pack, sample_by_temperature, training_batches
 from shared.model import PAD_MULTIPLE
 from shared.tasks import Example
 
@@ -49,6 +52,35 @@ def test_bucketing_wastes_little() -> None:
     batches = training_batches(examples(lengths), 2048, rng)
     spent = sum(padded([len(example) for example in batch]) for batch in batches)
     assert spent < 1.3 * sum(lengths)
+
+
+def of_tasks(**sizes: int) -> list[Example]:
+    return [Example(task, i, [0], [0], {}) for task, size in sizes.items() for i in range(size)]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0, 100.0])
+def test_temperature_decides_how_often_a_task_is_drawn(temperature: float) -> None:
+    sizes = {"large": 900, "middle": 90, "small": 10}
+    rng = np.random.default_rng(0)
+    drawn = Counter(e.task for _ in range(40) for e in sample_by_temperature(of_tasks(**sizes), temperature, rng))
+    powers = {task: size ** (1 / temperature) for task, size in sizes.items()}
+    for task, power in powers.items():
+        assert drawn[task] / 40_000 == pytest.approx(power / sum(powers.values()), abs=0.01)
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 2**32))
+def test_a_sampled_epoch_is_as_long_and_repeats_no_record_before_all_were_shown(a: int, b: int, seed: int) -> None:
+    drawn = sample_by_temperature(of_tasks(a=a, b=b), 2.0, np.random.default_rng(seed))
+    assert len(drawn) == a + b
+    for task, size in (("a", a), ("b", b)):
+        shown = Counter(example.record for example in drawn if example.task == task)
+        assert not shown or max(shown.values()) - (min(shown.values()) if len(shown) == size else 0) <= 1
+
+
+def test_one_task_alone_is_sampled_like_an_epoch() -> None:
+    drawn = sample_by_temperature(of_tasks(a=20), 2.0, np.random.default_rng(3))
+    assert sorted(example.record for example in drawn) == list(range(20))
+    assert [example.record for example in drawn] != list(range(20))
 
 
 def test_evaluation_covers_everything() -> None:

@@ -93,3 +93,17 @@ def test_a_state_that_does_not_fit_is_refused(make_site: MakeSite) -> None:
 def test_a_name_that_the_federation_does_not_know_is_an_error(make_site: MakeSite) -> None:
     with pytest.raises(ConfigError, match="'clinic'"):
         make_site("clauses", name="clinic")
+
+
+def test_the_balance_goes_on_and_a_new_run_begins_afresh(make_site: MakeSite) -> None:
+    site = make_site("clauses", "entities", training={"combine": "dwa"})
+    for round in (1, 2):
+        assert isinstance(site.answer(train_request(site, round)), TrainReply)
+    assert not site.balances[1]["before"]
+    second = site.balances[2]
+    assert second["before"] == site.balances[1]["last"]
+    site.answer(train_request(site, 2))  # a coordinator that died asks again: from where round 1 left it
+    assert site.balances[2]["before"] == second["before"]
+    site.answer(train_request(site, 1))
+    assert list(site.balances) == [1]
+    assert not site.balances[1]["before"]

@@ -9,6 +9,7 @@ import torch
 from client import trainer
 from client.site import Site
 from shared.adapter import get_state, set_state
+from shared.balancing import BALANCERS
 from shared.errors import DataError
 from shared.federation import Training
 
@@ -87,6 +88,47 @@ def test_it_learns(make_site: MakeSite) -> None:
     last = trainer.train(site.model, site.examples("train"), site.federation.training, seed=2)
     for task, loss in last.losses.items():
         assert loss < 0.6 * first.losses[task], task
+
+
+@pytest.mark.parametrize("combine", BALANCERS)
+def test_it_learns_however_losses_combine(make_site: MakeSite, combine: str) -> None:
+    options = {"learning_rate": 2e-2, "epochs_per_round": 12, "combine": combine, "sampling": "temperature"}
+    site = make_site("clauses", "entities", training=options)
+    first = trainer.train(site.model, site.examples("train"), Training(precision="float32"), seed=1)
+    last = trainer.train(site.model, site.examples("train"), site.federation.training, seed=2)
+    for task, loss in last.losses.items():
+        assert loss < 0.7 * first.losses[task], task
+
+
+def test_a_balance_goes_on_from_round_to_round(make_site: MakeSite) -> None:
+    site = make_site("clauses", "entities", training={"combine": "dwa"})
+    factors = []
+    balance = None
+    for round in (1, 2, 3):
+        training = site.federation.training
+        outcome = trainer.train(
+            site.model, site.examples("train"), training, seed=1, round=round, rounds=3, balance=balance
+        )
+        balance = outcome.balance
+        assert balance["last"] == outcome.losses
+        factors.append(BALANCERS["dwa"].weights(balance))
+    assert factors[0] == {"clauses": 1.0, "entities": 1.0}
+    assert factors[1] != factors[0]
+    assert sum(factors[2].values()) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("combine", ["fixed", "pcgrad"])
+def test_a_balance_that_moves_nothing_is_the_same_training(make_site: MakeSite, combine: str) -> None:
+    """One task alone: nothing to weigh, nothing in conflict."""
+    site = make_site("clauses")
+    start = get_state(site.model)
+    trainer.train(site.model, site.examples("train"), site.federation.training, seed=1)
+    plain = get_state(site.model)
+    set_state(site.model, start)
+    training = site.federation.training.model_copy(update={"combine": combine})
+    trainer.train(site.model, site.examples("train"), training, seed=1)
+    for name, array in get_state(site.model).items():
+        np.testing.assert_allclose(array, plain[name], atol=1e-6)
 
 
 @pytest.mark.parametrize(("done", "expected"), [(0.1, 1.0), (0.55, 0.5), (1.0, 0.0)])

@@ -32,6 +32,7 @@ def test_defaults_are_filled_in(tmp_path: Path) -> None:
     federation = load_federation(write(tmp_path, VALID))
     assert federation.adapter.rank == 8
     assert federation.wire.codec == "float16"
+    assert federation.tasks["clauses"].weight == 1.0
 
 
 def test_all_errors_are_named_at_once(tmp_path: Path) -> None:
@@ -56,6 +57,10 @@ def test_all_errors_are_named_at_once(tmp_path: Path) -> None:
         ("[tasks.clauses]", "[tasks.Clauses]", "a task name must be"),
         ('["hospital", "bank"]', '["bank", "bank"]', "named once each"),
         ("quorum = 1", "quorum = 1\ncount = 'x'", "rounds.count"),
+        ("[rounds]", "weight = 0\n[rounds]", "tasks.clauses.weight"),
+        ("[rounds]", "weight = inf\n[rounds]", "tasks.clauses.weight"),
+        ("[rounds]", "[training]\ncombine = 'sum'\n[rounds]", "'uncertainty', 'gradnorm', 'dwa' or 'pcgrad'"),
+        ("[rounds]", "[training]\nsampling = 'some'\n[rounds]", "'all' or 'temperature'"),
     ],
 )
 def test_an_error_says_what_is_wrong(tmp_path: Path, old: str, new: str, said: str) -> None:
@@ -79,7 +84,9 @@ def test_the_digest_ignores_form_and_sees_meaning(tmp_path: Path) -> None:
         write(tmp_path, "# a comment\nversion = 1\n" + VALID + "\n[wire]\ncodec = 'float16'\n")
     ).digest
     changed = load_federation(write(tmp_path, VALID.replace('["a", "b"]', '["b", "a"]'))).digest
+    weighty = load_federation(write(tmp_path, VALID.replace("[rounds]", "weight = 2.0\n[rounds]"))).digest
     assert plain == explicit
+    assert plain != weighty
     assert plain != changed
 
 

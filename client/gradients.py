@@ -1,0 +1,90 @@
+"""The gradient of one batch: forward, combine the tasks' losses, backward."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import BertModel
+
+from client.precision import autocast
+from shared.balancing import BALANCERS
+from shared.errors import DataError
+from shared.federation import Training
+from shared.losses import backward_with_projection, gradient_norms, mean_over_rows, parts
+from shared.model import Batch, MultiTaskModel
+from shared.tasks import Example
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one batch showed, per task that it held."""
+
+    losses: dict[str, torch.Tensor]
+    """The loss of every row, unweighted: [rows of the task]."""
+    norms: dict[str, float]
+    """As `shared.balancing.Norms`; empty where the balancer does not need them."""
+
+    def means(self) -> dict[str, float]:
+        """The mean loss per row."""
+        means = torch.stack([values.mean() for values in self.losses.values()]).tolist()
+        return dict(zip(self.losses, means, strict=True))
+
+
+def accumulate(
+    model: MultiTaskModel,
+    batch: Sequence[Example],
+    training: Training,
+    factors: Mapping[str, float],
+    rng: np.random.Generator,
+) -> Measured:
+    """Add the gradient of a batch's combined loss to every trained parameter's `grad`.
+
+    Args:
+        model: In training mode.
+        batch: Labelled examples, tasks mixed.
+        training: How losses combine.
+        factors: What the balancer multiplies each task's rows by; 1 where it says nothing.
+        rng: Decides PCGrad's order.
+
+    Raises:
+        DataError: The loss is not finite.
+    """
+    collated = model.collate(batch).to(model.device)
+    weights = {task: model.tasks[task].weight * factors.get(task, 1.0) for task in collated.rows}
+    losses = _losses(model, collated, training)
+    norms = {}
+    if BALANCERS[training.combine].needs_norms:
+        norms = gradient_norms(parts(losses), last_shared_layer(model))
+    _backward(model, losses, weights, training, rng)
+    return Measured({task: values.detach() for task, values in losses.items()}, norms)
+
+
+def last_shared_layer(model: MultiTaskModel) -> list[torch.nn.Parameter]:
+    """The adapter's parameters in the encoder's last layer."""
+    bert = model.encoder.get_base_model()
+    assert isinstance(bert, BertModel)
+    return [parameter for parameter in bert.encoder.layer[-1].parameters() if parameter.requires_grad]
+
+
+def _losses(model: MultiTaskModel, batch: Batch, training: Training) -> dict[str, torch.Tensor]:
+    with autocast(model.device, training.precision):
+        logits = model(batch)
+    return model.losses(batch, logits)
+
+
+def _backward(
+    model: MultiTaskModel,
+    losses: Mapping[str, torch.Tensor],
+    weights: Mapping[str, float],
+    training: Training,
+    rng: np.random.Generator,
+) -> None:
+    loss = mean_over_rows(losses, weights)
+    if not torch.isfinite(loss):
+        raise DataError(f"Expected a finite training loss, but it became {loss.item()}; lower training.learning_rate.")
+    if training.combine == "pcgrad":
+        shared = [parameter for parameter in model.encoder.parameters() if parameter.requires_grad]
+        backward_with_projection(parts(losses, weights), shared, rng)
+    else:
+        loss.backward()  # type: ignore[no-untyped-call]
