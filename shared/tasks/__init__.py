@@ -5,6 +5,9 @@ from typing import Annotated
 from pydantic import Field
 
 from shared.tasks.base import Example, Record, Task
+from shared.tasks.extractive_summarization import ExtractiveSummarization, ExtractiveSummarizationSpec
+from shared.tasks.fill_mask import FillMask, FillMaskSpec
+from shared.tasks.next_sentence import NextSentencePrediction, NextSentencePredictionSpec
 from shared.tasks.question_answering import QuestionAnswering, QuestionAnsweringSpec
 from shared.tasks.relation_extraction import RelationExtraction, RelationExtractionSpec
 from shared.tasks.text_classification import TextClassification, TextClassificationSpec
@@ -22,7 +25,10 @@ TaskSpec = Annotated[
     | SentenceSimilaritySpec
     | TokenClassificationSpec
     | RelationExtractionSpec
-    | QuestionAnsweringSpec,
+    | QuestionAnsweringSpec
+    | ExtractiveSummarizationSpec
+    | FillMaskSpec
+    | NextSentencePredictionSpec,
     Field(discriminator="type"),
 ]
 TASK_TYPES = {
@@ -32,6 +38,9 @@ TASK_TYPES = {
     "token-classification": TokenClassification,
     "relation-extraction": RelationExtraction,
     "question-answering": QuestionAnswering,
+    "extractive-summarization": ExtractiveSummarization,
+    "fill-mask": FillMask,
+    "next-sentence-prediction": NextSentencePrediction,
 }
 
 

