@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from shared.federation import Federation
-from shared.model import MultiTaskModel, build_model
+from shared.model import MultiTaskModel
 from shared.tasks import Example, Record
 from shared.tasks.fill_mask import BEST, IGNORE, FillMask, FillMaskHead, FillMaskSpec
 
@@ -197,29 +196,12 @@ def test_head_reads_the_masked_places_only() -> None:
     torch.testing.assert_close(found[..., 1 + BEST :], best.indices[..., :BEST].float())
 
 
-@pytest.fixture(scope="module")
-def model(tiny_federation: Callable[..., Federation]) -> MultiTaskModel:
-    tasks = {"mlm": {"type": "fill-mask"}, "clauses": {"type": "text-classification", "labels": ["a", "b"]}}
-    values = tiny_federation().model_dump(mode="json") | {"tasks": tasks}
-    return build_model(Federation.model_validate(values)).eval()
-
-
-def test_losses_are_those_of_each_row_alone(model: MultiTaskModel) -> None:
-    records: list[Record] = [{"text": text} for text in [*TEXTS, "\u0007", " ".join(TEXTS)]]
-    examples = model.tasks["mlm"].encode(records, TOKENIZER, 64)
-    others = model.tasks["clauses"].encode([{"text": text, "label": "a"} for text in TEXTS], TOKENIZER, 64)
-    mixed = model.collate(
-        [row for pair in zip(examples, others, strict=False) for row in pair] + examples[len(others) :]
-    )
-    losses = model.losses(mixed, model(mixed))
-    for group in (examples, others):
-        task = group[0].task
-        batch = model.collate(group)
-        torch.testing.assert_close(losses[task], model.losses(batch, model(batch))[task], atol=1e-6, rtol=0)
-        for row, example in enumerate(group):
-            batch = model.collate([example])
-            (alone,) = model.losses(batch, model(batch))[task]
-            assert losses[task][row].item() == pytest.approx(alone.item(), abs=2e-6)
+def test_losses_are_those_of_each_row_alone(
+    make_model: Callable[..., MultiTaskModel], rows_stand_alone: Callable[..., None]
+) -> None:
+    texts = [{"text": text} for text in [*TEXTS, "\u0007", " ".join(TEXTS)]]
+    clauses = [{"text": text, "label": "payment"} for text in TEXTS]
+    rows_stand_alone(make_model(mlm={"type": "fill-mask"}), {"mlm": texts, "clauses": clauses})
 
 
 def test_the_loss_is_the_mean_over_masked_sub_tokens() -> None:
@@ -232,18 +214,9 @@ def test_the_loss_is_the_mean_over_masked_sub_tokens() -> None:
     assert TASK.loss(logits[:1], {"truth": torch.full((1, 3), IGNORE)}).item() == 0.0
 
 
-def test_it_learns_eight_texts_by_heart(model: MultiTaskModel) -> None:
-    task, records = model.tasks["mlm"], [{"text": text} for text in TEXTS]
-    examples = task.encode(records, TOKENIZER, 64)
-    batch = model.collate(examples)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-2)
-    for _ in range(60):
-        optimizer.zero_grad()
-        model.losses(batch, model(batch))["mlm"].mean().backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    with torch.inference_mode():
-        output = model.infer(batch)["mlm"].numpy()
-    predictions = task.predict(examples, list(output))
-    scores = task.score(records, [predictions[i] for i in range(8)])
+def test_it_learns_eight_texts_by_heart(
+    make_model: Callable[..., MultiTaskModel], learn_by_heart: Callable[..., dict[str, float]]
+) -> None:
+    scores = learn_by_heart(make_model(mlm={"type": "fill-mask"}), "mlm", [{"text": text} for text in TEXTS])
     assert scores["accuracy"] == 1.0
-    assert scores["perplexity"] < 3000  # 30522 by chance; random embeddings this small cannot be surer
+    assert scores["perplexity"] < 10_000  # 30522 by chance; random embeddings this small cannot be surer

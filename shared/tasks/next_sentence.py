@@ -1,0 +1,162 @@
+"""Next sentence prediction: whether one sentence follows another.
+
+A labelled record is a document in sentences. Its examples are pairs of neighbours, and for each one a pair whose second
+sentence comes from another document of the same institution and split, so that no sentence leaves its site. Under
+differential privacy such a pair would be of two records: mind that before training with noise per record.
+"""
+
+import itertools
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, final
+
+import numpy as np
+import torch
+from pydantic import Field
+from sklearn.metrics import accuracy_score, f1_score
+from torch.nn import functional
+from transformers import PreTrainedTokenizerFast
+
+from shared.tasks.base import Card, Example, Head, Record, Spec, Target, Task, Tensors, shown
+from shared.tasks.pooling import PooledHead
+
+DRAWS = 32
+"""Tries to find a stranger by drawing; where all fail, most of the pool is unfit, and it is searched in order."""
+Place = tuple[int, int]
+"""Which document of the pool, and which sentence of it."""
+
+
+class NextSentencePredictionSpec(Spec):
+    """`[tasks.NAME]` of a next sentence prediction."""
+
+    type: Literal["next-sentence-prediction"]
+    pairs_per_document: Annotated[int, Field(ge=1)] = 8
+    """Most pairs of neighbours taken from one document; each brings a pair of strangers besides."""
+
+
+@final
+class NextSentencePrediction(Task):
+    """Two sentences, and whether the second follows the first."""
+
+    card = Card(
+        summary="whether one sentence follows another",
+        record='{"sentences": [...]}, a document; to ask of two sentences, {"text_a", "text_b"}',
+        head="[CLS], dropout, linear",
+        loss="cross-entropy",
+        metrics="accuracy, f1 (of the pairs that do follow), both over pairs",
+        source="Devlin et al. 2019, section 3.1",
+    )
+
+    def __init__(self, name: str, spec: NextSentencePredictionSpec) -> None:
+        self.name = name
+        self.metric = "accuracy"
+        self.pairs_per_document = spec.pairs_per_document
+
+    def check(self, record: Record) -> None:
+        """Raise ValueError unless the record is a document of at least two sentences, all with text."""
+        sentences = record.get("sentences")
+        if not isinstance(sentences, list) or len(sentences) < 2:
+            raise ValueError(f"expected a list of at least two sentences in 'sentences', but {shown(sentences)} came")
+        for number, sentence in enumerate(sentences):
+            if not isinstance(sentence, str) or not sentence.strip():
+                raise ValueError(f"expected text as sentence {number}, but {shown(sentence)} came")
+
+    def encode(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Example]:
+        """Per document its pairs of neighbours, each followed by a pair of strangers; one example per given pair.
+
+        Both sentences are cut to fit `max_length`, the longer one first. What is drawn at random depends only on
+        the document and on the others that come with it.
+        """
+        documents = [_sentences_of(record) for record in records]
+        pool = [(d, s) for d, sentences in enumerate(documents) for s in range(len(sentences))]
+        rows: list[tuple[int, str, str, Target]] = []
+        for index, (record, sentences) in enumerate(zip(records, documents, strict=True)):
+            if not sentences:
+                rows.append((index, record["text_a"], record["text_b"], {}))
+                continue
+            rng = np.random.default_rng(zlib.crc32("\n".join(sentences).encode()))
+            for first in np.sort(rng.permutation(len(sentences) - 1)[: self.pairs_per_document]).tolist():
+                rows.append((index, sentences[first], sentences[first + 1], {"follows": 1}))
+                stranger = _stranger((index, first), documents, pool, rng)
+                if stranger is not None:
+                    rows.append((index, sentences[first], stranger, {"follows": 0}))
+        if not rows:
+            return []
+        encoded = tokenizer([row[1] for row in rows], [row[2] for row in rows], truncation=True, max_length=max_length)
+        return [
+            Example(self.name, index, ids, kinds, target)
+            for (index, _, _, target), ids, kinds in zip(
+                rows, encoded["input_ids"], encoded["token_type_ids"], strict=True
+            )
+        ]
+
+    def from_text(self, text: str, second: str | None = None) -> Record:
+        """A record of both sentences."""
+        if not second:
+            raise ValueError("expected a second sentence beside the text, but none came")
+        return {"text_a": text, "text_b": second}
+
+    def head(self, embeddings: torch.Tensor, dropout: float) -> Head:
+        """[CLS], dropout, linear."""
+        return PooledHead(embeddings.shape[1], 2, dropout, "cls")
+
+    def collate(self, targets: Sequence[Target], length: int) -> Tensors:
+        """`follows`: [rows], 1 where the second sentence does follow the first."""
+        return {"follows": torch.tensor([target["follows"] for target in targets])}
+
+    def loss(self, logits: torch.Tensor, targets: Tensors) -> torch.Tensor:
+        """Cross-entropy of each row."""
+        return functional.cross_entropy(logits, targets["follows"], reduction="none")
+
+    def predict(self, examples: Sequence[Example], logits: Sequence[np.ndarray]) -> dict[int, Any]:
+        """Of two given sentences, whether the second follows; of a document, its pairs' `truth` and what was `found`.
+
+        The truth stands beside what was found because the pairs are drawn when a document is encoded.
+        """
+        predictions: dict[int, Any] = {}
+        for example, row in zip(examples, logits, strict=True):
+            found = bool(row.argmax())
+            if example.target:
+                pair = {"truth": bool(example.target["follows"]), "found": found}
+                predictions.setdefault(example.record, []).append(pair)
+            else:
+                predictions[example.record] = found
+        return predictions
+
+    def score(self, records: Sequence[Record], predictions: Sequence[Any]) -> dict[str, float]:
+        """Accuracy and F1 over all pairs of all documents; the pairs that do follow are the positive ones."""
+        pairs = [pair for prediction in predictions for pair in prediction]
+        truth, found = [pair["truth"] for pair in pairs], [pair["found"] for pair in pairs]
+        return {
+            "accuracy": float(accuracy_score(truth, found)),
+            "f1": float(f1_score(truth, found, zero_division=0)),
+        }
+
+
+def _sentences_of(record: Mapping[str, Any]) -> Sequence[str]:
+    """A document's sentences; none where the record is a pair to ask of."""
+    if "sentences" not in record:
+        return ()
+    sentences: Sequence[str] = record["sentences"]
+    if len(sentences) < 2:
+        raise ValueError(f"expected at least two sentences, but {shown(sentences)} came")
+    return sentences
+
+
+def _stranger(
+    place: Place, documents: Sequence[Sequence[str]], pool: Sequence[Place], rng: np.random.Generator
+) -> str | None:
+    """A sentence that does not follow `place`: of another document, or, where there is none, not next to it.
+
+    None where no sentence is left. A sentence that reads like the true next one is never taken.
+    """
+    document, first = place
+    true = documents[document][first + 1]
+    alone = len(pool) == len(documents[document])
+    drawn: list[int] = rng.integers(len(pool), size=DRAWS).tolist()
+    for choice in itertools.chain(drawn, range(len(pool))):
+        other, sentence = pool[choice]
+        strange = abs(sentence - first) > 1 if alone else other != document
+        if strange and documents[other][sentence] != true:
+            return documents[other][sentence]
+    return None
