@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from flwr.app import Context
@@ -12,7 +13,9 @@ from server import rounds
 from server.bundle import RUN_KEY
 from server.home import HOME_VARIABLE
 from server.running import open_store
+from server.store import Store
 from shared.errors import CollegiumError, ConfigError, StoreError
+from shared.federation import load_federation
 
 app = ServerApp()
 
@@ -23,12 +26,7 @@ def main(grid: Grid, context: Context) -> None:
     from shared.adapter import get_state
     from shared.model import build_model
 
-    home, run_id = os.environ.get(HOME_VARIABLE), str(context.run_config.get(RUN_KEY, ""))
-    if not home or not run_id:
-        raise ConfigError(
-            "Expected a run started by `collegium server run`, but this one names no coordinator's folder."
-        )
-    with open_store(Path(home)) as store:
+    with _open(context) as (store, run_id):
         try:
             federation = store.agreement(run_id)
             initial = get_state(build_model(federation))
@@ -37,6 +35,26 @@ def main(grid: Grid, context: Context) -> None:
             with contextlib.suppress(StoreError):  # a full disk must not hide what went wrong
                 store.update_run(run_id, status="failed", reason=_reason(error))
             raise
+
+
+@contextlib.contextmanager
+def _open(context: Context) -> Iterator[tuple[Store, str]]:
+    """The store and the run: those of `collegium server run`, or new ones where plain `flwr run .` started this."""
+    home, run_id = os.environ.get(HOME_VARIABLE), str(context.run_config.get(RUN_KEY, ""))
+    federation, folder = (str(context.run_config.get(key, "")) for key in ("federation", "folder"))
+    if home and run_id:
+        with open_store(Path(home)) as store:
+            yield store, run_id
+    elif federation and folder:
+        agreement, root = load_federation(Path(federation)), Path(folder)
+        root.mkdir(parents=True, exist_ok=True)
+        with Store.open(f"sqlite:///{root / 'collegium.db'}", checkpoints=root / "checkpoints") as store:
+            yield store, store.create_run(agreement)
+    else:
+        raise ConfigError(
+            "Expected a run started by `collegium server run`, or the paths `federation` (a federation.toml) and "
+            "`folder` in the run configuration, but neither is given; add --run-config 'federation=... folder=...'."
+        )
 
 
 def _reason(error: BaseException) -> str:

@@ -29,7 +29,7 @@ from pathlib import Path
 from shared.errors import ProcessError
 
 FIRST_DELAY = 0.5  # seconds before the first restart; doubles with every further death
-LONGEST_DELAY = 30.0
+LONGEST_DELAY = 8.0
 LONG_LIFE = 60.0  # a child that lived this long starts over with FIRST_DELAY
 POLL = 0.1
 KILL_SECONDS = 1.0  # a killed process needs a moment to end
@@ -99,7 +99,7 @@ def supervise(
 ) -> None:
     """Start the children in order and restart whichever dies, until `stop` is set; then end them all.
 
-    A restart waits 0.5 s, doubling with every death to 30 s at most, and 0.5 s again after a life of 60 s.
+    A restart waits 0.5 s, doubling with every death to 8 s at most, and 0.5 s again after a life of 60 s.
 
     Args:
         children: What to run.

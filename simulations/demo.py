@@ -88,7 +88,7 @@ def deploy(experiment: Experiment, workdir: Path, announce: Announce) -> tuple[S
 
 
 def _make_coordinator(workdir: Path, federation: Federation) -> ServerHome:
-    public, operator = _free_ports(2)
+    public, operator = free_ports(2)
     home = init_home(
         workdir / "coordinator", hosts=["localhost", "127.0.0.1"], public_port=public, operator_port=operator
     )
@@ -179,7 +179,8 @@ def _centralised(experiment: Experiment, announce: Announce) -> dict[str, dict[s
     return centralised(model, get_state(model), sites, experiment.federation, quarters(announce))
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Loopback ports that nothing uses now."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [s.getsockname()[1] for s in sockets]
     for s in sockets:

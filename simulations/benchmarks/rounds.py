@@ -1,0 +1,225 @@
+"""How long a round takes in which nobody trains: Collegium beside stock Flower, in turns on one machine.
+
+    python -m simulations.benchmarks.rounds --blocks 3
+
+Both sides are a coordinator and two institutions on loopback that hold MiniLM-L6 with its LoRA adapter and two heads.
+A round is one train message and one evaluate message to each. Collegium's side is deployed as `collegium demo` does:
+TLS, node keys, checks, checkpoints. Flower's side is FedAvg as it comes, without TLS and keys, which flatters it.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Annotated
+
+import tomli_w
+import typer
+
+from server.running import open_store
+from server.store import replies, rounds
+from shared.console import announce, print_table
+from shared.federation import Federation
+from shared.flower import flower_environment
+from simulations.demo import CONFIG, free_ports, deploy
+from simulations.experiment import Experiment, load_experiment
+from simulations.samples import SAMPLES
+
+STOCK_SERVER = """
+import json, os, time
+from flwr.app import ArrayRecord, Context
+from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import FedAvg
+from shared.adapter import get_state
+from shared.federation import load_federation
+from shared.model import build_model
+from pathlib import Path
+from flwr.app import Array
+
+app = ServerApp()
+FOLDER = Path(os.environ["BENCHMARK_FOLDER"])
+
+
+class Timed(FedAvg):
+    marks = []
+
+    def configure_train(self, server_round, arrays, config, grid):
+        self.marks.append(time.perf_counter())
+        return super().configure_train(server_round, arrays, config, grid)
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    state = get_state(build_model(load_federation(FOLDER / "federation.toml")))
+    arrays = ArrayRecord({name: Array(array) for name, array in state.items()})
+    strategy = Timed(min_available_nodes=2, min_train_nodes=2, min_evaluate_nodes=2)
+    strategy.start(grid=grid, initial_arrays=arrays, num_rounds=int(context.run_config["rounds"]))
+    marks = [*strategy.marks, time.perf_counter()]
+    (FOLDER / "seconds.json").write_text(json.dumps([b - a for a, b in zip(marks, marks[1:])]))
+"""
+STOCK_CLIENT = """
+import os
+from pathlib import Path
+from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from shared.adapter import get_state, set_state
+from shared.federation import load_federation
+from shared.model import build_model
+
+app = ClientApp()
+model = build_model(load_federation(Path(os.environ["BENCHMARK_FOLDER"]) / "federation.toml"))
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    set_state(model, {name: array.numpy() for name, array in message.content["arrays"].items()})
+    arrays = ArrayRecord({name: Array(array) for name, array in get_state(model).items()})
+    return Message(RecordDict({"arrays": arrays, "metrics": MetricRecord({"num-examples": 1})}), reply_to=message)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    set_state(model, {name: array.numpy() for name, array in message.content["arrays"].items()})
+    return Message(RecordDict({"metrics": MetricRecord({"num-examples": 1, "score": 0.5})}), reply_to=message)
+"""
+STOCK_PROJECT = {
+    "build-system": {"requires": ["hatchling"], "build-backend": "hatchling.build"},
+    "project": {"name": "stockflower", "version": "1.0.0", "description": "Empty rounds", "dependencies": ["flwr"]},
+    "tool": {
+        "flwr": {
+            "app": {
+                "publisher": "benchmark",
+                "components": {"serverapp": "stockflower.server:app", "clientapp": "stockflower.client:app"},
+                "config": {"rounds": 4},
+            }
+        }
+    },
+}
+
+
+def main(
+    blocks: Annotated[int, typer.Option(min=1, help="Turns of each side.")] = 3,
+    number: Annotated[int, typer.Option("--rounds", min=2, help="Rounds per turn; the first warms up.")] = 5,
+) -> None:
+    """Measure empty rounds and print medians, ranges and the ratio."""
+    experiment = empty_experiment(number)
+    ours: list[list[float]] = []
+    messages: list[float] = []
+    stock: list[list[float]] = []
+    for block in range(blocks):
+        with tempfile.TemporaryDirectory(prefix="collegium-rounds-") as folder:
+            announce(f"block {block + 1} of {blocks}: Collegium")
+            seconds, trips = our_rounds(experiment, Path(folder))
+            ours.append(seconds[1:])
+            messages += trips
+        with tempfile.TemporaryDirectory(prefix="collegium-rounds-") as folder:
+            announce(f"block {block + 1} of {blocks}: stock Flower")
+            stock.append(stock_rounds(experiment.federation, Path(folder), number)[1:])
+    ratios = [statistics.median(s) / statistics.median(o) for s, o in zip(stock, ours, strict=True)]
+    rows = [
+        ["Collegium: round", *_summary([x for block in ours for x in block])],
+        ["stock Flower: round", *_summary([x for block in stock for x in block])],
+        ["Collegium: train message to a warm client, there and back", *_summary(messages)],
+        ["ratio stock / Collegium, per block", *_summary(ratios)],
+    ]
+    print_table(["what", "median", "least", "most", "n"], rows)
+
+
+def empty_experiment(number: int) -> Experiment:
+    """Two institutions of the demonstration that hold one small task each and never train."""
+    demo = load_experiment(CONFIG, data=SAMPLES, limit=8)
+    names = list(demo.institutions)[:2]
+    federation = demo.federation.model_copy(
+        update={
+            "training": demo.federation.training.model_copy(update={"epochs_per_round": 0}),
+            "rounds": demo.federation.rounds.model_copy(
+                update={"count": number, "institutions": tuple(names), "quorum": 2}
+            ),
+        }
+    )
+    return demo.model_copy(
+        update={"federation": federation, "institutions": {name: demo.institutions[name] for name in names}}
+    )
+
+
+def our_rounds(experiment: Experiment, folder: Path) -> tuple[list[float], list[float]]:
+    """Seconds of each round, and of each train message after an institution's first."""
+    home, run_id = deploy(experiment, folder, lambda _: None)
+    with open_store(home.root) as store:
+        seconds = [row["seconds"] for row in store.rows(rounds, run_id)]
+        trips = [r["seconds"] for r in store.rows(replies, run_id) if r["kind"] == "train" and r["round"] > 1]
+    return seconds, trips
+
+
+def stock_rounds(federation: Federation, folder: Path, number: int) -> list[float]:
+    """Seconds of each round of stock Flower: `flower-superlink`, two `flower-supernode`, `flwr run`."""
+    app = folder / "app"
+    (app / "stockflower").mkdir(parents=True)
+    (app / "pyproject.toml").write_text(tomli_w.dumps(STOCK_PROJECT))
+    for name, code in (("__init__", ""), ("server", STOCK_SERVER), ("client", STOCK_CLIENT)):
+        (app / "stockflower" / f"{name}.py").write_text(code)
+    (folder / "federation.toml").write_text(tomli_w.dumps(federation.model_dump(mode="json", exclude_none=True)))
+    port, one, two, health = free_ports(4)
+    home = folder / "flwr"
+    home.mkdir()
+    (home / "config.toml").write_text(
+        f'[superlink]\ndefault = "here"\n[superlink.here]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
+    )
+    environment = flower_environment(home) | {"BENCHMARK_FOLDER": str(folder)}
+    link = ["flower-superlink", "--insecure", "--host", "127.0.0.1", "--port", str(port)]
+    link += ["--health-server-address", f"127.0.0.1:{health}", "--database", str(folder / "state.db")]
+    node = ["flower-supernode", "--insecure", "--superlink", f"127.0.0.1:{port}", "--host", "127.0.0.1", "--port"]
+    with _started([link, [*node, str(one)], [*node, str(two)]], environment, folder):
+        time.sleep(8)
+        run = ["flwr", "run", str(app), "here", "--run-config", f"rounds={number}"]
+        done = subprocess.run(run, env=_full(environment), capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"flwr run failed: {done.stdout}{done.stderr}")
+        deadline = time.monotonic() + 300 * number
+        while not (folder / "seconds.json").exists():
+            if time.monotonic() > deadline:
+                logs = "\n".join(file.read_text()[-2000:] for file in folder.glob("*.log"))
+                raise SystemExit(f"stock Flower did not finish:\n{logs}")
+            time.sleep(0.5)
+        time.sleep(0.5)
+    values: list[float] = json.loads((folder / "seconds.json").read_text())
+    return values
+
+
+@contextmanager
+def _started(commands: list[list[str]], environment: dict[str, str], folder: Path) -> Iterator[None]:
+    processes = []
+    try:
+        for index, command in enumerate(commands):
+            with (folder / f"{index}.log").open("wb") as log:
+                processes.append(
+                    subprocess.Popen(command, env=_full(environment), stdout=log, stderr=log, start_new_session=True)
+                )
+            time.sleep(3 if index == 0 else 0)
+        yield
+    finally:
+        for process in reversed(processes):
+            process.terminate()
+        for process in processes:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=15)
+            process.kill()
+
+
+def _full(environment: dict[str, str]) -> dict[str, str]:
+    scripts = str(Path(sys.executable).parent)
+    return {**os.environ, **environment, "PATH": f"{scripts}:{os.environ['PATH']}"}
+
+
+def _summary(values: list[float]) -> list[float | int]:
+    return [statistics.median(values), min(values), max(values), len(values)]
+
+
+if __name__ == "__main__":
+    typer.run(main)

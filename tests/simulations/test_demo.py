@@ -1,0 +1,75 @@
+"""The demonstration as a newcomer runs it: the real backbone, real daemons, the command's own words and exit code."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+DEMO = [sys.executable, "-m", "simulations.cli", "demo"]
+FIELDS = {"institution", "task", "metric", "before", "after", "centralised", "bytes_up", "bytes_down", "seconds"}
+
+
+def running_under(folder: Path) -> list[str]:
+    """Command lines of living processes that name the folder."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        if str(folder) in command:
+            found.append(command)
+    return found
+
+
+@pytest.mark.timeout(900)
+def test_the_demonstration_shows_what_it_promises(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    done = subprocess.run([*DEMO, "--json", "--workdir", str(folder)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert running_under(folder) == []
+    for stage in range(1, 7):
+        assert f"{stage}/6  " in done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    assert len(rows) == 7
+    assert len({row["institution"] for row in rows}) == 3
+    for row in rows:
+        assert set(row) == FIELDS
+        assert row["after"] > row["before"]
+        assert row["bytes_up"] > 0
+        assert row["bytes_down"] > 0
+        assert row["seconds"] > 0
+    federated, centralised = (sum(row[key] for row in rows) / len(rows) for key in ("after", "centralised"))
+    assert federated >= 0.95 * centralised
+    assert (folder / "bundle" / "adapter" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("moment", ["1/6  ", "3/6  ", "Round 1 of"])
+def test_ctrl_c_leaves_nothing_running(tmp_path: Path, moment: str) -> None:
+    folder = tmp_path / "demo"
+    with subprocess.Popen(
+        [*DEMO, "--workdir", str(folder)], stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as demo:
+        assert demo.stderr
+        for line in demo.stderr:
+            if moment in line:
+                break
+        time.sleep(1.0)  # in the middle of what it has announced
+        os.killpg(demo.pid, signal.SIGINT)  # as a terminal does: the whole foreground group
+        demo.stderr.read()
+        assert demo.wait(timeout=60) != 0
+    assert running_under(folder) == []
+
+
+def test_a_folder_with_content_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("keep")
+    done = subprocess.run([*DEMO, "--workdir", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1
+    assert "name another" in done.stderr

@@ -1,0 +1,184 @@
+"""Every mistake a newcomer makes ends, through the real command, in one clear sentence on stderr and exit code 1."""
+
+import json
+import re
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import tomli_w
+
+from client.keys import generate_node_key
+from server.enrolment.keys import read_public_key
+from server.home import ServerHome, init_home, read_settings
+from server.operator import OperatorClient
+from server.release import federation_toml
+from shared.federation import Federation
+
+COLLEGIUM = [sys.executable, "-m", "simulations.cli"]
+
+
+def free_ports() -> tuple[int, int]:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+        return one.getsockname()[1], two.getsockname()[1]
+
+
+def complaint(*argv: str | Path, limit_file_bytes: int | None = None) -> str:
+    """The one sentence that a command ends with; its exit code must be 1 and nothing may be on stdout."""
+
+    def limit() -> None:
+        if limit_file_bytes:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit_file_bytes, limit_file_bytes))
+
+    done = subprocess.run(
+        [*COLLEGIUM, *map(str, argv)], capture_output=True, text=True, check=False, timeout=120, preexec_fn=limit
+    )
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    assert "Traceback" not in done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert [line for line in lines if line.startswith("error: ")] == lines[-1:]
+    return lines[-1].removeprefix("error: ")
+
+
+@pytest.fixture(scope="module")
+def federation(tiny_federation: Callable[..., Federation]) -> Federation:
+    """A big adapter, so that a checkpoint needs more room than a database."""
+    return tiny_federation(adapter={"rank": 128, "alpha": 8.0})
+
+
+@pytest.fixture(scope="module")
+def coordinator(tmp_path_factory: pytest.TempPathFactory, federation: Federation) -> Iterator[ServerHome]:
+    """A coordinator that is up."""
+    public, operator = free_ports()
+    home = init_home(
+        tmp_path_factory.mktemp("coordinator") / "home",
+        hosts=["127.0.0.1"],
+        public_port=public,
+        operator_port=operator,
+    )
+    home.federation_file.write_text(federation_toml(federation), encoding="utf-8")
+    with subprocess.Popen([*COLLEGIUM, "server", "up", str(home.root)], stderr=subprocess.PIPE, text=True) as daemon:
+        assert daemon.stderr
+        for line in daemon.stderr:
+            if "is up" in line:
+                break
+        yield home
+        daemon.terminate()
+        daemon.stderr.read()
+        assert daemon.wait(timeout=60) == 0
+
+
+@pytest.fixture(scope="module")
+def key(tmp_path_factory: pytest.TempPathFactory, coordinator: ServerHome) -> Path:
+    """The hospital's enrolled key."""
+    key = tmp_path_factory.mktemp("key") / "node.key"
+    generate_node_key(key)
+    with OperatorClient(coordinator) as operator:
+        operator.register_node("hospital", read_public_key(key.with_suffix(".pub")))
+    return key
+
+
+@pytest.fixture
+def institution(
+    tmp_path: Path, federation: Federation, coordinator: ServerHome, key: Path, write_records: Callable[..., Path]
+) -> Path:
+    """A hospital's folder in which nothing is wrong."""
+    folder = tmp_path / "hospital"
+    write_records(folder / "clauses.jsonl", "clauses")
+    for file in (key, key.with_suffix(".pub")):
+        shutil.copy2(file, folder / file.name)
+    (folder / "federation.toml").write_text(federation_toml(federation), encoding="utf-8")
+    (folder / "ca.crt").write_bytes(coordinator.ca_certificate.read_bytes())
+    write_institution(folder, coordinator)
+    return folder
+
+
+def write_institution(folder: Path, coordinator: ServerHome) -> None:
+    values = {
+        "name": "hospital",
+        "server": {"address": f"127.0.0.1:{read_settings(coordinator).public_port}"},
+        "data": {"clauses": {"train": "clauses.jsonl"}},
+    }
+    (folder / "institution.toml").write_text(tomli_w.dumps(values), encoding="utf-8")
+
+
+def up(folder: Path) -> str:
+    return complaint("client", "up", folder / "institution.toml")
+
+
+@pytest.mark.parametrize("door", ["public_port", "operator_port"])
+def test_port_in_use(tmp_path: Path, federation: Federation, door: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ports = dict(zip(("public_port", "operator_port"), free_ports(), strict=True)) | {door: port}
+        home = init_home(tmp_path / "home", hosts=["127.0.0.1"], **ports)
+        home.federation_file.write_text(federation_toml(federation), encoding="utf-8")
+        assert str(port) in (sentence := complaint("server", "up", home.root))
+        assert "in use" in sentence
+
+
+def test_key_not_enrolled(institution: Path) -> None:
+    for file in (institution / "node.key", institution / "node.pub"):
+        file.unlink()
+    generate_node_key(institution / "node.key")
+    assert re.search(r"to know the key .*node\.key, but it is not enrolled.*; send .*node\.pub", up(institution))
+
+
+def test_wrong_ca(tmp_path: Path, institution: Path) -> None:
+    other = init_home(tmp_path / "other", hosts=["127.0.0.1"], public_port=1, operator_port=2)
+    (institution / "ca.crt").write_bytes(other.ca_certificate.read_bytes())
+    assert re.search(r"certificate that .*ca\.crt vouches for, but it did not", up(institution))
+
+
+def test_backbone_digest_differs(institution: Path, federation: Federation) -> None:
+    file = institution / "federation.toml"
+    file.write_text(file.read_text().replace(federation.backbone.sha256, "0" * 64))
+    assert re.search(r"000000000000.*" + federation.backbone.sha256[:12], up(institution))
+
+
+def test_label_unknown_to_the_federation(institution: Path) -> None:
+    with (institution / "clauses.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"text": "Ends in May.", "label": "termination"}) + "\n")
+    assert re.search(r"clauses\.jsonl .*line 25: label 'termination' is not among .*payment", up(institution))
+
+
+def test_task_unknown_to_the_federation(institution: Path) -> None:
+    file = institution / "institution.toml"
+    file.write_text(file.read_text().replace("data.clauses", "data.causes"))
+    assert "causes" in (sentence := up(institution))
+    assert "clauses" in sentence
+
+
+def test_empty_dataset(institution: Path) -> None:
+    (institution / "clauses.jsonl").write_text("")
+    assert re.search(r"records of task clauses in .*clauses\.jsonl, but the file is empty", up(institution))
+
+
+def test_several_mistakes_in_a_file_are_named_together(institution: Path) -> None:
+    file = institution / "institution.toml"
+    file.write_text('nam = "hospital"\n' + file.read_text().replace("clauses.jsonl", "clauses.docx"))
+    assert all(words in (sentence := up(institution)) for words in ("nam is not a known key", "clauses.docx")), sentence
+
+
+def test_coordinator_not_up(tmp_path: Path, federation: Federation) -> None:
+    public, operator = free_ports()
+    home = init_home(tmp_path / "home", hosts=["127.0.0.1"], public_port=public, operator_port=operator)
+    home.federation_file.write_text(federation_toml(federation), encoding="utf-8")
+    assert "collegium server up" in complaint("server", "run", home.root)
+
+
+def test_disk_full_on_checkpoint(tmp_path: Path, federation: Federation, write_records: Callable[..., Path]) -> None:
+    write_records(tmp_path / "clauses.jsonl", "clauses")
+    agreement = federation.model_dump(mode="json", exclude_none=True)
+    agreement["rounds"] |= {"institutions": ["hospital"], "quorum": 1}
+    experiment = {"federation": agreement, "institutions": {"hospital": {"clauses": {"train": "clauses.jsonl"}}}}
+    (tmp_path / "experiment.toml").write_text(tomli_w.dumps(experiment), encoding="utf-8")
+    workdir = tmp_path / "work"
+    sentence = complaint("simulate", tmp_path / "experiment.toml", "--workdir", workdir, limit_file_bytes=300_000)
+    assert re.search(r"Could not write a checkpoint.*; what was stored before is intact", sentence)
+    assert not list((workdir / "checkpoints").rglob("*.safetensors"))
