@@ -27,7 +27,7 @@ from server.store import replies, rounds
 from shared.console import announce, print_table
 from shared.federation import Federation
 from shared.flower import flower_environment
-from simulations.demo import CONFIG, free_ports, deploy
+from simulations.demo import CONFIG, deploy, free_ports
 from simulations.experiment import Experiment, load_experiment
 from simulations.samples import SAMPLES
 
