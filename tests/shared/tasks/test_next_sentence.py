@@ -123,16 +123,18 @@ def test_a_pair_of_strangers_never_reads_like_neighbours(documents: list[list[st
     assert position == len(examples)
 
 
-def test_a_document_alone_has_strangers_of_its_own() -> None:
-    (document,) = records_of([["one", "two", "three", "four"]])
-    pairs = [(pair_of(e), e.target["follows"]) for e in TASK.encode([document], TOKENIZER, 64)]
-    follows = {pair for pair, follow in pairs if follow}
-    assert follows == {("one", "two"), ("two", "three"), ("three", "four")}
-    apart = {"one": 0, "two": 1, "three": 2, "four": 3}
-    strangers = [pair for pair, follow in pairs if not follow]
+@pytest.mark.parametrize("case", range(10))
+def test_a_document_alone_has_strangers_of_its_own(case: int) -> None:
+    sentences = [f"{word} {case}" for word in ("one", "two", "three", "four")]
+    pairs = [(pair_of(e), e.target["follows"]) for e in TASK.encode(records_of([sentences]), TOKENIZER, 64)]
+    assert {pair for pair, follows in pairs if follows} == set(itertools.pairwise(sentences))
+    strangers = [pair for pair, follows in pairs if not follows]
     assert len(strangers) == 3
-    assert all(abs(apart[a] - apart[b]) > 1 for a, b in strangers)
-    assert len(TASK.encode(records_of([["one", "two"]]), TOKENIZER, 64)) == 1  # nobody is a stranger here
+    assert all(abs(sentences.index(a) - sentences.index(b)) > 1 for a, b in strangers)
+
+
+def test_where_nobody_is_a_stranger_neighbours_stand_alone() -> None:
+    assert [e.target for e in TASK.encode(records_of([["one", "two"]]), TOKENIZER, 64)] == [{"follows": 1}]
 
 
 def test_encode_without_records_or_labels() -> None:
