@@ -118,9 +118,22 @@ class Task(Protocol):
     """Key of the metric, among those of `score`, that stands for the task; higher is better."""
     weight: float = 1.0
     """`Spec.weight`; `build_task` sets it."""
+    labels: tuple[str, ...] = ()
+    """The labels that the federation file names, of the kind that `labels_of` returns; empty for a task without any."""
 
     def check(self, record: Record) -> None:
         """Raise ValueError saying what is wrong with a labelled record (the caller adds file and line)."""
+
+    def texts_of(self, record: Record) -> list[str]:
+        """What a record that `check` accepts gives the model to read, in the order it is read."""
+        return []
+
+    def labels_of(self, record: Record) -> list[str]:
+        """The labels of a record as they are written, one for each time that it bears one; none if it bears none.
+
+        A label that the federation does not know is returned as well, so that institutions can compare theirs.
+        """
+        return []
 
     def encode(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Example]:
         """Turn records into examples of at most `max_length` sub-tokens; one without a label has no target."""

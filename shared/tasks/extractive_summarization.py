@@ -137,6 +137,10 @@ class ExtractiveSummarization(Task):
             if index in oracle[:place]:
                 raise ValueError(f"expected each index once in 'oracle', but {index} came twice")
 
+    def texts_of(self, record: Record) -> list[str]:
+        """The document's sentences."""
+        return list(record["sentences"])
+
     def encode(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Example]:
         """One example per window of a record's sentences; a sentence longer than a window is cut to it."""
         documents = [_texts(record["sentences"], "sentences") for record in records]

@@ -95,6 +95,10 @@ class FillMask(Task):
         if MASK in text:
             raise ValueError(f"expected text whose words are all known, but {MASK} is at character {text.index(MASK)}")
 
+    def texts_of(self, record: Record) -> list[str]:
+        """The text."""
+        return [record["text"]]
+
     def encode(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Example]:
         """One example per record, or several windows of whole words; masked by a seed from the window's own text."""
         if not records:

@@ -61,6 +61,10 @@ class NextSentencePrediction(Task):
             if not isinstance(sentence, str) or not sentence.strip():
                 raise ValueError(f"expected text as sentence {number}, but {shown(sentence)} came")
 
+    def texts_of(self, record: Record) -> list[str]:
+        """The document's sentences, or the two that are asked of."""
+        return list(_sentences_of(record)) or [record["text_a"], record["text_b"]]
+
     def encode(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Example]:
         """Per document its pairs of neighbours, each followed by a pair of strangers; one example per given pair.
 

@@ -94,6 +94,10 @@ class QuestionAnswering(Task):
                     f"but {shown(there, 30)} stands there"
                 )
 
+    def texts_of(self, record: Record) -> list[str]:
+        """The question and the context."""
+        return [record["question"], record["context"]]
+
     def encode(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Example]:
         """One example per window of a record's context; a longer question is cut to leave the context half of the room.
 

@@ -83,6 +83,14 @@ class RelationExtraction(Task):
         _entities(record)
         require_label(record, self.labels)
 
+    def texts_of(self, record: Record) -> list[str]:
+        """The sentence with its markers, which tell apart the pairs of entities in one sentence."""
+        return [" ".join(_mark(record)[0])]
+
+    def labels_of(self, record: Record) -> list[str]:
+        """The label."""
+        return [record["label"]] if "label" in record else []
+
     def encode(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Example]:
         """One example per record; of a longer sentence stays what is nearest to the entities (see `_kept`).
 

@@ -73,6 +73,16 @@ class TextClassification(Task):
         for label in labels:
             require_known(label, self.labels)
 
+    def texts_of(self, record: Record) -> list[str]:
+        """The text."""
+        return [record["text"]]
+
+    def labels_of(self, record: Record) -> list[str]:
+        """The label, or the labels."""
+        if self.multi_label:
+            return list(record.get("labels", ()))
+        return [record["label"]] if "label" in record else []
+
     def encode(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Example]:
         """One example per record, cut at `max_length`."""
         if not records:

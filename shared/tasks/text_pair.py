@@ -80,6 +80,14 @@ class TextPairClassification(Task):
         _require_texts(record)
         require_label(record, self.labels)
 
+    def texts_of(self, record: Record) -> list[str]:
+        """Both texts."""
+        return [record["text_a"], record["text_b"]]
+
+    def labels_of(self, record: Record) -> list[str]:
+        """The label."""
+        return [record["label"]] if "label" in record else []
+
     def encode(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Example]:
         """One example per record, both texts cut to fit `max_length`."""
         targets = [{"labels": self.labels.index(r["label"])} if "label" in r else {} for r in records]
@@ -134,6 +142,10 @@ class SentenceSimilarity(Task):
         """Raise ValueError unless the record has two texts and a score within the bounds."""
         _require_texts(record)
         self._score_of(record)
+
+    def texts_of(self, record: Record) -> list[str]:
+        """Both texts."""
+        return [record["text_a"], record["text_b"]]
 
     def encode(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Example]:
         """One example per record, both texts cut to fit `max_length`; the target is scaled to [0, 1]."""

@@ -60,6 +60,7 @@ class TokenClassification(Task):
     def __init__(self, name: str, spec: TokenClassificationSpec) -> None:
         self.name = name
         self.metric = "f1"
+        self.labels = spec.types
         self.tags = ("O", *(f"{prefix}-{kind}" for kind in spec.types for prefix in "BI"))
 
     def check(self, record: Record) -> None:
@@ -80,6 +81,19 @@ class TokenClassification(Task):
                 )
             if tag[0] == "I" and (position == 0 or tags[position - 1][1:] != tag[1:]):
                 raise ValueError(f"tag {tag} at token {position} does not follow B{tag[1:]} or {tag}")
+
+    def texts_of(self, record: Record) -> list[str]:
+        """The words in a line."""
+        return [" ".join(record["tokens"])]
+
+    def labels_of(self, record: Record) -> list[str]:
+        """The type of each entity, in whichever of the usual schemes the tags are (BIO, IOB, BIOES, BILOU)."""
+        tags = record.get("tags", ())
+        begins = [
+            tag != "O" and (tag[:1] not in ("I", "E", "L") or last[1:] != tag[1:])
+            for last, tag in zip(["O", *tags], tags, strict=False)
+        ]
+        return [tag.partition("-")[2] or tag for tag, begin in zip(tags, begins, strict=True) if begin]
 
     def encode(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Example]:
         """One example per record, or several windows of whole words."""
