@@ -1,12 +1,14 @@
 """The gradient of one batch: forward, combine the tasks' losses, backward."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from transformers import BertModel
 
+from client.adversarial import perturbation, shifted_embeddings, watched_embeddings
 from client.precision import autocast
 from shared.balancing import BALANCERS
 from shared.errors import DataError
@@ -40,6 +42,8 @@ def accumulate(
 ) -> Measured:
     """Add the gradient of a batch's combined loss to every trained parameter's `grad`.
 
+    With `training.adversarial_epsilon`, the gradient of the same loss over perturbed embeddings is added to it.
+
     Args:
         model: In training mode.
         batch: Labelled examples, tasks mixed.
@@ -52,11 +56,17 @@ def accumulate(
     """
     collated = model.collate(batch).to(model.device)
     weights = {task: model.tasks[task].weight * factors.get(task, 1.0) for task in collated.rows}
-    losses = _losses(model, collated, training)
-    norms = {}
-    if BALANCERS[training.combine].needs_norms:
-        norms = gradient_norms(parts(losses), last_shared_layer(model))
-    _backward(model, losses, weights, training, rng)
+    epsilon = training.adversarial_epsilon
+    watching: AbstractContextManager[list[torch.Tensor]] = watched_embeddings(model) if epsilon else nullcontext([])
+    with watching as embedded:
+        losses = _losses(model, collated, training)
+        needs_norms = BALANCERS[training.combine].needs_norms
+        norms = gradient_norms(parts(losses), last_shared_layer(model)) if needs_norms else {}
+        _backward(model, losses, weights, training, rng)
+    for looked_up in embedded:
+        assert looked_up.grad is not None
+        with shifted_embeddings(model, perturbation(looked_up.grad, epsilon)):
+            _backward(model, _losses(model, collated, training), weights, training, rng)
     return Measured({task: values.detach() for task, values in losses.items()}, norms)
 
 

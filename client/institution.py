@@ -5,6 +5,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from client.augmentation import Augmentation
 from client.data.sources import FORMATS, format_of
 from shared.federation import Model, Name, parse, read_toml
 
@@ -35,6 +36,8 @@ class Data(Model):
     """Reported before and after; never trained on nor chosen by."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """Use at most this many records of each split, a fixed random choice."""
+    augmentation: Augmentation | None = None
+    """Reword training texts at random, anew in every epoch; for tasks whose labels hold then."""
 
     @model_validator(mode="after")
     def _formats(self) -> Self:

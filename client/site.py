@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from client import trainer
+from client.augmentation import Rewording, open_rewording
 from client.data.loading import TaskData, load_data
 from client.institution import Institution, load_institution
 from shared import codec
@@ -46,6 +48,8 @@ class Site:
     federation: Federation
     model: MultiTaskModel
     data: Mapping[str, Mapping[Split, TaskData]]
+    rewordings: Mapping[str, Rewording] = field(default_factory=dict)
+    """How training texts are augmented, for the tasks where they are."""
     balances: dict[int, State] = field(default_factory=dict)
     """What `training.combine` goes on from, after each round trained here."""
 
@@ -65,6 +69,18 @@ class Site:
     def examples(self, split: Split) -> list[Example]:
         """The encoded examples of every task, in a fixed order."""
         return [example for task in sorted(self.data) for example in self._split(task, split).examples]
+
+    def draw_examples(self, rng: np.random.Generator) -> list[Example]:
+        """The training examples of one epoch: texts of tasks with an augmentation are reworded anew."""
+        examples = []
+        for task in sorted(self.data):
+            if task in self.rewordings:
+                records = [self.rewordings[task](record, rng) for record in self.records(task, "train")]
+                length = self.federation.backbone.max_length
+                examples += self.model.tasks[task].encode(records, self.model.tokenizer, length)
+            else:
+                examples += self._split(task, "train").examples
+        return examples
 
     def records(self, task: str, split: Split) -> Sequence[Record]:
         """The records of one task."""
@@ -101,6 +117,7 @@ class Site:
             round=request.round,
             rounds=request.rounds,
             balance=self._balance_before(request.round),
+            augment=self.draw_examples if self.rewordings else None,
             progress=_Progress(request.round),
         )
         self.balances[request.round] = outcome.balance
@@ -167,7 +184,12 @@ def build_site(institution: Institution, federation: Federation, model: MultiTas
             f"file, but it is {institution.name!r}."
         )
     data = load_data(institution.data, model.tasks, model.tokenizer, federation.backbone.max_length)
-    return Site(institution.name, federation, model, data)
+    rewordings = {
+        task: open_rewording(source.augmentation, model.tasks[task])
+        for task, source in institution.data.items()
+        if source.augmentation
+    }
+    return Site(institution.name, federation, model, data, rewordings)
 
 
 def load_model(institution: Institution, federation: Federation) -> MultiTaskModel:

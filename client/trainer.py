@@ -12,6 +12,7 @@ import torch
 
 from client.batching import evaluation_batches, sample_by_temperature, training_batches
 from client.gradients import accumulate
+from client.optimizers import build_optimizer, learning_rate, set_learning_rate
 from client.precision import autocast
 from shared.balancing import BALANCERS, State
 from shared.federation import Training
@@ -20,6 +21,8 @@ from shared.tasks import Example
 
 Progress = Callable[[int, int], None]
 """Called after every step with (steps done, steps in all)."""
+Augment = Callable[[np.random.Generator], Sequence[Example]]
+"""Encoded training records whose texts are reworded at random; see `client.augmentation`."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,12 @@ def train(
     round: int = 1,
     rounds: int = 1,
     balance: State | None = None,
+    augment: Augment | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
     """Train adapter and heads in place for one round.
 
-    AdamW starts afresh every round; the learning rate follows one warm-up and linear decay over the whole run.
+    The optimizer starts afresh every round; the learning rate follows one schedule over the whole run.
 
     Args:
         model: Holds the global state; changed in place.
@@ -57,6 +61,7 @@ def train(
         round: This round, from 1.
         rounds: Rounds in the whole run.
         balance: `Outcome.balance` of the round before; None begins afresh.
+        augment: Draws the examples of each epoch in place of `examples`; of the same tasks.
         progress: Told of every step.
 
     Returns:
@@ -67,10 +72,12 @@ def train(
     """
     started = time.perf_counter()
     rng = np.random.default_rng(seed)
-    epochs = [_epoch(model, examples, training, rng) for _ in range(training.epochs_per_round)]
+    epochs = [
+        _epoch(model, augment(rng) if augment else examples, training, rng) for _ in range(training.epochs_per_round)
+    ]
     steps, done = sum(len(epoch) for epoch in epochs), 0
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=training.weight_decay)
+    optimizer = build_optimizer(parameters, training)
     balancer = BALANCERS[training.combine]
     state = balancer.init(sorted({example.task for example in examples})) if balance is None else balance
     losses: dict[str, float] = {}
@@ -80,8 +87,7 @@ def train(
         for epoch in epochs:
             rows: dict[str, list[torch.Tensor]] = defaultdict(list)
             for batch in epoch:
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(training, (round - 1 + done / steps) / rounds)
+                set_learning_rate(optimizer, learning_rate(training, (round - 1 + done / steps) / rounds))
                 optimizer.zero_grad(set_to_none=True)
                 measured = accumulate(model, batch, training, balancer.weights(state), rng)
                 torch.nn.utils.clip_grad_norm_(parameters, training.clip_norm)
@@ -96,13 +102,6 @@ def train(
             state = balancer.after_epoch(state, losses)
         model.eval()
     return Outcome(steps, losses, time.perf_counter() - started, state)
-
-
-def learning_rate(training: Training, done: float) -> float:
-    """Linear warm-up, then linear decay to zero, at the fraction `done` of the whole run."""
-    if done < training.warmup:
-        return training.learning_rate * (done + 1e-3) / (training.warmup + 1e-3)
-    return training.learning_rate * (1 - done) / (1 - training.warmup)
 
 
 def derive_seed(seed: int, institution: str, round: int) -> int:

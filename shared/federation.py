@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from shared.errors import ConfigError
 from shared.tasks import TASK_TYPES, TaskSpec
@@ -38,13 +38,31 @@ class Backbone(Model):
     """Longest input in sub-tokens; longer texts are cut, longer question-answering contexts are windowed."""
 
 
+TARGET_PRESETS = {"query,value": ("query", "value"), "all-linear": ("query", "key", "value", "dense")}
+"""What `adapter.target_modules` may be besides a list: the linear layers of a BERT."""
+
+
+def _modules(value: Any) -> Any:
+    if isinstance(value, str):
+        if value not in TARGET_PRESETS:
+            raise ValueError(f"must be a list of layers, or one of {list(TARGET_PRESETS)}, not {value!r}")
+        return TARGET_PRESETS[value]
+    return value
+
+
 class Adapter(Model):
     """LoRA (Hu et al. 2021): W = W0 + alpha / rank * B A on the named linear layers."""
 
     rank: Annotated[int, Field(ge=1, le=256)] = 8
     alpha: Annotated[float, Field(gt=0)] = 16.0
+    rslora: bool = False
+    """Scale by alpha / sqrt(rank), so that a higher rank is not scaled down to nothing (Kalajdzievski 2023)."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] = ("query", "key", "value", "dense")
+    """On what the adapter reads, while training."""
+    target_modules: Annotated[tuple[str, ...], BeforeValidator(_modules), Field(min_length=1)] = TARGET_PRESETS[
+        "all-linear"
+    ]
+    """Names of linear layers, or "query,value" (the paper's own choice), or "all-linear": query, key, value, dense."""
 
 
 class Training(Model):
@@ -54,12 +72,24 @@ class Training(Model):
     """Passes over the site's training records per round; 0 sends an empty update (to measure the machinery)."""
     batch_tokens: Annotated[int, Field(ge=16)] = 2048
     """Most padded sub-tokens in one batch; short texts give large batches, long texts small ones."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """Starts afresh every round."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Of `sgd`; `adamw` has its own (0.9 and 0.999)."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    """The highest; `sgd` needs a far higher one than `adamw`."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.06
-    """Fraction of the whole run over which the learning rate rises; it then falls linearly to zero."""
+    """Fraction of the whole run over which the learning rate rises."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the learning rate goes on after that: down to zero at the end of the run, or not at all."""
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
     head_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    adversarial_epsilon: Annotated[float, Field(ge=0)] = 0.0
+    """Train also on word embeddings perturbed by this much, as a Euclidean norm per row; 0 does not.
+
+    The fast gradient method (Miyato et al. 2017), at the price of a second forward and backward pass.
+    """
     combine: Literal["fixed", "uncertainty", "gradnorm", "dwa", "pcgrad"] = "fixed"
     """How the losses of a site's tasks become one descent; each task's `weight` counts in all of them.
 

@@ -146,6 +146,7 @@ def lora_config(adapter: Adapter, backbone: str | None = None) -> LoraConfig:
     return LoraConfig(
         r=adapter.rank,
         lora_alpha=adapter.alpha,  # type: ignore[arg-type]
+        use_rslora=adapter.rslora,
         lora_dropout=adapter.dropout,
         target_modules=list(adapter.target_modules),
         bias="none",

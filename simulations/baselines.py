@@ -59,11 +59,13 @@ def _train(
 ) -> None:
     epochs = federation.training.epochs_per_round * federation.rounds.count
     examples = [example for site in sites for example in site.examples("train")]
+    augmented = any(site.rewordings for site in sites)
     set_state(model, initial)
     trainer.train(
         model,
         examples,
         federation.training.model_copy(update={"epochs_per_round": epochs}),
         seed=trainer.derive_seed(federation.seed, "+".join(site.name for site in sites), 1),
+        augment=(lambda rng: [example for site in sites for example in site.draw_examples(rng)]) if augmented else None,
         progress=progress,
     )

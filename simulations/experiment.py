@@ -76,5 +76,10 @@ def _fill_in(values: dict[str, Any]) -> None:
 
 
 def _anchored(source: Data, folder: Path, limit: int | None) -> Data:
-    paths = {key: folder / path for key in ("train", "validation", "test") if (path := getattr(source, key))}
-    return source.model_copy(update=paths | ({"limit": limit} if limit else {}))
+    changed: dict[str, Any] = {
+        key: folder / path for key in ("train", "validation", "test") if (path := getattr(source, key))
+    }
+    if source.augmentation and source.augmentation.synonyms:
+        synonyms = folder / source.augmentation.synonyms
+        changed["augmentation"] = source.augmentation.model_copy(update={"synonyms": synonyms})
+    return source.model_copy(update=changed | ({"limit": limit} if limit else {}))

@@ -48,6 +48,14 @@ class Spec(BaseModel):
     """What the loss of each of the task's rows is multiplied by; it tells where an institution holds several tasks."""
 
 
+LabelSmoothing = Annotated[float, Field(ge=0, lt=1)]
+"""For specs of tasks with a cross-entropy over classes: how much of the target is spread over all of them evenly.
+
+The target of a row becomes (1 - s) * one_hot + s / classes (Szegedy et al. 2016, arXiv 1512.00567, section 7), which is
+`label_smoothing` of torch's cross_entropy. Only training sees it.
+"""
+
+
 def unique(values: tuple[str, ...]) -> tuple[str, ...]:
     """Check that labels are distinct and not empty."""
     if len(set(values)) != len(values) or not all(values):
@@ -120,6 +128,10 @@ class Task(Protocol):
     """`Spec.weight`; `build_task` sets it."""
     labels: tuple[str, ...] = ()
     """The labels that the federation file names, of the kind that `labels_of` returns; empty for a task without any."""
+    free_texts: ClassVar[tuple[str, ...]] = ()
+    """Fields of running text that augmentation may reword, because the labels belong to the whole of it."""
+    free_words: ClassVar[tuple[str, ...]] = ()
+    """Fields that list words which augmentation may replace one for one, because the labels count words."""
 
     def check(self, record: Record) -> None:
         """Raise ValueError saying what is wrong with a labelled record (the caller adds file and line)."""

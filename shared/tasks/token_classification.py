@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
-from shared.tasks.base import Card, Example, Head, Record, Spec, Target, Task, Tensors, shown, unique
+from shared.tasks.base import Card, Example, Head, LabelSmoothing, Record, Spec, Target, Task, Tensors, shown, unique
 
 IGNORE = -100
 """The target of a sub-token that carries no tag."""
@@ -28,6 +28,7 @@ class TokenClassificationSpec(Spec):
     type: Literal["token-classification"]
     types: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(unique)]
     """The entity types; tags are `B-TYPE`, `I-TYPE` and `O`."""
+    label_smoothing: LabelSmoothing = 0.0
 
 
 class TokenHead(Head):
@@ -56,11 +57,13 @@ class TokenClassification(Task):
         metrics="f1, precision, recall of whole entities, strict",
         source="Devlin et al. 2019, section 5.3; Tjong Kim Sang and De Meulder 2003",
     )
+    free_words = ("tokens",)
 
     def __init__(self, name: str, spec: TokenClassificationSpec) -> None:
         self.name = name
         self.metric = "f1"
         self.labels = spec.types
+        self.label_smoothing = spec.label_smoothing
         self.tags = ("O", *(f"{prefix}-{kind}" for kind in spec.types for prefix in "BI"))
 
     def check(self, record: Record) -> None:
@@ -141,7 +144,9 @@ class TokenClassification(Task):
     def loss(self, logits: torch.Tensor, targets: Tensors) -> torch.Tensor:
         """Mean cross-entropy over the words of each row; zero for a row without words."""
         tags = targets["tags"]
-        losses = functional.cross_entropy(logits.transpose(1, 2), tags, reduction="none", ignore_index=IGNORE)
+        losses = functional.cross_entropy(
+            logits.transpose(1, 2), tags, reduction="none", ignore_index=IGNORE, label_smoothing=self.label_smoothing
+        )
         return losses.sum(1) / (tags != IGNORE).sum(1).clamp(min=1)
 
     def predict(self, examples: Sequence[Example], logits: Sequence[np.ndarray]) -> dict[int, Any]:

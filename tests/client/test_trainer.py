@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from client import trainer
+from client.optimizers import learning_rate
 from client.site import Site
 from shared.adapter import get_state, set_state
 from shared.balancing import BALANCERS
@@ -32,9 +33,7 @@ def test_one_batch_equals_a_slow_loop_over_single_examples(make_site: MakeSite) 
         (loss,) = model.losses(batch, model(batch)).values()
         (loss.mean() / len(examples)).backward()  # type: ignore[no-untyped-call]
     norm = torch.sqrt(sum((p.grad**2).sum() for p in parameters if p.grad is not None))  # type: ignore[arg-type]
-    optimizer = torch.optim.AdamW(
-        parameters, lr=trainer.learning_rate(site.federation.training, 0.0), weight_decay=0.01
-    )
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate(site.federation.training, 0.0), weight_decay=0.01)
     for parameter in parameters:
         assert parameter.grad is not None
         parameter.grad *= min(1.0, 1.0 / float(norm))
@@ -90,6 +89,22 @@ def test_it_learns(make_site: MakeSite) -> None:
         assert loss < 0.6 * first.losses[task], task
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optimizer": "sgd", "learning_rate": 1.0, "schedule": "cosine"},
+        {"adversarial_epsilon": 0.1, "schedule": "constant"},
+    ],
+)
+def test_it_learns_by_every_craft(make_site: MakeSite, options: dict[str, object]) -> None:
+    options = {"learning_rate": 2e-2, "epochs_per_round": 15} | options
+    site = make_site("clauses", "entities", training=options, adapter={"rslora": True, "target_modules": "query,value"})
+    first = trainer.train(site.model, site.examples("train"), Training(precision="float32"), seed=1)
+    last = trainer.train(site.model, site.examples("train"), site.federation.training, seed=2)
+    for task, loss in last.losses.items():
+        assert loss < 0.7 * first.losses[task], task
+
+
 @pytest.mark.parametrize("combine", BALANCERS)
 def test_it_learns_however_losses_combine(make_site: MakeSite, combine: str) -> None:
     options = {"learning_rate": 2e-2, "epochs_per_round": 12, "combine": combine, "sampling": "temperature"}
@@ -129,23 +144,6 @@ def test_a_balance_that_moves_nothing_is_the_same_training(make_site: MakeSite, 
     trainer.train(site.model, site.examples("train"), training, seed=1)
     for name, array in get_state(site.model).items():
         np.testing.assert_allclose(array, plain[name], atol=1e-6)
-
-
-@pytest.mark.parametrize(("done", "expected"), [(0.1, 1.0), (0.55, 0.5), (1.0, 0.0)])
-def test_learning_rate_decays_linearly_after_warm_up(done: float, expected: float) -> None:
-    training = Training(learning_rate=1.0, warmup=0.1)
-    assert trainer.learning_rate(training, done) == pytest.approx(expected)
-
-
-def test_learning_rate_warms_up_from_more_than_nothing() -> None:
-    training = Training(learning_rate=1.0, warmup=0.1)
-    rates = [trainer.learning_rate(training, done) for done in (0.0, 0.05, 0.0999)]
-    assert 0 < rates[0] < rates[1] < rates[2] <= 1.0
-
-
-def test_rounds_continue_one_schedule() -> None:
-    training = Training(learning_rate=1.0, warmup=0.0)
-    assert trainer.learning_rate(training, (3 - 1) / 4) == pytest.approx(0.5)
 
 
 def test_a_loss_that_is_not_finite_stops_training(make_site: MakeSite) -> None:

@@ -59,6 +59,13 @@ def test_all_errors_are_named_at_once(tmp_path: Path) -> None:
         ("quorum = 1", "quorum = 1\ncount = 'x'", "rounds.count"),
         ("[rounds]", "weight = 0\n[rounds]", "tasks.clauses.weight"),
         ("[rounds]", "weight = inf\n[rounds]", "tasks.clauses.weight"),
+        ("[rounds]", "[training]\noptimizer = 'adam'\n[rounds]", "'adamw' or 'sgd'"),
+        ("[rounds]", "[training]\nschedule = 'step'\n[rounds]", "'linear', 'cosine' or 'constant'"),
+        (
+            "[rounds]",
+            "[adapter]\ntarget_modules = 'all'\n[rounds]",
+            r"one of \['query,value', 'all-linear'\], not 'all'",
+        ),
         ("[rounds]", "[training]\ncombine = 'sum'\n[rounds]", "'uncertainty', 'gradnorm', 'dwa' or 'pcgrad'"),
         ("[rounds]", "[training]\nsampling = 'some'\n[rounds]", "'all' or 'temperature'"),
     ],
@@ -88,6 +95,14 @@ def test_the_digest_ignores_form_and_sees_meaning(tmp_path: Path) -> None:
     assert plain == explicit
     assert plain != weighty
     assert plain != changed
+
+
+def test_a_preset_of_layers_is_only_another_form(tmp_path: Path) -> None:
+    digests = [
+        load_federation(write(tmp_path, VALID + f"\n[adapter]\ntarget_modules = {modules}\n")).digest
+        for modules in ('"query,value"', '["query", "value"]', '"all-linear"', '["query", "key", "value", "dense"]')
+    ]
+    assert digests[0] == digests[1] != digests[2] == digests[3]
 
 
 def test_it_is_frozen(tiny_federation: Callable[..., Federation]) -> None:

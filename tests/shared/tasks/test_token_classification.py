@@ -209,6 +209,18 @@ def test_loss_is_that_of_each_row_alone() -> None:
     torch.testing.assert_close(TASK.loss(logits[kept, :4], TASK.collate([targets[i] for i in kept], 4)), losses[kept])
 
 
+def test_label_smoothing_spreads_a_share_over_all_tags() -> None:
+    spec = TokenClassificationSpec(type="token-classification", types=("Drug",), label_smoothing=0.1)
+    logits = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
+    tags = torch.tensor([[IGNORE, 1, 0, IGNORE], [IGNORE, 2, IGNORE, IGNORE]])
+    losses = TokenClassification("entities", spec).loss(logits, {"tags": tags})
+    slow: list[list[torch.Tensor]] = [[], []]
+    for row, position in ((0, 1), (0, 2), (1, 1)):
+        logs = torch.log_softmax(logits[row, position], 0)
+        slow[row].append(-0.9 * logs[tags[row, position]] - 0.1 * logs.mean())
+    torch.testing.assert_close(losses, torch.stack([torch.stack(row).mean() for row in slow]))
+
+
 def test_a_row_without_words_has_no_gradient() -> None:
     logits = torch.randn(1, 4, 5, requires_grad=True)
     TASK.loss(logits, TASK.collate([{"tags": [IGNORE] * 4}], 4)).sum().backward()  # type: ignore[no-untyped-call]

@@ -1,0 +1,52 @@
+"""How a gradient becomes a step: the optimizer and the learning rate of `[training]`."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+
+from shared.federation import Training
+
+
+def build_optimizer(parameters: Iterable[torch.nn.Parameter], training: Training) -> torch.optim.Optimizer:
+    """The optimizer, its learning rate yet to be set.
+
+    AdamW decays weights apart from the gradient (Loshchilov and Hutter 2019, arXiv 1711.05101, algorithm 2); SGD, with
+    heavy-ball momentum, adds the decay to it.
+    """
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=0.0, momentum=training.momentum, weight_decay=training.weight_decay)
+    return torch.optim.AdamW(parameters, lr=0.0, weight_decay=training.weight_decay)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of all parameters."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def learning_rate(training: Training, done: float) -> float:
+    """The learning rate at the fraction `done` of the whole run: a linear warm-up, then `training.schedule`."""
+    if done < training.warmup:
+        return training.learning_rate * (done + 1e-3) / (training.warmup + 1e-3)
+    return training.learning_rate * SCHEDULES[training.schedule](done, training.warmup)
+
+
+def _linear(done: float, warmup: float) -> float:
+    return (1 - done) / (1 - warmup)
+
+
+def _cosine(done: float, warmup: float) -> float:
+    return (1 + math.cos(math.pi * (done - warmup) / (1 - warmup))) / 2
+
+
+def _constant(done: float, warmup: float) -> float:
+    return 1.0
+
+
+SCHEDULES: Mapping[str, Callable[[float, float], float]] = {
+    "linear": _linear,
+    "cosine": _cosine,
+    "constant": _constant,
+}
+"""After the warm-up: the share of the highest learning rate, by fraction of the run and of its warm-up."""
