@@ -3,16 +3,19 @@
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from server.aggregation import ClientUpdate
+from server.aggregation.rows import row_masks
 from shared import codec
 from shared.adapter import check_shapes
 from shared.errors import ProtocolError, ReplyError
 from shared.protocol import REPLIES, EvaluateReply, EvaluateRequest, QueryReply, Reply, Split, TrainReply, TrainRequest
+from shared.tasks import Task
 
 MAX_UPDATE_NORM = 1e4
 """No honest round moves a LoRA adapter this far; a larger update is a fault or an attack."""
@@ -30,6 +33,16 @@ Records = Mapping[str, Mapping[Split, int]]
 """Records per task and split that an institution announced."""
 
 
+@dataclass(frozen=True)
+class Holdings:
+    """What an institution announced that it holds, checked."""
+
+    records: Records
+    labels: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Per task, training records of every label that the institution annotates; tasks without labels are left out."""
+    readiness: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
 def check_types(reply: Reply) -> None:
     """Raise ReplyError unless every field has its declared type; JSON from outside may hold anything."""
     kind = type(reply)
@@ -41,11 +54,12 @@ def check_types(reply: Reply) -> None:
             raise ReplyError(f"Expected a well-formed {kind.__name__}, but in {name}: {what}.") from None
 
 
-def check_query(reply: QueryReply, *, institution: str, tasks: Mapping[str, object]) -> Records:
+def check_query(reply: QueryReply, *, institution: str, tasks: Mapping[str, Task]) -> Holdings:
     """What the institution announced, without empty splits.
 
     Raises:
-        ReplyError: It is not who it should be, holds unknown tasks, nothing to train on, or absurdly many records.
+        ReplyError: It is not who it should be, holds unknown tasks or labels, nothing to train on, or absurdly many
+            records.
     """
     _check_name(reply.institution, institution)
     if unknown := sorted(reply.records.keys() - tasks.keys()):
@@ -56,7 +70,17 @@ def check_query(reply: QueryReply, *, institution: str, tasks: Mapping[str, obje
         _check_count(splits.get("train", 0), f"{institution}'s train records of {task}", most=MAX_RECORDS)
         for split, count in splits.items():
             _check_count(count, f"{institution}'s {split} records of {task}", least=0, most=MAX_RECORDS)
-    return {task: {split: n for split, n in splits.items() if n} for task, splits in reply.records.items()}
+    for task, counts in reply.labels.items():
+        known = set(tasks[task].labels) if task in reply.records else set()
+        if unknown := sorted(counts.keys() - known):
+            raise ReplyError(f"Expected labels of {task} among {sorted(known)}, but {institution} announced {unknown}.")
+        for label, count in counts.items():
+            _check_count(count, f"{institution}'s records of {label} in {task}", least=0, most=MAX_RECORDS)
+    for task, numbers in reply.readiness.items():
+        if len(numbers) > MAX_METRICS or not all(map(math.isfinite, numbers.values())):
+            raise ReplyError(f"Expected at most {MAX_METRICS} finite numbers about {institution}'s text of {task}.")
+    records = {task: {split: n for split, n in splits.items() if n} for task, splits in reply.records.items()}
+    return Holdings(records, reply.labels, reply.readiness)
 
 
 def check_update(
@@ -64,7 +88,8 @@ def check_update(
     request: TrainRequest,
     *,
     institution: str,
-    announced: Records,
+    announced: Holdings,
+    tasks: Mapping[str, Task],
     shapes: Mapping[str, tuple[int, ...]],
     codec_name: str,
 ) -> ClientUpdate:
@@ -75,13 +100,13 @@ def check_update(
     """
     _check_name(reply.institution, institution)
     _check_round(reply.round, request.round, institution)
-    if set(reply.examples) != set(announced):
+    if set(reply.examples) != set(announced.records):
         raise ReplyError(
-            f"Expected examples of the announced tasks {sorted(announced)}, but {institution} counts "
+            f"Expected examples of the announced tasks {sorted(announced.records)}, but {institution} counts "
             f"{sorted(reply.examples)}."
         )
     for task, count in reply.examples.items():
-        _check_count(count, f"{institution}'s examples of {task}", most=announced[task]["train"])
+        _check_count(count, f"{institution}'s examples of {task}", most=announced.records[task]["train"])
     try:
         arrays = codec.decode(reply.update, codec_name)
         check_shapes(shapes, arrays, tasks=set(reply.examples))
@@ -93,7 +118,8 @@ def check_update(
     norm = math.sqrt(sum(float(np.vdot(a, a)) for a in arrays.values()))
     if norm > MAX_UPDATE_NORM:
         raise ReplyError(f"Expected an update of norm at most {MAX_UPDATE_NORM:g}, but {institution}'s is {norm:g}.")
-    return ClientUpdate(institution, dict(reply.examples), arrays)
+    rows = row_masks({task: tasks[task].outputs() for task in reply.examples}, announced.labels)
+    return ClientUpdate(institution, dict(reply.examples), arrays, rows)
 
 
 def check_scores(
@@ -101,20 +127,20 @@ def check_scores(
     request: EvaluateRequest,
     *,
     institution: str,
-    announced: Records,
+    announced: Holdings,
     metrics: Mapping[str, str],
 ) -> EvaluateReply:
     """The reply itself, once it is known to hold every task's primary metric.
 
     Raises:
-        ReplyError: Wrong sender, round, split, tasks or counts; a primary metric that is absent or not in [0, 1]; any
+        ReplyError: Wrong sender, round, split, tasks or counts; a primary metric that is absent or not in [-1, 1]; any
             other that is not finite.
     """
     _check_name(reply.institution, institution)
     _check_round(reply.round, request.round, institution)
     if reply.split != request.split:
         raise ReplyError(f"Expected scores on {request.split}, but {institution} scored {reply.split}.")
-    held = {task: splits[request.split] for task, splits in announced.items() if request.split in splits}
+    held = {task: splits[request.split] for task, splits in announced.records.items() if request.split in splits}
     if not set(held) == set(reply.examples) == set(reply.scores):
         raise ReplyError(
             f"Expected {request.split} scores and counts of exactly {sorted(held)}, but {institution} sent scores of "
@@ -127,8 +153,8 @@ def check_scores(
 
 
 def _check_metrics(scores: Mapping[str, float], primary: str, whose: str) -> None:
-    if not 0.0 <= scores.get(primary, math.nan) <= 1.0:
-        raise ReplyError(f"Expected {primary} of {whose} between 0 and 1, but {scores.get(primary)} came.")
+    if not -1.0 <= scores.get(primary, math.nan) <= 1.0:
+        raise ReplyError(f"Expected {primary} of {whose} between -1 and 1, but {scores.get(primary)} came.")
     if len(scores) > MAX_METRICS or not all(METRIC.fullmatch(name) for name in scores):
         raise ReplyError(f"Expected at most {MAX_METRICS} metrics with plain names, but {whose} has others.")
     for name, value in scores.items():

@@ -14,7 +14,8 @@ from flwr.serverapp import Grid
 
 from server.aggregation import ClientUpdate, fedavg
 from server.asking import IDLE_SECONDS, Answer, ask, online
-from server.replies import Records, check_query, check_scores, check_update
+from server.handshake import describe, gaps
+from server.replies import Holdings, check_query, check_scores, check_update
 from server.store import Reply, Score, Store, rounds, scores
 from shared import codec
 from shared.adapter import select
@@ -31,7 +32,7 @@ from shared.protocol import (
     TrainReply,
     TrainRequest,
 )
-from shared.tasks import build_task
+from shared.tasks import Task, build_task
 
 Announce = Callable[[str], None]
 R = TypeVar("R")
@@ -56,8 +57,8 @@ class Run:
     run_id: str
     announce: Announce
     idle_seconds: float
-    announced: dict[str, Records] = field(default_factory=dict)
-    """Records per institution that has answered the query."""
+    announced: dict[str, Holdings] = field(default_factory=dict)
+    """What each institution holds that has answered the query."""
     trouble: dict[str, Answer] = field(default_factory=dict)
     """Institutions whose last answer was none or a bad one: they are asked again what they hold."""
     scored: set[str] = field(default_factory=set)
@@ -147,7 +148,8 @@ def _round(this: Run, state: Arrays, number: int) -> Arrays:
     _record_absent(this, number, requests)
     shapes = {name: array.shape for name, array in state.items()}
     taken: list[str] = []
-    new, diagnostics = fedavg.apply(state, _updates(this, requests, shapes, taken))
+    updates = _updates(this, requests, shapes, taken)
+    new, diagnostics = fedavg.apply(state, updates, weighting=agreed.weighting)
     if len(taken) < agreed.quorum:
         without = ", ".join(sorted(set(agreed.institutions) - set(taken)))
         raise QuorumError(
@@ -175,11 +177,18 @@ def _updates(
     this: Run, requests: Mapping[str, TrainRequest], shapes: Mapping[str, tuple[int, ...]], taken: list[str]
 ) -> Iterator[ClientUpdate]:
     """Checked updates as they arrive; a bad reply drops that one institution, and says so."""
+    tasks = _tasks(this)
 
     def check(reply: TrainReply, name: str) -> ClientUpdate:
         codec_name, announced = this.federation.wire.codec, this.announced[name]
         return check_update(
-            reply, requests[name], institution=name, announced=announced, shapes=shapes, codec_name=codec_name
+            reply,
+            requests[name],
+            institution=name,
+            announced=announced,
+            tasks=tasks,
+            shapes=shapes,
+            codec_name=codec_name,
         )
 
     quorum = this.federation.rounds.quorum
@@ -198,12 +207,12 @@ def _updates(
 
 def _evaluate(this: Run, state: Arrays, number: int, split: Split, names: Sequence[str]) -> float | None:
     """Score a state on one split at institutions that hold it; the mean over tasks of the primary metrics."""
-    holders = [name for name in names if any(split in splits for splits in this.announced[name].values())]
+    holders = [name for name in names if any(split in s for s in this.announced[name].records.values())]
     requests = {
         name: EvaluateRequest(spec_digest=this.federation.digest, round=number, split=split, state=blob)
         for name, blob in _blobs(this, state, holders).items()
     }
-    metrics = {name: build_task(name, spec).metric for name, spec in this.federation.tasks.items()}
+    metrics = {name: task.metric for name, task in _tasks(this).items()}
 
     def check(reply: EvaluateReply, name: str) -> EvaluateReply:
         return check_scores(reply, requests[name], institution=name, announced=this.announced[name], metrics=metrics)
@@ -236,22 +245,31 @@ def _query(this: Run, number: int) -> None:
     ]
     requests = {name: QueryRequest(spec_digest=this.federation.digest) for name in names}
 
-    def check(reply: QueryReply, name: str) -> Records:
-        return check_query(reply, institution=name, tasks=this.federation.tasks)
+    tasks = _tasks(this)
+
+    def check(reply: QueryReply, name: str) -> Holdings:
+        return check_query(reply, institution=name, tasks=tasks)
 
     for answer in _ask(this, requests, "query", longest=JOIN_SECONDS if this.announced else math.inf):
-        checked, records = _checked(answer, QueryReply, check)
+        checked, holdings = _checked(answer, QueryReply, check)
         known = this.announced.pop(answer.institution, None)
-        if records is not None:
-            this.announced[answer.institution] = records
-            if records != known:
-                held = ", ".join(f"{task} ({splits['train']})" for task, splits in sorted(records.items()))
-                this.say(f"{answer.institution} is here with {held}")
+        if holdings is not None:
+            this.announced[answer.institution] = holdings
+            if holdings != known:
+                for line in describe(answer.institution, holdings, tasks):
+                    this.say(line)
         _record(this, number, "query", checked)
+    if number == 0:
+        for line in gaps(this.announced, tasks):
+            this.say(line)
     new = [name for name in _present(this) if name not in this.scored]
     if new:
         _evaluate(this, this.store.load_checkpoint(this.run_id, 0), 0, "test", new)
         this.scored.update(name for name in new if name not in this.trouble)
+
+
+def _tasks(this: Run) -> dict[str, Task]:
+    return {name: build_task(name, spec) for name, spec in this.federation.tasks.items()}
 
 
 def _ask(
@@ -331,7 +349,7 @@ def _record_absent(this: Run, number: int, requests: Mapping[str, Request]) -> N
 
 def _blobs(this: Run, state: Arrays, names: Sequence[str]) -> dict[str, bytes]:
     """What each institution needs of a state, encoded once for all that hold the same tasks."""
-    held = {name: frozenset(this.announced[name]) for name in names}
+    held = {name: frozenset(this.announced[name].records) for name in names}
     made = {tasks: codec.encode(select(state, tasks), this.federation.wire.codec) for tasks in set(held.values())}
     return {name: made[tasks] for name, tasks in held.items()}
 

@@ -105,6 +105,9 @@ class Training(Model):
     """`auto` is bfloat16 autocast where the device computes it natively, else float32."""
 
 
+Weighting = Literal["tasks", "examples"]
+
+
 class Rounds(Model):
     """Who takes part and how long."""
 
@@ -112,6 +115,8 @@ class Rounds(Model):
     institutions: Annotated[tuple[Name, ...], Field(min_length=1)]
     quorum: Annotated[int, Field(ge=1)]
     """Fewest valid updates that make a round."""
+    weighting: Weighting = "tasks"
+    """What an institution weighs in the adapter: `tasks` gives every task an equal say, `examples` every record."""
     deadline_seconds: Annotated[float, Field(gt=0)] = 1800.0
     """How long the coordinator waits for the replies of one request."""
     patience: Annotated[int, Field(ge=0)] = 0

@@ -7,7 +7,7 @@ Flower transfers every array of a record by requests of its own.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -30,11 +30,15 @@ class QueryRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class QueryReply:
-    """What an institution holds: records per task and split."""
+    """What an institution holds: records per task and split, and what it says of their quality."""
 
     institution: str
     records: Mapping[str, Mapping[Split, int]]
     software: str
+    labels: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Per task that has labels, those that the institution annotates, and how many training records bear each."""
+    readiness: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Numbers of the text readiness report, per task; see `client.data.readiness`."""
 
 
 @dataclass(frozen=True, kw_only=True)

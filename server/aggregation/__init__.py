@@ -1,7 +1,9 @@
 """Aggregation methods: one file each, `init` and `apply` over plain arrays, no Flower import."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from shared.codec import Arrays
 
@@ -15,3 +17,5 @@ class ClientUpdate:
     """Training records per task it holds."""
     arrays: Arrays
     """New minus received state: the adapter and the heads of its tasks, float32."""
+    rows: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """By name of an array of which only some rows are the institution's to move: booleans [rows]."""

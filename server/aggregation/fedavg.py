@@ -1,9 +1,11 @@
 """Federated averaging of adapter factors and task heads (FedIT: Zhang et al. 2023, arXiv 2305.05644).
 
-A head is averaged over the institutions that hold its task, weighted by their examples of it. The adapter gives every
-task an equal say: institution i weighs w_i = 1/T * sum_t n_it / N_t over the T tasks present, where n_it are its
-examples of task t and N_t all institutions'. N_t is known only at the end, so one running sum is kept per task and the
-memory needed does not grow with the number of institutions.
+A head is averaged over the institutions that hold its task, weighted by their examples of it; where they annotate
+different labels, row by row over those that annotate the row's label. The adapter gives every task an equal say:
+institution i weighs w_i = 1/T * sum_t n_it / N_t over the T tasks present, where n_it are its examples of task t and
+N_t all institutions'. N_t is known only at the end, so one running sum is kept per task and the memory needed does not grow
+with the number of institutions. Weights by `examples` are w_i = n_i / N instead (McMahan et al. 2017), under which a
+large task drowns a small one.
 """
 
 import math
@@ -16,6 +18,7 @@ from server.aggregation import ClientUpdate
 from shared.adapter import task_of
 from shared.codec import Arrays
 from shared.errors import ReplyError
+from shared.federation import Weighting
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,15 @@ class Diagnostics:
     """Euclidean norm of the step that the global state takes."""
 
 
-def apply(state: Mapping[str, np.ndarray], updates: Iterable[ClientUpdate]) -> tuple[Arrays, Diagnostics]:
+def apply(
+    state: Mapping[str, np.ndarray], updates: Iterable[ClientUpdate], *, weighting: Weighting = "tasks"
+) -> tuple[Arrays, Diagnostics]:
     """Add the weighted mean of the updates to the global state.
 
     Args:
         state: The global state, float32 arrays by name.
         updates: Consumed one at a time; none is kept.
+        weighting: What an institution weighs in the adapter: an equal say for every `tasks`, or by `examples`.
 
     Returns:
         The new state (arrays that nobody updated are the very same values) and the diagnostics.
@@ -47,6 +53,7 @@ def apply(state: Mapping[str, np.ndarray], updates: Iterable[ClientUpdate]) -> t
     """
     adapter: dict[str, Arrays] = {}
     heads: Arrays = {}
+    weighed: Arrays = {}
     totals: dict[str, int] = {}
     examples: dict[str, Mapping[str, int]] = {}
     norms: dict[str, float] = {}
@@ -62,19 +69,23 @@ def apply(state: Mapping[str, np.ndarray], updates: Iterable[ClientUpdate]) -> t
         for name, array in update.arrays.items():
             head_of = task_of(name)
             if head_of is not None:
-                _add(heads, name, array, update.examples[head_of])
+                weight = _row_weights(update.examples[head_of], array, update.rows.get(name))
+                _add(heads, name, array, weight)
+                _add(weighed, name, np.ones(weight.shape), weight)
                 continue
             for held, count in update.examples.items():
                 _add(adapter.setdefault(held, {}), name, array, count)
     new = dict(state)
     for name, total in heads.items():
-        new[name] = (state[name] + total / totals[str(task_of(name))]).astype(np.float32)
+        # A row that nobody may move keeps its value: its total is zero, whatever it is divided by.
+        new[name] = (state[name] + total / np.maximum(weighed[name], 1.0)).astype(np.float32)
+    # What a task's running sum is divided by.
+    shares = {task: n * len(totals) if weighting == "tasks" else sum(totals.values()) for task, n in totals.items()}
     for name in next(iter(adapter.values()), {}):
-        mean = sum(sums[name] / totals[task] for task, sums in adapter.items()) / len(adapter)
+        mean = sum(sums[name] / shares[task] for task, sums in adapter.items())
         new[name] = (state[name] + mean).astype(np.float32)
     weights = {
-        institution: sum(count / totals[task] for task, count in held.items()) / len(totals)
-        for institution, held in examples.items()
+        institution: sum(count / shares[task] for task, count in held.items()) for institution, held in examples.items()
     }
     step = (new[name].astype(np.float64) - state[name] for name in new if new[name] is not state[name])
     return new, Diagnostics(examples, norms, weights, _norm(step))
@@ -84,7 +95,16 @@ def _norm(arrays: Iterable[np.ndarray]) -> float:
     return math.sqrt(sum(float(np.vdot(array, array)) for array in arrays))
 
 
-def _add(sums: Arrays, name: str, array: np.ndarray, weight: int) -> None:
-    if name not in sums:
-        sums[name] = np.zeros(array.shape, np.float64)
-    sums[name] += np.float64(weight) * array
+def _row_weights(count: int, array: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
+    """The weight of every row, shaped to multiply the array: zero where a row is not the institution's to move."""
+    if rows is None:
+        return np.full((1,) * array.ndim, count, np.float64)
+    return (count * rows.astype(np.float64)).reshape(-1, *(1,) * (array.ndim - 1))
+
+
+def _add(sums: Arrays, name: str, array: np.ndarray, weight: int | np.ndarray) -> None:
+    product = np.asarray(weight, np.float64) * array
+    if name in sums:
+        sums[name] = sums[name] + product
+    else:
+        sums[name] = product

@@ -6,7 +6,7 @@ A task type is one file beside this one. It holds a pydantic spec (what the fede
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 Record = Mapping[str, Any]
 Target = Mapping[str, Any]
 Tensors = dict[str, torch.Tensor]
+Scheme = Literal["BIO", "IOB", "BIOES"]
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,20 @@ class Task(Protocol):
             second: What goes with it, for tasks that read two: a question, the other text of a pair.
         """
         ...
+
+    def outputs(self) -> Sequence[str | None]:
+        """The label that each output row of the head's `linear` layer stands for, None for one that all share.
+
+        Institutions may annotate different labels of a task with such rows; () if the task cannot be shared so.
+        """
+        return ()
+
+    def relabel(self, record: Record, rename: Mapping[str, str], scheme: Scheme) -> Record:
+        """The record with an institution's own label names and tag scheme turned into the federation's.
+
+        Raises ValueError if its tags do not follow the scheme.
+        """
+        return record
 
     def redraw(self, example: Example, rng: np.random.Generator) -> Example:
         """The example as training shows it this time; tasks that mask or augment at random override this."""

@@ -88,3 +88,29 @@ def test_memory_does_not_grow_with_institutions() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 10 * size * 4
+
+
+def test_rows_are_averaged_over_those_who_annotate_their_label() -> None:
+    state = {"head/t/linear.weight": np.zeros((3, 2), np.float32), "head/t/linear.bias": np.ones(3, np.float32)}
+    rows = {"a": np.array([True, True, False]), "b": np.array([False, True, False])}
+    updates = [
+        ClientUpdate(
+            name,
+            {"t": count},
+            {key: np.full(array.shape, value, np.float32) for key, array in state.items()},
+            {key: rows[name] for key in state},
+        )
+        for name, count, value in (("a", 10, 1.0), ("b", 30, 5.0))
+    ]
+    new, _ = fedavg.apply(state, updates)
+    second = (10 * 1.0 + 30 * 5.0) / 40
+    np.testing.assert_allclose(new["head/t/linear.weight"], [[1.0, 1.0], [second, second], [0.0, 0.0]])
+    np.testing.assert_allclose(new["head/t/linear.bias"], [2.0, 1.0 + second, 1.0])
+
+
+def test_weights_by_examples_are_plain_fedavg() -> None:
+    new, diagnostics = fedavg.apply(STATE, UPDATES, weighting="examples")
+    assert diagnostics.weights == pytest.approx({"a": 10 / 60, "b": 35 / 60, "c": 15 / 60})
+    name = "adapter/q.lora_A.weight"
+    mean = sum(diagnostics.weights[u.institution] * u.arrays[name].astype(float) for u in UPDATES)
+    np.testing.assert_allclose(new[name], STATE[name] + mean, rtol=1e-6, atol=1e-6)

@@ -6,13 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server.replies import check_query, check_scores, check_types, check_update
+from server.replies import Holdings, check_query, check_scores, check_types, check_update
 from shared import codec
 from shared.errors import ReplyError
 from shared.protocol import EvaluateReply, EvaluateRequest, QueryReply, TrainReply, TrainRequest
+from shared.tasks import build_task
+from shared.tasks.text_classification import TextClassificationSpec
 
 SHAPES = {"adapter/a": (2, 3), "head/t/w": (4,), "head/u/w": (5,)}
-HELD: dict[str, Any] = {"t": {"train": 10, "test": 4}}
+HELD = Holdings({"t": {"train": 10, "test": 4}})
+TASKS = {name: build_task(name, TextClassificationSpec(type="text-classification", labels=("a", "b"))) for name in "tu"}
 TRAIN = TrainRequest(spec_digest="d", round=2, rounds=3, state=b"")
 EVALUATE = EvaluateRequest(spec_digest="d", round=2, split="test", state=b"")
 
@@ -45,7 +48,9 @@ def result(**changes: Any) -> EvaluateReply:
 
 def check(reply: TrainReply) -> Any:
     check_types(reply)
-    return check_update(reply, TRAIN, institution="bank", announced=HELD, shapes=SHAPES, codec_name="float16")
+    return check_update(
+        reply, TRAIN, institution="bank", announced=HELD, tasks=TASKS, shapes=SHAPES, codec_name="float16"
+    )
 
 
 def score(reply: EvaluateReply) -> EvaluateReply:
@@ -53,10 +58,10 @@ def score(reply: EvaluateReply) -> EvaluateReply:
     return check_scores(reply, EVALUATE, institution="bank", announced=HELD, metrics={"t": "f1", "u": "f1"})
 
 
-def query(records: Any, institution: str = "bank") -> Any:
-    reply = QueryReply(institution=institution, records=records, software="1")
+def query(records: Any, institution: str = "bank", **more: Any) -> Holdings:
+    reply = QueryReply(institution=institution, records=records, software="1", **more)
     check_types(reply)
-    return check_query(reply, institution="bank", tasks={"t": None, "u": None})
+    return check_query(reply, institution="bank", tasks=TASKS)
 
 
 def test_good_replies_pass_unchanged() -> None:
@@ -65,7 +70,7 @@ def test_good_replies_pass_unchanged() -> None:
     assert accepted.examples == {"t": 10}
     assert accepted.arrays["adapter/a"].dtype == np.float32
     assert score(result()) == result()
-    assert query({"t": {"train": 3, "validation": 0}}) == {"t": {"train": 3}}
+    assert query({"t": {"train": 3, "validation": 0}}).records == {"t": {"train": 3}}
 
 
 @pytest.mark.parametrize(
@@ -115,10 +120,10 @@ def test_a_bad_update_is_refused_in_one_sentence(changes: dict[str, Any], said: 
         ({"examples": {}}, "counts of \\[\\]"),
         ({"scores": {}}, "scores of \\[\\]"),
         ({"scores": {"t": {"f1": 0.5}, "u": {"f1": 1.0}}}, "scores of \\['t', 'u'\\]"),
-        ({"scores": {"t": {"accuracy": 0.5}}}, "Expected f1 of bank's t between 0 and 1, but None came"),
+        ({"scores": {"t": {"accuracy": 0.5}}}, "Expected f1 of bank's t between -1 and 1, but None came"),
         ({"scores": {"t": {"f1": math.nan}}}, "but nan came"),
         ({"scores": {"t": {"f1": 1.5}}}, "but 1.5 came"),
-        ({"scores": {"t": {"f1": -0.1}}}, "but -0.1 came"),
+        ({"scores": {"t": {"f1": -1.1}}}, "but -1.1 came"),
         ({"scores": {"t": {"f1": 0.5, "loss": math.inf}}}, "finite loss"),
         ({"scores": {"t": {"f1": 0.5, "x\x1b[2J": 1.0}}}, "plain names"),
         ({"scores": {"t": {"f1": 0.5, "x" * 40: 1.0}}}, "plain names"),
@@ -152,3 +157,38 @@ def test_a_bad_announcement_is_refused_in_one_sentence(records: Any, said: str) 
 def test_another_institutions_announcement_is_refused() -> None:
     with pytest.raises(ReplyError, match="says it is from 'hospital'"):
         query({"t": {"train": 3}}, institution="hospital")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"labels": {"t": {"c": 1}}}, r"labels of t among \['a', 'b'\], but bank announced \['c'\]"),
+        ({"labels": {"u": {"a": 1}}}, "labels of u among"),
+        ({"labels": {"t": {"a": -1}}}, "records of a in t to be between 0"),
+        ({"labels": {"t": {"a": "one"}}}, "in labels"),
+        ({"readiness": {"t": {"rows": math.nan}}}, "finite numbers about bank's text of t"),
+        ({"readiness": {"t": {str(n): 0.0 for n in range(99)}}}, "at most 64 finite numbers"),
+    ],
+)
+def test_a_bad_inventory_is_refused_in_one_sentence(more: dict[str, Any], said: str) -> None:
+    with pytest.raises(ReplyError, match=said):
+        query({"t": {"train": 5}}, **more)
+
+
+def test_an_update_may_move_only_the_rows_of_labels_that_the_institution_annotates() -> None:
+    shapes = {"adapter/a": (2, 3), "head/t/linear.weight": (2, 4), "head/t/linear.bias": (2,)}
+    arrays = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+    held = query({"t": {"train": 10}}, labels={"t": {"b": 10}})
+    reply = update(update=codec.encode(arrays, "float16"))
+    accepted = check_update(
+        reply, TRAIN, institution="bank", announced=held, tasks=TASKS, shapes=shapes, codec_name="float16"
+    )
+    assert {name: mask.tolist() for name, mask in accepted.rows.items()} == {
+        "head/t/linear.weight": [False, True],
+        "head/t/linear.bias": [False, True],
+    }
+    everything = query({"t": {"train": 10}}, labels={"t": {"a": 0, "b": 10}})
+    whole = check_update(
+        reply, TRAIN, institution="bank", announced=everything, tasks=TASKS, shapes=shapes, codec_name="float16"
+    )
+    assert whole.rows == {}

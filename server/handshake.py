@@ -1,0 +1,37 @@
+"""Before the first round: what each institution says it holds, and where their labels do not meet the federation's."""
+
+from collections.abc import Mapping
+
+from server.replies import Holdings
+from shared.tasks import Task
+
+
+def describe(institution: str, holdings: Holdings, tasks: Mapping[str, Task]) -> list[str]:
+    """Lines about one institution: its tasks, the labels it does not annotate or never uses, doubts about its text."""
+    held = ", ".join(f"{task} ({splits['train']})" for task, splits in sorted(holdings.records.items()))
+    lines = [f"{institution} is here with {held}"]
+    for task, counts in sorted(holdings.labels.items()):
+        known = tasks[task].labels
+        if absent := [label for label in known if label not in counts]:
+            lines.append(f"{institution} does not annotate {_listed(absent)} of {task}: it leaves their rows alone")
+        if unused := [label for label in known if counts.get(label) == 0]:
+            lines.append(f"{institution} has no training record with {_listed(unused)} of {task}")
+    return lines
+
+
+def gaps(announced: Mapping[str, Holdings], tasks: Mapping[str, Task]) -> list[str]:
+    """Lines about tasks and labels of the federation that no institution can train."""
+    lines = []
+    for name, task in sorted(tasks.items()):
+        holders = [holdings for holdings in announced.values() if name in holdings.records]
+        if not holders:
+            lines.append(f"No institution holds {name}: its head stays as it is")
+            continue
+        counts = [holdings.labels[name] for holdings in holders if name in holdings.labels]
+        if counts and (missing := [x for x in task.labels if not any(c.get(x) for c in counts)]):
+            lines.append(f"No institution has a training record with {_listed(missing)} of {name}")
+    return lines
+
+
+def _listed(labels: list[str]) -> str:
+    return ", ".join(repr(label) for label in labels)

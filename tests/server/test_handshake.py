@@ -1,0 +1,34 @@
+"""What is said before the first round about labels that do not meet."""
+
+from server.handshake import describe, gaps
+from server.replies import Holdings
+from shared.tasks import build_task
+from shared.tasks.question_answering import QuestionAnsweringSpec
+from shared.tasks.text_classification import TextClassificationSpec
+
+TASKS = {
+    "clauses": build_task(
+        "clauses", TextClassificationSpec(type="text-classification", labels=("payment", "liability", "term"))
+    ),
+    "qa": build_task("qa", QuestionAnsweringSpec(type="question-answering")),
+}
+BANK = Holdings({"clauses": {"train": 7}}, {"clauses": {"payment": 7, "liability": 0}})
+FIRM = Holdings({"clauses": {"train": 5}, "qa": {"train": 2}}, {"clauses": {"payment": 5, "liability": 0, "term": 0}})
+
+
+def test_an_institution_is_described_with_the_labels_it_lacks() -> None:
+    assert describe("bank", BANK, TASKS) == [
+        "bank is here with clauses (7)",
+        "bank does not annotate 'term' of clauses: it leaves their rows alone",
+        "bank has no training record with 'liability' of clauses",
+    ]
+    assert describe("firm", Holdings({"qa": {"train": 2}}), TASKS) == ["firm is here with qa (2)"]
+
+
+def test_what_nobody_can_train_is_named() -> None:
+    assert gaps({"bank": BANK}, TASKS) == [
+        "No institution has a training record with 'liability', 'term' of clauses",
+        "No institution holds qa: its head stays as it is",
+    ]
+    full = Holdings({"clauses": {"train": 1}, "qa": {"train": 1}}, {"clauses": {"liability": 1, "term": 1}})
+    assert gaps({"bank": BANK, "firm": full}, TASKS) == []
