@@ -1,7 +1,7 @@
 """Rewording training texts at random, anew in every epoch: synonyms, and for whole texts dropped and swapped words.
 
-After EDA (Wei and Zou 2019, arXiv 1901.11196), whose synonyms are WordNet's; here they are the site's own.
-A task says which fields of its records may be reworded (`Task.free_texts`, `Task.free_words`), so that labels hold: words that
+After EDA (Wei and Zou 2019, arXiv 1901.11196), whose synonyms are WordNet's; here they are the site's own. A task names
+the fields of its records that may be reworded (`Task.free_texts`, `Task.free_words`), so that labels hold: words that
 carry tags are replaced one for one, and tasks whose labels are places in a text are left alone.
 """
 

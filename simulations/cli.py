@@ -5,7 +5,7 @@ import os
 import signal
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -51,9 +51,17 @@ def simulate(
     data: Annotated[Path | None, typer.Option(help="Folder that the data paths start from.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use at most this many records per task and split.")] = None,
     workdir: Annotated[Path | None, typer.Option(help="Keep the store and checkpoints here.")] = None,
+    search: Annotated[
+        Literal["task-weights"] | None, typer.Option(help="Run the federation many times, to find what validates best.")
+    ] = None,
+    method: Annotated[Literal["grid", "random"], typer.Option(help="How --search goes about it.")] = "random",
+    trials: Annotated[int, typer.Option(min=1, help="Most runs of --search.")] = 20,
     as_json: JsonOption = False,
 ) -> None:
     """Run a whole federation, and its baselines, in this process."""
+    if search:
+        _search(experiment, method, trials, data=data, limit=limit, workdir=workdir, as_json=as_json)
+        return
     from simulations.results import means, print_rows
     from simulations.simulate import run_experiment
 
@@ -88,6 +96,33 @@ def predict(
         return
     for row in rows:
         print(json.dumps(row, ensure_ascii=False) if logits else json.dumps(row["prediction"], ensure_ascii=False))
+
+
+def _search(
+    experiment: Path,
+    method: Literal["grid", "random"],
+    trials: int,
+    *,
+    data: Path | None,
+    limit: int | None,
+    workdir: Path | None,
+    as_json: bool,
+) -> None:
+    from simulations import search
+
+    found = search.search_task_weights(
+        experiment,
+        method=method,
+        trials=trials,
+        data=data,
+        limit=limit,
+        workdir=_fresh_folder(workdir),
+        announce=announce,
+    )
+    if as_json:
+        print_json(search.as_json(found))
+    else:
+        search.print_trials(found)
 
 
 def _fresh_folder(workdir: Path | None) -> Path:
