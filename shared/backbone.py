@@ -59,14 +59,14 @@ def fingerprint(folder: Path) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+def load_tokenizer(name: str, sha256: str) -> PreTrainedTokenizerFast:
+    """The tokenizer alone, in a moment; BackboneError if the backbone is not the one with fingerprint `sha256`."""
+    return _open_tokenizer(_locate_agreed(name, sha256))
+
+
 def load_backbone(name: str, sha256: str) -> LoadedBackbone:
     """Load an encoder, frozen; BackboneError if it is not a BERT or not the one with fingerprint `sha256`."""
-    folder = locate(name)
-    if (actual := fingerprint(folder)) != sha256:
-        raise BackboneError(
-            f"Expected the backbone {name!r} with fingerprint {sha256[:12]}..., but {folder} has {actual[:12]}...; "
-            "use the same model files as the coordinator."
-        )
+    folder = _locate_agreed(name, sha256)
     config = AutoConfig.from_pretrained(folder)
     if config.model_type != "bert":
         raise BackboneError(f"Expected a BERT backbone, but {folder} is of type {config.model_type!r}.")
@@ -78,9 +78,23 @@ def load_backbone(name: str, sha256: str) -> LoadedBackbone:
             folder, config=config, add_pooling_layer=False, attn_implementation=attention
         )
     encoder.requires_grad_(False)
+    return LoadedBackbone(encoder, _open_tokenizer(folder), config.hidden_size, config.max_position_embeddings)
+
+
+def _locate_agreed(name: str, sha256: str) -> Path:
+    folder = locate(name)
+    if (actual := fingerprint(folder)) != sha256:
+        raise BackboneError(
+            f"Expected the backbone {name!r} with fingerprint {sha256[:12]}..., but {folder} has {actual[:12]}...; "
+            "use the same model files as the coordinator."
+        )
+    return folder
+
+
+def _open_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True)
     assert isinstance(tokenizer, PreTrainedTokenizerFast)
-    return LoadedBackbone(encoder, tokenizer, config.hidden_size, config.max_position_embeddings)
+    return tokenizer
 
 
 @contextmanager

@@ -1,13 +1,14 @@
 """From an institution's files to checked and encoded records: every bad row is named, none is dropped."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from client.data.sources import read_rows
+from client.data.sources import BadRow, scan_rows
 from client.institution import Data
 from shared.errors import ConfigError, DataError
 from shared.protocol import Split
@@ -19,6 +20,7 @@ SHOWN = 5
 """Bad rows spelt out in one error."""
 CHOICE_SEED = 13
 """Seed of the fixed choices made here: the hold-out and the rows kept under `limit`."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -52,17 +54,29 @@ def load_data(
     return loaded
 
 
+def check_rows(path: Path, task: Task) -> Iterator[tuple[int, Record | BadRow]]:
+    """Yield line number and record, checked by `task`, or what is wrong with it; DataError if there is no reading."""
+    for number, row in scan_rows(path):
+        if isinstance(row, BadRow):
+            yield number, row
+            continue
+        try:
+            task.check(row)
+        except ValueError as error:
+            yield number, BadRow(str(error))
+        else:
+            yield number, row
+
+
 def read_records(path: Path, task: Task) -> list[Record]:
     """All records of a file, each checked by `task`; DataError lists the bad rows together."""
     records: list[Record] = []
     bad: list[str] = []
-    for number, record in read_rows(path):
-        try:
-            task.check(record)
-        except ValueError as error:
-            bad.append(f"line {number}: {error}")
+    for number, row in check_rows(path, task):
+        if isinstance(row, BadRow):
+            bad.append(f"line {number}: {row.what}")
         else:
-            records.append(record)
+            records.append(row)
     if bad:
         more = f"; and {len(bad) - SHOWN} more bad rows" if len(bad) > SHOWN else ""
         raise DataError(f"{path} (task {task.name}): {'; '.join(bad[:SHOWN])}{more}.")
@@ -71,9 +85,15 @@ def read_records(path: Path, task: Task) -> list[Record]:
     return records
 
 
-def _read_splits(source: Data, task: Task) -> dict[Split, list[Record]]:
+def paths_of(source: Data) -> dict[Split, Path]:
+    """The files that an institution names for a task."""
     paths: dict[Split, Path | None] = {"train": source.train, "validation": source.validation, "test": source.test}
-    splits = {split: _limit(read_records(path, task), source.limit) for split, path in paths.items() if path}
+    return {split: path for split, path in paths.items() if path}
+
+
+def choose(files: Mapping[Split, list[T]], limit: int | None) -> dict[Split, list[T]]:
+    """What is used of the files' records: at most `limit` of each, and a tenth of train where validation is missing."""
+    splits = {split: _limit(records, limit) for split, records in files.items()}
     if "validation" not in splits:
         order = np.random.default_rng(CHOICE_SEED).permutation(len(splits["train"]))
         held = set(order[: int(len(order) * HOLD_OUT)].tolist())
@@ -84,7 +104,11 @@ def _read_splits(source: Data, task: Task) -> dict[Split, list[Record]]:
     return splits
 
 
-def _limit(records: list[Record], limit: int | None) -> list[Record]:
+def _read_splits(source: Data, task: Task) -> dict[Split, list[Record]]:
+    return choose({split: read_records(path, task) for split, path in paths_of(source).items()}, source.limit)
+
+
+def _limit(records: list[T], limit: int | None) -> list[T]:
     if limit is None or len(records) <= limit:
         return records
     chosen = np.sort(np.random.default_rng(CHOICE_SEED).permutation(len(records))[:limit])

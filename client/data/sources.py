@@ -3,17 +3,32 @@
 import csv
 import gzip
 import json
+import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shared.errors import DataError
 
-Rows = Iterator[tuple[int, dict[str, Any]]]
-"""Line or row number, from 1, and the record."""
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that is no record."""
+
+    what: str
+    """What was expected, and what came."""
+    encoding: bool = False
+    """Whether it is that the row is not UTF-8."""
+
+
+Rows = Iterator[tuple[int, dict[str, Any] | BadRow]]
+"""Line or row number, from 1, and the record, or what is wrong with the row."""
 
 
 def format_of(path: Path) -> str | None:
@@ -21,11 +36,23 @@ def format_of(path: Path) -> str | None:
     return next((suffix for suffix in FORMATS if path.name.lower().endswith(suffix)), None)
 
 
-def read_rows(path: Path) -> Rows:
+def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the records of a file with their line numbers.
 
     Raises:
         DataError: The file is missing, of an unknown format or malformed; names the line where there is one.
+    """
+    for number, row in scan_rows(path):
+        if isinstance(row, BadRow):
+            raise DataError(f"{path}, line {number}: {row.what}.")
+        yield number, row
+
+
+def scan_rows(path: Path) -> Rows:
+    """Yield the records of a file as `read_rows` does, but go on after a bad row, which is yielded as well.
+
+    Raises:
+        DataError: The file is missing, of an unknown format, or broken as a whole.
     """
     suffix = format_of(path)
     if suffix is None:
@@ -38,38 +65,77 @@ def read_rows(path: Path) -> Rows:
         ) from error
     except UnicodeDecodeError as error:
         raise DataError(f"Expected UTF-8 text in {path}, but byte {error.start} is not; convert the file.") from error
-    except (OSError, EOFError, pa.ArrowException) as error:
+    except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
         raise DataError(f"Could not read {path} as {suffix}: {error}.") from error
 
 
-def _read_jsonl(path: Path) -> Rows:
+def _open_text(path: Path) -> TextIO:
+    """The file as text; a byte that is not UTF-8 becomes a lone surrogate, for `_not_utf8` to find."""
     opener: Callable[..., Any] = gzip.open if path.name.lower().endswith(".gz") else open
-    with opener(path, "rt", encoding="utf-8") as stream:
+    with opener(path, "rb") as stream:
+        if stream.read(2) in UTF16_MARKS:
+            raise DataError(
+                f"Expected UTF-8 text in {path}, but it is UTF-16; convert the file (iconv -f UTF-16 -t UTF-8)."
+            )
+    return cast(TextIO, opener(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline=""))
+
+
+def _not_utf8(text: str) -> BadRow | None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        if code not in range(0xDC80, 0xDD00):
+            return BadRow(f"expected text, but there is half a character (surrogate U+{code:04X})", encoding=True)
+        byte = bytes([code - 0xDC00])
+        other = byte.decode("cp1252", errors="replace")
+        return BadRow(f"expected UTF-8, but byte 0x{byte.hex()} came (in Windows-1252 it is {other!r})", encoding=True)
+    return None
+
+
+def _read_jsonl(path: Path) -> Rows:
+    with _open_text(path) as stream:
         for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}, line {number}: expected a JSON object, but {error.msg.lower()}.") from error
-            if not isinstance(record, dict):
-                raise DataError(f"{path}, line {number}: expected a JSON object, but a {type(record).__name__} came.")
-            yield number, record
+            if line.strip():
+                yield number, _not_utf8(line) or _parse_json(line)
+
+
+def _parse_json(line: str) -> dict[str, Any] | BadRow:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        return BadRow(f"expected a JSON object, but {error.msg.lower()}")
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, a list in a list in a list ...
+        return BadRow(f"expected a JSON object that can be read, but {error}")
+    if not isinstance(record, dict):
+        return BadRow(f"expected a JSON object, but a {type(record).__name__} came")
+    # An escaped half of a character ("\\ud83d") is legal JSON, but no tokenizer reads it.
+    half = _not_utf8(json.dumps(record, ensure_ascii=False)) if "\\ud" in line.lower() else None
+    return half or record
 
 
 def _read_csv(path: Path) -> Rows:
-    with path.open(encoding="utf-8-sig", newline="") as stream:
+    with _open_text(path) as stream:
         reader = csv.DictReader(stream, strict=True)
         try:
-            for record in reader:
-                if None in record or None in record.values():
-                    raise DataError(
-                        f"{path}, line {reader.line_num}: expected {len(reader.fieldnames or [])} columns as in the "
-                        "header, but the row has another number."
-                    )
-                yield reader.line_num, {key: _cell(value) for key, value in record.items()}
+            columns = len(reader.fieldnames or [])
         except csv.Error as error:
-            raise DataError(f"{path}, line {reader.line_num}: expected CSV, but {error}.") from error
+            raise DataError(f"{path}, line 1: expected CSV, but {error}.") from error
+        while True:
+            try:
+                record = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield reader.reader.line_num, BadRow(f"expected CSV, but {error}")
+                continue
+            yield reader.line_num, _parse_csv(record, columns)
+
+
+def _parse_csv(record: dict[str, Any], columns: int) -> dict[str, Any] | BadRow:
+    if None in record or None in record.values():
+        return BadRow(f"expected {columns} columns as in the header, but the row has another number")
+    return _not_utf8("".join(record.values())) or {key: _cell(value) for key, value in record.items()}
 
 
 def _read_parquet(path: Path) -> Rows:

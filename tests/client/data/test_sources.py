@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from client.data.loading import load_data, read_records
-from client.data.sources import read_rows
+from client.data.sources import BadRow, read_rows, scan_rows
 from client.institution import Data
 from shared.errors import ConfigError, DataError
 from shared.federation import Federation
@@ -53,7 +53,11 @@ def test_lists_stand_in_csv_as_json(tmp_path: Path) -> None:
     [
         ("a.jsonl", b'{"text": "x"}\n{oops}\n', "line 2: expected a JSON object"),
         ("a.jsonl", b"[1]\n", "line 1: expected a JSON object, but a list came"),
-        ("a.jsonl", b'{"text": "\xff"}\n', "Expected UTF-8"),
+        ("a.jsonl", b'{"text": "\xff"}\n', "line 1: expected UTF-8, but byte 0xff came"),
+        ("a.jsonl", b'{"text": "\\ud83d"}\n', r"line 1: expected text, but .*surrogate U\+D83D"),
+        ("a.csv", b"text,label\nok,a\ncaf\xe9,b\n", "line 3: expected UTF-8, but byte 0xe9 .* 'é'"),
+        ("a.csv", b'"text"x,label\n', "line 1: expected CSV"),
+        ("a.jsonl", '{"text": "x"}\n'.encode("utf-16"), "it is UTF-16; convert"),
         ("a.jsonl.gz", b"not gzip", "Could not read"),
         ("a.csv", b"text,label\nx\n", "line 2: expected 2 columns"),
         ("a.parquet", b"nonsense", "Could not read"),
@@ -64,6 +68,22 @@ def test_a_broken_file_is_one_sentence(tmp_path: Path, name: str, content: bytes
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=said):
         list(read_rows(tmp_path / name))
+
+
+def test_a_scan_goes_on_after_a_bad_row(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b'text,label\n"a"b,c\nd\ncaf\xe9,e\nf,g\n')
+    rows = list(scan_rows(tmp_path / "a.csv"))
+    assert [number for number, _ in rows] == [2, 3, 4, 5]
+    assert [row.encoding for _, row in rows if isinstance(row, BadRow)] == [False, False, True]
+    assert rows[-1][1] == {"text": "f", "label": "g"}
+    (tmp_path / "a.jsonl").write_bytes(b'{"a": 1}\n{"text": "\xe9"}\n[2]\n{oops}\n{"b": 2}\n')
+    rows = list(scan_rows(tmp_path / "a.jsonl"))
+    assert [isinstance(row, BadRow) for _, row in rows] == [False, True, True, True, False]
+
+
+def test_the_marks_that_windows_writes_do_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n{"a": 2}\r\n')
+    assert list(read_rows(tmp_path / "a.jsonl")) == [(1, {"a": 1}), (2, {"a": 2})]
 
 
 def test_a_missing_file_says_where_to_look(tmp_path: Path) -> None:
