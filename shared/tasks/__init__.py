@@ -11,6 +11,7 @@ from shared.tasks.next_sentence import NextSentencePrediction, NextSentencePredi
 from shared.tasks.question_answering import QuestionAnswering, QuestionAnsweringSpec
 from shared.tasks.relation_extraction import RelationExtraction, RelationExtractionSpec
 from shared.tasks.text_classification import TextClassification, TextClassificationSpec
+from shared.tasks.text_generation import TextGeneration, TextGenerationSpec
 from shared.tasks.text_pair import (
     SentenceSimilarity,
     SentenceSimilaritySpec,
@@ -28,7 +29,8 @@ TaskSpec = Annotated[
     | QuestionAnsweringSpec
     | ExtractiveSummarizationSpec
     | FillMaskSpec
-    | NextSentencePredictionSpec,
+    | NextSentencePredictionSpec
+    | TextGenerationSpec,
     Field(discriminator="type"),
 ]
 TASK_TYPES = {
@@ -41,6 +43,7 @@ TASK_TYPES = {
     "extractive-summarization": ExtractiveSummarization,
     "fill-mask": FillMask,
     "next-sentence-prediction": NextSentencePrediction,
+    "text-generation": TextGeneration,
 }
 
 

@@ -39,6 +39,7 @@ EXAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"sentences": ["It rains.", "She pays."], "summary": ["She pays."], "oracle": [1]},
     ),
     "fill-mask": ({}, {"text": "She pays ten euros."}),
+    "text-generation": ({}, {"source": "It rained all day.", "target": "It was wet."}),
     "next-sentence-prediction": ({}, {"sentences": ["It rains.", "So she takes the bus."]}),
 }
 MORE: dict[str, list[dict[str, Any]]] = {  # a correlation needs two records
@@ -60,6 +61,8 @@ def perfect(example: Example, outputs: int) -> np.ndarray:
         return np.eye(outputs)[[max(0, tag) for tag in target["tags"]]]
     if "score" in target:
         return np.array([target["score"]])
+    if "given" in example.inputs:
+        return np.array(target["truth"])
     if "truth" in target:  # certain of it: its log-likelihood, then those of the best, then the best
         return np.array([[0.0] * (1 + BEST) + [true + i for i in range(BEST)] for true in target["truth"]])
     if "follows" in target:

@@ -1,0 +1,169 @@
+"""Text generation: writing a text for a text, such as an abstractive summary, a translation or a reply.
+
+The backbone reads the source, a small transformer decoder writes, in the manner of BertSumAbs (Liu and Lapata 2019).
+What is written is what the backbone's tokenizer can say: an uncased BERT writes lower case and sets punctuation apart.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, final
+
+import numpy as np
+import torch
+from pydantic import Field
+from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.chrf import CHRF
+from torch.nn import functional
+from transformers import PreTrainedTokenizerFast
+
+from shared.tasks import rouge
+from shared.tasks.base import Card, Example, Head, LabelSmoothing, Record, Spec, Target, Task, Tensors, require_text
+from shared.tasks.decoder import DecoderHead
+
+IGNORE = -100
+"""The target of a step that only pads."""
+ROUGE = ("rouge1", "rouge2", "rougeL")
+PUNCTUATION = re.compile(r"([^\w\s]|_)")
+
+
+class TextGenerationSpec(Spec):
+    """`[tasks.NAME]` of a text generation."""
+
+    type: Literal["text-generation"]
+    layers: Annotated[int, Field(ge=1, le=12)] = 2
+    """Layers of the decoder; each has 12 hidden^2 weights, which is 3.5 MB in float16 for 384 and 14 MB for 768."""
+    max_target_tokens: Annotated[int, Field(ge=2, le=512)] = 64
+    """Most sub-tokens of a text that is written, its end included; training reads no more of a longer target."""
+    beams: Annotated[int, Field(ge=1, le=64)] = 4
+    """Hypotheses kept while writing; 1 is greedy search."""
+    length_penalty: Annotated[float, Field(ge=0, le=10)] = 0.6
+    """0 prefers short texts, more prefers longer ones: alpha of Wu et al. 2016."""
+    label_smoothing: LabelSmoothing = 0.0
+    metric: Literal["rougeL", "chrf", "bleu"] = "rougeL"
+    """What stands for the task: usually rougeL for summaries, chrf or bleu for translations."""
+
+
+@final
+class TextGeneration(Task):
+    """A source text, and the text to write for it."""
+
+    card = Card(
+        summary="a text for a text: its summary in new words, its translation, a reply",
+        record='{"source", "target"}',
+        head="transformer decoder over the states; frozen word embeddings in and out, own output bias",
+        loss="cross-entropy given the target so far, mean over the target's sub-tokens; label smoothing",
+        metrics="rougeL, or chrf, or bleu; rouge1, rouge2",
+        source="Liu and Lapata 2019, section 4; Vaswani et al. 2017; Wu et al. 2016 (beam search)",
+    )
+
+    def __init__(self, name: str, spec: TextGenerationSpec) -> None:
+        self.name = name
+        self.metric: str = spec.metric
+        self.spec = spec
+
+    def check(self, record: Record) -> None:
+        """Raise ValueError unless source and target are text."""
+        require_text(record, "source")
+        require_text(record, "target")
+
+    def texts_of(self, record: Record) -> list[str]:
+        """The source."""
+        return [record["source"]]
+
+    def encode(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Example]:
+        """One example per record; the source is cut at `max_length`, the target at `max_target_tokens`."""
+        if not records:
+            return []
+        sources = tokenizer([r["source"] for r in records], truncation=True, max_length=max_length)["input_ids"]
+        known = [i for i, record in enumerate(records) if "target" in record]
+        texts = [records[i]["target"] for i in known]
+        written = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if known else []
+        end = tokenizer.sep_token_id
+        truths = {i: [*ids, end][: self.spec.max_target_tokens] for i, ids in zip(known, written, strict=True)}
+        return [
+            Example(
+                self.name,
+                index,
+                ids,
+                [0] * len(ids),
+                {"truth": truths[index]} if index in truths else {},
+                {"tokenizer": tokenizer},
+                {"given": [tokenizer.cls_token_id, *truths.get(index, [])[:-1]], "end": end},
+            )
+            for index, ids in enumerate(sources)
+        ]
+
+    def from_text(self, text: str, second: str | None = None) -> Record:
+        """A record of the source."""
+        return {"source": text}
+
+    def head(self, embeddings: torch.Tensor, dropout: float) -> Head:
+        """A transformer decoder with beam search."""
+        return DecoderHead(
+            embeddings,
+            layers=self.spec.layers,
+            most=self.spec.max_target_tokens,
+            beams=self.spec.beams,
+            length_penalty=self.spec.length_penalty,
+            dropout=dropout,
+        )
+
+    def inputs(self, examples: Sequence[Example], length: int) -> Tensors:
+        """`given`: [rows, steps], [CLS] and the target but for its last sub-token; `end`: [rows]."""
+        end = [example.inputs["end"] for example in examples]
+        given = _padded([example.inputs["given"] for example in examples], end[0])
+        return {"given": given, "end": torch.tensor(end)}
+
+    def collate(self, targets: Sequence[Target], length: int) -> Tensors:
+        """`truth`: [rows, steps], the target and its end; IGNORE where a row has fewer."""
+        return {"truth": _padded([target["truth"] for target in targets], IGNORE)}
+
+    def loss(self, logits: torch.Tensor, targets: Tensors) -> torch.Tensor:
+        """Mean cross-entropy over the target's sub-tokens of each row."""
+        truth = targets["truth"]
+        losses = functional.cross_entropy(
+            logits.flatten(0, 1),
+            truth.flatten(),
+            reduction="none",
+            ignore_index=IGNORE,
+            label_smoothing=self.spec.label_smoothing,
+        )
+        return losses.view_as(truth).sum(1) / (truth != IGNORE).sum(1)
+
+    def predict(self, examples: Sequence[Example], logits: Sequence[np.ndarray]) -> dict[int, Any]:
+        """The text that the head wrote, per record."""
+        return {example.record: _text(example, row) for example, row in zip(examples, logits, strict=True)}
+
+    def score(self, records: Sequence[Record], predictions: Sequence[Any]) -> dict[str, float]:
+        """Mean ROUGE-1, -2 and -L F1 by rouge-score; chrF and BLEU of the corpus by sacrebleu, over 100.
+
+        chrF and BLEU are of lower-case texts with punctuation set apart on both sides, because an uncased tokenizer
+        knows neither case nor spacing. BLEU has 4-grams: shorter texts alone score 0.
+        """
+        golds = [record["target"] for record in records]
+        shares = [rouge.f1([gold], [found], ROUGE) for gold, found in zip(golds, predictions, strict=True)]
+        found, gold = [_apart(text) for text in predictions], [_apart(text) for text in golds]
+        corpus = {"chrf": CHRF(lowercase=True), "bleu": BLEU(lowercase=True)}
+        means = {name: float(np.mean([share[name] for share in shares])) for name in ROUGE}
+        # sacrebleu may say 100.00000000000004
+        return means | {name: min(1.0, by.corpus_score(found, [gold]).score / 100) for name, by in corpus.items()}
+
+
+def _text(example: Example, row: np.ndarray) -> str:
+    ids = row.astype(int).tolist()
+    end = example.inputs["end"]
+    text: str = example.decoding["tokenizer"].decode(
+        ids[: ids.index(end)] if end in ids else ids, skip_special_tokens=True, clean_up_tokenization_spaces=True
+    )
+    return text
+
+
+def _apart(text: str) -> str:
+    return PUNCTUATION.sub(r" \1 ", text)
+
+
+def _padded(rows: Sequence[Sequence[int]], filler: int) -> torch.Tensor:
+    padded = torch.full((len(rows), max(map(len, rows))), filler, dtype=torch.long)
+    for row, values in zip(padded, rows, strict=True):
+        row[: len(values)] = torch.tensor(values)
+    return padded
