@@ -1,6 +1,8 @@
 """The institution's own file: who it is, where the coordinator is, where its data lie. It never leaves the site."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
@@ -8,6 +10,7 @@ from pydantic import Field, model_validator
 from client.augmentation import Augmentation
 from client.data.sources import FORMATS, format_of
 from shared.federation import Model, Name, parse, read_toml
+from shared.tasks.base import Scheme
 
 
 class Server(Model):
@@ -36,6 +39,15 @@ class Data(Model):
     """Reported before and after; never trained on nor chosen by."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """Use at most this many records of each split, a fixed random choice."""
+    annotates: tuple[str, ...] | None = None
+    """The labels or entity types that this site annotates, where that is not all of the federation's.
+
+    What it leaves out it does not teach away: its loss and its scores look at these labels only.
+    """
+    rename: Mapping[str, str] = MappingProxyType({})
+    """The federation's name for each label that this site's files spell otherwise."""
+    scheme: Scheme = "BIO"
+    """How the tags of entities are written: `BIO`, `IOB` (an entity begins with I-), or `BIOES` (also `BILOU`)."""
     augmentation: Augmentation | None = None
     """Reword training texts at random, anew in every epoch; for tasks whose labels hold then."""
 
@@ -76,9 +88,17 @@ class Institution(Model):
     runtime: Runtime = Runtime()
 
 
-def load_institution(path: Path) -> Institution:
-    """Read `institution.toml`; relative paths are relative to it. ConfigError names every wrong key."""
+def load_institution(path: Path, *, data: Path | None = None) -> Institution:
+    """Read `institution.toml`; ConfigError names every wrong key.
+
+    Args:
+        path: The file; relative paths in it are relative to it.
+        data: A folder to which the paths of data files are relative instead.
+    """
     institution = parse(Institution, read_toml(path), where=str(path))
+    if data is not None:
+        files = {name: _absolute(source, data.resolve()) for name, source in institution.data.items()}
+        institution = institution.model_copy(update={"data": files})
     return _absolute(institution, path.resolve().parent)
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -12,7 +13,7 @@ import torch
 
 from client import trainer
 from client.augmentation import Rewording, open_rewording
-from client.data.loading import TaskData, load_data
+from client.data.loading import TaskData, load_data, mark_known
 from client.institution import Institution, load_institution
 from shared import codec
 from shared.adapter import difference, get_state, select, set_state
@@ -77,7 +78,8 @@ class Site:
             if task in self.rewordings:
                 records = [self.rewordings[task](record, rng) for record in self.records(task, "train")]
                 length = self.federation.backbone.max_length
-                examples += self.model.tasks[task].encode(records, self.model.tokenizer, length)
+                encoded = self.model.tasks[task].encode(records, self.model.tokenizer, length)
+                examples += mark_known(encoded, self.model.tasks[task], self._split(task, "train").annotates)
             else:
                 examples += self._split(task, "train").examples
         return examples
@@ -100,7 +102,19 @@ class Site:
         records = {
             task: {split: len(data.records) for split, data in splits.items()} for task, splits in self.data.items()
         }
-        return QueryReply(institution=self.name, records=records, software=version("collegium"))
+        return QueryReply(
+            institution=self.name, records=records, software=version("collegium"), labels=self._inventory()
+        )
+
+    def _inventory(self) -> dict[str, dict[str, int]]:
+        """Per task with labels, how many training records bear each of those that this site annotates."""
+        inventory = {}
+        for name in self.data:
+            task, data = self.model.tasks[name], self._split(name, "train")
+            if task.labels:
+                borne = Counter(label for record in data.records for label in set(task.labels_of(record)))
+                inventory[name] = {label: borne[label] for label in data.annotates or task.labels}
+        return inventory
 
     def _load(self, state: bytes) -> Arrays:
         arrays = codec.decode(state, self.federation.wire.codec)

@@ -1,7 +1,7 @@
 """From an institution's files to checked and encoded records: every bad row is named, none is dropped."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,6 +29,8 @@ class TaskData:
 
     records: tuple[Record, ...]
     examples: tuple[Example, ...]
+    annotates: tuple[str, ...] | None = None
+    """The labels that the site annotates; None if all."""
 
 
 def load_data(
@@ -37,42 +39,71 @@ def load_data(
     """Read, check and encode everything an institution holds, per task and split.
 
     Raises:
-        ConfigError: A task is not in the federation.
+        ConfigError: A task is not in the federation, or labels that a site says it annotates or renames are not.
         DataError: A file is missing or empty, or rows are wrong; names file, lines and what is wrong.
     """
     if unknown := sorted(data.keys() - tasks.keys()):
         raise ConfigError(
             f"Expected the tasks under [data] to be among the federation's {sorted(tasks)}, but {unknown} are not."
         )
-    loaded: dict[str, dict[Split, TaskData]] = {}
     for name, source in data.items():
-        splits = {
-            split: _encode(records, tasks[name], tokenizer, max_length)
+        check_labels(source, tasks[name])
+    return {
+        name: {
+            split: _encode(records, tasks[name], tokenizer, max_length, source.annotates)
             for split, records in _read_splits(source, tasks[name]).items()
         }
-        loaded[name] = splits
-    return loaded
+        for name, source in data.items()
+    }
 
 
-def check_rows(path: Path, task: Task) -> Iterator[tuple[int, Record | BadRow]]:
-    """Yield line number and record, checked by `task`, or what is wrong with it; DataError if there is no reading."""
+def check_labels(source: Data, task: Task) -> None:
+    """Raise ConfigError unless the labels that a site's file names are the federation's."""
+    for key, labels in (("annotates", source.annotates or ()), ("rename", source.rename.values())):
+        if unknown := sorted(set(labels) - set(task.labels)):
+            raise ConfigError(
+                f"Expected data.{task.name}.{key} to name labels among the federation's {list(task.labels)}, but "
+                f"{unknown} are not."
+            )
+    if source.annotates is not None and not task.outputs():
+        raise ConfigError(f"Task {task.name} cannot be annotated in part; remove data.{task.name}.annotates.")
+
+
+def mark_known(examples: Sequence[Example], task: Task, annotates: Sequence[str] | None) -> list[Example]:
+    """The examples, each target saying which of the head's outputs stand for labels that the site annotates."""
+    if annotates is None:
+        return list(examples)
+    known = tuple(label is None or label in annotates for label in task.outputs())
+    return [replace(e, target={**e.target, "known": known}) if e.target else e for e in examples]
+
+
+def check_rows(path: Path, task: Task, source: Data | None = None) -> Iterator[tuple[int, Record | BadRow]]:
+    """Yield line number and record, checked by `task`, or what is wrong with it; DataError if there is no reading.
+
+    Args:
+        path: The file.
+        task: Whose records they are.
+        source: How the file's labels become the federation's; they are the federation's if None.
+    """
     for number, row in scan_rows(path):
         if isinstance(row, BadRow):
             yield number, row
             continue
         try:
-            task.check(row)
+            record = task.relabel(row, source.rename, source.scheme) if source else row
+            task.check(record)
+            _check_annotated(record, task, source)
         except ValueError as error:
             yield number, BadRow(str(error))
         else:
-            yield number, row
+            yield number, record
 
 
-def read_records(path: Path, task: Task) -> list[Record]:
-    """All records of a file, each checked by `task`; DataError lists the bad rows together."""
+def read_records(path: Path, task: Task, source: Data | None = None) -> list[Record]:
+    """All records of a file, as `check_rows` yields them; DataError lists the bad rows together."""
     records: list[Record] = []
     bad: list[str] = []
-    for number, row in check_rows(path, task):
+    for number, row in check_rows(path, task, source):
         if isinstance(row, BadRow):
             bad.append(f"line {number}: {row.what}")
         else:
@@ -105,7 +136,7 @@ def choose(files: Mapping[Split, list[T]], limit: int | None) -> dict[Split, lis
 
 
 def _read_splits(source: Data, task: Task) -> dict[Split, list[Record]]:
-    return choose({split: read_records(path, task) for split, path in paths_of(source).items()}, source.limit)
+    return choose({split: read_records(path, task, source) for split, path in paths_of(source).items()}, source.limit)
 
 
 def _limit(records: list[T], limit: int | None) -> list[T]:
@@ -115,5 +146,19 @@ def _limit(records: list[T], limit: int | None) -> list[T]:
     return [records[i] for i in chosen]
 
 
-def _encode(records: list[Record], task: Task, tokenizer: PreTrainedTokenizerFast, max_length: int) -> TaskData:
-    return TaskData(tuple(records), tuple(task.encode(records, tokenizer, max_length)))
+def _encode(
+    records: list[Record],
+    task: Task,
+    tokenizer: PreTrainedTokenizerFast,
+    max_length: int,
+    annotates: tuple[str, ...] | None,
+) -> TaskData:
+    examples = mark_known(task.encode(records, tokenizer, max_length), task, annotates)
+    return TaskData(tuple(records), tuple(examples), annotates)
+
+
+def _check_annotated(record: Record, task: Task, source: Data | None) -> None:
+    if source and source.annotates is not None:
+        for label in task.labels_of(record):
+            if label not in source.annotates:
+                raise ValueError(f"label {label!r} is not among those that annotates names: {list(source.annotates)}")

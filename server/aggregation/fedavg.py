@@ -3,9 +3,9 @@
 A head is averaged over the institutions that hold its task, weighted by their examples of it; where they annotate
 different labels, row by row over those that annotate the row's label. The adapter gives every task an equal say:
 institution i weighs w_i = 1/T * sum_t n_it / N_t over the T tasks present, where n_it are its examples of task t and
-N_t all institutions'. N_t is known only at the end, so one running sum is kept per task and the memory needed does not grow
-with the number of institutions. Weights by `examples` are w_i = n_i / N instead (McMahan et al. 2017), under which a
-large task drowns a small one.
+N_t all institutions'. N_t is known only at the end, so one running sum is kept per task and the memory needed does not
+grow with the number of institutions. Weights by `examples` are w_i = n_i / N instead (McMahan et al. 2017), under which
+a large task drowns a small one.
 """
 
 import math

@@ -1,13 +1,17 @@
 """What the task types that choose among labels share: the labels in a federation file, a record's label, its scores."""
 
+import json
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Annotated, Any
 
+import numpy as np
 from pydantic import AfterValidator, Field
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from shared.tasks.base import Record, shown, unique
+from shared.tasks.base import Example, Record, shown, unique
 
 Labels = Annotated[tuple[str, ...], Field(min_length=2), AfterValidator(unique)]
 ClassWeights = tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]
@@ -30,7 +34,35 @@ def require_label(record: Record, labels: Sequence[str]) -> None:
 def require_known(label: Any, labels: Sequence[str]) -> None:
     """Raise ValueError unless `label` is one of `labels`."""
     if label not in labels:
-        raise ValueError(f"label {shown(label)} is not among the federation's {list(labels)}")
+        raise ValueError(f"label {shown(label)} is not among the federation's {list(labels)}{hint(label, labels)}")
+
+
+def hint(label: Any, known: Sequence[str]) -> str:
+    """How to resolve a label that is only spelt differently; nothing if none is like it."""
+    plain = {re.sub(r"[\\W_]", "", name).casefold(): name for name in known}
+    bare = re.sub(r"[\\W_]", "", str(label)).casefold()
+    if not (close := get_close_matches(bare, plain, n=1, cutoff=0.75)):
+        return ""
+    meant = plain[close[0]]
+    return (
+        f"; if {meant!r} is meant, add rename = {{{json.dumps(str(label))} = {json.dumps(meant)}}} to its [data] table"
+    )
+
+
+def renamed(record: Record, rename: Mapping[str, str]) -> Record:
+    """The record with its `label`, or each of its `labels`, renamed."""
+    changes: dict[str, Any] = {}
+    if isinstance(label := record.get("label"), str):
+        changes["label"] = rename.get(label, label)
+    if isinstance(labels := record.get("labels"), list):
+        changes["labels"] = [rename.get(item, item) if isinstance(item, str) else item for item in labels]
+    return {**record, **changes} if changes else record
+
+
+def likeliest(example: Example, row: np.ndarray, labels: Sequence[str]) -> str:
+    """The label of the highest logit, among those that the example's institution annotates."""
+    known = np.array(example.target.get("known", (True,) * len(labels)))
+    return labels[int(np.where(known, row, -np.inf).argmax())]
 
 
 def label_scores(truth: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:

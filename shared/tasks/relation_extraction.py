@@ -13,11 +13,24 @@ import torch
 from pydantic import model_validator
 from sklearn.metrics import accuracy_score, f1_score
 from torch import nn
-from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
-from shared.tasks.base import Card, Example, Head, Record, Spec, Target, Task, Tensors, require_words, shown
-from shared.tasks.labels import Labels, require_label
+from shared.tasks.base import (
+    Card,
+    Example,
+    Head,
+    LabelSmoothing,
+    Record,
+    Scheme,
+    Spec,
+    Target,
+    Task,
+    Tensors,
+    require_words,
+    shown,
+)
+from shared.tasks.labels import Labels, likeliest, renamed, require_label
+from shared.tasks.partial import cross_entropy, known_outputs
 
 Span = tuple[int, int]
 """First position, and the one after the last."""
@@ -30,6 +43,7 @@ class RelationExtractionSpec(Spec):
 
     type: Literal["relation-extraction"]
     labels: Labels
+    label_smoothing: LabelSmoothing = 0.0
     no_relation: str | None = None
     """The label that says that no relation holds; F1 is over the others. Without it, over all labels."""
 
@@ -73,6 +87,7 @@ class RelationExtraction(Task):
         self.name = name
         self.metric = "micro_f1"
         self.labels = spec.labels
+        self.label_smoothing = spec.label_smoothing
         self.relations = tuple(label for label in spec.labels if label != spec.no_relation)
 
     def check(self, record: Record) -> None:
@@ -125,6 +140,14 @@ class RelationExtraction(Task):
         """Plain text does not say where the entities are."""
         raise ValueError("expected the places of two entities, which plain text cannot give; use --file with records")
 
+    def outputs(self) -> Sequence[str | None]:
+        """The labels."""
+        return self.labels
+
+    def relabel(self, record: Record, rename: Mapping[str, str], scheme: Scheme) -> Record:
+        """The record with its label renamed."""
+        return renamed(record, rename)
+
     def head(self, embeddings: torch.Tensor, dropout: float) -> Head:
         """The states of both first markers, dropout, linear."""
         return EntityPairHead(embeddings.shape[1], len(self.labels), dropout)
@@ -135,15 +158,16 @@ class RelationExtraction(Task):
 
     def collate(self, targets: Sequence[Target], length: int) -> Tensors:
         """`labels`: [rows]."""
-        return {"labels": torch.tensor([target["labels"] for target in targets])}
+        labels = torch.tensor([target["labels"] for target in targets])
+        return {"labels": labels} | known_outputs(targets, len(self.labels))
 
     def loss(self, logits: torch.Tensor, targets: Tensors) -> torch.Tensor:
         """Cross-entropy of each row."""
-        return functional.cross_entropy(logits, targets["labels"], reduction="none")
+        return cross_entropy(logits, targets["labels"], targets.get("known"), label_smoothing=self.label_smoothing)
 
     def predict(self, examples: Sequence[Example], logits: Sequence[np.ndarray]) -> dict[int, Any]:
         """The likeliest label."""
-        return {e.record: self.labels[int(row.argmax())] for e, row in zip(examples, logits, strict=True)}
+        return {e.record: likeliest(e, row, self.labels) for e, row in zip(examples, logits, strict=True)}
 
     def score(self, records: Sequence[Record], predictions: Sequence[Any]) -> dict[str, float]:
         """Micro- and macro-F1 of the relations (not of no relation) by scikit-learn, and accuracy over all labels.

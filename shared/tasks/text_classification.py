@@ -6,7 +6,7 @@ seeds, [CLS] scored 5 points of macro-F1 less on sentences of legal decisions, w
 medical abstracts. Loss: cross-entropy; with several labels, the mean over labels of binary cross-entropy.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self, final
 
 import numpy as np
@@ -16,8 +16,31 @@ from sklearn.metrics import accuracy_score, f1_score
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
-from shared.tasks.base import Card, Example, Head, Record, Spec, Target, Task, Tensors, require_text, shown
-from shared.tasks.labels import ClassWeights, Labels, check_weights, label_scores, require_known, require_label
+from shared.tasks.base import (
+    Card,
+    Example,
+    Head,
+    LabelSmoothing,
+    Record,
+    Scheme,
+    Spec,
+    Target,
+    Task,
+    Tensors,
+    require_text,
+    shown,
+)
+from shared.tasks.labels import (
+    ClassWeights,
+    Labels,
+    check_weights,
+    label_scores,
+    likeliest,
+    renamed,
+    require_known,
+    require_label,
+)
+from shared.tasks.partial import cross_entropy, known_outputs
 from shared.tasks.pooling import PooledHead, Pooling
 
 
@@ -33,6 +56,8 @@ class TextClassificationSpec(Spec):
     The loss is not divided by the weights of a batch, so that a row's loss depends on no other row.
     """
     pooling: Pooling = "mean"
+    label_smoothing: LabelSmoothing = 0.0
+    """Of a single label."""
 
     @model_validator(mode="after")
     def _one_weight_per_label(self) -> Self:
@@ -56,6 +81,7 @@ class TextClassification(Task):
     def __init__(self, name: str, spec: TextClassificationSpec) -> None:
         self.name = name
         self.labels = spec.labels
+        self.label_smoothing = spec.label_smoothing
         self.multi_label = spec.multi_label
         self.class_weights = spec.class_weights
         self.pooling = spec.pooling
@@ -97,6 +123,14 @@ class TextClassification(Task):
         """A record of the text."""
         return {"text": text}
 
+    def outputs(self) -> Sequence[str | None]:
+        """The labels."""
+        return self.labels
+
+    def relabel(self, record: Record, rename: Mapping[str, str], scheme: Scheme) -> Record:
+        """The record with its label renamed."""
+        return renamed(record, rename)
+
     def head(self, embeddings: torch.Tensor, dropout: float) -> Head:
         """Mean over the text or [CLS], dropout, linear."""
         return PooledHead(embeddings.shape[1], len(self.labels), dropout, self.pooling)
@@ -104,7 +138,8 @@ class TextClassification(Task):
     def collate(self, targets: Sequence[Target], length: int) -> Tensors:
         """`labels`: [rows], or [rows, labels] of zeros and ones."""
         dtype = torch.float32 if self.multi_label else torch.long
-        return {"labels": torch.tensor([target["labels"] for target in targets], dtype=dtype)}
+        labels = torch.tensor([target["labels"] for target in targets], dtype=dtype)
+        return {"labels": labels} | known_outputs(targets, len(self.labels))
 
     def loss(self, logits: torch.Tensor, targets: Tensors) -> torch.Tensor:
         """Cross-entropy, or mean binary cross-entropy, of each row."""
@@ -112,12 +147,13 @@ class TextClassification(Task):
         weights = None if self.class_weights is None else logits.new_tensor(self.class_weights)
         if self.multi_label:
             losses = functional.binary_cross_entropy_with_logits(logits, gold, pos_weight=weights, reduction="none")
-            return losses.mean(1)
-        return functional.cross_entropy(logits, gold, weight=weights, reduction="none")
+            known = targets.get("known", torch.ones_like(gold, dtype=torch.bool))
+            return (losses * known).sum(1) / known.sum(1)
+        return cross_entropy(logits, gold, targets.get("known"), weight=weights, label_smoothing=self.label_smoothing)
 
     def predict(self, examples: Sequence[Example], logits: Sequence[np.ndarray]) -> dict[int, Any]:
         """The likeliest label; with several labels, those above one half."""
-        return {e.record: self._decode(row) for e, row in zip(examples, logits, strict=True)}
+        return {e.record: self._decode(e, row) for e, row in zip(examples, logits, strict=True)}
 
     def score(self, records: Sequence[Record], predictions: Sequence[Any]) -> dict[str, float]:
         """One label: macro-F1, accuracy, MCC (in [-1, 1]). Several: macro-F1, micro-F1, exact match of the set.
@@ -147,7 +183,8 @@ class TextClassification(Task):
     def _bits(self, labels: Sequence[str]) -> list[int]:
         return [int(label in labels) for label in self.labels]
 
-    def _decode(self, row: np.ndarray) -> Any:
+    def _decode(self, example: Example, row: np.ndarray) -> Any:
         if self.multi_label:
-            return [label for label, logit in zip(self.labels, row, strict=True) if logit > 0]
-        return self.labels[int(row.argmax())]
+            known = example.target.get("known", (True,) * len(self.labels))
+            return [label for label, logit, own in zip(self.labels, row, known, strict=True) if logit > 0 and own]
+        return likeliest(example, row, self.labels)

@@ -6,7 +6,7 @@ the longer one is cut until both fit. Head: the mean over both texts or the stat
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self, final
 
 import numpy as np
@@ -16,8 +16,22 @@ from scipy.stats import DegenerateDataWarning, pearsonr, spearmanr
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
-from shared.tasks.base import Card, Example, Head, Record, Spec, Target, Task, Tensors, require_text, shown
-from shared.tasks.labels import ClassWeights, Labels, check_weights, label_scores, require_label
+from shared.tasks.base import (
+    Card,
+    Example,
+    Head,
+    LabelSmoothing,
+    Record,
+    Scheme,
+    Spec,
+    Target,
+    Task,
+    Tensors,
+    require_text,
+    shown,
+)
+from shared.tasks.labels import ClassWeights, Labels, check_weights, label_scores, likeliest, renamed, require_label
+from shared.tasks.partial import cross_entropy, known_outputs
 from shared.tasks.pooling import PooledHead, Pooling
 
 Bound = Annotated[float, Field(allow_inf_nan=False)]
@@ -31,6 +45,7 @@ class TextPairClassificationSpec(Spec):
     class_weights: ClassWeights | None = None
     """Each row's loss is multiplied by its label's weight, and divided by nothing."""
     pooling: Pooling = "mean"
+    label_smoothing: LabelSmoothing = 0.0
 
     @model_validator(mode="after")
     def _one_weight_per_label(self) -> Self:
@@ -71,6 +86,7 @@ class TextPairClassification(Task):
     def __init__(self, name: str, spec: TextPairClassificationSpec) -> None:
         self.name = name
         self.labels = spec.labels
+        self.label_smoothing = spec.label_smoothing
         self.class_weights = spec.class_weights
         self.pooling = spec.pooling
         self.metric = "macro_f1"
@@ -97,22 +113,33 @@ class TextPairClassification(Task):
         """A record of both texts."""
         return _pair(text, second)
 
+    def outputs(self) -> Sequence[str | None]:
+        """The labels."""
+        return self.labels
+
+    def relabel(self, record: Record, rename: Mapping[str, str], scheme: Scheme) -> Record:
+        """The record with its label renamed."""
+        return renamed(record, rename)
+
     def head(self, embeddings: torch.Tensor, dropout: float) -> Head:
         """Mean over both texts or [CLS], dropout, linear."""
         return PooledHead(embeddings.shape[1], len(self.labels), dropout, self.pooling)
 
     def collate(self, targets: Sequence[Target], length: int) -> Tensors:
         """`labels`: [rows]."""
-        return {"labels": torch.tensor([target["labels"] for target in targets])}
+        labels = torch.tensor([target["labels"] for target in targets])
+        return {"labels": labels} | known_outputs(targets, len(self.labels))
 
     def loss(self, logits: torch.Tensor, targets: Tensors) -> torch.Tensor:
         """Cross-entropy of each row."""
         weights = None if self.class_weights is None else logits.new_tensor(self.class_weights)
-        return functional.cross_entropy(logits, targets["labels"], weight=weights, reduction="none")
+        return cross_entropy(
+            logits, targets["labels"], targets.get("known"), weight=weights, label_smoothing=self.label_smoothing
+        )
 
     def predict(self, examples: Sequence[Example], logits: Sequence[np.ndarray]) -> dict[int, Any]:
         """The likeliest label."""
-        return {e.record: self.labels[int(row.argmax())] for e, row in zip(examples, logits, strict=True)}
+        return {e.record: likeliest(e, row, self.labels) for e, row in zip(examples, logits, strict=True)}
 
     def score(self, records: Sequence[Record], predictions: Sequence[Any]) -> dict[str, float]:
         """Macro-F1 over the labels that occur, accuracy, MCC (in [-1, 1])."""

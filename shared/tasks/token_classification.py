@@ -4,7 +4,7 @@ A document longer than the model's input is cut into windows between words, so t
 seqeval's in strict mode (IOB2), which equal conlleval's on legal sequences; predictions are made legal first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, final
 
 import numpy as np
@@ -13,13 +13,24 @@ from pydantic import AfterValidator, Field
 from seqeval.metrics.v1 import precision_recall_fscore_support
 from seqeval.scheme import IOB2
 from torch import nn
-from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
-from shared.tasks.base import Card, Example, Head, LabelSmoothing, Record, Spec, Target, Task, Tensors, shown, unique
-
-IGNORE = -100
-"""The target of a sub-token that carries no tag."""
+from shared.tasks.base import (
+    Card,
+    Example,
+    Head,
+    LabelSmoothing,
+    Record,
+    Scheme,
+    Spec,
+    Target,
+    Task,
+    Tensors,
+    shown,
+    unique,
+)
+from shared.tasks.labels import hint
+from shared.tasks.partial import IGNORE, cross_entropy, fold_unknown, known_outputs
 
 
 class TokenClassificationSpec(Spec):
@@ -29,6 +40,8 @@ class TokenClassificationSpec(Spec):
     types: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(unique)]
     """The entity types; tags are `B-TYPE`, `I-TYPE` and `O`."""
     label_smoothing: LabelSmoothing = 0.0
+    decoding: Literal["greedy", "viterbi"] = "greedy"
+    """`greedy` takes each word's likeliest tag and makes the sequence legal; `viterbi` the likeliest legal sequence."""
 
 
 class TokenHead(Head):
@@ -64,6 +77,7 @@ class TokenClassification(Task):
         self.metric = "f1"
         self.labels = spec.types
         self.label_smoothing = spec.label_smoothing
+        self.decoding = spec.decoding
         self.tags = ("O", *(f"{prefix}-{kind}" for kind in spec.types for prefix in "BI"))
 
     def check(self, record: Record) -> None:
@@ -81,9 +95,13 @@ class TokenClassification(Task):
             if tag not in self.tags:
                 raise ValueError(
                     f"tag {shown(tag)} at token {position} is not among the federation's {list(self.tags)}"
+                    f"{self._hint(tag)}"
                 )
             if tag[0] == "I" and (position == 0 or tags[position - 1][1:] != tag[1:]):
-                raise ValueError(f"tag {tag} at token {position} does not follow B{tag[1:]} or {tag}")
+                raise ValueError(
+                    f"tag {tag} at token {position} does not follow B{tag[1:]} or {tag}; if entities begin with I- "
+                    'in this file, add scheme = "IOB" to its [data] table'
+                )
 
     def texts_of(self, record: Record) -> list[str]:
         """The words in a line."""
@@ -130,6 +148,18 @@ class TokenClassification(Task):
         """A record of the text's words, cut at white space."""
         return {"tokens": text.split()}
 
+    def outputs(self) -> Sequence[str | None]:
+        """The type of each tag; all share `O`."""
+        return [None, *(kind for kind in self.labels for _ in "BI")]
+
+    def relabel(self, record: Record, rename: Mapping[str, str], scheme: Scheme) -> Record:
+        """The record with its tags turned into BIO and its types renamed."""
+        tags = record.get("tags")
+        if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+            return record
+        named = [f"{tag[:2]}{rename.get(tag[2:], tag[2:])}" for tag in tags]
+        return {**record, "tags": to_bio(named, scheme)}
+
     def head(self, embeddings: torch.Tensor, dropout: float) -> Head:
         """Dropout and a linear layer on every sub-token."""
         return TokenHead(embeddings.shape[1], len(self.tags), dropout)
@@ -139,25 +169,33 @@ class TokenClassification(Task):
         tags = torch.full((len(targets), length), IGNORE, dtype=torch.long)
         for row, target in enumerate(targets):
             tags[row, : len(target["tags"])] = torch.tensor(target["tags"])
-        return {"tags": tags}
+        return {"tags": tags} | known_outputs(targets, len(self.tags))
 
     def loss(self, logits: torch.Tensor, targets: Tensors) -> torch.Tensor:
         """Mean cross-entropy over the words of each row; zero for a row without words."""
         tags = targets["tags"]
-        losses = functional.cross_entropy(
-            logits.transpose(1, 2), tags, reduction="none", ignore_index=IGNORE, label_smoothing=self.label_smoothing
-        )
+        if "known" in targets:
+            logits = fold_unknown(logits, targets["known"])
+        losses = cross_entropy(logits, tags, targets.get("known"), label_smoothing=self.label_smoothing)
         return losses.sum(1) / (tags != IGNORE).sum(1).clamp(min=1)
 
     def predict(self, examples: Sequence[Example], logits: Sequence[np.ndarray]) -> dict[int, Any]:
-        """Legal tags per record: an `I-` that continues nothing becomes `B-`; a word without sub-tokens is `O`."""
-        found: dict[int, list[str]] = {}
+        """Legal tags per record; greedily, an `I-` that continues nothing becomes `B-`."""
+        # What each word of a record scores; a word without sub-tokens can only be `O`.
+        found: dict[int, np.ndarray] = {}
         for example, rows in zip(examples, logits, strict=True):
-            tags = found.setdefault(example.record, ["O"] * example.decoding["count"])
-            for word, choice in zip(example.decoding["words"], rows.argmax(-1), strict=True):
+            if "known" in example.target:
+                known = torch.tensor([example.target["known"]])
+                rows = fold_unknown(torch.from_numpy(rows)[None], known)[0].numpy()
+            if example.record not in found:
+                outside = np.full((example.decoding["count"], len(self.tags)), -np.inf)
+                outside[:, 0] = 0.0
+                found[example.record] = outside
+            for word, scores in zip(example.decoding["words"], rows, strict=True):
                 if word is not None:
-                    tags[word] = self.tags[choice]
-        return {record: _legal(tags) for record, tags in found.items()}
+                    found[example.record][word] = scores
+        decode = self._greedy if self.decoding == "greedy" else self._viterbi
+        return {record: decode(scores) for record, scores in found.items()}
 
     def score(self, records: Sequence[Record], predictions: Sequence[Any]) -> dict[str, float]:
         """Entity-level micro F1, precision and recall, strict IOB2."""
@@ -167,10 +205,47 @@ class TokenClassification(Task):
         )
         return {"f1": float(f1), "precision": float(precision), "recall": float(recall)}
 
+    def _greedy(self, scores: np.ndarray) -> list[str]:
+        return _legal([self.tags[choice] for choice in scores.argmax(-1)])
+
+    def _viterbi(self, scores: np.ndarray) -> list[str]:
+        """The tag sequence of the highest total log-probability in which every `I-` continues its entity."""
+        log_p = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
+        follows = np.array([[b[0] != "I" or a[1:] == b[1:] for b in self.tags] for a in self.tags])
+        allowed = np.where(follows, 0.0, -np.inf)
+        best = np.where([tag[0] != "I" for tag in self.tags], log_p[0], -np.inf)
+        back = np.zeros(scores.shape, dtype=np.int64)
+        for position in range(1, len(scores)):
+            paths = best[:, None] + allowed
+            back[position] = paths.argmax(0)
+            best = paths.max(0) + log_p[position]
+        path = [int(best.argmax())]
+        for position in range(len(scores) - 1, 0, -1):
+            path.append(int(back[position, path[-1]]))
+        return [self.tags[tag] for tag in reversed(path)]
+
+    def _hint(self, tag: Any) -> str:
+        if isinstance(tag, str) and tag[:2] in ("S-", "E-", "U-", "L-") and tag[2:] in self.labels:
+            return '; the tags look like BIOES: add scheme = "BIOES" to its [data] table'
+        return hint(tag[2:], self.labels) if isinstance(tag, str) and tag[1:2] == "-" else ""
+
     def _target(self, record: Record, words: Sequence[int | None]) -> Target:
         if "tags" not in record:
             return {}
         return {"tags": [IGNORE if word is None else self.tags.index(record["tags"][word]) for word in words]}
+
+
+def to_bio(tags: Sequence[str], scheme: Scheme) -> list[str]:
+    """Tags of another scheme as BIO.
+
+    In IOB an entity begins with `I-`, and with `B-` only right after another of its type (Ramshaw and Marcus 1995). In
+    BIOES, and BILOU, single words are `S-` or `U-`, and last ones `E-` or `L-`.
+    """
+    if scheme == "BIO":
+        return list(tags)
+    if scheme == "IOB":
+        return _legal(tags)
+    return [{"S": "B", "U": "B", "E": "I", "L": "I"}.get(tag[:1], tag[:1]) + tag[1:] for tag in tags]
 
 
 def _first_pieces(word_ids: Sequence[int | None]) -> list[int | None]:

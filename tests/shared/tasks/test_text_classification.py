@@ -89,7 +89,7 @@ def test_check_accepts_what_it_should() -> None:
 def test_check_says_what_is_wrong(task: TextClassification, record: Mapping[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=r"label|text") as error:
         task.check(record)
-    assert str(error.value) == message
+    assert str(error.value).split("; if ")[0] == message
 
 
 def test_an_error_shows_little_of_private_text() -> None:

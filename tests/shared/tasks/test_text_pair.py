@@ -98,7 +98,7 @@ def test_spec_of_a_similarity_refuses(values: dict[str, Any], complaint: str) ->
 def test_check_says_what_is_wrong(task: Any, record: Mapping[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=r"label|expected") as error:
         task.check(record)
-    assert str(error.value) == message
+    assert str(error.value).split("; if ")[0] == message
 
 
 def test_check_accepts_what_it_should() -> None:

@@ -89,7 +89,7 @@ def test_tags_are_o_and_two_per_type() -> None:
 def test_check_says_what_is_wrong(record: Mapping[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match="token") as error:
         TASK.check(record)
-    assert str(error.value) == message
+    assert str(error.value).split("; if ")[0] == message
 
 
 def test_an_error_shows_little_of_private_text() -> None:
