@@ -1,8 +1,6 @@
 """The institution's own file: who it is, where the coordinator is, where its data lie. It never leaves the site."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
@@ -44,7 +42,7 @@ class Data(Model):
 
     What it leaves out it does not teach away: its loss and its scores look at these labels only.
     """
-    rename: Mapping[str, str] = MappingProxyType({})
+    rename: dict[str, str] = Field(default_factory=dict)
     """The federation's name for each label that this site's files spell otherwise."""
     scheme: Scheme = "BIO"
     """How the tags of entities are written: `BIO`, `IOB` (an entity begins with I-), or `BIOES` (also `BILOU`)."""

