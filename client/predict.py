@@ -34,8 +34,7 @@ class Predictor:
     def predict(self, task: str, records: Sequence[Record]) -> list[Any]:
         """One prediction per record. Raises ConfigError for an unknown task, DataError for a record without text."""
         examples = self._encode(task, records)
-        predictions = trainer.predict(self.model, examples, precision="float32")
-        return [predictions[index] for index in range(len(records))]
+        return trainer.predict(self.model, self.task(task), examples, precision="float32")
 
     @torch.inference_mode()
     def logits(self, task: str, record: Record) -> np.ndarray:
@@ -65,6 +64,7 @@ def open_bundle(folder: Path, *, backbone: str | None = None) -> Predictor:
     bundle = load_bundle(folder)
     model = build_model(bundle.federation, backbone=backbone)
     set_state(model, bundle.arrays)
+    model.tasks = {name: task.calibrated(bundle.settings.get(name, {})) for name, task in model.tasks.items()}
     return Predictor(bundle.federation, model.eval())
 
 

@@ -157,7 +157,8 @@ class Site:
         self._load(request.state)
         held = {task: splits[request.split] for task, splits in self.data.items() if request.split in splits}
         scores = {
-            task: score(self.model, task, data, self.federation.training.precision) for task, data in held.items()
+            task: score(self.model, task, self.data[task], request.split, self.federation.training.precision)
+            for task in held
         }
         return EvaluateReply(
             institution=self.name,
@@ -169,10 +170,19 @@ class Site:
         )
 
 
-def score(model: MultiTaskModel, task: str, data: TaskData, precision: str = "auto") -> dict[str, float]:
-    """All metrics of one task's records under the model's present state."""
-    predictions = trainer.predict(model, data.examples, precision=precision)
-    return model.tasks[task].score(data.records, [predictions[i] for i in range(len(data.records))])
+def score(
+    model: MultiTaskModel, task: str, splits: Mapping[Split, TaskData], split: Split, precision: str = "auto"
+) -> dict[str, float]:
+    """All metrics of one task's records of a split under the model's present state.
+
+    What `Task.tunable` names is tuned on the validation records first, and stands among the metrics.
+    """
+    told, tuned = model.tasks[task], dict[str, float]()
+    if told.tunable and "validation" in splits:
+        held = splits["validation"]
+        tuned = told.calibrate(held.records, held.examples, trainer.infer(model, held.examples, precision=precision))
+    predictions = trainer.predict(model, told.calibrated(tuned), splits[split].examples, precision=precision)
+    return told.score(splits[split].records, predictions) | tuned
 
 
 def open_site(path: Path, *, model: MultiTaskModel | None = None) -> Site:

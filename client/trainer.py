@@ -17,7 +17,7 @@ from client.precision import autocast
 from shared.balancing import BALANCERS, State
 from shared.federation import Training
 from shared.model import MultiTaskModel
-from shared.tasks import Example
+from shared.tasks import Example, Task
 
 Progress = Callable[[int, int], None]
 """Called after every step with (steps done, steps in all)."""
@@ -111,10 +111,10 @@ def derive_seed(seed: int, institution: str, round: int) -> int:
 
 
 @torch.inference_mode()
-def predict(
+def infer(
     model: MultiTaskModel, examples: Sequence[Example], *, batch_tokens: int = 8192, precision: str = "auto"
-) -> dict[int, Any]:
-    """Predictions of one task's examples by record index.
+) -> list[np.ndarray]:
+    """What one task's head infers of each example, cut to its length; `Task.predict` decodes it.
 
     Args:
         model: Its heads must include the examples' task.
@@ -122,8 +122,6 @@ def predict(
         batch_tokens: Most padded sub-tokens in one batch.
         precision: As in `Training.precision`.
     """
-    if not examples:
-        return {}
     model.eval()
     logits: dict[int, np.ndarray] = {}
     for batch in evaluation_batches(examples, batch_tokens):
@@ -132,8 +130,13 @@ def predict(
         per_token = output.dim() == 3
         for example, row in zip(batch, output.float().cpu().numpy(), strict=True):
             logits[id(example)] = row[: len(example)] if per_token else row
-    task = model.tasks[examples[0].task]
-    return task.predict(examples, [logits[id(example)] for example in examples])
+    return [logits[id(example)] for example in examples]
+
+
+def predict(model: MultiTaskModel, task: Task, examples: Sequence[Example], *, precision: str = "auto") -> list[Any]:
+    """Predictions of a task's examples, by record."""
+    found = task.predict(examples, infer(model, examples, precision=precision))
+    return [found[record] for record in range(len(found))]
 
 
 def _epoch(

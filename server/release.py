@@ -12,11 +12,12 @@ from safetensors.numpy import save_file
 
 from server.store import Store, rounds, scores
 from shared.adapter import ADAPTER, HEAD
-from shared.bundle import ADAPTER_FILE, FEDERATION_FILE, HEADS_FILE
+from shared.bundle import ADAPTER_FILE, FEDERATION_FILE, HEADS_FILE, METRICS_FILE
 from shared.codec import Arrays
 from shared.errors import ConfigError, StoreError
 from shared.federation import Federation
 from shared.model import lora_config
+from shared.tasks import TASK_TYPES
 
 README = """\
 # {name}
@@ -61,6 +62,7 @@ def release(store: Store, run: str, folder: Path) -> Path:
         "best_round": best,
         "rounds": store.rows(rounds, row["run"]),
         "scores": store.rows(scores, row["run"]),
+        "settings": tuned_settings(federation, store.rows(scores, row["run"]), best),
     }
     building = folder.with_name(f".{folder.name}.part")
     try:
@@ -75,13 +77,35 @@ def release(store: Store, run: str, folder: Path) -> Path:
     return folder
 
 
+def tuned_settings(
+    federation: Federation, scored: Sequence[Mapping[str, Any]], best: int
+) -> dict[str, dict[str, float]]:
+    """Per task, the settings that institutions tuned on validation records of the best round.
+
+    The mean over institutions, weighted by their validation records.
+    """
+    settings: dict[str, dict[str, float]] = {}
+    for task, spec in federation.tasks.items():
+        for setting in TASK_TYPES[spec.type].tunable:
+            rows = [
+                row
+                for row in scored
+                if (row["task"], row["metric"], row["round"], row["split"]) == (task, setting, best, "validation")
+            ]
+            if rows:
+                total = sum(row["examples"] for row in rows)
+                value = sum(row["value"] * row["examples"] for row in rows) / total
+                settings.setdefault(task, {})[setting] = value
+    return settings
+
+
 def _write(folder: Path, federation: Federation, state: Arrays, metrics: Mapping[str, Any]) -> None:
     lora_config(federation.adapter, federation.backbone.name).save_pretrained(str(folder / "adapter"))
     for file, prefix in ((ADAPTER_FILE, ADAPTER), (HEADS_FILE, HEAD)):
         part = {name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)}
         save_file(part, folder / file)
     (folder / FEDERATION_FILE).write_text(federation_toml(federation), encoding="utf-8")
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2), encoding="utf-8")
+    (folder / METRICS_FILE).write_text(json.dumps(metrics, indent=2), encoding="utf-8")
     (folder / "README.md").write_text(_readme(federation, metrics), encoding="utf-8")
 
 

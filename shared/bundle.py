@@ -1,5 +1,7 @@
 """Reading a released bundle: the folder that `collegium server release` writes."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from shared.federation import Federation, load_federation
 ADAPTER_FILE = Path("adapter") / "adapter_model.safetensors"
 HEADS_FILE = Path("heads.safetensors")
 FEDERATION_FILE = Path("federation.toml")
+METRICS_FILE = Path("metrics.json")
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,8 @@ class Bundle:
 
     federation: Federation
     arrays: Arrays
+    settings: Mapping[str, Mapping[str, float]]
+    """Per task, the settings of `Task.predict` that were tuned on validation records."""
 
 
 def load_bundle(folder: Path) -> Bundle:
@@ -38,4 +43,11 @@ def load_bundle(folder: Path) -> Bundle:
             f"Expected an adapter and the heads of {sorted(federation.tasks)} in {folder}, but it has the heads of "
             f"{sorted(heads)}; take the whole bundle as it was released."
         )
-    return Bundle(federation, arrays)
+    return Bundle(federation, arrays, _settings(folder / METRICS_FILE))
+
+
+def _settings(file: Path) -> dict[str, dict[str, float]]:
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8"))["settings"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ConfigError(f"Expected the tuned settings in {file}, but they could not be read: {error}.") from error

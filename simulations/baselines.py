@@ -21,7 +21,7 @@ def centralised(
     progress: trainer.Progress | None = None,
 ) -> Scores:
     """Train on all institutions' records pooled, for as many epochs as the federation's rounds add up to."""
-    _train(model, initial, list(sites.values()), federation, progress)
+    train_on(model, initial, list(sites.values()), federation, progress)
     return {name: test_scores(model, site) for name, site in sites.items()}
 
 
@@ -36,7 +36,7 @@ def local_only(
     scores = {}
     for name, site in sites.items():
         announce(f"local-only: {name}")
-        _train(model, initial, [site], federation, None)
+        train_on(model, initial, [site], federation, None)
         scores[name] = test_scores(model, site)
     return scores
 
@@ -44,19 +44,20 @@ def local_only(
 def test_scores(model: MultiTaskModel, site: Site) -> dict[str, float]:
     """The primary metric of each task that the site has test records for, under the model's present state."""
     return {
-        task: score(model, task, splits["test"], site.federation.training.precision)[model.tasks[task].metric]
+        task: score(model, task, splits, "test", site.federation.training.precision)[model.tasks[task].metric]
         for task, splits in site.data.items()
         if "test" in splits
     }
 
 
-def _train(
+def train_on(
     model: MultiTaskModel,
     initial: Arrays,
     sites: list[Site],
     federation: Federation,
-    progress: trainer.Progress | None,
+    progress: trainer.Progress | None = None,
 ) -> None:
+    """Train from `initial` on the sites' records together, for as many epochs as the federation's rounds add up to."""
     epochs = federation.training.epochs_per_round * federation.rounds.count
     examples = [example for site in sites for example in site.examples("train")]
     augmented = any(site.rewordings for site in sites)

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -70,6 +71,21 @@ def simulate(
         print_json({"rows": [row.as_dict() for row in rows], "means": means(rows)})
     else:
         print_rows(rows)
+
+
+@app.command(epilog="Example: collegium tasks")
+def tasks(as_json: JsonOption = False) -> None:
+    """List the types of task: what a record holds, head, loss, metrics, and the papers behind them."""
+    from shared.tasks import TASK_TYPES
+
+    cards = {name: asdict(task.card) for name, task in sorted(TASK_TYPES.items())}
+    if as_json:
+        print_json(cards)
+        return
+    for name, card in cards.items():
+        print(f"{name}: {card.pop('summary')}")
+        for key, text in card.items():
+            print(f"  {key:8}{text}")
 
 
 @app.command(epilog="Example: collegium predict bundle --task clauses --text 'The buyer pays within 30 days.'")

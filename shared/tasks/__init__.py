@@ -1,6 +1,6 @@
 """The registry of task types. A new type is one file here and one entry in each of the two tables below."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -33,7 +33,7 @@ TaskSpec = Annotated[
     | TextGenerationSpec,
     Field(discriminator="type"),
 ]
-TASK_TYPES = {
+TASK_TYPES: dict[str, Any] = {
     "text-classification": TextClassification,
     "text-pair-classification": TextPairClassification,
     "sentence-similarity": SentenceSimilarity,

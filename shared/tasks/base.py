@@ -125,6 +125,8 @@ class Task(Protocol):
     name: str
     metric: str
     """Key of the metric, among those of `score`, that stands for the task; higher is better."""
+    tunable: ClassVar[tuple[str, ...]] = ()
+    """Settings of `predict` that are tuned on validation records."""
     weight: float = 1.0
     """`Spec.weight`; `build_task` sets it."""
     labels: tuple[str, ...] = ()
@@ -198,6 +200,16 @@ class Task(Protocol):
     def predict(self, examples: Sequence[Example], logits: Sequence[np.ndarray]) -> dict[int, Any]:
         """Decode what the head inferred, each row cut to its example's length, to one prediction per record index."""
         ...
+
+    def calibrate(
+        self, records: Sequence[Record], examples: Sequence[Example], logits: Sequence[np.ndarray]
+    ) -> dict[str, float]:
+        """The settings of `predict`, among `tunable`, that score best on these validation records."""
+        return {}
+
+    def calibrated(self, settings: Mapping[str, float]) -> "Task":
+        """The task with these settings of `predict` in the place of the federation file's."""
+        return self
 
     def score(self, records: Sequence[Record], predictions: Sequence[Any]) -> dict[str, float]:
         """All metrics of the task over aligned records and predictions, each in [0, 1] unless it says otherwise."""

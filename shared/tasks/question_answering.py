@@ -36,7 +36,10 @@ class QuestionAnsweringSpec(Spec):
     max_answer_tokens: Annotated[int, Field(ge=1)] = 30
     """Longest answer that is predicted, in sub-tokens."""
     null_threshold: float = 0.0
-    """Answer nothing where the no-answer score exceeds the best span's by more than this."""
+    """Answer nothing where the no-answer score exceeds the best span's by more than this.
+
+    Institutions with validation records tune it on them, as the official evaluation does, before they score.
+    """
 
 
 class SpanHead(Head):
@@ -70,6 +73,8 @@ class QuestionAnswering(Task):
         metrics="f1, exact_match, has_answer_f1, no_answer_f1",
         source="Rajpurkar et al. 2018; Devlin et al. 2019, section 4.3",
     )
+
+    tunable = ("null_threshold",)
 
     def __init__(self, name: str, spec: QuestionAnsweringSpec) -> None:
         self.name = name
@@ -154,6 +159,11 @@ class QuestionAnswering(Task):
 
     def predict(self, examples: Sequence[Example], logits: Sequence[np.ndarray]) -> dict[int, Any]:
         """The answer's text per record, over all its windows; "" where no answer is likelier."""
+        found = self._answers(examples, logits)
+        return {record: "" if margin > self.spec.null_threshold else text for record, (margin, text) in found.items()}
+
+    def _answers(self, examples: Sequence[Example], logits: Sequence[np.ndarray]) -> dict[int, tuple[float, str]]:
+        """Per record, by how much no answer scores above the best span, and that span."""
         null: dict[int, float] = {}
         best: dict[int, tuple[float, str]] = {}
         for example, scores in zip(examples, logits, strict=True):
@@ -162,19 +172,39 @@ class QuestionAnswering(Task):
             score, text = self._best_span(example, scores)
             if score > best.get(record, (-np.inf, ""))[0]:
                 best[record] = (score, text)
-        answers = {}
-        for record, lowest in null.items():
-            score, text = best.get(record, (-np.inf, ""))
-            answers[record] = "" if lowest - score > self.spec.null_threshold else text
-        return answers
+        return {
+            record: (lowest - best[record][0], best[record][1]) if record in best else (np.inf, "")
+            for record, lowest in null.items()
+        }
+
+    def calibrate(
+        self, records: Sequence[Record], examples: Sequence[Example], logits: Sequence[np.ndarray]
+    ) -> dict[str, float]:
+        """The `null_threshold` with the highest F1: between two neighbouring score differences, or outside them all."""
+        found = self._answers(examples, logits)
+        order = sorted(found, key=lambda record: found[record][0])
+        spans = np.array([_best_f1(records[record], found[record][1]) for record in order])
+        empty = np.array([_best_f1(records[record], "") for record in order])
+        margins = np.array([found[record][0] for record in order])
+        # With the threshold after position i, the records up to i get their spans, and those behind it no answer.
+        totals = np.concatenate([[0.0], np.cumsum(spans)]) + np.concatenate([np.cumsum(empty[::-1])[::-1], [0.0]])
+        edges = np.concatenate([[margins[0] - 2.0], margins, [margins[-1] + 2.0]])
+        thresholds = (edges[:-1] + edges[1:]) / 2
+        allowed = np.isfinite(thresholds) & np.concatenate([[True], margins[:-1] < margins[1:], [True]])
+        best = totals[allowed].max()
+        choices = thresholds[allowed & np.isclose(totals, best)]
+        return {"null_threshold": float(choices[np.abs(choices).argmin()])}
+
+    def calibrated(self, settings: Mapping[str, float]) -> "QuestionAnswering":
+        """The task with another `null_threshold`."""
+        return QuestionAnswering(self.name, self.spec.model_copy(update=dict(settings)))
 
     def score(self, records: Sequence[Record], predictions: Sequence[Any]) -> dict[str, float]:
         """Exact match and F1, and F1 over the records with and without an answer where there are such."""
         exact, f1 = [], []
         for record, prediction in zip(records, predictions, strict=True):
-            golds = [answer["text"] for answer in record["answers"] if _normalise(answer["text"])] or [""]
-            exact.append(max(float(_normalise(gold) == _normalise(prediction)) for gold in golds))
-            f1.append(max(_f1(gold, prediction) for gold in golds))
+            exact.append(max(float(_normalise(gold) == _normalise(prediction)) for gold in _golds(record)))
+            f1.append(_best_f1(record, prediction))
         scores = {"f1": float(np.mean(f1)), "exact_match": float(np.mean(exact))}
         for name, kept in (("has_answer_f1", True), ("no_answer_f1", False)):
             part = [value for value, record in zip(f1, records, strict=True) if bool(record["answers"]) == kept]
@@ -221,6 +251,14 @@ def _target(record: Record, answer: tuple[int, int] | None, window: tuple[int, i
     if answer is None or answer[0] < start or answer[1] >= end:
         return {"start": 0, "end": 0}
     return {"start": answer[0] - start + first, "end": answer[1] - start + first}
+
+
+def _golds(record: Record) -> list[str]:
+    return [answer["text"] for answer in record["answers"] if _normalise(answer["text"])] or [""]
+
+
+def _best_f1(record: Record, prediction: str) -> float:
+    return max(_f1(gold, prediction) for gold in _golds(record))
 
 
 def _normalise(text: str) -> str:

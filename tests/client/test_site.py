@@ -1,11 +1,12 @@
 """A site's answers: what it trains, what it sends, what it refuses."""
 
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from client.site import Site
+from client.site import Site, score
 from shared import codec
 from shared.adapter import get_state, select
 from shared.errors import ConfigError
@@ -68,6 +69,28 @@ def test_it_scores_every_task_it_holds_on_the_split(make_site: MakeSite) -> None
     assert isinstance(reply, EvaluateReply)
     assert reply.examples == {"clauses": 12, "entities": 8}
     assert 0 <= reply.scores["clauses"]["macro_f1"] <= 1
+
+
+def test_it_tunes_the_null_threshold_on_its_validation_records(make_site: MakeSite) -> None:
+    site = make_site("notes_qa")
+    state = codec.encode(get_state(site.model), "float32")
+    assert site.records("notes_qa", "validation") == ()
+    reply = site.answer(EvaluateRequest(spec_digest=site.federation.digest, round=0, split="test", state=state))
+    assert isinstance(reply, EvaluateReply)
+    assert "null_threshold" not in reply.scores["notes_qa"]
+    splits = dict(site.data["notes_qa"])
+    splits["validation"] = splits["train"]
+    tuned = score(site.model, "notes_qa", splits, "validation")
+    assert score(site.model, "notes_qa", splits, "test")["null_threshold"] == tuned["null_threshold"]
+    assert tuned["f1"] >= score(site.model, "notes_qa", {"test": splits["train"]}, "test")["f1"]
+
+
+def test_it_tells_its_labels_and_how_many_records_bear_each(make_site: MakeSite) -> None:
+    site = make_site("clauses", "notes_qa")
+    reply = site.answer(QueryRequest(spec_digest=site.federation.digest))
+    assert isinstance(reply, QueryReply)
+    counts = Counter(record["label"] for record in site.records("clauses", "train"))
+    assert reply.labels == {"clauses": {"payment": counts["payment"], "liability": counts["liability"]}}
 
 
 def test_another_agreement_is_refused(make_site: MakeSite) -> None:

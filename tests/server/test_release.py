@@ -12,6 +12,7 @@ from peft import PeftModel
 from safetensors.numpy import load_file, save_file
 from transformers import BertModel
 
+from client.predict import open_bundle
 from server.release import federation_toml, release
 from server.store import Score, Store
 from shared.adapter import get_state, set_state
@@ -20,6 +21,7 @@ from shared.codec import Arrays
 from shared.errors import ConfigError, StoreError
 from shared.federation import Federation, load_federation
 from shared.model import build_model
+from shared.tasks.question_answering import QuestionAnswering
 
 
 @pytest.fixture
@@ -60,6 +62,26 @@ def test_the_best_round_comes_back_as_it_was_stored(
     assert bundle.arrays.keys() == state.keys()
     assert all(np.array_equal(bundle.arrays[name], state[name]) for name in state)
     assert [path.name for path in folder.parent.iterdir()] == ["bundle"]
+
+
+def test_settings_tuned_on_validation_records_come_with_the_bundle(
+    store: Store, completed: str, tmp_path: Path
+) -> None:
+    tuned = [
+        Score(number, split, name, "notes_qa", "null_threshold", value, examples)
+        for number, split, name, value, examples in (
+            (1, "validation", "hospital", 1.0, 30),
+            (1, "validation", "law_firm", 5.0, 10),
+            (1, "test", "hospital", 9.0, 30),
+            (2, "validation", "hospital", 9.0, 30),
+        )
+    ]
+    store.add_scores(completed, tuned)
+    folder = release(store, completed, tmp_path / "bundle")
+    assert load_bundle(folder).settings == {"notes_qa": {"null_threshold": 2.0}}
+    task = open_bundle(folder).task("notes_qa")
+    assert isinstance(task, QuestionAnswering)
+    assert task.spec.null_threshold == 2.0
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft 0.21 asks for it

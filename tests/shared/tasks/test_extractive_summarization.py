@@ -317,7 +317,7 @@ def test_eight_documents_are_learnt_by_heart(tiny_federation: Callable[..., Fede
     model = build_model(federation)
     examples = encoded(model, task, DOCUMENTS)
     trainer.train(model, examples, federation.training, seed=1)
-    scores = score(model, task, TaskData(tuple(DOCUMENTS), tuple(examples)))
+    scores = score(model, task, {"test": TaskData(tuple(DOCUMENTS), tuple(examples))}, "test")
     assert scores["oracle_rouge1"] == 1.0
     assert scores["rouge1"] == scores["rougeLsum"] == 1.0
     assert scores["lead_rouge1"] < 1.0

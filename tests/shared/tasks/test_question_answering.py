@@ -357,3 +357,22 @@ def test_scores_are_means_over_records_and_over_their_kinds() -> None:
         }
     )
     assert TASK.metric in scores
+
+
+def test_the_null_threshold_is_tuned_like_an_exhaustive_search() -> None:
+    rng = np.random.default_rng(3)
+    texts = [" ".join(WORDS[:6]), "Take ten mg daily.", "The dose was low then.", "No pain was felt at all."]
+    records = [record_of(text, text.split()[1] if i % 3 else None, "What?") for i, text in enumerate(texts * 5)]
+    examples = TASK.encode(records, TOKENIZER, 64)
+    for _ in range(20):
+        logits = [rng.normal(size=(len(example), 2)) for example in examples]
+        tuned = TASK.calibrate(records, examples, logits)
+
+        def f1(threshold: float, logits: list[np.ndarray] = logits) -> float:
+            task = TASK.calibrated({"null_threshold": threshold})
+            predictions = task.predict(examples, logits)
+            return task.score(records, [predictions[i] for i in range(len(records))])["f1"]
+
+        best = max(f1(threshold) for threshold in np.linspace(-15, 15, 1501))
+        assert f1(tuned["null_threshold"]) == pytest.approx(best)
+    assert TASK.calibrated({}).spec == TASK.spec
