@@ -1,0 +1,75 @@
+"""Does a task gain or lose when it is trained with the others? One federation of all tasks beside one for each.
+
+    python -m simulations.benchmarks.joint simulations/configs/real.toml --data DIR --limit 250
+
+The federation of a single task has the same institutions, rounds and seed, and only the holders of that task.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from server import rounds
+from server.store import Store
+from shared.adapter import get_state
+from shared.console import announce, print_table
+from shared.federation import Federation
+from shared.model import build_model
+from simulations.engine import LocalGrid
+from simulations.experiment import Experiment, load_experiment, open_sites
+from simulations.results import Row, rows_of
+
+
+def main(
+    experiment: Annotated[Path, typer.Argument(help="An experiment file.")],
+    data: Annotated[Path | None, typer.Option(help="Folder that its data paths start from.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most records per task and split.")] = None,
+) -> None:
+    """Run the joint federation, then each task's own, and print both scores on the test records."""
+    loaded = load_experiment(experiment, data=data, limit=limit)
+    announce("all tasks together")
+    joint = {(row.institution, row.task): row for row in federated(loaded)}
+    table = []
+    for task in loaded.federation.tasks:
+        announce(f"{task} alone")
+        for row in federated(single_task(loaded, task)):
+            together = joint[row.institution, row.task]
+            table.append([row.institution, task, row.metric, together.after, row.after, together.after - row.after])
+    print_table(["institution", "task", "metric", "together", "alone", "difference"], table)
+
+
+def federated(experiment: Experiment) -> list[Row]:
+    """Simulate a federation without baselines; its rows."""
+    federation = experiment.federation
+    model = build_model(federation)
+    initial = get_state(model)
+    grid = LocalGrid(open_sites(experiment, model))
+    with tempfile.TemporaryDirectory(prefix="collegium-joint-") as folder:
+        store_url = f"sqlite:///{Path(folder) / 'collegium.db'}"
+        with Store.open(store_url, checkpoints=Path(folder) / "checkpoints") as store:
+            run_id = store.create_run(federation)
+            rounds.run(
+                grid,
+                federation=federation,
+                store=store,
+                run_id=run_id,
+                initial_state=initial,
+                announce=announce,
+                poll_seconds=0.0,
+            )
+            return rows_of(store, run_id)
+
+
+def single_task(experiment: Experiment, task: str) -> Experiment:
+    """The experiment with one task and its holders only."""
+    holders = {name: {task: held[task]} for name, held in experiment.institutions.items() if task in held}
+    values = experiment.federation.model_dump(mode="json", exclude_none=True)
+    values["tasks"] = {task: values["tasks"][task]}
+    values["rounds"] |= {"institutions": list(holders), "quorum": len(holders)}
+    return experiment.model_copy(update={"federation": Federation.model_validate(values), "institutions": holders})
+
+
+if __name__ == "__main__":
+    typer.run(main)

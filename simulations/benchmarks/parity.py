@@ -1,0 +1,112 @@
+"""Is our trainer as good as the field's? The same model, data, LoRA, epochs and seeds by Hugging Face's Trainer.
+
+    python -m simulations.benchmarks.parity --data DIR
+
+Both sides have the same weights to start from (MiniLM-L6, our LoRA factors and head), learning rate, warm-up, linear
+decay, weight decay, clipping, dropout and precision. They differ in the order of records, in the batches (ours hold a
+number of sub-tokens, theirs a number of records that is the same on average) and in the loop.
+"""
+
+import statistics
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import nn
+from transformers import Trainer, TrainingArguments
+
+from client.data.loading import TaskData
+from client.site import score
+from shared.adapter import get_state, set_state
+from shared.console import announce, print_table
+from shared.federation import Training
+from shared.model import MultiTaskModel, build_model
+from shared.tasks import Example
+from simulations.baselines import train_on
+from simulations.benchmarks.cells import Cell, experiment_of
+from simulations.experiment import open_sites
+
+CELLS = {
+    "financial_classification": Cell(1000, 3, 96),
+    "medical_ner": Cell(1000, 3),
+    "legal_pair": Cell(600, 3),
+}
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="The folder of data sets.")],
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds per side.")] = 3,
+) -> None:
+    """Train every cell on both sides with every seed, in turns, and print the means of the test scores."""
+    table = []
+    for name, cell in CELLS.items():
+        ours, theirs = [], []
+        for seed in range(seeds):
+            experiment = experiment_of(name, cell, data, seed)
+            federation = experiment.federation
+            model = build_model(federation)
+            initial = get_state(model)
+            (site,) = open_sites(experiment, model).values()
+            metric = model.tasks[name].metric
+            train_on(model, initial, [site], federation)
+            ours.append(score(model, name, site.data[name], "test", federation.training.precision)[metric])
+            set_state(model, initial)
+            by_trainer(model, name, site.data[name]["train"], federation.training, seed)
+            theirs.append(score(model, name, site.data[name], "test", federation.training.precision)[metric])
+            announce(f"{name}, seed {seed}: ours {ours[-1]:.3f}, Trainer's {theirs[-1]:.3f}")
+        mine, their = statistics.mean(ours), statistics.mean(theirs)
+        spread = f"{min(ours):.3f}-{max(ours):.3f}", f"{min(theirs):.3f}-{max(theirs):.3f}"
+        table.append([name, metric, mine, spread[0], their, spread[1], mine - their])
+    print_table(["cell", "metric", "ours", "range", "Trainer", "range", "difference"], table)
+
+
+class OneTask(nn.Module):
+    """Our model with the interface that Trainer expects: a batch in, the mean loss out."""
+
+    def __init__(self, model: MultiTaskModel, task: str) -> None:
+        super().__init__()
+        self.model = model
+        self.task = task
+
+    def forward(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+        """The loss of a batch."""
+        batch = self.model.collate(examples)
+        return {"loss": self.model.losses(batch, self.model(batch))[self.task].mean()}
+
+
+def by_trainer(model: MultiTaskModel, task: str, data: TaskData, training: Training, seed: int) -> None:
+    """Train in place by `transformers.Trainer`."""
+    tokens = sum(len(example) for example in data.examples) / len(data.examples)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            output_dir=folder,
+            num_train_epochs=training.epochs_per_round,
+            per_device_train_batch_size=max(1, round(training.batch_tokens / tokens)),
+            learning_rate=training.learning_rate,
+            weight_decay=training.weight_decay,
+            max_grad_norm=training.clip_norm,
+            lr_scheduler_type="linear",
+            warmup_steps=training.warmup,
+            seed=seed,
+            bf16=bool(torch.cpu._is_avx512_bf16_supported()),
+            use_cpu=True,
+            report_to=[],
+            save_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            dataloader_pin_memory=False,
+        )
+
+        def together(examples: list[Example]) -> dict[str, Any]:
+            return {"examples": examples}
+
+        Trainer(OneTask(model, task), arguments, train_dataset=list(data.examples), data_collator=together).train()
+    model.eval()
+
+
+if __name__ == "__main__":
+    typer.run(main)
