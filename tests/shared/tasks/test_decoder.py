@@ -135,7 +135,7 @@ def test_every_hypothesis_is_read_as_if_all_at_once(monkeypatch: pytest.MonkeyPa
     head, (states, mask, inputs) = make_head(beams=4), rows()
     generator = torch.Generator().manual_seed(1)
 
-    def dictated(step: Step, start: torch.Tensor, end: torch.Tensor, **_: object) -> torch.Tensor:
+    def dictated(step: Step, start: torch.Tensor, end: torch.Tensor, **options: object) -> torch.Tensor:
         """Hypotheses that continue one another at random within their row; how far the fast reading is off."""
         row = torch.arange(5).repeat_interleave(4)
         given, off = torch.empty(20, 0, dtype=torch.long), []
