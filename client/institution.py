@@ -31,6 +31,7 @@ class Data(Model):
     """Where the records of one task lie."""
 
     train: Path
+    """What it trains on: .jsonl, .jsonl.gz, .csv or .parquet."""
     validation: Path | None = None
     """Chooses the best round; without it, a fixed tenth of `train` is held out."""
     test: Path | None = None
@@ -76,6 +77,7 @@ class Institution(Model):
     """`institution.toml`, with every path made absolute."""
 
     name: Name
+    """This institution, as the federation file names it."""
     federation: Path = Path("federation.toml")
     """The federation file as this site has approved it: requests under any other agreement are refused."""
     backbone: str | None = None

@@ -2,7 +2,8 @@
 
 Input: [CLS] sentence [SEP] [CLS] sentence [SEP] ..., segment ids 0 and 1 in turn; a document longer than the model's
 input is read in windows of whole sentences. The head scores each sentence by the state of its [CLS]. Liu and Lapata
-2019. Here the positions that the inter-sentence transformer sees are those in the document, not in the window.
+2019. Here the positions that the inter-sentence transformer sees are those in the document, not in the window; and
+where a record has a query, what the summary should answer, every window begins with it as if it were a sentence.
 """
 
 import itertools
@@ -19,7 +20,7 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
 from shared.tasks import rouge
-from shared.tasks.base import Card, Example, Head, Record, Spec, Target, Task, Tensors, shown
+from shared.tasks.base import Card, Example, Head, Record, Spec, Target, Task, Tensors, require_text, shown
 
 LAYERS = 2
 ATTENTION_HEADS = 8
@@ -38,6 +39,7 @@ class ExtractiveSummarizationSpec(Spec):
     trigram_blocking: bool = True
     """Pass over a sentence that shares three words in a row with one already chosen."""
     head: Literal["transformer", "linear"] = "transformer"
+    """`transformer` lets sentences see each other (BERTSUM); `linear` scores each from its [CLS] alone."""
 
 
 class SentenceHead(Head):
@@ -110,7 +112,7 @@ class ExtractiveSummarization(Task):
 
     card = Card(
         summary="which sentences of a document make its summary",
-        record='{"sentences": [...], "summary": [...]}, and optionally "oracle": [indices]; without, found greedily',
+        record='{"sentences": [...], "summary": [...]}; may have "query", and "oracle": [indices], else found greedily',
         head="[CLS] of each sentence, 2-layer inter-sentence transformer, linear; or linear alone",
         loss="binary cross-entropy, mean over the sentences of a window",
         metrics="rouge1, rouge2, rougeLsum; lead_rouge1 and oracle_rouge1 for comparison",
@@ -126,6 +128,8 @@ class ExtractiveSummarization(Task):
         """Raise ValueError unless there are sentences, a summary, and each index of an oracle is a sentence's."""
         count = len(_texts(record.get("sentences"), "sentences"))
         _texts(record.get("summary"), "summary")
+        if "query" in record:
+            require_text(record, "query")
         if "oracle" not in record:
             return
         oracle = record["oracle"]
@@ -142,36 +146,43 @@ class ExtractiveSummarization(Task):
         return list(record["sentences"])
 
     def encode(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Example]:
-        """One example per window of a record's sentences; a sentence longer than a window is cut to it."""
+        """One example per window of a record's sentences.
+
+        A sentence longer than a window is cut to it; a query is cut to leave the sentences half of the room.
+        """
         documents = [_texts(record["sentences"], "sentences") for record in records]
         flat = [sentence for document in documents for sentence in document]
         if not flat:
             return []
         pieces = iter(tokenizer(flat, truncation=True, max_length=max_length, verbose=False)["input_ids"])
+        sep = tokenizer.sep_token_id
         examples = []
         for index, (record, document) in enumerate(zip(records, documents, strict=True)):
-            ids = [next(pieces) for _ in document]
+            query = _query(record, tokenizer, max_length // 2)
+            room = max_length - len(query)
+            ids = [
+                piece if len(piece) <= room else [*piece[: room - 1], sep] for piece in (next(pieces) for _ in document)
+            ]
             oracle = self._oracle(record)
-            for start, end in _windows([len(sentence) for sentence in ids], max_length):
-                window = ids[start:end]
-                lengths = [len(sentence) for sentence in window]
-                positions = [*itertools.accumulate(lengths[:-1], initial=0)]
+            for start, end in _windows([len(sentence) for sentence in ids], room):
+                parts = [part for part in (query, *ids[start:end]) if part]
+                positions = [*itertools.accumulate((len(part) for part in parts[:-1]), initial=0)]
                 examples.append(
                     Example(
                         self.name,
                         index,
-                        [token for sentence in window for token in sentence],
-                        [i % 2 for i, length in enumerate(lengths) for _ in range(length)],
+                        [token for part in parts for token in part],
+                        [i % 2 for i, part in enumerate(parts) for _ in part],
                         {} if oracle is None else {"chosen": [int(i in oracle) for i in range(start, end)]},
                         {"first": start, "sentences": document[start:end]},
-                        {"first": start, "positions": positions},
+                        {"first": start, "positions": positions[start - end :]},
                     )
                 )
         return examples
 
     def from_text(self, text: str, second: str | None = None) -> Record:
-        """A record of the text's sentences, cut where `split_sentences` says."""
-        return {"sentences": split_sentences(text)}
+        """A record of the text's sentences, cut where `split_sentences` says; `second` is the query."""
+        return {"sentences": split_sentences(text)} | ({"query": second} if second else {})
 
     def head(self, embeddings: torch.Tensor, dropout: float) -> Head:
         """The inter-sentence transformer, or a linear layer alone."""
@@ -264,6 +275,14 @@ def _texts(value: Any, field: str) -> list[str]:
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"expected text at sentence {place} of {field!r}, but {shown(text)} came")
     return value
+
+
+def _query(record: Record, tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[int]:
+    """Sub-tokens of the record's query with [CLS] and [SEP], cut; none without a query."""
+    if not record.get("query"):
+        return []
+    ids: list[int] = tokenizer(record["query"], truncation=True, max_length=max_length, verbose=False)["input_ids"]
+    return ids
 
 
 def _windows(lengths: Sequence[int], size: int) -> Iterator[tuple[int, int]]:

@@ -43,7 +43,9 @@ class RelationExtractionSpec(Spec):
 
     type: Literal["relation-extraction"]
     labels: Labels
+    """All labels, in the order of the head's outputs."""
     label_smoothing: LabelSmoothing = 0.0
+    """Share of the target that is spread over all labels in training."""
     no_relation: str | None = None
     """The label that says that no relation holds; F1 is over the others. Without it, over all labels."""
 

@@ -49,13 +49,16 @@ class TextClassificationSpec(Spec):
 
     type: Literal["text-classification"]
     labels: Labels
+    """All labels, in the order of the head's outputs."""
     multi_label: bool = False
+    """Whether any number of labels may apply to a text, instead of exactly one."""
     class_weights: ClassWeights | None = None
     """Each row's loss is multiplied by its label's weight; with several labels, the loss of each that applies is.
 
     The loss is not divided by the weights of a batch, so that a row's loss depends on no other row.
     """
     pooling: Pooling = "mean"
+    """What the head reads: the mean of the states, or that of [CLS]."""
     label_smoothing: LabelSmoothing = 0.0
     """Of a single label."""
 

@@ -39,6 +39,7 @@ class TextGenerationSpec(Spec):
     length_penalty: Annotated[float, Field(ge=0, le=10)] = 0.6
     """0 prefers short texts, more prefers longer ones: alpha of Wu et al. 2016."""
     label_smoothing: LabelSmoothing = 0.0
+    """Share of the target that is spread over the vocabulary in training."""
     metric: Literal["rougeL", "chrf", "bleu"] = "rougeL"
     """What stands for the task: usually rougeL for summaries, chrf or bleu for translations."""
 

@@ -42,10 +42,13 @@ class TextPairClassificationSpec(Spec):
 
     type: Literal["text-pair-classification"]
     labels: Labels
+    """All labels, in the order of the head's outputs."""
     class_weights: ClassWeights | None = None
     """Each row's loss is multiplied by its label's weight, and divided by nothing."""
     pooling: Pooling = "mean"
+    """What the head reads: the mean of the states, or that of [CLS]."""
     label_smoothing: LabelSmoothing = 0.0
+    """Share of the target that is spread over all labels in training."""
 
     @model_validator(mode="after")
     def _one_weight_per_label(self) -> Self:
@@ -62,6 +65,7 @@ class SentenceSimilaritySpec(Spec):
     high: Bound = 1.0
     """The score of two texts that say the same."""
     pooling: Pooling = "mean"
+    """What the head reads: the mean of the states, or that of [CLS]."""
 
     @model_validator(mode="after")
     def _low_is_below_high(self) -> Self:

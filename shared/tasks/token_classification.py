@@ -40,6 +40,7 @@ class TokenClassificationSpec(Spec):
     types: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(unique)]
     """The entity types; tags are `B-TYPE`, `I-TYPE` and `O`."""
     label_smoothing: LabelSmoothing = 0.0
+    """Share of the target that is spread over all tags in training."""
     decoding: Literal["greedy", "viterbi"] = "greedy"
     """`greedy` takes each word's likeliest tag and makes the sequence legal; `viterbi` the likeliest legal sequence."""
 

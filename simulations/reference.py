@@ -1,0 +1,167 @@
+"""The reference of the configuration files, written from the code.
+
+    python -m simulations.reference > docs/configuration.md
+
+Every key, its default, its allowed values and what the attribute docstring says. A test holds the page to the code.
+"""
+
+import ast
+import inspect
+import json
+import textwrap
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import PurePath
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Interval, Le, Lt
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from client.augmentation import Augmentation
+from client.institution import Data, Identity, Institution, Runtime, Server
+from shared.federation import Adapter, Backbone, Federation, Rounds, Training, Wire
+from shared.tasks import TASK_TYPES, TaskSpec
+
+HEAD = """\
+# Configuration
+
+Written by `python -m simulations.reference` from the code; do not edit. An unknown key is an error, and all errors of a
+file are reported at once.
+"""
+FEDERATION: Mapping[str, type[BaseModel]] = {
+    "": Federation,
+    "backbone": Backbone,
+    "adapter": Adapter,
+    "training": Training,
+    "rounds": Rounds,
+    "wire": Wire,
+}
+INSTITUTION: Mapping[str, type[BaseModel]] = {
+    "": Institution,
+    "server": Server,
+    "identity": Identity,
+    "data.TASK": Data,
+    "data.TASK.augmentation": Augmentation,
+    "runtime": Runtime,
+}
+
+
+def reference() -> str:
+    """The whole page, Markdown."""
+    parts = [HEAD, "## federation.toml\nThe agreement, the same file at the coordinator and at every institution.\n"]
+    parts += [_table(name, model) for name, model in FEDERATION.items()]
+    parts.append("### [tasks.NAME]\nOne table per task; `collegium tasks` says what each type is.\n")
+    for model in get_args(get_args(TaskSpec)[0]):
+        parts.append(_spec(model))
+    parts.append(
+        "## institution.toml\nThe institution's own; it never leaves the site. Relative paths start from it.\n"
+    )
+    parts += [_table(name, model) for name, model in INSTITUTION.items()]
+    return "\n".join(parts)
+
+
+def _spec(model: type[BaseModel]) -> str:
+    (name,) = get_args(model.model_fields["type"].annotation)
+    card = TASK_TYPES[name].card
+    return f'#### type = "{name}"\n{card.summary[0].upper()}{card.summary[1:]}.\n\n{_rows(model, skip=("type",))}'
+
+
+def _table(name: str, model: type[BaseModel]) -> str:
+    title = f"### [{name}]" if name else "### At the top"
+    tables = {key for key, field in model.model_fields.items() if any(map(_is_table, _parts(field.annotation)))}
+    return f"{title}\n{_rows(model, skip=tuple(tables))}"
+
+
+def _rows(model: type[BaseModel], skip: tuple[str, ...]) -> str:
+    lines = ["| key | value | default | |", "|---|---|---|---|"]
+    documented = docstrings(model)
+    for key, field in model.model_fields.items():
+        if key not in skip:
+            cells = (f"`{key}`", _kind(field), _default(field), documented.get(key, ""))
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+@cache
+def docstrings(model: type[BaseModel]) -> Mapping[str, str]:
+    """What stands under each attribute of a model and of its bases, on one line."""
+    found: dict[str, str] = {}
+    for cls in reversed(model.__mro__):
+        if issubclass(cls, BaseModel) and cls is not BaseModel:
+            body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+            assert isinstance(body, ast.ClassDef)
+            found |= dict(_documented(body))
+    return found
+
+
+def _documented(body: ast.ClassDef) -> Iterator[tuple[str, str]]:
+    for statement, following in zip(body.body, body.body[1:], strict=False):
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            match following:
+                case ast.Expr(value=ast.Constant(value=str() as text)):
+                    yield statement.target.id, " ".join(inspect.cleandoc(text).split())
+
+
+def _parts(annotation: Any) -> tuple[Any, ...]:
+    """A type's alternatives, and what a mapping holds."""
+    origin = get_origin(annotation)
+    if origin in (Union, UnionType):
+        return tuple(part for argument in get_args(annotation) for part in _parts(argument))
+    if origin is Annotated:
+        return _parts(get_args(annotation)[0])
+    if origin is dict:
+        return _parts(get_args(annotation)[1])
+    return (annotation,)
+
+
+def _is_table(part: Any) -> bool:
+    return isinstance(part, type) and issubclass(part, BaseModel)
+
+
+def _kind(field: FieldInfo) -> str:
+    if get_origin(field.annotation) is dict:
+        return "table of text"
+    words = " or ".join(dict.fromkeys(_word(part) for part in _parts(field.annotation) if part is not NoneType))
+    return " ".join([words, *(bound for item in field.metadata for bound in _bounds(item))])
+
+
+def _word(part: Any) -> str:
+    if get_origin(part) is Literal:
+        return ", ".join(f"`{json.dumps(value)}`" for value in get_args(part))
+    if get_origin(part) is tuple:
+        return "list of " + _word(_parts(get_args(part)[0])[0])
+    if isinstance(part, type) and issubclass(part, PurePath):
+        return "path"
+    return {bool: "true or false", int: "integer", float: "number", str: "text"}.get(part, str(part))
+
+
+def _bounds(item: Any) -> Iterator[str]:
+    match item:
+        case Ge(ge=x):
+            yield f"≥ {x}"
+        case Gt(gt=x):
+            yield f"> {x}"
+        case Le(le=x):
+            yield f"≤ {x}"
+        case Lt(lt=x):
+            yield f"< {x}"
+        case Interval():
+            yield from (bound for part in item for bound in _bounds(part))
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    if value is None or value is PydanticUndefined or value == {}:
+        return ""
+    if isinstance(value, PurePath):
+        value = str(value)
+    return f"`{json.dumps(value)}`"
+
+
+if __name__ == "__main__":
+    print(reference(), end="")
