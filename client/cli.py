@@ -26,6 +26,31 @@ def keygen(
         announce(f"Wrote {path} (keep it here) and {public} (send it to the coordinator).")
 
 
+@app.command(epilog="Example: collegium client doctor institution.toml")
+def doctor(
+    institution: Annotated[Path, typer.Argument(help="Your institution.toml.")] = Path("institution.toml"),
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder that relative paths of data files start from, instead of institution.toml's own."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say whether your data are ready: bad rows, duplicates, leaks between splits, lengths, broken text, labels.
+
+    Nothing leaves this machine. The exit code is 1 if there is an error, and 0 if there are at most warnings.
+    """
+    from client.data.verdicts import worst
+    from client.doctor import examine_institution, print_report, report_as_json
+
+    report, findings = examine_institution(institution, data)
+    if as_json:
+        print_json(report_as_json(report, findings))
+    else:
+        print_report(report, findings)
+    if worst(findings) == "error":
+        raise typer.Exit(1)
+
+
 @app.command(epilog="Example: collegium client up institution.toml")
 def up(
     institution: Annotated[Path, typer.Argument(help="Your institution.toml.")] = Path("institution.toml"),

@@ -1,0 +1,267 @@
+"""The text readiness report: what an institution's files hold, measured before anybody trains on it.
+
+Nothing here raises because of what the data are: a bad row or file is counted, and the survey goes on. Of a task's
+records it looks at those that training would use, as `client.data.loading` chooses them.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+from client.data.loading import CHOICE_SEED, check_labels, check_rows, choose, paths_of
+from client.data.quality import troubles_of
+from client.data.sources import BadRow
+from client.institution import Data
+from shared.errors import ConfigError, DataError
+from shared.protocol import Split
+from shared.tasks import Record, Task
+
+MEASURED = 2000
+"""Most records of a split whose length is measured, a fixed random choice; all else is counted over all records."""
+UNBOUNDED = 10**6
+"""An input length, in sub-tokens, into which every record fits."""
+Row = tuple[int, Record]
+"""Line or row number, and the record."""
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """One file: its rows, and those that are no records of the task."""
+
+    path: Path
+    rows: int
+    bad: tuple[tuple[int, BadRow], ...]
+    """Line or row number, and what is wrong."""
+    broken: str | None = None
+    """Why reading ended early, or did not begin."""
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Lengths in sub-tokens, special ones included, of what one record gives the model to read at once."""
+
+    measured: int
+    """Records that were measured."""
+    shortest: int
+    median: float
+    p95: float
+    longest: int
+    cut: int
+    """Measured records that lose what does not fit."""
+    windowed: int
+    """Measured records that are read in several windows, losing nothing or little."""
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """The records of one split."""
+
+    records: int
+    duplicates: int
+    """Records that repeat the texts of an earlier one exactly."""
+    contradictions: int
+    """Those of them whose labels are others."""
+    overlap: int
+    """Records whose texts are also in train but for case and white space; 0 for train itself."""
+    non_ascii: int
+    """Records with a character beyond ASCII."""
+    labels: Mapping[str, int]
+    """How often each label occurs."""
+    unlabelled: int
+    """Records that bear no label, such as a sentence without entities."""
+    lengths: Lengths | None
+    """None where there is no record."""
+    troubles: Mapping[str, tuple[int, ...]]
+    """Kind of trouble (see `client.data.quality`), and the lines or rows that have it."""
+
+
+@dataclass(frozen=True)
+class TaskReport:
+    """All files and splits of one task; a split held out of train has no file of its own."""
+
+    labels: tuple[str, ...]
+    """Those of the federation's that the institution annotates."""
+    max_length: int
+    splits: Mapping[Split, SplitReport]
+    files: Mapping[Split, FileReport] = field(default_factory=dict)
+    refused: str | None = None
+    """Why nothing was read: what is wrong with the task's table in institution.toml."""
+
+
+Report = Mapping[str, TaskReport]
+
+
+def survey(
+    data: Mapping[str, Data], tasks: Mapping[str, Task], tokenizer: PreTrainedTokenizerFast, max_length: int
+) -> dict[str, TaskReport]:
+    """Read and examine everything that an institution holds."""
+    report = {}
+    for name, source in data.items():
+        try:
+            _check_table(name, source, tasks)
+        except ConfigError as error:
+            report[name] = TaskReport((), max_length, {}, refused=str(error))
+            continue
+        task, files, rows = tasks[name], {}, {}
+        for split, path in paths_of(source).items():
+            files[split], rows[split] = _read(path, task, source)
+        report[name] = examine(task, choose(rows, source.limit), tokenizer, max_length, files, source.annotates)
+    return report
+
+
+def examine(
+    task: Task,
+    splits: Mapping[Split, Sequence[Row]],
+    tokenizer: PreTrainedTokenizerFast,
+    max_length: int,
+    files: Mapping[Split, FileReport] | None = None,
+    annotates: tuple[str, ...] | None = None,
+) -> TaskReport:
+    """Measure the records of one task, all of which `task.check` accepts.
+
+    Args:
+        task: The task.
+        splits: Per split its records, with the numbers by which the report names them.
+        tokenizer: The backbone's.
+        max_length: Longest input in sub-tokens.
+        files: What reading the files brought to light, if they were read for this.
+        annotates: The labels that the institution annotates; None if all.
+    """
+    trained = {_digest(task.texts_of(record)) for _, record in splits.get("train", ())}
+    reports = {
+        split: _examine_split(task, rows, tokenizer, max_length, frozenset() if split == "train" else trained)
+        for split, rows in splits.items()
+    }
+    return TaskReport(task.labels if annotates is None else annotates, max_length, reports, files or {})
+
+
+def summary(report: Report) -> dict[str, dict[str, float]]:
+    """Per task what may go to the coordinator: numbers only, no text, no label, no path; rates are in [0, 1]."""
+    return {name: _summarise(task) for name, task in report.items()}
+
+
+def _summarise(task: TaskReport) -> dict[str, float]:
+    splits = task.splits.values()
+    train = task.splits.get("train")
+    lengths = [split.lengths for split in splits if split.lengths]
+    measured = sum(each.measured for each in lengths)
+    records = sum(split.records for split in splits)
+    numbers: dict[str, float] = {
+        "rows": sum(file.rows for file in task.files.values()) if task.files else records,
+        "bad_rows": sum(len(file.bad) for file in task.files.values()),
+        "duplicate_rate": share(sum(split.duplicates for split in splits), records),
+        "cut_rate": share(sum(each.cut for each in lengths), measured),
+        "windowed_rate": share(sum(each.windowed for each in lengths), measured),
+        "troubled_rate": share(sum(len({n for rows in s.troubles.values() for n in rows}) for s in splits), records),
+    }
+    for name in ("validation", "test"):
+        if split := task.splits.get(name):
+            numbers[f"{name}_overlap_rate"] = share(split.overlap, split.records)
+    if train and train.lengths:
+        numbers |= {"median_length": train.lengths.median, "p95_length": train.lengths.p95}
+    if train and task.labels:
+        numbers["labels_without_record"] = len(set(task.labels) - train.labels.keys())
+        numbers["majority_share"] = majority_share(train)
+    return {name: float(number) for name, number in numbers.items()}
+
+
+def majority_share(split: SplitReport) -> float:
+    """The most frequent label's share of all labels; 0 where there are none."""
+    return share(max(split.labels.values(), default=0), sum(split.labels.values()))
+
+
+def share(part: float, whole: float) -> float:
+    """`part / whole`; 0 of nothing."""
+    return part / whole if whole else 0.0
+
+
+def _check_table(name: str, source: Data, tasks: Mapping[str, Task]) -> None:
+    if name not in tasks:
+        raise ConfigError(f"the federation has no task {name!r}; name the table [data.X] for one of {sorted(tasks)}.")
+    check_labels(source, tasks[name])
+
+
+def _read(path: Path, task: Task, source: Data) -> tuple[FileReport, list[Row]]:
+    good: list[Row] = []
+    bad: list[tuple[int, BadRow]] = []
+    broken = None
+    try:
+        for number, row in check_rows(path, task, source):
+            if isinstance(row, BadRow):
+                bad.append((number, row))
+            else:
+                good.append((number, row))
+    except DataError as error:
+        broken = str(error)
+    return FileReport(path, len(good) + len(bad), tuple(bad), broken), good
+
+
+def _examine_split(
+    task: Task,
+    rows: Sequence[Row],
+    tokenizer: PreTrainedTokenizerFast,
+    max_length: int,
+    trained: set[bytes] | frozenset[bytes],
+) -> SplitReport:
+    seen: dict[tuple[str, ...], list[str]] = {}
+    duplicates = contradictions = overlap = non_ascii = unlabelled = 0
+    labels: Counter[str] = Counter()
+    troubles: dict[str, list[int]] = {}
+    for number, record in rows:
+        texts, own = task.texts_of(record), task.labels_of(record)
+        labels.update(own)
+        unlabelled += not own
+        non_ascii += not all(text.isascii() for text in texts)
+        overlap += bool(trained) and _digest(texts) in trained
+        for kind in troubles_of(texts):
+            troubles.setdefault(kind, []).append(number)
+        first = seen.setdefault(tuple(texts), own)
+        if first is not own:
+            duplicates += 1
+            contradictions += sorted(first) != sorted(own)
+    return SplitReport(
+        records=len(rows),
+        duplicates=duplicates,
+        contradictions=contradictions,
+        overlap=overlap,
+        non_ascii=non_ascii,
+        labels=dict(labels),
+        unlabelled=unlabelled,
+        lengths=_measure(task, [record for _, record in rows], tokenizer, max_length) if rows else None,
+        troubles={kind: tuple(numbers) for kind, numbers in troubles.items()},
+    )
+
+
+def _measure(task: Task, records: Sequence[Record], tokenizer: PreTrainedTokenizerFast, max_length: int) -> Lengths:
+    """Encode without a bound, and what is too long with it: more examples are windows, as many have been cut."""
+    if len(records) > MEASURED:
+        chosen = np.random.default_rng(CHOICE_SEED).choice(len(records), MEASURED, replace=False)
+        records = [records[i] for i in chosen.tolist()]
+    whole = _lengths_of(task, records, tokenizer, UNBOUNDED)
+    longest = [max(lengths, default=0) for lengths in whole]
+    too_long = [i for i, length in enumerate(longest) if length > max_length]
+    bounded = _lengths_of(task, [records[i] for i in too_long], tokenizer, max_length)
+    windowed = sum(len(rows) > len(whole[i]) for i, rows in zip(too_long, bounded, strict=True))
+    median, p95 = np.percentile(longest, [50, 95]).tolist()
+    return Lengths(len(records), min(longest), median, p95, max(longest), len(too_long) - windowed, windowed)
+
+
+def _lengths_of(
+    task: Task, records: Sequence[Record], tokenizer: PreTrainedTokenizerFast, bound: int
+) -> list[list[int]]:
+    """Per record the lengths of its examples."""
+    lengths: list[list[int]] = [[] for _ in records]
+    for example in task.encode(records, tokenizer, bound):
+        lengths[example.record].append(len(example))
+    return lengths
+
+
+def _digest(texts: Sequence[str]) -> bytes:
+    """Equal for texts that differ in case and white space alone."""
+    plain = "\x00".join(" ".join(text.split()).casefold() for text in texts)
+    return hashlib.blake2b(plain.encode(), digest_size=16).digest()

@@ -1,0 +1,204 @@
+"""What the numbers of a readiness report mean: one finding per check, which says what to do."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from client.data.quality import TROUBLES
+from client.data.readiness import FileReport, Report, SplitReport, TaskReport, majority_share, share
+from shared.protocol import Split
+
+Verdict = Literal["ok", "warning", "error"]
+VERDICTS: tuple[Verdict, ...] = ("ok", "warning", "error")
+"""From best to worst."""
+MANY_DUPLICATES = 0.01
+MANY_OVERLAPPING = 0.01
+SAME_FILE = 0.5
+"""From this share of a split's records that are in train too, its scores say nothing."""
+MANY_CUT = 0.05
+SHOWN = 5
+"""Lines named in one finding."""
+ONE_SIDED = 0.9
+"""From this share of one label on, always guessing it looks good."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check says of one task, or of one of its splits."""
+
+    verdict: Verdict
+    task: str
+    split: Split | None
+    """None where it is said of all of them."""
+    check: str
+    text: str
+    """What was found and what to do, in one sentence."""
+
+
+Said = Iterator[tuple[Verdict, str]]
+
+
+def judge(report: Report) -> list[Finding]:
+    """All findings, task by task; a check that every split passes is one finding for all of them."""
+    findings = []
+    for name, task in report.items():
+        if task.refused:
+            findings.append(Finding("error", name, None, "table", task.refused))
+        for check, look in FILE_CHECKS.items():
+            said = {split: list(look(file)) for split, file in task.files.items()}
+            findings += _gather(name, check, said)
+        for check, examine in SPLIT_CHECKS.items():
+            said = {split: list(examine(task, split, each)) for split, each in task.splits.items() if each.records}
+            findings += _gather(name, check, said)
+    return findings
+
+
+def worst(findings: Sequence[Finding]) -> Verdict:
+    """The worst verdict of all."""
+    return max((finding.verdict for finding in findings), key=VERDICTS.index, default="ok")
+
+
+def _gather(task: str, check: str, said: dict[Split, list[tuple[Verdict, str]]]) -> list[Finding]:
+    """The findings that are not ok; or else, if there is any, one that joins those that are."""
+    findings = [Finding(verdict, task, split, check, text) for split, all_ in said.items() for verdict, text in all_]
+    wrong = [finding for finding in findings if finding.verdict != "ok"]
+    if wrong or not findings:
+        return wrong
+    splits = {finding.text: [f.split for f in findings if f.text == finding.text] for finding in findings}
+    if len(splits) == 1:
+        return [Finding("ok", task, None, check, findings[0].text)]
+    return [Finding("ok", task, None, check, _join(splits))]
+
+
+def _join(splits: Mapping[str, Sequence[Split | None]]) -> str:
+    return "; ".join(f"{', '.join(map(str, named))}: {text.rstrip('.')}" for text, named in splits.items()) + "."
+
+
+def _look_at_rows(file: FileReport) -> Said:
+    if file.broken:
+        yield "error", file.broken
+    elif not file.rows:
+        yield "error", f"{file.path} has no rows; put records there, or name no file for this split."
+    elif file.bad:
+        yield (
+            "error",
+            f"{_count(len(file.bad), file.rows)} of {file.path.name} are no records of this task; mend the lines "
+            "listed below, because the daemon refuses the file as it is.",
+        )
+    else:
+        yield "ok", "every row is a record of this task."
+
+
+def _look_at_encoding(task: TaskReport, split: Split, records: SplitReport) -> Said:
+    file = task.files.get(split)
+    wrong = sum(row.encoding for _, row in file.bad) if file else 0
+    if not file or not wrong:
+        return
+    if records.non_ascii:
+        yield (
+            "error",
+            f"{_rows(wrong)} not UTF-8 in {file.path.name}, but {records.non_ascii} others with "
+            "characters beyond ASCII are: encodings are mixed, so convert the lines listed alone.",
+        )
+    else:
+        yield (
+            "error",
+            f"{_rows(wrong)} not UTF-8 in {file.path.name}; convert the whole file, as from Windows by "
+            "iconv -f WINDOWS-1252 -t UTF-8.",
+        )
+
+
+def _look_for_duplicates(task: TaskReport, split: Split, records: SplitReport) -> Said:
+    found = f"{_count(records.duplicates, records.records)} repeat the text of an earlier one"
+    if records.contradictions:
+        yield (
+            "warning",
+            f"{found}, {records.contradictions} of them under another label; decide which label holds, and keep one.",
+        )
+    elif share(records.duplicates, records.records) >= MANY_DUPLICATES:
+        yield "warning", f"{found}; keep one of each, or they count several times."
+    else:
+        yield "ok", f"{found}." if records.duplicates else "no row repeats another."
+
+
+def _look_for_overlap(task: TaskReport, split: Split, records: SplitReport) -> Said:
+    if split == "train":
+        return
+    found = f"{_count(records.overlap, records.records)} are in train too (but for case and white space)"
+    rate = share(records.overlap, records.records)
+    if rate >= SAME_FILE:
+        yield "error", f"{found}; name a {split} file of other records, because its scores would mean nothing."
+    elif rate >= MANY_OVERLAPPING:
+        yield "warning", f"{found}; take them out of train, because they flatter the scores."
+    else:
+        yield "ok", f"{found}." if records.overlap else "no row is in train too."
+
+
+def _look_at_lengths(task: TaskReport, split: Split, records: SplitReport) -> Said:
+    lengths = records.lengths
+    if lengths is None:
+        return
+    said = []
+    if lengths.cut:
+        said.append(f"{_count(lengths.cut, lengths.measured)} are cut to {task.max_length} sub-tokens")
+    if lengths.windowed:
+        said.append(f"{_count(lengths.windowed, lengths.measured)} are read in several windows of {task.max_length}")
+    if share(lengths.cut, lengths.measured) >= MANY_CUT:
+        yield "warning", f"{' and '.join(said)}; {_longer(task)}put what decides first."
+    else:
+        yield "ok", f"{' and '.join(said)}." if said else f"every row fits {task.max_length} sub-tokens."
+
+
+def _look_at_text(task: TaskReport, split: Split, records: SplitReport) -> Said:
+    passed = []
+    for name, trouble in TROUBLES.items():
+        lines = records.troubles.get(name, ())
+        if share(len(lines), records.records) > trouble.tolerated:
+            where = ", ".join(str(line) for line in lines[:SHOWN]) + (", ..." if len(lines) > SHOWN else "")
+            yield "warning", f"{_count(len(lines), records.records)} have {name} (lines {where}); {trouble.advice}."
+        elif lines:
+            passed.append(f"{_count(len(lines), records.records)} have {name}")
+    yield "ok", f"{' and '.join(passed)}." if passed else "every row reads as text."
+
+
+def _look_at_labels(task: TaskReport, split: Split, records: SplitReport) -> Said:
+    if not task.labels or split != "train":
+        return
+    if missing := [label for label in task.labels if label not in records.labels]:
+        yield (
+            "warning",
+            f"no row bears {', '.join(map(repr, missing))}; check how your labels are spelt, or, if you do not "
+            "annotate it, leave it out of `annotates`.",
+        )
+    if (most := majority_share(records)) >= ONE_SIDED and len(task.labels) > 1:
+        label = max(records.labels, key=lambda label: records.labels[label])
+        yield (
+            "warning",
+            f"{most:.0%} of the labels are {label!r}; bring more of the others, and do not judge by accuracy, which "
+            "rises by always guessing it.",
+        )
+    elif not missing:
+        yield "ok", f"all {len(task.labels)} labels occur, the most frequent with {most:.0%}."
+
+
+def _rows(count: int) -> str:
+    return "1 row is" if count == 1 else f"{count} rows are"
+
+
+def _count(part: int, whole: int) -> str:
+    return f"{part} of {whole} rows ({part / whole:.1%})"
+
+
+def _longer(task: TaskReport) -> str:
+    return "agree on a larger backbone.max_length (up to 512), or " if task.max_length < 512 else ""
+
+
+FILE_CHECKS: dict[str, Callable[[FileReport], Said]] = {"rows": _look_at_rows}
+SPLIT_CHECKS: dict[str, Callable[[TaskReport, Split, SplitReport], Said]] = {
+    "encoding": _look_at_encoding,
+    "text": _look_at_text,
+    "duplicates": _look_for_duplicates,
+    "overlap": _look_for_overlap,
+    "length": _look_at_lengths,
+    "labels": _look_at_labels,
+}
