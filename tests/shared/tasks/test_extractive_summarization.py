@@ -64,6 +64,7 @@ def test_spec_refuses(options: dict[str, Any]) -> None:
         ({"summary": []}, "expected a list of sentences in 'summary', but [] came"),
         ({"summary": "She pays."}, "expected a list of sentences in 'summary', but 'She pays.' came"),
         ({"summary": [["She pays."]]}, "expected text at sentence 0 of 'summary', but ['She pays.'] came"),
+        ({"query": " "}, "expected text in 'query', but ' ' came"),
         ({"oracle": None}, "expected a list of sentence indices in 'oracle', but None came"),
         ({"oracle": [2]}, "expected an index from 0 to 1 in 'oracle', but 2 came"),
         ({"oracle": [0, -1]}, "expected an index from 0 to 1 in 'oracle', but -1 came"),
@@ -95,6 +96,18 @@ def test_input_is_that_of_bertsum() -> None:
     assert TOKENIZER.decode(list(example.input_ids)) == "[CLS] it rains. [SEP] [CLS] she pays ten euros. [SEP]"
     assert list(example.token_type_ids) == [0] * 5 + [1] * 7
     assert (example.inputs["positions"], example.target) == ([0, 5], {"chosen": [0, 1]})
+
+
+def test_every_window_begins_with_the_query() -> None:
+    record = {"sentences": [*GOOD["sentences"], "pain " * 40], "query": "Who pays?"}
+    first, second = TASK.encode([record], TOKENIZER, 24)
+    assert str(TOKENIZER.decode(list(first.input_ids))).startswith("[CLS] who pays? [SEP] [CLS] it rains. [SEP]")
+    assert list(first.token_type_ids) == [0] * 5 + [1] * 5 + [0] * 7
+    assert (first.inputs["positions"], second.inputs["positions"]) == ([5, 10], [5])
+    assert TOKENIZER.decode(list(second.input_ids)) == "[CLS] who pays? [SEP] [CLS]" + " pain" * 17 + " [SEP]"
+    (long,) = TASK.encode([{"sentences": ["pain " * 40], "query": "dose " * 40}], TOKENIZER, 24)
+    assert TOKENIZER.decode(list(long.input_ids)) == "[CLS]" + " dose" * 10 + " [SEP] [CLS]" + " pain" * 10 + " [SEP]"
+    assert TASK.from_text("It rains.", "Who pays?") == {"sentences": ["It rains."], "query": "Who pays?"}
 
 
 def test_encode_without_labels_or_records() -> None:
