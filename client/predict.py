@@ -83,4 +83,4 @@ def records_of(
     try:
         return [predictor.task(task).from_text(text or "", second)]
     except ValueError as error:
-        raise ConfigError(f"Task {task}: {error}; add --second.") from error
+        raise ConfigError(f"Task {task}: {error}.") from error

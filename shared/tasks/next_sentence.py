@@ -97,7 +97,7 @@ class NextSentencePrediction(Task):
     def from_text(self, text: str, second: str | None = None) -> Record:
         """A record of both sentences."""
         if not second:
-            raise ValueError("expected a second sentence beside the text, but none came")
+            raise ValueError("expected a second sentence beside the text, but none came; add --second")
         return {"text_a": text, "text_b": second}
 
     def head(self, embeddings: torch.Tensor, dropout: float) -> Head:

@@ -138,7 +138,7 @@ class QuestionAnswering(Task):
     def from_text(self, text: str, second: str | None = None) -> Record:
         """A record of the context and the question."""
         if not second:
-            raise ValueError("expected a question beside the text, but none came")
+            raise ValueError("expected a question beside the text, but none came; add --second")
         return {"context": text, "question": second}
 
     def head(self, embeddings: torch.Tensor, dropout: float) -> Head:

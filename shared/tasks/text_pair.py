@@ -238,7 +238,7 @@ def _require_texts(record: Record) -> None:
 
 def _pair(text: str, second: str | None) -> Record:
     if not second:
-        raise ValueError("expected a second text beside the text, but none came")
+        raise ValueError("expected a second text beside the text, but none came; add --second")
     return {"text_a": text, "text_b": second}
 
 

@@ -26,6 +26,7 @@ from shared.tasks.base import (
     Target,
     Task,
     Tensors,
+    require_words,
     shown,
     unique,
 )
@@ -83,12 +84,7 @@ class TokenClassification(Task):
 
     def check(self, record: Record) -> None:
         """Raise ValueError unless tokens and tags agree and the tags are legal BIO of this task."""
-        tokens, tags = record.get("tokens"), record.get("tags")
-        if not isinstance(tokens, list) or not tokens:
-            raise ValueError(f"expected a list of words in 'tokens', but {shown(tokens)} came")
-        for position, token in enumerate(tokens):
-            if not isinstance(token, str) or not token:
-                raise ValueError(f"expected a word at token {position}, but {shown(token)} came")
+        tokens, tags = require_words(record), record.get("tags")
         if not isinstance(tags, list) or len(tags) != len(tokens):
             count = len(tags) if isinstance(tags, list) else shown(tags)
             raise ValueError(f"expected {len(tokens)} tags for {len(tokens)} tokens, but {count} came")
