@@ -126,7 +126,9 @@ def _look_for_overlap(task: TaskReport, split: Split, records: SplitReport) -> S
         return
     found = f"{_count(records.overlap, records.records)} are in train too (but for case and white space)"
     rate = share(records.overlap, records.records)
-    if rate >= SAME_FILE:
+    if split not in task.files and rate >= MANY_OVERLAPPING:
+        yield "warning", f"{found}, out of which they are held; take what is repeated out of that file."
+    elif rate >= SAME_FILE:
         yield "error", f"{found}; name a {split} file of other records, because its scores would mean nothing."
     elif rate >= MANY_OVERLAPPING:
         yield "warning", f"{found}; take them out of train, because they flatter the scores."

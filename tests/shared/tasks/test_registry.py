@@ -94,6 +94,43 @@ def test_every_type_is_built_checks_and_scores(task_type: str) -> None:
 
 
 @pytest.mark.parametrize("task_type", TASK_TYPES)
+def test_every_type_says_what_a_record_reads_and_how_it_is_labelled(task_type: str) -> None:
+    options, record = EXAMPLES[task_type]
+    task = build_task("mine", spec_of(task_type, options))
+    read = " ".join(task.texts_of(record))
+    given = {key: value for key, value in record.items() if key in ("text", "text_a", "context", "source")}
+    words = [*given.values(), *record.get("tokens", ()), *record.get("sentences", ())]
+    assert words
+    assert all(word in read for word in words)
+    assert task.labels == tuple(options.get("labels", options.get("types", ())))
+    expected = [record["label"]] if "label" in record else [tag[2:] for tag in record.get("tags", ()) if tag != "O"]
+    assert task.labels_of(record) == expected
+    if "label" in record:
+        assert task.labels_of({**record, "label": "unknown"}) == ["unknown"]
+        assert task.labels_of({key: value for key, value in record.items() if key != "label"}) == []
+
+
+@pytest.mark.parametrize(
+    ("tags", "types"),
+    [
+        (["B-Drug", "I-Drug", "O", "B-Drug", "B-Drug"], ["Drug"] * 3),
+        (["I-Drug", "I-Drug", "B-Drug", "O", "I-Dose"], ["Drug", "Drug", "Dose"]),
+        (["S-Drug", "S-Drug", "B-Drug", "I-Drug", "E-Drug", "U-Dose", "B-Dose", "L-Dose"], ["Drug"] * 3 + ["Dose"] * 2),
+    ],
+)
+def test_entities_are_counted_in_whichever_scheme(tags: list[str], types: list[str]) -> None:
+    task = build_task("mine", spec_of("token-classification", {"types": ["Drug"]}))
+    assert task.labels_of({"tokens": ["x"] * len(tags), "tags": tags}) == types
+    assert task.labels_of({"tokens": ["x"]}) == []
+
+
+def test_several_labels_are_several() -> None:
+    task = build_task("mine", spec_of("text-classification", {"labels": ["a", "b"], "multi_label": True}))
+    assert task.labels_of({"text": "x", "labels": ["b", "unknown"]}) == ["b", "unknown"]
+    assert task.labels_of({"text": "x"}) == []
+
+
+@pytest.mark.parametrize("task_type", TASK_TYPES)
 def test_every_type_says_what_it_is(task_type: str) -> None:
     task = build_task("mine", spec_of(task_type, EXAMPLES[task_type][0]))
     assert all(text.strip() for text in vars(task.card).values())

@@ -1,0 +1,89 @@
+"""The doctor: what it prints, as JSON and as tables, its exit code, and that it never loads the weights."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tomli_w
+from transformers import BertModel
+from typer.testing import CliRunner
+
+from client.cli import app
+from shared.errors import ConfigError
+from shared.federation import Federation
+
+WriteRecords = Callable[..., Path]
+
+
+@pytest.fixture
+def institution(tmp_path: Path, tiny_federation: Callable[..., Federation], write_records: WriteRecords) -> Path:
+    """A site with good data; its rows are in the order of the labels, so train is every other one."""
+    federation = tiny_federation().model_dump(mode="json", exclude_none=True)
+    (tmp_path / "federation.toml").write_text(tomli_w.dumps(federation), encoding="utf-8")
+    write_records(tmp_path / "data" / "train.jsonl", "clauses", slice(0, None, 2))
+    write_records(tmp_path / "data" / "test.jsonl", "clauses", slice(1, None, 2))
+    path = tmp_path / "institution.toml"
+    data = {"clauses": {"train": "data/train.jsonl", "test": "data/test.jsonl"}}
+    path.write_text(tomli_w.dumps({"name": "hospital", "data": data}), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the doctor must not load the weights")
+
+    monkeypatch.setattr(BertModel, "from_pretrained", refuse)
+
+
+def test_good_data_pass(institution: Path) -> None:
+    result = CliRunner().invoke(app, ["doctor", str(institution)])
+    assert result.exit_code == 0, result.output
+    assert "Errors: 0, warnings: 0, ok: 6." in result.output
+    assert "validation (held out)" in result.output
+
+
+def test_bad_data_are_shown_and_the_exit_code_is_1(institution: Path) -> None:
+    train = institution.parent / "data" / "train.jsonl"
+    train.write_text(train.read_text() + '{"text": "[/b] x", "label": "[bold]gossip"}\n' * 7, encoding="utf-8")
+    result = CliRunner().invoke(app, ["doctor", str(institution)])
+    assert result.exit_code == 1
+    assert "train.jsonl:13" in result.output
+    assert "'[bold]gossip' is not among" in result.output  # brackets in data are no markup
+    assert "and 2 more; --json lists them all" in result.output
+    assert "7 of 19 rows (36.8%)" in result.output
+    assert "Errors: 1, warnings: 0" in result.output
+
+
+def test_warnings_alone_are_no_failure(institution: Path) -> None:
+    train = institution.parent / "data" / "train.jsonl"
+    train.write_text(train.read_text() * 2, encoding="utf-8")
+    result = CliRunner().invoke(app, ["doctor", str(institution)])
+    assert result.exit_code == 0
+    assert "keep one of each" in result.output
+
+
+def test_json_has_everything(institution: Path) -> None:
+    train = institution.parent / "data" / "train.jsonl"
+    train.write_text(train.read_text() + "{oops}\n" * 7, encoding="utf-8")
+    result = CliRunner().invoke(app, ["doctor", str(institution), "--json"])
+    assert result.exit_code == 1
+    report = json.loads(result.stdout)
+    assert report["verdict"] == "error"
+    assert len(report["tasks"]["clauses"]["files"]["train"]["bad"]) == 7
+    assert report["summary"]["clauses"]["bad_rows"] == 7
+    assert {finding["verdict"] for finding in report["findings"]} == {"ok", "error"}
+
+
+def test_another_folder_may_hold_the_data(institution: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    (institution.parent / "data").rename(moved / "data")
+    assert CliRunner().invoke(app, ["doctor", str(institution)]).exit_code == 1
+    assert CliRunner().invoke(app, ["doctor", str(institution), "--data", str(moved)]).exit_code == 0
+
+
+def test_an_institution_file_that_is_wrong_is_an_error_of_its_own(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["doctor", str(tmp_path / "none.toml")])
+    assert isinstance(result.exception, ConfigError)
