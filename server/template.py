@@ -7,7 +7,8 @@ from shared.federation import load_federation
 
 TEMPLATE = """\
 # What this coordinator and its institutions agree on. Every institution keeps its own copy, and trains only
-# under the copy that it has approved: after a change, send the file round again.
+# under the copy that it has approved: after a change, send the file round again. Every key that may stand here is in
+# docs/configuration.md; `collegium tasks` lists the types of task.
 version = 1
 name = "{name}"
 seed = 13

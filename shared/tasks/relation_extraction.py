@@ -84,6 +84,7 @@ class RelationExtraction(Task):
         metrics="micro_f1, macro_f1 without no relation; accuracy",
         source="Zhou and Chen 2021 (typed punctuation markers); Zhong and Chen 2021 (head)",
     )
+    free_words = ("tokens",)
 
     def __init__(self, name: str, spec: RelationExtractionSpec) -> None:
         self.name = name

@@ -80,6 +80,7 @@ class TextClassification(Task):
         metrics="macro_f1, accuracy, mcc; macro_f1, micro_f1, exact_match",
         source="Devlin et al. 2019, section 4.1; pooling as in Reimers and Gurevych 2019",
     )
+    free_texts = ("text",)
 
     def __init__(self, name: str, spec: TextClassificationSpec) -> None:
         self.name = name

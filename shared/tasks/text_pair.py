@@ -86,6 +86,7 @@ class TextPairClassification(Task):
         metrics="macro_f1, accuracy, mcc",
         source="Devlin et al. 2019, section 4.1; pooling as in Reimers and Gurevych 2019",
     )
+    free_texts = ("text_a", "text_b")
 
     def __init__(self, name: str, spec: TextPairClassificationSpec) -> None:
         self.name = name

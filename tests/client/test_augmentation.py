@@ -127,6 +127,17 @@ def test_only_the_training_texts_of_that_task_change_and_anew_each_time(make_sit
     assert site.examples("test") == plain.examples("test")
 
 
+def test_whole_texts_are_reworded_in_every_way(make_site: MakeSite, synonyms: Path) -> None:
+    site = augmented(make_site("clauses"), "clauses", Augmentation(synonyms=synonyms, replace=1.0, drop=0.2, swap=0.2))
+    for old in site.records("clauses", "train"):
+        new = site.rewordings["clauses"](old, np.random.default_rng(1))
+        assert new["label"] == old["label"]
+        assert "buyer" not in new["text"]
+        assert new["text"] != old["text"]
+    examples = site.draw_examples(np.random.default_rng(1))
+    assert [e.target for e in examples] == [e.target for e in site.examples("train")]
+
+
 def test_training_sees_each_epochs_own_texts(make_site: MakeSite) -> None:
     site = make_site("clauses", training={"epochs_per_round": 3})
     seen: list[int] = []
