@@ -32,7 +32,7 @@ def load_experiment(path: Path, *, data: Path | None = None, limit: int | None =
     Args:
         path: The experiment file.
         data: The folder that its data paths start from; the file's own if None.
-        limit: Use at most this many records per task and split; as in the file if None.
+        limit: Use at most this many records per task and split; a lower limit in the file holds all the same.
 
     Raises:
         ConfigError: Names every wrong key.
@@ -82,4 +82,5 @@ def _anchored(source: Data, folder: Path, limit: int | None) -> Data:
     if source.augmentation and source.augmentation.synonyms:
         synonyms = folder / source.augmentation.synonyms
         changed["augmentation"] = source.augmentation.model_copy(update={"synonyms": synonyms})
-    return source.model_copy(update=changed | ({"limit": limit} if limit else {}))
+    fewest = min((bound for bound in (source.limit, limit) if bound), default=None)
+    return source.model_copy(update=changed | {"limit": fewest})
