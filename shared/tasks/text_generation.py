@@ -36,8 +36,8 @@ class TextGenerationSpec(Spec):
     """Most sub-tokens of a text that is written, its end included; training reads no more of a longer target."""
     beams: Annotated[int, Field(ge=1, le=64)] = 4
     """Hypotheses kept while writing; 1 is greedy search."""
-    length_penalty: Annotated[float, Field(ge=0, le=10)] = 0.6
-    """0 prefers short texts, more prefers longer ones: alpha of Wu et al. 2016."""
+    length_penalty: Annotated[float, Field(ge=0, le=10)] = 1.0
+    """Alpha of Wu et al. 2016: 0 prefers short texts, more prefers longer ones; BertSumAbs uses 0.6 to 1."""
     label_smoothing: LabelSmoothing = 0.0
     """Share of the target that is spread over the vocabulary in training."""
     metric: Literal["rougeL", "chrf", "bleu"] = "rougeL"
