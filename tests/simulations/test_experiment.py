@@ -1,5 +1,6 @@
 """The experiment file."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,14 +9,6 @@ from shared.errors import ConfigError
 from simulations.demo import CONFIG
 from simulations.experiment import load_experiment
 from simulations.samples import SAMPLES
-
-CONFIGS = sorted(CONFIG.parent.glob("*.toml"))
-
-
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-def test_every_example_is_valid(config: Path) -> None:
-    experiment = load_experiment(config, data=SAMPLES)
-    assert set(experiment.institutions) == set(experiment.federation.rounds.institutions)
 
 
 def test_the_lower_limit_holds() -> None:
@@ -26,9 +19,9 @@ def test_the_lower_limit_holds() -> None:
 
 
 def test_institutions_must_be_those_of_the_federation(tmp_path: Path) -> None:
+    text = CONFIG.read_text()
+    rounds = re.sub(r"(?ms)^\[federation\.rounds\].*?(?=^\[)", "", text)
     file = tmp_path / "experiment.toml"
-    file.write_text(CONFIG.read_text().replace("[institutions.bank.", "[institutions.banque."))
-    named = file.read_text().replace("[federation.rounds]", '[federation.rounds]\ninstitutions = ["bank"]\nquorum = 1')
-    file.write_text(named)
-    with pytest.raises(ConfigError, match="exactly \\['bank'\\]"):
+    file.write_text(rounds + '\n[federation.rounds]\ninstitutions = ["bank"]\nquorum = 1\n')
+    with pytest.raises(ConfigError, match=r"exactly \['bank'\]"):
         load_experiment(file)
