@@ -14,6 +14,7 @@ import torch
 from client import trainer
 from client.augmentation import Rewording, open_rewording
 from client.data.loading import TaskData, load_data, mark_known
+from client.data.readiness import examine, summary
 from client.institution import Institution, load_institution
 from shared import codec
 from shared.adapter import difference, get_state, select, set_state
@@ -51,6 +52,8 @@ class Site:
     data: Mapping[str, Mapping[Split, TaskData]]
     rewordings: Mapping[str, Rewording] = field(default_factory=dict)
     """How training texts are augmented, for the tasks where they are."""
+    readiness: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Numbers about the texts of each task, for the coordinator's query."""
     balances: dict[int, State] = field(default_factory=dict)
     """What `training.combine` goes on from, after each round trained here."""
 
@@ -103,7 +106,11 @@ class Site:
             task: {split: len(data.records) for split, data in splits.items()} for task, splits in self.data.items()
         }
         return QueryReply(
-            institution=self.name, records=records, software=version("collegium"), labels=self._inventory()
+            institution=self.name,
+            records=records,
+            software=version("collegium"),
+            labels=self._inventory(),
+            readiness=self.readiness,
         )
 
     def _inventory(self) -> dict[str, dict[str, int]]:
@@ -213,7 +220,17 @@ def build_site(institution: Institution, federation: Federation, model: MultiTas
         for task, source in institution.data.items()
         if source.augmentation
     }
-    return Site(institution.name, federation, model, data, rewordings)
+    readiness = {
+        name: examine(
+            model.tasks[name],
+            {split: list(enumerate(held.records, 1)) for split, held in splits.items()},
+            model.tokenizer,
+            federation.backbone.max_length,
+            annotates=institution.data[name].annotates,
+        )
+        for name, splits in data.items()
+    }
+    return Site(institution.name, federation, model, data, rewordings, summary(readiness))
 
 
 def load_model(institution: Institution, federation: Federation) -> MultiTaskModel:

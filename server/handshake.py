@@ -5,6 +5,14 @@ from collections.abc import Mapping
 from server.replies import Holdings
 from shared.tasks import Task
 
+DOUBTS = (
+    ("duplicate_rate", 0.05, "of the records of {task} repeat an earlier one"),
+    ("test_overlap_rate", 0.05, "of the test texts of {task} are in train too"),
+    ("cut_rate", 0.05, "of the records of {task} are cut to backbone.max_length"),
+    ("majority_share", 0.95, "of the labels of {task} are the same one"),
+)
+"""Numbers of the text readiness report, from which share on they are worth a line, and what it says."""
+
 
 def describe(institution: str, holdings: Holdings, tasks: Mapping[str, Task]) -> list[str]:
     """Lines about one institution: its tasks, the labels it does not annotate or never uses, doubts about its text."""
@@ -16,6 +24,10 @@ def describe(institution: str, holdings: Holdings, tasks: Mapping[str, Task]) ->
             lines.append(f"{institution} does not annotate {_listed(absent)} of {task}: it leaves their rows alone")
         if unused := [label for label in known if counts.get(label) == 0]:
             lines.append(f"{institution} has no training record with {_listed(unused)} of {task}")
+    for task, numbers in sorted(holdings.readiness.items()):
+        for name, least, said in DOUBTS:
+            if (share := numbers.get(name, 0.0)) >= least:
+                lines.append(f"{institution}: {share:.0%} {said.format(task=task)}")
     return lines
 
 

@@ -90,6 +90,8 @@ def test_it_tells_its_labels_and_how_many_records_bear_each(make_site: MakeSite)
     reply = site.answer(QueryRequest(spec_digest=site.federation.digest))
     assert isinstance(reply, QueryReply)
     counts = Counter(record["label"] for record in site.records("clauses", "train"))
+    assert reply.readiness["notes_qa"]["duplicate_rate"] == 0
+    assert all(isinstance(value, float) for numbers in reply.readiness.values() for value in numbers.values())
     assert reply.labels == {"clauses": {"payment": counts["payment"], "liability": counts["liability"]}}
 
 

@@ -32,3 +32,12 @@ def test_what_nobody_can_train_is_named() -> None:
     ]
     full = Holdings({"clauses": {"train": 1}, "qa": {"train": 1}}, {"clauses": {"liability": 1, "term": 1}})
     assert gaps({"bank": BANK, "firm": full}, TASKS) == []
+
+
+def test_doubts_about_text_are_said_from_a_share_on() -> None:
+    numbers = {"duplicate_rate": 0.25, "test_overlap_rate": 0.01, "cut_rate": 0.05, "rows": 9.0}
+    lines = describe("firm", Holdings({"qa": {"train": 2}}, readiness={"qa": numbers}), TASKS)
+    assert lines[1:] == [
+        "firm: 25% of the records of qa repeat an earlier one",
+        "firm: 5% of the records of qa are cut to backbone.max_length",
+    ]
