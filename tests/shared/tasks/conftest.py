@@ -63,7 +63,9 @@ def learn_by_heart() -> Callable[..., dict[str, float]]:
             model.losses(batch, model(batch))[name].mean().backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         with torch.inference_mode():
-            predictions = task.predict(examples, list(model.infer(batch)[name].numpy()))
+            rows = model.infer(batch)[name].numpy()
+        logits = [row[: len(e)] if rows.ndim == 3 else row for e, row in zip(examples, rows, strict=True)]
+        predictions = task.predict(examples, logits)
         return task.score(records, [predictions[i] for i in range(len(records))])
 
     return learn
