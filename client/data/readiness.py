@@ -166,7 +166,8 @@ def _summarise(task: TaskReport) -> dict[str, float]:
         numbers |= {"median_length": train.lengths.median, "p95_length": train.lengths.p95}
     if train and task.labels:
         numbers["labels_without_record"] = len(set(task.labels) - train.labels.keys())
-        numbers["majority_share"] = majority_share(train)
+        if len(task.labels) > 1:
+            numbers["majority_share"] = majority_share(train)
     return {name: float(number) for name, number in numbers.items()}
 
 
