@@ -23,6 +23,8 @@ from shared.tasks import Record, Task
 
 MEASURED = 2000
 """Most records of a split whose length is measured, a fixed random choice; all else is counted over all records."""
+MEASURED_CHARACTERS = 4_000_000
+"""Most characters that they have together, so that long documents take no longer than a few seconds."""
 UNBOUNDED = 10**6
 """An input length, in sub-tokens, into which every record fits."""
 Row = tuple[int, Record]
@@ -240,9 +242,10 @@ def _examine_split(
 
 def _measure(task: Task, records: Sequence[Record], tokenizer: PreTrainedTokenizerFast, max_length: int) -> Lengths:
     """Encode without a bound, and what is too long with it: more examples are windows, as many have been cut."""
-    if len(records) > MEASURED:
-        chosen = np.random.default_rng(CHOICE_SEED).choice(len(records), MEASURED, replace=False)
-        records = [records[i] for i in chosen.tolist()]
+    order = np.random.default_rng(CHOICE_SEED).permutation(len(records))[:MEASURED].tolist()
+    characters = np.cumsum([sum(map(len, task.texts_of(records[i]))) for i in order])
+    affordable = max(1, int(np.searchsorted(characters, MEASURED_CHARACTERS, side="right")))
+    records = [records[i] for i in order[:affordable]]
     whole = _lengths_of(task, records, tokenizer, UNBOUNDED)
     longest = [max(lengths, default=0) for lengths in whole]
     too_long = [i for i, length in enumerate(longest) if length > max_length]

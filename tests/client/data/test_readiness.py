@@ -182,6 +182,10 @@ def test_of_many_records_a_fixed_choice_is_measured(
     first = measure(TASKS["clauses"], records, tokenizer)
     assert first.measured == 10
     assert first == measure(TASKS["clauses"], records, tokenizer)
+    monkeypatch.setattr(readiness, "MEASURED_CHARACTERS", 200)
+    assert 0 < measure(TASKS["clauses"], records, tokenizer).measured < 10
+    monkeypatch.setattr(readiness, "MEASURED_CHARACTERS", 1)
+    assert measure(TASKS["clauses"], records, tokenizer).measured == 1
 
 
 def test_labels_and_troubles_are_counted(tokenizer: PreTrainedTokenizerFast) -> None:
