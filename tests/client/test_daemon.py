@@ -52,14 +52,14 @@ class Background:
         self.thread.join(30)
         assert not self.thread.is_alive()
 
-    def wait_for(self, words: str, count: int = 1, seconds: float = 60.0) -> None:
+    def wait_for(self, words: str, count: int = 1, seconds: float = 120.0) -> None:
         deadline = time.monotonic() + seconds
         while sum(words in line for line in self.said) < count:
             assert not self.error, self.error
             assert time.monotonic() < deadline, f"{words!r} was not announced: {self.said}"
             time.sleep(0.05)
 
-    def wait_for_end(self, seconds: float = 60.0) -> CollegiumError:
+    def wait_for_end(self, seconds: float = 120.0) -> CollegiumError:
         self.thread.join(seconds)
         assert self.error, self.said
         return self.error[0]

@@ -59,7 +59,7 @@ def serving(home: ServerHome) -> Iterator[subprocess.Popen[bytes]]:
             process.wait(timeout=20)
 
 
-def wait_until_up(home: ServerHome, seconds: float = 40.0) -> None:
+def wait_until_up(home: ServerHome, seconds: float = 120.0) -> None:
     """Wait for the public door's health."""
     url = f"https://127.0.0.1:{read_settings(home).public_port}/health"
     trusted = ssl.create_default_context(cafile=str(home.ca_certificate))

@@ -36,7 +36,7 @@ class Daemon:
         except CollegiumError as error:
             self.failure = error
 
-    def wait_for(self, words: str, seconds: float = 40.0) -> str:
+    def wait_for(self, words: str, seconds: float = 120.0) -> str:
         end = time.monotonic() + seconds
         while time.monotonic() < end and self.failure is None:
             for line in self.lines:
