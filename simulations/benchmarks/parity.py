@@ -30,9 +30,9 @@ from simulations.benchmarks.cells import Cell, experiment_of
 from simulations.experiment import open_sites
 
 CELLS = {
-    "financial_classification": Cell(1000, 3, 96),
-    "medical_ner": Cell(1000, 3),
-    "legal_pair": Cell(600, 3),
+    "financial_classification": Cell(700, 3, 96),
+    "medical_ner": Cell(700, 3),
+    "legal_relation": Cell(400, 3, 160, options={"no_relation": "none"}),
 }
 
 
