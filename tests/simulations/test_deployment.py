@@ -56,7 +56,7 @@ def children() -> set[int]:
     return found
 
 
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(600)
 # peft 0.21 reads a property that transformers 5.23 renames.
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_a_deployment_ends_as_the_simulator_does_and_its_bundle_loads(
