@@ -3,7 +3,7 @@
 The round loop, the ClientApp, the messages and the trainer are those of a deployment; only the transport differs.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from flwr.app import Context, Message, RecordDict
 from flwr.app.error import Error
@@ -16,6 +16,10 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from client.app import build_app
 from client.site import Site
+from server import rounds
+from server.store import Store
+from shared.codec import Arrays
+from shared.federation import Federation
 
 RUN_ID = 1
 SERVER_NODE = 1
@@ -90,3 +94,20 @@ class LocalGrid(Grid):
         except Exception as error:  # an institution's fault must look as it does in a deployment: an error reply
             reason = f"{type(error).__name__}: {error}"
             return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
+
+
+def run_federation(
+    sites: Mapping[str, Site], federation: Federation, initial: Arrays, store: Store, announce: Callable[[str], None]
+) -> str:
+    """Run a federation from its first round to its last in this process; the id of the run in the store."""
+    run_id = store.create_run(federation)
+    rounds.run(
+        LocalGrid(sites),
+        federation=federation,
+        store=store,
+        run_id=run_id,
+        initial_state=initial,
+        announce=announce,
+        poll_seconds=0.0,
+    )
+    return run_id

@@ -14,7 +14,6 @@ import numpy as np
 import tomli_w
 
 from client.site import Site
-from server import rounds
 from server.store import Store
 from server.store import rounds as rounds_table
 from shared.adapter import get_state
@@ -24,7 +23,7 @@ from shared.errors import ConfigError
 from shared.federation import Federation
 from shared.model import MultiTaskModel, build_model
 from shared.tasks import build_task
-from simulations.engine import LocalGrid
+from simulations.engine import run_federation
 from simulations.experiment import Experiment, load_experiment, open_sites
 
 Method = Literal["grid", "random"]
@@ -140,16 +139,7 @@ def _trial(
     weighted = {name: replace(site, federation=federation, balances={}) for name, site in sites.items()}
     folder.mkdir(parents=True)
     with Store.open(f"sqlite:///{folder / 'collegium.db'}", checkpoints=folder / "checkpoints") as store:
-        run_id = store.create_run(federation)
-        rounds.run(
-            LocalGrid(weighted),
-            federation=federation,
-            store=store,
-            run_id=run_id,
-            initial_state=initial,
-            announce=lambda _: None,
-            poll_seconds=0.0,
-        )
+        run_id = run_federation(weighted, federation, initial, store, lambda _: None)
         best = store.best_round(run_id)
         scores = {row["round"]: row["score"] for row in store.rows(rounds_table, run_id)}
     score = None if best is None else scores.get(best)

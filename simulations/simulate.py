@@ -3,12 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from server import rounds
 from server.store import Store
 from shared.adapter import get_state
 from shared.model import build_model
 from simulations.baselines import centralised, local_only
-from simulations.engine import LocalGrid
+from simulations.engine import run_federation
 from simulations.experiment import load_experiment, open_sites
 from simulations.results import Row, rows_of
 
@@ -35,16 +34,7 @@ def run_experiment(
     initial = get_state(model)
     sites = open_sites(experiment, model)
     with Store.open(f"sqlite:///{workdir / 'collegium.db'}", checkpoints=workdir / "checkpoints") as store:
-        run_id = store.create_run(federation)
-        rounds.run(
-            LocalGrid(sites),
-            federation=federation,
-            store=store,
-            run_id=run_id,
-            initial_state=initial,
-            announce=announce,
-            poll_seconds=0.0,
-        )
+        run_id = run_federation(sites, federation, initial, store, announce)
         central = alone = None
         if "centralised" in experiment.baselines:
             announce("Baseline: all records pooled")

@@ -11,13 +11,12 @@ from typing import Annotated
 
 import typer
 
-from server import rounds
 from server.store import Store
 from shared.adapter import get_state
 from shared.console import announce, print_table
 from shared.federation import Federation
 from shared.model import build_model
-from simulations.engine import LocalGrid
+from simulations.engine import run_federation
 from simulations.experiment import Experiment, load_experiment, open_sites
 from simulations.results import Row, rows_of
 
@@ -45,20 +44,11 @@ def federated(experiment: Experiment) -> list[Row]:
     federation = experiment.federation
     model = build_model(federation)
     initial = get_state(model)
-    grid = LocalGrid(open_sites(experiment, model))
+    sites = open_sites(experiment, model)
     with tempfile.TemporaryDirectory(prefix="collegium-joint-") as folder:
         store_url = f"sqlite:///{Path(folder) / 'collegium.db'}"
         with Store.open(store_url, checkpoints=Path(folder) / "checkpoints") as store:
-            run_id = store.create_run(federation)
-            rounds.run(
-                grid,
-                federation=federation,
-                store=store,
-                run_id=run_id,
-                initial_state=initial,
-                announce=announce,
-                poll_seconds=0.0,
-            )
+            run_id = run_federation(sites, federation, initial, store, announce)
             return rows_of(store, run_id)
 
 
