@@ -9,6 +9,7 @@ import torch
 from transformers import BertModel
 
 from client.adversarial import perturbation, shifted_embeddings, watched_embeddings
+from client.batching import micro_batches
 from client.precision import autocast
 from shared.balancing import BALANCERS
 from shared.errors import DataError
@@ -42,7 +43,9 @@ def accumulate(
 ) -> Measured:
     """Add the gradient of a batch's combined loss to every trained parameter's `grad`.
 
-    With `training.adversarial_epsilon`, the gradient of the same loss over perturbed embeddings is added to it.
+    Rows of similar length pass through the model together, as `micro_batches` says, except where `training.combine`
+    compares the tasks' gradients of the batch. With `training.adversarial_epsilon`, the gradient of the same loss over
+    perturbed embeddings is added to it.
 
     Args:
         model: In training mode.
@@ -54,8 +57,36 @@ def accumulate(
     Raises:
         DataError: The loss is not finite.
     """
+    whole = BALANCERS[training.combine].needs_norms or training.combine == "pcgrad"
+    measured = [
+        _accumulate(model, micro, len(micro) / len(batch), training, factors, rng)
+        for micro in ([batch] if whole else micro_batches(batch))
+    ]
+    losses: dict[str, list[torch.Tensor]] = {}
+    for part in measured:
+        for task, values in part.losses.items():
+            losses.setdefault(task, []).append(values)
+    return Measured({task: torch.cat(values) for task, values in losses.items()}, measured[0].norms)
+
+
+def last_shared_layer(model: MultiTaskModel) -> list[torch.nn.Parameter]:
+    """The adapter's parameters in the encoder's last layer."""
+    bert = model.encoder.get_base_model()
+    assert isinstance(bert, BertModel)
+    return [parameter for parameter in bert.encoder.layer[-1].parameters() if parameter.requires_grad]
+
+
+def _accumulate(
+    model: MultiTaskModel,
+    batch: Sequence[Example],
+    share: float,
+    training: Training,
+    factors: Mapping[str, float],
+    rng: np.random.Generator,
+) -> Measured:
+    """The same of rows that are one `share` of a batch, in a single pass."""
     collated = model.collate(batch).to(model.device)
-    weights = {task: model.tasks[task].weight * factors.get(task, 1.0) for task in collated.rows}
+    weights = {task: share * model.tasks[task].weight * factors.get(task, 1.0) for task in collated.rows}
     epsilon = training.adversarial_epsilon
     watching: AbstractContextManager[list[torch.Tensor]] = watched_embeddings(model) if epsilon else nullcontext([])
     with watching as embedded:
@@ -68,13 +99,6 @@ def accumulate(
         with shifted_embeddings(model, perturbation(looked_up.grad, epsilon)):
             _backward(model, _losses(model, collated, training), weights, training, rng)
     return Measured({task: values.detach() for task, values in losses.items()}, norms)
-
-
-def last_shared_layer(model: MultiTaskModel) -> list[torch.nn.Parameter]:
-    """The adapter's parameters in the encoder's last layer."""
-    bert = model.encoder.get_base_model()
-    assert isinstance(bert, BertModel)
-    return [parameter for parameter in bert.encoder.layer[-1].parameters() if parameter.requires_grad]
 
 
 def _losses(model: MultiTaskModel, batch: Batch, training: Training) -> dict[str, torch.Tensor]:

@@ -38,7 +38,7 @@ type = "question-answering"
 
 [training]                 # what each institution does in one round
 epochs_per_round = 1
-batch_tokens = 2048        # most padded sub-tokens in a batch
+batch_tokens = 2048        # sub-tokens that one step reads
 learning_rate = 1e-3
 weight_decay = 0.01
 warmup = 0.06              # share of the whole run

@@ -73,7 +73,7 @@ class Training(Model):
     epochs_per_round: Annotated[int, Field(ge=0, le=100)] = 1
     """Passes over the site's training records per round; 0 sends an empty update (to measure the machinery)."""
     batch_tokens: Annotated[int, Field(ge=16)] = 2048
-    """Most padded sub-tokens in one batch; short texts give large batches, long texts small ones."""
+    """About how many sub-tokens one step of the optimizer reads: many short texts, or a few long ones."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """Starts afresh every round."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9

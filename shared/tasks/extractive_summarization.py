@@ -39,14 +39,20 @@ class ExtractiveSummarizationSpec(Spec):
     trigram_blocking: bool = True
     """Pass over a sentence that shares three words in a row with one already chosen."""
     head: Literal["transformer", "linear"] = "transformer"
-    """`transformer` lets sentences see each other (BERTSUM); `linear` scores each from its [CLS] alone."""
+    """`transformer` lets sentences see each other (BERTSUM); `linear` scores each by itself."""
+    sentence_state: Literal["mean", "cls"] = "mean"
+    """What the head reads of a sentence: `cls`, the state of its [CLS] (BERTSUM), or the `mean` over its sub-tokens.
+
+    The states of several [CLS] in a text are alike in a backbone that was not pretrained with them; the means are not.
+    """
 
 
 class SentenceHead(Head):
-    """A score for each sentence from the state of its [CLS]; reads `positions` and `first` of `Task.inputs`."""
+    """A score for each sentence from its state; reads `positions`, `ends` and `first` of `Task.inputs`."""
 
-    def __init__(self, hidden_size: int, layers: int, dropout: float) -> None:
+    def __init__(self, hidden_size: int, layers: int, dropout: float, sentence_state: str = "mean") -> None:
         super().__init__()
+        self.sentence_state = sentence_state
         self.layers = nn.ModuleList(InterSentenceLayer(hidden_size, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(hidden_size, eps=1e-6) if layers else nn.Identity()
         self.dropout = nn.Dropout(dropout)
@@ -57,7 +63,10 @@ class SentenceHead(Head):
         places, first = inputs["positions"], inputs["first"]
         present = places != PADDING
         rows = torch.arange(len(places), device=places.device).unsqueeze(1)
-        sentences = states[rows, places.clamp(min=0)]
+        if self.sentence_state == "cls":
+            sentences = states[rows, places.clamp(min=0)]
+        else:
+            sentences = _means(states, places.clamp(min=0), inputs["ends"].clamp(min=1))
         if self.layers:
             order = first.unsqueeze(1) + torch.arange(places.shape[1], device=places.device)
             sentences = self.dropout(sentences + sinusoids(order, states.shape[2]).to(sentences.dtype))
@@ -166,7 +175,8 @@ class ExtractiveSummarization(Task):
             oracle = self._oracle(record)
             for start, end in _windows([len(sentence) for sentence in ids], room):
                 parts = [part for part in (query, *ids[start:end]) if part]
-                positions = [*itertools.accumulate((len(part) for part in parts[:-1]), initial=0)]
+                ends = [*itertools.accumulate(len(part) for part in parts)]
+                positions = [0, *ends[:-1]]
                 examples.append(
                     Example(
                         self.name,
@@ -175,7 +185,7 @@ class ExtractiveSummarization(Task):
                         [i % 2 for i, part in enumerate(parts) for _ in part],
                         {} if oracle is None else {"chosen": [int(i in oracle) for i in range(start, end)]},
                         {"first": start, "sentences": document[start:end]},
-                        {"first": start, "positions": positions[start - end :]},
+                        {"first": start, "positions": positions[start - end :], "ends": ends[start - end :]},
                     )
                 )
         return examples
@@ -186,12 +196,16 @@ class ExtractiveSummarization(Task):
 
     def head(self, embeddings: torch.Tensor, dropout: float) -> Head:
         """The inter-sentence transformer, or a linear layer alone."""
-        return SentenceHead(embeddings.shape[1], LAYERS if self.spec.head == "transformer" else 0, dropout)
+        layers = LAYERS if self.spec.head == "transformer" else 0
+        return SentenceHead(embeddings.shape[1], layers, dropout, self.spec.sentence_state)
 
     def inputs(self, examples: Sequence[Example], length: int) -> Tensors:
-        """`positions` [rows, sentences]: of each [CLS], or PADDING; `first` [rows]: the window's first sentence."""
-        positions = _pad([example.inputs["positions"] for example in examples])
-        return {"positions": positions, "first": torch.tensor([example.inputs["first"] for example in examples])}
+        """`positions` and `ends` [rows, sentences]: of each sentence's [CLS] and after its [SEP], or PADDING.
+
+        `first` [rows]: the window's first sentence.
+        """
+        spans = {name: _pad([example.inputs[name] for example in examples]) for name in ("positions", "ends")}
+        return spans | {"first": torch.tensor([example.inputs["first"] for example in examples])}
 
     def collate(self, targets: Sequence[Target], length: int) -> Tensors:
         """`chosen`: [rows, sentences] of ones and zeros, or PADDING."""
@@ -294,6 +308,14 @@ def _windows(lengths: Sequence[int], size: int) -> Iterator[tuple[int, int]]:
             start, used = i, 0
         used += length
     yield start, len(lengths)
+
+
+def _means(states: torch.Tensor, starts: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    """Means [rows, spans, hidden] of states [rows, length, hidden] over spans [rows, spans]; the end is not in it."""
+    sums = functional.pad(states.float().cumsum(dim=1), (0, 0, 1, 0))
+    rows = torch.arange(len(starts), device=starts.device).unsqueeze(1)
+    means: torch.Tensor = (sums[rows, ends] - sums[rows, starts]) / (ends - starts).clamp(min=1).unsqueeze(-1)
+    return means
 
 
 def _pad(rows: Sequence[Sequence[int]]) -> torch.Tensor:

@@ -7,8 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.batching import evaluation_batches, pack, sample_by_temperature, training_batches
-from shared.model import PAD_MULTIPLE
+from client.batching import (
+    MICRO_BATCH_COST,
+    evaluation_batches,
+    micro_batches,
+    pack,
+    padded_length,
+    sample_by_temperature,
+    training_batches,
+)
 from shared.tasks import Example
 
 Lengths = st.lists(st.integers(1, 200), min_size=1, max_size=200)
@@ -19,7 +26,7 @@ def examples(lengths: list[int]) -> list[Example]:
 
 
 def padded(batch: list[int]) -> int:
-    return max(-(-n // PAD_MULTIPLE) * PAD_MULTIPLE for n in batch) * len(batch)
+    return max(padded_length(n) for n in batch) * len(batch)
 
 
 @given(Lengths, st.integers(16, 1000))
@@ -46,12 +53,43 @@ def test_the_seed_decides_the_order() -> None:
     assert order(1) != order(2)
 
 
-def test_bucketing_wastes_little() -> None:
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=200), st.integers(50, 1000))
+def test_batches_are_of_about_the_same_size(lengths: list[int], budget: int) -> None:
+    batches = training_batches(examples(lengths), budget, np.random.default_rng(0))
+    assert len(batches) <= -(-sum(lengths) // budget)
+    for batch in batches:
+        assert sum(len(example) for example in batch) <= sum(lengths) / len(batches) + 100
+
+
+def test_a_batch_is_a_random_sample_whatever_the_lengths() -> None:
+    rows = examples([10] * 200 + [100] * 200)
+    rng = np.random.default_rng(0)
+    batches = [batch for _ in range(50) for batch in training_batches(rows, 2200, rng)]
+    long = np.array([sum(len(example) == 100 for example in batch) / len(batch) for batch in batches])
+    assert long.mean() == pytest.approx(0.5, abs=0.02)
+    assert long.std() < 0.12  # of 40 drawn records, 0.08
+
+
+def test_micro_batches_waste_little() -> None:
     rng = np.random.default_rng(0)
     lengths = [int(n) for n in rng.lognormal(3.2, 0.6, 3000).clip(4, 256)]
-    batches = training_batches(examples(lengths), 2048, rng)
-    spent = sum(padded([len(example) for example in batch]) for batch in batches)
-    assert spent < 1.3 * sum(lengths)
+    parts = [part for batch in training_batches(examples(lengths), 2048, rng) for part in micro_batches(batch)]
+    assert sum(padded([len(example) for example in part]) for part in parts) < 1.3 * sum(lengths)
+
+
+@given(st.lists(st.integers(1, 200), min_size=1, max_size=8))
+def test_micro_batches_are_the_cheapest_cut(lengths: list[int]) -> None:
+    def cost(parts: list[list[int]]) -> int:
+        return sum(padded(part) + MICRO_BATCH_COST for part in parts)
+
+    def cuts(row: list[int]) -> list[list[list[int]]]:
+        heads = [[[row]]] + [[[row[:i], *rest] for rest in cuts(row[i:])] for i in range(1, len(row))]
+        return [cut for head in heads for cut in head]
+
+    found = micro_batches(examples(lengths))
+    assert sorted(example.record for part in found for example in part) == list(range(len(lengths)))
+    least = min(cost(cut) for cut in cuts(sorted(lengths)))
+    assert cost([[len(example) for example in part] for part in found]) == least
 
 
 def of_tasks(**sizes: int) -> list[Example]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from client.batching import micro_batches
 from client.gradients import Measured, accumulate, last_shared_layer
 from client.site import Site
 from shared.federation import Training
@@ -48,7 +49,10 @@ def run(site: Site, training: Training, factors: dict[str, float] | None = None)
     return accumulate(site.model, site.examples("train"), training, factors or {}, np.random.default_rng(0))
 
 
-def test_weights_and_factors_multiply_rows(site: Site) -> None:
+@pytest.mark.parametrize("pass_cost", [1, 10_000])
+def test_weights_and_factors_multiply_rows(site: Site, monkeypatch: pytest.MonkeyPatch, pass_cost: int) -> None:
+    monkeypatch.setattr("client.batching.MICRO_BATCH_COST", pass_cost)
+    assert (len(micro_batches(site.examples("train"))) > 1) == (pass_cost == 1)
     examples, factors = site.examples("train"), {"clauses": 0.5, "notes_qa": 3.0}
 
     def slowly() -> None:
@@ -111,7 +115,8 @@ def test_losses_are_per_row_and_unweighted(site: Site) -> None:
     assert {task: len(values) for task, values in measured.losses.items()} == {
         task: sum(example.task == task for example in examples) for task in TASKS
     }
-    batch = site.model.collate([examples[0]])
-    (alone,) = site.model.losses(batch, site.model(batch)).values()
-    assert measured.losses[examples[0].task][0].item() == pytest.approx(alone.item(), abs=1e-5)
+    for task in TASKS:
+        batches = [site.model.collate([example]) for example in examples if example.task == task]
+        alone = [site.model.losses(batch, site.model(batch))[task].item() for batch in batches]
+        assert sorted(measured.losses[task].tolist()) == pytest.approx(sorted(alone), abs=1e-5)
     assert measured.means()["clauses"] == pytest.approx(float(measured.losses["clauses"].mean()))

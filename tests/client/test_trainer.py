@@ -134,8 +134,8 @@ def test_a_balance_goes_on_from_round_to_round(make_site: MakeSite) -> None:
 
 @pytest.mark.parametrize("combine", ["fixed", "pcgrad"])
 def test_a_balance_that_moves_nothing_is_the_same_training(make_site: MakeSite, combine: str) -> None:
-    """One task alone: nothing to weigh, nothing in conflict."""
-    site = make_site("clauses")
+    """One task alone: nothing to weigh, nothing in conflict. By SGD, since Adam steps as far along rounding noise."""
+    site = make_site("clauses", training=NO_DROPOUT | {"optimizer": "sgd"})
     start = get_state(site.model)
     trainer.train(site.model, site.examples("train"), site.federation.training, seed=1)
     plain = get_state(site.model)

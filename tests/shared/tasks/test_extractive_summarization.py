@@ -29,6 +29,7 @@ from shared.tasks.extractive_summarization import (
     PADDING,
     ExtractiveSummarization,
     ExtractiveSummarizationSpec,
+    SentenceHead,
     sinusoids,
     split_sentences,
 )
@@ -157,6 +158,7 @@ def test_every_sentence_is_scored_once(case: tuple[Record, int]) -> None:
         assert example.inputs["first"] == len(text)
         starts = example.inputs["positions"]
         assert [i for i, token in enumerate(example.input_ids) if token == TOKENIZER.cls_token_id] == starts
+        assert example.inputs["ends"] == [*starts[1:], len(example)]
         for start, end in itertools.pairwise([*starts, len(example)]):
             pieces = list(example.input_ids[start:end])
             assert pieces[-1] == TOKENIZER.sep_token_id
@@ -212,18 +214,36 @@ def test_blocking_may_leave_fewer_sentences() -> None:
 
 
 def logits_of(head: Head, states: torch.Tensor, rows: Sequence[Sequence[int]], first: Sequence[int]) -> torch.Tensor:
+    """Of sentences that start at `rows` and end where the next one starts; the last is a single sub-token."""
     width = max(len(row) for row in rows)
-    positions = torch.tensor([[*row, *[PADDING] * (width - len(row))] for row in rows])
-    logits: torch.Tensor = head(
-        states, torch.ones(states.shape[:2]), {"positions": positions, "first": torch.tensor(first)}
-    )
+    padding = [[PADDING] * (width - len(row)) for row in rows]
+    inputs = {
+        "positions": torch.tensor([[*row, *more] for row, more in zip(rows, padding, strict=True)]),
+        "ends": torch.tensor([[*row[1:], row[-1] + 1, *more] for row, more in zip(rows, padding, strict=True)]),
+        "first": torch.tensor(first),
+    }
+    logits: torch.Tensor = head(states, torch.ones(states.shape[:2]), inputs)
     return logits
 
 
+@pytest.mark.parametrize("state", ["mean", "cls"])
+def test_a_sentence_is_the_mean_of_its_states_or_that_of_its_cls(state: str) -> None:
+    head = make(head="linear", sentence_state=state).head(torch.zeros(5, 16), dropout=0.0)
+    assert isinstance(head, SentenceHead)
+    states = torch.randn(2, 9, 16)
+    rows = [[0, 3, 8], [1, 4]]
+    logits = logits_of(head, states, rows, [0, 0])
+    for row, starts in enumerate(rows):
+        for i, (start, end) in enumerate(itertools.pairwise([*starts, starts[-1] + 1])):
+            read = states[row, start] if state == "cls" else states[row, start:end].mean(0)
+            torch.testing.assert_close(logits[row, i], head.linear(read)[0])
+
+
+@pytest.mark.parametrize("state", ["mean", "cls"])
 @pytest.mark.parametrize("kind", ["transformer", "linear"])
-def test_head_and_loss_ignore_padding(kind: str) -> None:
+def test_head_and_loss_ignore_padding(kind: str, state: str) -> None:
     torch.manual_seed(0)
-    task = make(head=kind)
+    task = make(head=kind, sentence_state=state)
     head = task.head(torch.zeros(5, 16), dropout=0.5).eval()
     states = torch.randn(2, 9, 16)
     both = logits_of(head, states, [[0, 3], [0, 1, 4, 6, 8]], [0, 7])
@@ -254,10 +274,11 @@ def test_sentences_see_each_other_and_their_place_in_the_document_unless_the_hea
         assert torch.allclose(plain, later) != sees
 
 
+@pytest.mark.parametrize("state", ["mean", "cls"])
 @pytest.mark.parametrize("kind", ["transformer", "linear"])
-def test_every_parameter_of_the_head_learns(kind: str) -> None:
+def test_every_parameter_of_the_head_learns(kind: str, state: str) -> None:
     torch.manual_seed(0)
-    task = make(head=kind)
+    task = make(head=kind, sentence_state=state)
     head = task.head(torch.zeros(5, 16), dropout=0.0)
     logits = logits_of(head, torch.randn(2, 9, 16), [[0, 2, 5, 7], [0, 4]], [0, 4])
     task.loss(logits, task.collate([{"chosen": [1, 0, 0, 1]}, {"chosen": [0, 1]}], 9)).sum().backward()  # type: ignore[no-untyped-call]
