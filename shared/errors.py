@@ -6,6 +6,8 @@
     ├── BackboneError     weights are missing, unreadable or not the agreed ones
     ├── ProtocolError     a message does not follow the protocol
     │   ├── RefusalError  an institution declined a request, and says why
+    │   ├── PolicyError   a request or an update breaks a rule of the site's own policy
+    │   ├── HeldError     an update waited for the site's operator, who did not release it
     │   └── ReplyError    an institution's reply broke the rules; it is dropped for this round
     ├── QuorumError       too few institutions answered; the run stops, its state is kept
     ├── ConnectionFailedError a door could not be opened or reached
@@ -39,6 +41,14 @@ class ProtocolError(CollegiumError):
 
 class RefusalError(ProtocolError):
     """An institution declined a request, and says why."""
+
+
+class PolicyError(ProtocolError):
+    """A request, or what would leave in answer to it, breaks a rule of the site's own policy; the message names it."""
+
+
+class HeldError(ProtocolError):
+    """An update was held for the site's operator, and was rejected or not approved in time."""
 
 
 class ReplyError(ProtocolError):

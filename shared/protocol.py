@@ -18,6 +18,7 @@ from shared.errors import ProtocolError
 PROTOCOL_VERSION = 1
 T = TypeVar("T")
 Split = Literal["train", "validation", "test"]
+Counts = Literal["exact", "rounded", "none"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
@@ -39,6 +40,8 @@ class QueryReply:
     """Per task that has labels, those that the institution annotates, and how many training records bear each."""
     readiness: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Numbers of the text readiness report, per task; see `client.data.readiness`."""
+    counts: Counts = "exact"
+    """What all counts of this institution's replies are: `exact`, `rounded` to two digits, or `none`: each is 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +91,8 @@ class EvaluateReply:
     seconds: float
 
 
-RefusalKind = Literal["agreement", "data", "request", "failure"]
+RefusalKind = Literal["agreement", "data", "request", "failure", "policy", "budget", "held"]
+"""`policy`: a rule of the site's own; `budget`: its privacy budget; `held`: its operator did not release the update."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,13 +115,21 @@ MESSAGE_TYPES: dict[type[Any], str] = {QueryRequest: "query", TrainRequest: "tra
 """Flower's message type for each request."""
 
 
+def blobs_of(message: Request | Reply) -> dict[str, bytes]:
+    """What a message carries besides its body."""
+    return {f.name: getattr(message, f.name) for f in fields(message) if f.type is bytes}
+
+
+def body_of(message: Request | Reply) -> str:
+    """All of a message but its blobs, as the JSON that travels."""
+    blobs = blobs_of(message)
+    return json.dumps({key: value for key, value in asdict(message).items() if key not in blobs}, sort_keys=True)
+
+
 def encode(message: Request | Reply) -> RecordDict:
     """Turn a message into Flower records: `header` (JSON) and, if it carries arrays, `arrays` (one blob)."""
-    blobs = {f.name: getattr(message, f.name) for f in fields(message) if f.type is bytes}
-    body = {key: value for key, value in asdict(message).items() if key not in blobs}
-    header = ConfigRecord(
-        {"version": PROTOCOL_VERSION, "kind": type(message).__name__, "body": json.dumps(body, sort_keys=True)}
-    )
+    header = ConfigRecord({"version": PROTOCOL_VERSION, "kind": type(message).__name__, "body": body_of(message)})
+    blobs = blobs_of(message)
     records = RecordDict({"header": header})
     if blobs:
         arrays = {name: Array(np.frombuffer(blob, dtype=np.uint8)) for name, blob in blobs.items()}
