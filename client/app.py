@@ -29,7 +29,7 @@ def build_app(site_of: Callable[[Context], Site]) -> ClientApp:
     def handle(message: Message, context: Context, kind: type[Request]) -> Message:
         request = decode(message.content, kind)
         try:
-            reply = site_of(context).answer(request)
+            reply = site_of(context).answer(request, run=str(context.run_id))
         except CollegiumError as error:  # it may quote a path or a record: that stays here
             log.error("this site cannot answer: %s", error)
             reply = Refusal(institution="", kind="failure", reason=CANNOT_OPEN)

@@ -13,11 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_ssh_private_key
-
 from client.institution import Institution, load_institution
+from client.keys import read_private_key
 from shared.errors import ConnectionFailedError, EnrolmentError
 from shared.flower import flower_environment
 from shared.lock import only_one
@@ -171,18 +168,7 @@ def _check_credentials(institution: Institution) -> None:
             f"Expected the coordinator's CA certificate (PEM) in {ca}, but {_cannot_be_read(error)}; "
             "get ca.crt from the coordinator, or correct server.ca in the institution file."
         ) from None
-    try:
-        private = load_ssh_private_key(key.read_bytes(), None)
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise EnrolmentError(
-            f"Expected this institution's private key in {key}, but {_cannot_be_read(error)}; "
-            "make one with `collegium client keygen`, or correct identity.key in the institution file."
-        ) from None
-    if not isinstance(private, ec.EllipticCurvePrivateKey):
-        raise EnrolmentError(
-            f"Expected an elliptic-curve key in {key}, but it is of another kind; "
-            "make one with `collegium client keygen`."
-        )
+    read_private_key(key)
 
 
 def _cannot_be_read(error: Exception) -> str:

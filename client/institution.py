@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from client.augmentation import Augmentation
 from client.data.sources import FORMATS, format_of
+from client.policy import Policy
 from shared.federation import Model, Name, parse, read_toml
 from shared.tasks.base import Scheme
 
@@ -85,6 +86,7 @@ class Institution(Model):
     server: Server = Server()
     identity: Identity = Identity()
     data: Annotated[dict[str, Data], Field(min_length=1)]
+    policy: Policy = Policy()
     runtime: Runtime = Runtime()
 
 

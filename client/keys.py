@@ -1,8 +1,11 @@
 """The key that proves who an institution is: an EC key on P-384, as Flower's SuperNode reads and registers it."""
 
+import base64
+import hashlib
 import os
 from pathlib import Path
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -47,6 +50,53 @@ def generate_node_key(path: Path) -> None:
             f"Expected to write a key to {path}, but {error.filename} cannot be written ({error.strerror}); "
             "choose a folder that you may write to."
         ) from None
+
+
+def fingerprint(key: ec.EllipticCurvePublicKey) -> str:
+    """Of a public key, as `ssh-keygen -l` and the coordinator print it."""
+    line = key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    digest = hashlib.sha256(base64.b64decode(line.split()[1])).digest()
+    return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
+
+
+def read_public_key(path: Path) -> ec.EllipticCurvePublicKey:
+    """A node's public key (`node.pub`), or the public half of its private one.
+
+    Raises:
+        EnrolmentError: The file is neither.
+    """
+    try:
+        content = path.read_bytes()
+        if b"PRIVATE KEY" in content:
+            return read_private_key(path).public_key()
+        key = serialization.load_ssh_public_key(content)
+    except (OSError, ValueError, UnsupportedAlgorithm) as error:
+        raise EnrolmentError(f"Expected a node key in {path}, but it cannot be read ({error}).") from None
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise EnrolmentError(f"Expected an elliptic-curve key in {path}, but it is of another kind.")
+    return key
+
+
+def read_private_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """A node's private key (`node.key`).
+
+    Raises:
+        EnrolmentError: The file cannot be read, or is no unencrypted elliptic-curve key in OpenSSH format.
+    """
+    try:
+        private = serialization.load_ssh_private_key(path.read_bytes(), None)
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        why = f"it cannot be read ({error.strerror})" if isinstance(error, OSError) else "its content is something else"
+        raise EnrolmentError(
+            f"Expected this institution's private key in {path}, but {why}; "
+            "make one with `collegium client keygen`, or correct identity.key in the institution file."
+        ) from None
+    if not isinstance(private, ec.EllipticCurvePrivateKey):
+        raise EnrolmentError(
+            f"Expected an elliptic-curve key in {path}, but it is of another kind; "
+            "make one with `collegium client keygen`."
+        )
+    return private
 
 
 def _write_new(path: Path, content: bytes, mode: int) -> None:

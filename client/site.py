@@ -11,16 +11,27 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from client import trainer
+from client import gate, outbox, trainer
 from client.augmentation import Rewording, open_rewording
 from client.data.loading import TaskData, load_data, mark_known
 from client.data.readiness import examine, summary
-from client.institution import Institution, load_institution
+from client.institution import Data, Institution, load_institution
+from client.policy import Owners, Policy, check_request, check_tasks, disclose, offered
+from client.receipts import Receipts, Release
 from shared import codec
-from shared.adapter import difference, get_state, select, set_state
+from shared.adapter import difference, get_state, select, set_state, task_of, tensors
 from shared.balancing import State
 from shared.codec import Arrays
-from shared.errors import CollegiumError, ConfigError, ProtocolError, RefusalError
+from shared.errors import (
+    CollegiumError,
+    ConfigError,
+    DataError,
+    HeldError,
+    PolicyError,
+    ProtocolError,
+    RefusalError,
+    StoreError,
+)
 from shared.federation import Federation, load_federation
 from shared.model import MultiTaskModel, build_model
 from shared.protocol import (
@@ -40,6 +51,17 @@ from shared.tasks import Example, Record
 log = logging.getLogger("collegium.client")
 PROGRESS_SECONDS = 10.0
 """How often training says in the log how far it is."""
+KINDS: tuple[tuple[type[CollegiumError], RefusalKind], ...] = (
+    (PolicyError, "policy"),
+    (HeldError, "held"),
+    (RefusalError, "agreement"),
+    (ProtocolError, "request"),
+    (DataError, "data"),
+)
+"""What a refusal is called; another error is a failure."""
+UNSAID = "This site could not answer; its own log says why."
+"""The reason of a failure: an error that is no answer to the coordinator may quote a path or a record."""
+NO_RECEIPT = "This site could not write the receipt of its answer, and nothing leaves without one."
 
 
 @dataclass(frozen=True)
@@ -56,19 +78,60 @@ class Site:
     """Numbers about the texts of each task, for the coordinator's query."""
     balances: dict[int, State] = field(default_factory=dict)
     """What `training.combine` goes on from, after each round trained here."""
+    policy: Policy = field(default_factory=Policy)
+    owners: Owners = field(default_factory=dict)
+    """How many owners each split holds."""
+    state: Path | None = None
+    """Where updates that are held wait."""
+    receipts: Receipts | None = None
+    """Where everything that leaves is recorded; None in the simulator."""
 
-    def answer(self, request: Request) -> Reply:
-        """Answer one request; what this site will not or cannot do is a `Refusal` that says why."""
+    def answer(self, request: Request, run: str | None = None) -> Reply:
+        """Answer one request; what this site will not or cannot do is a `Refusal` that says why.
+
+        Args:
+            request: The coordinator's.
+            run: Flower's number of the run, for the receipt.
+        """
+        began, norm = time.monotonic(), None
         try:
             self._check_agreement(request)
+            check_request(self.policy, request, self.federation, self.owners)
+            reply: Reply
             if isinstance(request, TrainRequest):
-                return self._train(request)
-            if isinstance(request, EvaluateRequest):
-                return self._evaluate(request)
-            return self._describe()
+                reply, norm = self._train(request)
+            else:
+                reply = self._evaluate(request) if isinstance(request, EvaluateRequest) else self._describe()
+            reply = disclose(self.policy, reply, self.owners)
+            release = gate.describe(reply, federation=self.federation, run=run, norm=norm)
+            if isinstance(reply, TrainReply) and self.policy.hold:
+                self._hold(reply, release, began)
         except CollegiumError as error:
-            log.error("refused: %s", error)
-            return Refusal(institution=self.name, kind=_kind(error), reason=str(error))
+            reply = self._refusal(error)
+            release = gate.describe(reply, federation=self.federation, run=run)
+        return self._record(reply, release)
+
+    def _hold(self, reply: TrainReply, release: Release, began: float) -> None:
+        left = self.federation.rounds.deadline_seconds - (time.monotonic() - began)
+        if self.state is None:
+            raise PolicyError("This site holds every update for its operator (policy.hold), but has no outbox.")
+        outbox.wait(self.state, reply.update, release, seconds=max(0.0, min(self.policy.hold_seconds, left)))
+
+    def _record(self, reply: Reply, release: Release) -> Reply:
+        if self.receipts is None:
+            return reply
+        try:
+            self.receipts.append(release)
+        except StoreError as error:
+            log.error("nothing leaves: %s", error)
+            return Refusal(institution=self.name, kind="failure", reason=NO_RECEIPT)
+        return reply
+
+    def _refusal(self, error: CollegiumError) -> Refusal:
+        log.error("refused: %s", error)
+        kind: RefusalKind = next((kind for of, kind in KINDS if isinstance(error, of)), "failure")
+        reason = UNSAID if kind in ("data", "failure") else str(error)
+        return Refusal(institution=self.name, kind=kind, reason=reason)
 
     def examples(self, split: Split) -> list[Example]:
         """The encoded examples of every task, in a fixed order."""
@@ -125,10 +188,12 @@ class Site:
 
     def _load(self, state: bytes) -> Arrays:
         arrays = codec.decode(state, self.federation.wire.codec)
+        check_tasks(self.policy, {task for name in arrays if (task := task_of(name))})
         set_state(self.model, arrays)
         return select(arrays, self.data.keys())
 
-    def _train(self, request: TrainRequest) -> TrainReply:
+    def _train(self, request: TrainRequest) -> tuple[TrainReply, float]:
+        """The reply, and the norm of the update in it."""
         received = self._load(request.state)
         outcome = trainer.train(
             self.model,
@@ -142,16 +207,23 @@ class Site:
             progress=_Progress(request.round),
         )
         self.balances[request.round] = outcome.balance
-        update = difference(get_state(self.model), received)
-        return TrainReply(
+        parcel = gate.pack(
+            difference(get_state(self.model), received),
+            shapes={name: tuple(parameter.shape) for name, parameter in tensors(self.model).items()},
+            tasks=self.data.keys(),
+            codec_name=self.federation.wire.codec,
+            policy=self.policy,
+        )
+        reply = TrainReply(
             institution=self.name,
             round=request.round,
             examples={task: len(self.records(task, "train")) for task in self.data},
             losses=outcome.losses,
             steps=outcome.steps,
             seconds=outcome.seconds,
-            update=codec.encode(update, self.federation.wire.codec),
+            update=parcel.blob,
         )
+        return reply, parcel.norm
 
     def _balance_before(self, round: int) -> State | None:
         """The balance after the last round before; a new run, or a round trained again, forgets those since."""
@@ -162,7 +234,8 @@ class Site:
     def _evaluate(self, request: EvaluateRequest) -> EvaluateReply:
         started = time.perf_counter()
         self._load(request.state)
-        held = {task: splits[request.split] for task, splits in self.data.items() if request.split in splits}
+        shown = offered(self.policy, self.owners)
+        held = {task: splits[request.split] for task, splits in self.data.items() if request.split in shown[task]}
         scores = {
             task: score(self.model, task, self.data[task], request.split, self.federation.training.precision)
             for task in held
@@ -203,21 +276,33 @@ def open_site(path: Path, *, model: MultiTaskModel | None = None) -> Site:
         ConfigError, DataError, BackboneError: What is wrong, in one sentence.
     """
     institution = load_institution(path)
+    receipts = Receipts(institution.runtime.state, institution.identity.key)
     federation = load_federation(institution.federation)
-    return build_site(institution, federation, model or load_model(institution, federation))
+    model = model or load_model(institution, federation)
+    return build_site(institution, federation, model, receipts=receipts)
 
 
-def build_site(institution: Institution, federation: Federation, model: MultiTaskModel) -> Site:
-    """Read and encode the institution's data for the given model."""
+def build_site(
+    institution: Institution, federation: Federation, model: MultiTaskModel, *, receipts: Receipts | None = None
+) -> Site:
+    """Read and encode the institution's data for the given model.
+
+    Args:
+        institution: Its file.
+        federation: The agreement that it has approved.
+        model: The federation's.
+        receipts: Where everything that leaves is recorded; None in the simulator, whose policy is checked all the same.
+    """
     if institution.name not in federation.rounds.institutions:
         raise ConfigError(
             f"Expected the institution's name to be among {list(federation.rounds.institutions)} of the federation "
             f"file, but it is {institution.name!r}."
         )
-    data = load_data(institution.data, model.tasks, model.tokenizer, federation.backbone.max_length)
+    sources = _allowed(institution)
+    data = load_data(sources, model.tasks, model.tokenizer, federation.backbone.max_length)
     rewordings = {
         task: open_rewording(source.augmentation, model.tasks[task])
-        for task, source in institution.data.items()
+        for task, source in sources.items()
         if source.augmentation
     }
     readiness = {
@@ -226,11 +311,36 @@ def build_site(institution: Institution, federation: Federation, model: MultiTas
             {split: list(enumerate(held.records, 1)) for split, held in splits.items()},
             model.tokenizer,
             federation.backbone.max_length,
-            annotates=institution.data[name].annotates,
+            annotates=sources[name].annotates,
         )
         for name, splits in data.items()
     }
-    return Site(institution.name, federation, model, data, rewordings, summary(readiness))
+    return Site(
+        institution.name,
+        federation,
+        model,
+        data,
+        rewordings,
+        summary(readiness),
+        policy=institution.policy,
+        owners={task: {split: len(held.records) for split, held in splits.items()} for task, splits in data.items()},
+        state=institution.runtime.state,
+        receipts=receipts,
+    )
+
+
+def _allowed(institution: Institution) -> dict[str, Data]:
+    """The sources of the tasks that may take part."""
+    allowed = institution.policy.tasks
+    sources = {task: source for task, source in institution.data.items() if allowed is None or task in allowed}
+    if left := sorted(institution.data.keys() - sources.keys()):
+        log.info("policy.tasks leaves out %s", ", ".join(left))
+    if not sources:
+        raise ConfigError(
+            f"Expected policy.tasks to allow one of the tasks under [data], {sorted(institution.data)}, but it names "
+            f"{list(allowed or ())}; correct one of the two."
+        )
+    return sources
 
 
 def load_model(institution: Institution, federation: Federation) -> MultiTaskModel:
@@ -249,12 +359,6 @@ def _device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"runtime.device must be auto, cpu, cuda or cuda:N as present here, not {name!r}.") from error
     return device
-
-
-def _kind(error: CollegiumError) -> RefusalKind:
-    if isinstance(error, RefusalError):
-        return "agreement"
-    return "request" if isinstance(error, ProtocolError) else "data"
 
 
 class _Progress:

@@ -22,6 +22,7 @@ from pydantic_core import PydanticUndefined
 
 from client.augmentation import Augmentation
 from client.institution import Data, Identity, Institution, Runtime, Server
+from client.policy import Policy
 from shared.federation import Adapter, Backbone, Federation, Rounds, Training, Wire
 from shared.tasks import TASK_TYPES, TaskSpec
 
@@ -45,6 +46,7 @@ INSTITUTION: Mapping[str, type[BaseModel]] = {
     "identity": Identity,
     "data.TASK": Data,
     "data.TASK.augmentation": Augmentation,
+    "policy": Policy,
     "runtime": Runtime,
 }
 

@@ -1,0 +1,113 @@
+"""The gate: the one way from arrays to bytes that leave, and the record of everything that does.
+
+An update passes if the bytes themselves, decoded again, hold exactly the arrays that the federation declares for the
+site's tasks, finite, and within the caps of the site's policy.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from client.policy import Policy
+from client.receipts import Release
+from shared import codec
+from shared.adapter import check_shapes
+from shared.errors import PolicyError, ProtocolError
+from shared.federation import Federation
+from shared.protocol import EvaluateReply, QueryReply, Refusal, Reply, TrainReply, blobs_of, body_of
+
+KINDS: dict[type[Reply], str] = {
+    QueryReply: "query",
+    TrainReply: "train",
+    EvaluateReply: "evaluate",
+    Refusal: "refusal",
+}
+"""What a receipt calls each reply."""
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """An update that may leave."""
+
+    blob: bytes
+    norm: float
+    """Euclidean, over all arrays as they leave."""
+
+
+def pack(
+    update: Mapping[str, np.ndarray],
+    *,
+    shapes: Mapping[str, tuple[int, ...]],
+    tasks: Collection[str],
+    codec_name: str,
+    policy: Policy,
+) -> Parcel:
+    """Encode an update, if it may leave.
+
+    Args:
+        update: Named float32 arrays.
+        shapes: All arrays that the federation declares, by name.
+        tasks: Whose heads belong into the update, besides the adapter.
+        codec_name: See `shared.codec`.
+        policy: The site's.
+
+    Raises:
+        PolicyError: An array is missing, is not declared, has another shape or dtype, or holds a value that is not
+            finite as encoded; or the update is longer or larger than the policy allows.
+    """
+    for name, array in update.items():
+        if array.dtype != np.float32:
+            raise PolicyError(f"The gate lets float32 arrays out only, but {name} is {array.dtype}.")
+    blob = codec.encode(update, codec_name)
+    try:
+        leaving = codec.decode(blob, codec_name)
+        check_shapes(shapes, leaving, tasks=tasks)
+    except ProtocolError as error:
+        raise PolicyError(f"The gate lets exactly the declared arrays out: {error}") from None
+    for name, array in leaving.items():
+        if not np.isfinite(array).all():
+            raise PolicyError(f"The gate lets finite values out only, but {name}, as {codec_name}, has others.")
+    if policy.max_upload_bytes is not None and len(blob) > policy.max_upload_bytes:
+        raise PolicyError(
+            f"This site sends updates of at most {policy.max_upload_bytes} bytes (policy.max_upload_bytes), but this "
+            f"one has {len(blob)}; agree on a smaller adapter.rank or another wire.codec."
+        )
+    norm = math.sqrt(sum(float(np.vdot(array, array)) for array in leaving.values()))
+    if policy.max_norm is not None and norm > policy.max_norm:
+        raise PolicyError(
+            f"This site sends updates of norm at most {policy.max_norm:g} (policy.max_norm), but this one has "
+            f"{norm:g}; agree on a lower learning rate or fewer epochs per round."
+        )
+    return Parcel(blob, norm)
+
+
+def describe(
+    reply: Reply,
+    *,
+    federation: Federation,
+    run: str | None = None,
+    norm: float | None = None,
+    epsilon: float | None = None,
+    ledger: tuple[int, str] | None = None,
+) -> Release:
+    """What a receipt says of a reply; see `client.receipts.Release`."""
+    body = body_of(reply)
+    (content,) = blobs_of(reply).values() or (body.encode(),)
+    told = json.loads(body)
+    return Release(
+        kind=KINDS[type(reply)],
+        sha256=hashlib.sha256(content).hexdigest(),
+        bytes=len(content),
+        norm=norm,
+        body=body,
+        federation=federation.digest,
+        run=run,
+        round=told.get("round"),
+        tasks=tuple(sorted(told.get("examples") or told.get("records") or ())),
+        epsilon=epsilon,
+        ledger=ledger,
+    )

@@ -1,0 +1,202 @@
+"""What an institution allows: `[policy]` of its own file, checked in its own process before and after each answer.
+
+A request that breaks a rule raises PolicyError, which names the rule as `policy.KEY`; what an answer tells in numbers
+is reduced to what the policy shares. Nothing that a coordinator sends can change a rule.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import Field
+
+from shared.errors import PolicyError
+from shared.federation import Federation, Model, Name
+from shared.protocol import (
+    Counts,
+    EvaluateReply,
+    EvaluateRequest,
+    QueryReply,
+    Reply,
+    Request,
+    Split,
+    TrainReply,
+)
+
+Owners = Mapping[str, Mapping[Split, int]]
+"""Per task and split, how many owners (or records, where none are named) this site holds."""
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+COUNTLESS = ("equal",)
+"""Values of `rounds.weighting` under which the coordinator needs no count."""
+K = TypeVar("K")
+
+
+class Policy(Model):
+    """What this site allows, whatever the federation file or the coordinator asks."""
+
+    max_epsilon: Annotated[float, Field(gt=0)] | None = None
+    """Most epsilon that the data of one task may ever spend, over all runs and coordinators; requires privacy."""
+    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    """At which that epsilon is counted; a federation whose own `privacy.delta` is larger is refused."""
+    require_dp: bool = False
+    """Refuse every federation that has no `[privacy]`."""
+    tasks: tuple[Name, ...] | None = None
+    """Tasks that may take part; others under `[data]` are neither read nor announced. Without it, all may."""
+    federations: tuple[Digest, ...] | None = None
+    """Digests of the federation files that are approved: an edited federation.toml is refused until it is added here.
+
+    Without it, whatever federation.toml holds is approved.
+    """
+    minimum_owners: Annotated[int, Field(ge=1)] = 1
+    """Fewest owners (records, without `group_by`) of a split: with fewer a task is not trained, a split not scored."""
+    metrics: Literal["full", "rounded", "none"] = "full"
+    """Losses and scores: as they are, to two decimals, or none, so that only training takes place here."""
+    counts: Counts = "exact"
+    """Records per split and label, and readiness numbers: as they are, to two significant digits, or none at all.
+
+    `none` needs `rounds.weighting = "equal"`: every count that the protocol asks for is then 1.
+    """
+    max_upload_bytes: Annotated[int, Field(ge=1)] | None = None
+    """Largest encoded update."""
+    max_norm: Annotated[float, Field(gt=0)] | None = None
+    """Longest update, as the Euclidean norm over all its arrays; a longer one stays here."""
+    hold: bool = False
+    """Keep every update in the outbox until it is approved by `collegium client outbox --approve`."""
+    hold_seconds: Annotated[float, Field(gt=0)] = 3600.0
+    """How long an update waits for that, and never beyond the federation's `rounds.deadline_seconds`."""
+
+
+def check_request(policy: Policy, request: Request, federation: Federation, owners: Owners) -> None:
+    """Whether the policy allows any answer but a refusal.
+
+    Args:
+        policy: The site's.
+        request: What the coordinator asks, under the site's own federation file.
+        federation: That file.
+        owners: What the site holds.
+
+    Raises:
+        PolicyError: A rule is broken; no record, and no number of them, is quoted.
+    """
+    _check_federation(policy, federation)
+    for task, splits in owners.items():
+        if splits.get("train", 0) < policy.minimum_owners:
+            raise PolicyError(
+                f"This site trains {task} with at least {policy.minimum_owners} owners (policy.minimum_owners), but it "
+                f"holds fewer; give it more data, or leave {task} out of its policy.tasks."
+            )
+    if isinstance(request, EvaluateRequest):
+        _check_evaluation(policy, request.split, owners)
+
+
+def check_tasks(policy: Policy, tasks: Collection[str]) -> None:
+    """Raise PolicyError if a request is about a task that may not take part."""
+    if policy.tasks is not None and (others := sorted(set(tasks) - set(policy.tasks))):
+        raise PolicyError(
+            f"This site takes part in {list(policy.tasks)} (policy.tasks), but the request is about {others} too; ask "
+            "it anew what it holds."
+        )
+
+
+def offered(policy: Policy, owners: Owners) -> dict[str, set[Split]]:
+    """Per task the splits that the coordinator hears of: `train`, and those whose scores may leave."""
+    return {
+        task: {
+            split
+            for split, count in splits.items()
+            if split == "train" or (policy.metrics != "none" and count >= policy.minimum_owners)
+        }
+        for task, splits in owners.items()
+    }
+
+
+def disclose(policy: Policy, reply: Reply, owners: Owners) -> Reply:
+    """The reply with no more in it than the policy shares; the very same values under the default policy."""
+    if isinstance(reply, QueryReply):
+        shown = offered(policy, owners)
+        records = {
+            task: _counts(policy, {split: n for split, n in splits.items() if split in shown[task]})
+            for task, splits in reply.records.items()
+        }
+        labels = {task: _counts(policy, counts) for task, counts in reply.labels.items()}
+        return replace(
+            reply, records=records, labels=labels, readiness=_readiness(policy, reply.readiness), counts=policy.counts
+        )
+    if isinstance(reply, TrainReply):
+        steps = _counts(policy, {"steps": reply.steps})["steps"]  # as many as the records need
+        losses = {} if policy.metrics == "none" else _metrics(policy, reply.losses)
+        return replace(reply, examples=_counts(policy, reply.examples), losses=losses, steps=steps)
+    if isinstance(reply, EvaluateReply):
+        scores = {task: _metrics(policy, values) for task, values in reply.scores.items()}
+        return replace(reply, examples=_counts(policy, reply.examples), scores=scores)
+    return reply
+
+
+def two_digits(number: float) -> float:
+    """To two significant digits from 1 on, else to two decimals; a half goes up. A count above 0 stays above 0."""
+    if abs(number) < 1:
+        return round(number, 2)
+    step = 10.0 ** (len(str(int(abs(number)))) - 2)
+    return int(number / step + 0.5) * step
+
+
+def _check_federation(policy: Policy, federation: Federation) -> None:
+    if policy.federations is not None and federation.digest not in policy.federations:
+        raise PolicyError(
+            f"This site has approved the digests of its policy.federations, but its federation.toml has "
+            f"{federation.digest}; add that there once the file has been read and approved."
+        )
+    weighting: str = federation.rounds.weighting
+    if policy.counts == "none" and weighting not in COUNTLESS:
+        raise PolicyError(
+            f'This site shares no counts (policy.counts = "none"), but rounds.weighting is "{weighting}", which needs '
+            f'them; agree on "{COUNTLESS[0]}".'
+        )
+    privacy = getattr(federation, "privacy", None)
+    if privacy is None:
+        if policy.require_dp or policy.max_epsilon is not None:
+            rule = "require_dp" if policy.require_dp else "max_epsilon"
+            raise PolicyError(
+                f"This site trains with differential privacy only (policy.{rule}), but the federation file has no "
+                "[privacy]; agree on one that has."
+            )
+        return
+    if privacy.delta > policy.delta:
+        raise PolicyError(
+            f"This site accepts a delta of at most {policy.delta:g} (policy.delta), but the federation's privacy.delta "
+            f"is {privacy.delta:g}; agree on a smaller one."
+        )
+    if policy.max_epsilon is not None and privacy.epsilon is not None and privacy.epsilon > policy.max_epsilon:
+        raise PolicyError(
+            f"This site spends at most epsilon {policy.max_epsilon:g} (policy.max_epsilon), but the federation plans "
+            f"{privacy.epsilon:g} for the run; agree on a smaller privacy.epsilon."
+        )
+
+
+def _check_evaluation(policy: Policy, split: Split, owners: Owners) -> None:
+    if policy.metrics == "none":
+        raise PolicyError('This site shares no scores (policy.metrics = "none"); do not ask it to evaluate.')
+    held = [task for task, splits in owners.items() if split in splits]
+    if held and not any(split in splits for splits in offered(policy, owners).values()):
+        raise PolicyError(
+            f"This site scores at least {policy.minimum_owners} owners (policy.minimum_owners), but its {split} "
+            "records have fewer; do not ask it to score them."
+        )
+
+
+def _counts(policy: Policy, counts: Mapping[K, int]) -> dict[K, int]:
+    if policy.counts == "none":
+        return dict.fromkeys(counts, 1)
+    return dict(counts) if policy.counts == "exact" else {key: int(two_digits(n)) for key, n in counts.items()}
+
+
+def _readiness(policy: Policy, readiness: Mapping[str, Mapping[str, float]]) -> Mapping[str, Mapping[str, float]]:
+    if policy.counts == "none":
+        return {}
+    if policy.counts == "exact":
+        return readiness
+    return {task: {name: two_digits(x) for name, x in numbers.items()} for task, numbers in readiness.items()}
+
+
+def _metrics(policy: Policy, metrics: Mapping[str, float]) -> dict[str, float]:
+    return dict(metrics) if policy.metrics == "full" else {name: round(value, 2) for name, value in metrics.items()}
