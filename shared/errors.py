@@ -8,6 +8,7 @@
     │   ├── RefusalError  an institution declined a request, and says why
     │   ├── PolicyError   a request or an update breaks a rule of the site's own policy
     │   ├── HeldError     an update waited for the site's operator, who did not release it
+    │   ├── BudgetError   the privacy budget forbids a request, or the ledger that keeps it cannot be trusted
     │   └── ReplyError    an institution's reply broke the rules; it is dropped for this round
     ├── QuorumError       too few institutions answered; the run stops, its state is kept
     ├── ConnectionFailedError a door could not be opened or reached
@@ -49,6 +50,10 @@ class PolicyError(ProtocolError):
 
 class HeldError(ProtocolError):
     """An update was held for the site's operator, and was rejected or not approved in time."""
+
+
+class BudgetError(ProtocolError):
+    """The privacy budget does not allow a request, or the ledger that keeps it cannot be read, written or trusted."""
 
 
 class ReplyError(ProtocolError):
