@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from client.batching import evaluation_batches, sample_by_temperature, training_
 from client.gradients import accumulate
 from client.optimizers import build_optimizer, learning_rate, set_learning_rate
 from client.precision import autocast
+from client.privacy.dpsgd import Private, poisson_batches, private_steps, steps_per_round
 from shared.balancing import BALANCERS, State
 from shared.federation import Training
 from shared.model import MultiTaskModel
@@ -47,11 +49,14 @@ def train(
     rounds: int = 1,
     balance: State | None = None,
     augment: Augment | None = None,
+    private: Private | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
     """Train adapter and heads in place for one round.
 
-    The optimizer starts afresh every round; the learning rate follows one schedule over the whole run.
+    The optimizer starts afresh every round; the learning rate follows one schedule over the whole run. With `private`
+    the round is one epoch of Poisson batches and noisy steps (`client.privacy.dpsgd`), and else as many epochs as
+    `training` says.
 
     Args:
         model: Holds the global state; changed in place.
@@ -62,6 +67,7 @@ def train(
         rounds: Rounds in the whole run.
         balance: `Outcome.balance` of the round before; None begins afresh.
         augment: Draws the examples of each epoch in place of `examples`; of the same tasks.
+        private: The owners of the records and the noise that protects them.
         progress: Told of every step.
 
     Returns:
@@ -72,27 +78,29 @@ def train(
     """
     started = time.perf_counter()
     rng = np.random.default_rng(seed)
-    epochs = [
-        _epoch(model, augment(rng) if augment else examples, training, rng) for _ in range(training.epochs_per_round)
-    ]
+    epochs = _epochs(model, augment or (lambda rng: examples), training, rng, private)
     steps, done = sum(len(epoch) for epoch in epochs), 0
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = build_optimizer(parameters, training)
     balancer = BALANCERS[training.combine]
     state = balancer.init(sorted({example.task for example in examples})) if balance is None else balance
     losses: dict[str, float] = {}
-    with torch.random.fork_rng(devices=_cuda(model)):
+    with torch.random.fork_rng(devices=_cuda(model)), ExitStack() as stack:
         torch.manual_seed(seed)
         model.train()
+        step = stack.enter_context(private_steps(model, training, private, optimizer)) if private else None
         for epoch in epochs:
             rows: dict[str, list[torch.Tensor]] = defaultdict(list)
             for batch in epoch:
                 set_learning_rate(optimizer, learning_rate(training, (round - 1 + done / steps) / rounds))
-                optimizer.zero_grad(set_to_none=True)
-                measured = accumulate(model, batch, training, balancer.weights(state), rng)
-                torch.nn.utils.clip_grad_norm_(parameters, training.clip_norm)
-                optimizer.step()
-                state = balancer.after_step(state, measured.means(), measured.norms)
+                if step:
+                    measured = step(batch)
+                else:
+                    optimizer.zero_grad(set_to_none=True)
+                    measured = accumulate(model, batch, training, balancer.weights(state), rng)
+                    torch.nn.utils.clip_grad_norm_(parameters, training.clip_norm)
+                    optimizer.step()
+                    state = balancer.after_step(state, measured.means(), measured.norms)
                 for task, values in measured.losses.items():
                     rows[task].append(values)
                 done += 1
@@ -139,14 +147,24 @@ def predict(model: MultiTaskModel, task: Task, examples: Sequence[Example], *, p
     return [found[record] for record in range(len(found))]
 
 
-def _epoch(
-    model: MultiTaskModel, examples: Sequence[Example], training: Training, rng: np.random.Generator
-) -> list[list[Example]]:
-    """The batches of one epoch, drawn anew."""
+def _epochs(
+    model: MultiTaskModel, draw: Augment, training: Training, rng: np.random.Generator, private: Private | None
+) -> list[list[list[Example]]]:
+    """The batches of the round's epochs, drawn anew."""
+    if private:
+        steps = steps_per_round(private.privacy, training)
+        epochs = [poisson_batches(draw(rng), private, steps)]
+    else:
+        epochs = [_epoch(draw(rng), training, rng) for _ in range(training.epochs_per_round)]
+    return [
+        [[model.tasks[example.task].redraw(example, rng) for example in batch] for batch in epoch] for epoch in epochs
+    ]
+
+
+def _epoch(examples: Sequence[Example], training: Training, rng: np.random.Generator) -> list[list[Example]]:
     if training.sampling == "temperature":
         examples = sample_by_temperature(examples, training.sampling_temperature, rng)
-    batches = training_batches(examples, training.batch_tokens, rng)
-    return [[model.tasks[example.task].redraw(example, rng) for example in batch] for batch in batches]
+    return training_batches(examples, training.batch_tokens, rng)
 
 
 def _cuda(model: MultiTaskModel) -> list[torch.device]:

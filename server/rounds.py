@@ -12,13 +12,13 @@ from typing import TypeVar
 
 from flwr.serverapp import Grid
 
-from server.aggregation import ClientUpdate, fedavg
+from server.aggregation import ClientUpdate, fedavg, fedsvd
 from server.asking import IDLE_SECONDS, Answer, ask, online
 from server.handshake import describe, gaps
 from server.replies import Holdings, check_query, check_scores, check_update
 from server.store import Reply, Score, Store, rounds, scores
 from shared import codec
-from shared.adapter import select
+from shared.adapter import is_trained, select
 from shared.codec import Arrays
 from shared.errors import QuorumError, ReplyError
 from shared.federation import Federation
@@ -146,10 +146,12 @@ def _round(this: Run, state: Arrays, number: int) -> Arrays:
         for name, blob in blobs.items()
     }
     _record_absent(this, number, requests)
-    shapes = {name: array.shape for name, array in state.items()}
+    shapes = {name: array.shape for name, array in state.items() if is_trained(name, agreed.method)}
     taken: list[str] = []
     updates = _updates(this, requests, shapes, taken)
     new, diagnostics = fedavg.apply(state, updates, weighting=agreed.weighting)
+    if agreed.method == "fedsvd":
+        new = fedsvd.refactor(new)
     if len(taken) < agreed.quorum:
         without = ", ".join(sorted(set(agreed.institutions) - set(taken)))
         raise QuorumError(

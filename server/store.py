@@ -290,7 +290,12 @@ class Store:
             return [dict(row) for row in found.mappings()]
 
     def best_round(self, run: str) -> int | None:
-        """The round with the highest validation score; the last checkpoint where nothing was scored."""
+        """The round with the highest validation score; the last checkpoint where nothing was scored.
+
+        With [privacy] always the last one: to choose among rounds by private records is not accounted for.
+        """
+        if self.agreement(run).privacy:
+            return self.last_round(run)
         scored = [(row["score"], -row["round"]) for row in self.rows(rounds, run) if row["score"] is not None]
         return -max(scored)[1] if scored else self.last_round(run)
 

@@ -11,7 +11,8 @@ import torch
 
 from shared.codec import Arrays
 from shared.errors import ProtocolError
-from shared.model import MultiTaskModel
+from shared.federation import Method
+from shared.model import FROZEN_A, MultiTaskModel
 
 ADAPTER = "adapter/"
 HEAD = "head/"
@@ -20,6 +21,11 @@ HEAD = "head/"
 def task_of(name: str) -> str | None:
     """The task whose head the array belongs to; None for the adapter."""
     return name.split("/", 2)[1] if name.startswith(HEAD) else None
+
+
+def is_trained(name: str, method: Method) -> bool:
+    """Whether institutions train the array, and so send an update of it, under `rounds.method`."""
+    return not (method in FROZEN_A and ".lora_A." in name)
 
 
 def select(arrays: Mapping[str, np.ndarray], tasks: Collection[str]) -> Arrays:

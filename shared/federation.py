@@ -112,7 +112,36 @@ class Training(Model):
     """`auto` is bfloat16 autocast where the device computes it natively, else float32."""
 
 
-Weighting = Literal["tasks", "examples"]
+class Privacy(Model):
+    """Differential privacy of the owners of records, by DP-SGD at every institution (Abadi et al. 2016).
+
+    One unit is protected: whatever one owner (`data.TASK.group_by` of an institution, else a single record) contributes
+    to all tasks. Neighbouring data sets differ by adding or removing one owner; the sampling rate and the number of
+    steps do not depend on the data.
+    """
+
+    epsilon: Annotated[float, Field(gt=0)] | None = None
+    """What the planned rounds may cost an owner; the noise is calibrated to it. Or give `noise_multiplier`."""
+    noise_multiplier: Annotated[float, Field(gt=0)] | None = None
+    """Standard deviation of the noise, in units of the largest contribution of an owner."""
+    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    """Of (epsilon, delta); below one over the number of owners."""
+    sampling_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Chance of an owner to be in a step (Poisson sampling): large, since a step's noise does not grow with it."""
+    clipping: Literal["flat", "automatic"] = "flat"
+    """`flat` scales an owner's gradient down to `clip`; `automatic` scales every one to almost 1 (Bu et al. 2022)."""
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    """Longest gradient of an owner over adapter and heads together, as a Euclidean norm; for `flat`."""
+
+    @model_validator(mode="after")
+    def _one_target(self) -> Self:
+        if (self.epsilon is None) == (self.noise_multiplier is None):
+            raise ValueError("give either epsilon or noise_multiplier")
+        return self
+
+
+Weighting = Literal["tasks", "examples", "equal"]
+Method = Literal["fedavg", "ffa", "fedsvd"]
 
 
 class Rounds(Model):
@@ -125,7 +154,17 @@ class Rounds(Model):
     quorum: Annotated[int, Field(ge=1)]
     """Fewest valid updates that make a round."""
     weighting: Weighting = "tasks"
-    """What an institution weighs in the adapter: `tasks` gives every task an equal say, `examples` every record."""
+    """What an institution weighs: `tasks` gives every task an equal say in the adapter, `examples` every record.
+
+    `equal` does not look at record counts at all: of a task, every holder has the same weight.
+    """
+    method: Method = "fedavg"
+    """What is trained and how it is averaged.
+
+    `fedavg`: both factors of the adapter (FedIT; Zhang et al. 2023). `ffa`: B alone, beside a frozen orthonormal A, so
+    that averaging is exact and noise is not multiplied (FFA-LoRA; Sun et al. 2024). `fedsvd`: the same, and the
+    coordinator turns A to the product's principal directions after every round (FedSVD; Lee et al. 2025).
+    """
     deadline_seconds: Annotated[float, Field(gt=0)] = 1800.0
     """How long the coordinator waits for the replies of one request."""
     patience: Annotated[int, Field(ge=0)] = 0
@@ -162,6 +201,7 @@ class Federation(Model):
     adapter: Adapter = Adapter()
     tasks: Annotated[dict[str, TaskSpec], Field(min_length=1)]
     training: Training = Training()
+    privacy: Privacy | None = None
     rounds: Rounds
     wire: Wire = Wire()
 
@@ -170,6 +210,33 @@ class Federation(Model):
         for name in self.tasks:
             if not re.match(r"^[a-z][a-z0-9_]{0,47}$", name):
                 raise ValueError(f"a task name must be lower-case letters, digits and underscores, not {name!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _private(self) -> Self:
+        """Nothing that [privacy] does not account for may look at the records."""
+        if self.privacy is None:
+            return self
+        training, rounds = self.training, self.rounds
+        wrong = [
+            f"training.{key} must be {allowed!r}, not {value!r}"
+            for key, allowed, value in (
+                ("combine", "fixed", training.combine),
+                ("sampling", "all", training.sampling),
+                ("adversarial_epsilon", 0.0, training.adversarial_epsilon),
+                ("weight_decay", 0.0, training.weight_decay),
+            )
+            if value != allowed
+        ]
+        if rounds.weighting != "equal":
+            wrong.append(f"rounds.weighting must be 'equal', since record counts are private, not {rounds.weighting!r}")
+        if rounds.patience:
+            wrong.append(f"rounds.patience must be 0, since validation records are private, not {rounds.patience}")
+        for name, spec in self.tasks.items():
+            if reason := spec.crosses_records():
+                wrong.append(f"tasks.{name}: {reason}")
+        if wrong:
+            raise ValueError("with [privacy], " + "; ".join(wrong))
         return self
 
     @property

@@ -11,10 +11,12 @@ from transformers import BertModel, PreTrainedTokenizerFast
 
 from shared.backbone import LoadedBackbone, load_backbone
 from shared.errors import ConfigError
-from shared.federation import Adapter, Federation
+from shared.federation import Adapter, Federation, Method
 from shared.tasks import Example, Task, build_task
 from shared.tasks.base import Head, Tensors
 
+FROZEN_A: tuple[Method, ...] = ("ffa", "fedsvd")
+"""Values of `rounds.method` under which institutions train B alone."""
 PAD_MULTIPLE = 8
 """Batches are padded to a multiple of this many sub-tokens, which matrix kernels like."""
 
@@ -49,9 +51,18 @@ class Batch:
 class MultiTaskModel(nn.Module):
     """A frozen BERT with LoRA and one head per task; one encoder forward serves rows of every task."""
 
-    def __init__(self, backbone: LoadedBackbone, adapter: Adapter, tasks: Mapping[str, Task], dropout: float) -> None:
+    def __init__(
+        self,
+        backbone: LoadedBackbone,
+        adapter: Adapter,
+        tasks: Mapping[str, Task],
+        dropout: float,
+        method: Method = "fedavg",
+    ) -> None:
         super().__init__()
         self.encoder: PeftModel = _add_lora(backbone.encoder, adapter)
+        if method in FROZEN_A:
+            _freeze_orthonormal(self.encoder)
         self.tokenizer: PreTrainedTokenizerFast = backbone.tokenizer
         self.tasks = dict(tasks)
         embeddings = backbone.encoder.embeddings.word_embeddings.weight
@@ -138,7 +149,9 @@ def build_model(federation: Federation, *, backbone: str | None = None) -> Multi
     tasks = {name: build_task(name, spec) for name, spec in federation.tasks.items()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(federation.seed)
-        return MultiTaskModel(loaded, federation.adapter, tasks, federation.training.head_dropout)
+        return MultiTaskModel(
+            loaded, federation.adapter, tasks, federation.training.head_dropout, federation.rounds.method
+        )
 
 
 def lora_config(adapter: Adapter, backbone: str | None = None) -> LoraConfig:
@@ -166,6 +179,16 @@ def _add_lora(encoder: BertModel, adapter: Adapter) -> PeftModel:
         model = get_peft_model(encoder, lora_config(adapter))
     assert isinstance(model, PeftModel)
     return model
+
+
+def _freeze_orthonormal(encoder: PeftModel) -> None:
+    """Every A with orthonormal rows, drawn evenly over all such (QR of a Gaussian), and not trained."""
+    with torch.no_grad():
+        for name, parameter in encoder.named_parameters():
+            if ".lora_A." in name:
+                q, r = torch.linalg.qr(torch.randn(parameter.shape[1], parameter.shape[0]))
+                parameter.copy_((q * r.diagonal().sign()).T)
+                parameter.requires_grad_(False)
 
 
 def _to(groups: Mapping[str, Tensors], device: torch.device) -> dict[str, Tensors]:

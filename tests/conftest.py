@@ -81,7 +81,7 @@ def tiny_federation(tiny_bert: Path) -> Callable[..., Federation]:
             "wire": {"codec": "float32"},
         }
         for table, changes in tables.items():
-            values[table] = values[table] | changes if isinstance(changes, Mapping) else changes
+            values[table] = values.get(table, {}) | changes if isinstance(changes, Mapping) else changes
         return Federation.model_validate(values)
 
     return make

@@ -5,7 +5,7 @@ different labels, row by row over those that annotate the row's label. The adapt
 institution i weighs w_i = 1/T * sum_t n_it / N_t over the T tasks present, where n_it are its examples of task t and
 N_t all institutions'. N_t is known only at the end, so one running sum is kept per task and the memory needed does not
 grow with the number of institutions. Weights by `examples` are w_i = n_i / N instead (McMahan et al. 2017), under which
-a large task drowns a small one.
+a large task drowns a small one. Under `equal` every n_it is 1.
 """
 
 import math
@@ -43,7 +43,7 @@ def apply(
     Args:
         state: The global state, float32 arrays by name.
         updates: Consumed one at a time; none is kept.
-        weighting: What an institution weighs in the adapter: an equal say for every `tasks`, or by `examples`.
+        weighting: What an institution weighs: an equal say for every `tasks`, by `examples`, or `equal` holders.
 
     Returns:
         The new state (arrays that nobody updated are the very same values) and the diagnostics.
@@ -64,28 +64,30 @@ def apply(
             )
         examples[update.institution] = update.examples
         norms[update.institution] = _norm(update.arrays.values())
-        for task, count in update.examples.items():
+        counts = dict.fromkeys(update.examples, 1) if weighting == "equal" else update.examples
+        for task, count in counts.items():
             totals[task] = totals.get(task, 0) + count
         for name, array in update.arrays.items():
             head_of = task_of(name)
             if head_of is not None:
-                weight = _row_weights(update.examples[head_of], array, update.rows.get(name))
+                weight = _row_weights(counts[head_of], array, update.rows.get(name))
                 _add(heads, name, array, weight)
                 _add(weighed, name, np.ones(weight.shape), weight)
                 continue
-            for held, count in update.examples.items():
+            for held, count in counts.items():
                 _add(adapter.setdefault(held, {}), name, array, count)
     new = dict(state)
     for name, total in heads.items():
         # A row that nobody may move keeps its value: its total is zero, whatever it is divided by.
         new[name] = (state[name] + total / np.maximum(weighed[name], 1.0)).astype(np.float32)
     # What a task's running sum is divided by.
-    shares = {task: n * len(totals) if weighting == "tasks" else sum(totals.values()) for task, n in totals.items()}
+    shares = {task: sum(totals.values()) if weighting == "examples" else n * len(totals) for task, n in totals.items()}
     for name in next(iter(adapter.values()), {}):
         mean = sum(sums[name] / shares[task] for task, sums in adapter.items())
         new[name] = (state[name] + mean).astype(np.float32)
     weights = {
-        institution: sum(count / shares[task] for task, count in held.items()) for institution, held in examples.items()
+        institution: sum((1 if weighting == "equal" else count) / shares[task] for task, count in held.items())
+        for institution, held in examples.items()
     }
     step = (new[name].astype(np.float64) - state[name] for name in new if new[name] is not state[name])
     return new, Diagnostics(examples, norms, weights, _norm(step))

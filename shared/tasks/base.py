@@ -48,6 +48,10 @@ class Spec(BaseModel):
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """What the loss of each of the task's rows is multiplied by; it tells where an institution holds several tasks."""
 
+    def crosses_records(self) -> str | None:
+        """Why an example may hold text of more than one record, which privacy per owner excludes; None if none does."""
+        return None
+
 
 LabelSmoothing = Annotated[float, Field(ge=0, lt=1)]
 """For specs of tasks with a cross-entropy over classes: how much of the target is spread over all of them evenly.

@@ -1,8 +1,9 @@
 """Next sentence prediction: whether one sentence follows another.
 
 A labelled record is a document in sentences. Its examples are pairs of neighbours, and for each one a pair whose second
-sentence comes from another document of the same institution and split, so that no sentence leaves its site. Under
-differential privacy such a pair would be of two records: mind that before training with noise per record.
+sentence comes from another document of the same institution and split, so that no sentence leaves its site. Such a pair
+is of two records, which differential privacy per record or owner excludes: `strangers = "document"` takes it from the
+same document.
 """
 
 import itertools
@@ -32,6 +33,14 @@ class NextSentencePredictionSpec(Spec):
     type: Literal["next-sentence-prediction"]
     pairs_per_document: Annotated[int, Field(ge=1)] = 8
     """Most pairs of neighbours taken from one document; each brings a pair of strangers besides."""
+    strangers: Literal["pool", "document"] = "pool"
+    """Where a sentence that does not follow comes from: any other document of the `pool`, or the same `document`."""
+
+    def crosses_records(self) -> str | None:
+        """A stranger of the pool is another record's sentence."""
+        if self.strangers == "document":
+            return None
+        return 'strangers must be "document", since a pair with another document\'s sentence is of two records'
 
 
 @final
@@ -51,6 +60,7 @@ class NextSentencePrediction(Task):
         self.name = name
         self.metric = "accuracy"
         self.pairs_per_document = spec.pairs_per_document
+        self.strangers = spec.strangers
 
     def check(self, record: Record) -> None:
         """Raise ValueError unless the record is a document of at least two sentences, all with text."""
@@ -81,7 +91,8 @@ class NextSentencePrediction(Task):
             rng = np.random.default_rng(zlib.crc32("\n".join(sentences).encode()))
             for first in np.sort(rng.permutation(len(sentences) - 1)[: self.pairs_per_document]).tolist():
                 rows.append((index, sentences[first], sentences[first + 1], {"follows": 1}))
-                stranger = _stranger((index, first), documents, pool, rng)
+                own = pool if self.strangers == "pool" else [(index, s) for s in range(len(sentences))]
+                stranger = _stranger((index, first), documents, own, rng)
                 if stranger is not None:
                     rows.append((index, sentences[first], stranger, {"follows": 0}))
         if not rows:
