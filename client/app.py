@@ -14,7 +14,18 @@ from flwr.clientapp import ClientApp
 
 from client.site import Site, open_site
 from shared.errors import CollegiumError, ConfigError
-from shared.protocol import EvaluateRequest, QueryRequest, Refusal, Request, TrainRequest, decode, encode
+from shared.protocol import (
+    EvaluateRequest,
+    MaskRequest,
+    QueryRequest,
+    Refusal,
+    Request,
+    SharesRequest,
+    TrainRequest,
+    UnmaskRequest,
+    decode,
+    encode,
+)
 
 log = logging.getLogger("collegium.client")
 CANNOT_OPEN = "The site could not open its configuration, its data or its model; its own log says why."
@@ -26,8 +37,8 @@ def build_app(site_of: Callable[[Context], Site]) -> ClientApp:
     """A ClientApp whose handlers answer for the site that `site_of` finds."""
     client_app = ClientApp()
 
-    def handle(message: Message, context: Context, kind: type[Request]) -> Message:
-        request = decode(message.content, kind)
+    def handle(message: Message, context: Context, *kinds: type[Request]) -> Message:
+        request = decode(message.content, *kinds)
         try:
             reply = site_of(context).answer(request, run=str(context.run_id))
         except CollegiumError as error:  # it may quote a path or a record: that stays here
@@ -37,11 +48,11 @@ def build_app(site_of: Callable[[Context], Site]) -> ClientApp:
 
     @client_app.query()
     def query(message: Message, context: Context) -> Message:
-        return handle(message, context, QueryRequest)
+        return handle(message, context, QueryRequest, SharesRequest, UnmaskRequest)
 
     @client_app.train()
     def train(message: Message, context: Context) -> Message:
-        return handle(message, context, TrainRequest)
+        return handle(message, context, TrainRequest, MaskRequest)
 
     @client_app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:

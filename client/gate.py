@@ -18,11 +18,27 @@ from shared import codec
 from shared.adapter import check_shapes
 from shared.errors import PolicyError, ProtocolError
 from shared.federation import Federation
-from shared.protocol import EvaluateReply, QueryReply, Refusal, Reply, TrainReply, blobs_of, body_of
+from shared.protocol import (
+    EvaluateReply,
+    MaskReply,
+    QueryReply,
+    Refusal,
+    Reply,
+    SharesReply,
+    TrainedReply,
+    TrainReply,
+    UnmaskReply,
+    blobs_of,
+    body_of,
+)
 
 KINDS: dict[type[Reply], str] = {
     QueryReply: "query",
     TrainReply: "train",
+    TrainedReply: "trained",
+    SharesReply: "shares",
+    MaskReply: "masked",
+    UnmaskReply: "unmask",
     EvaluateReply: "evaluate",
     Refusal: "refusal",
 }

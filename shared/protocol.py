@@ -1,14 +1,14 @@
 """What coordinator and institutions say to each other: frozen dataclasses and their Flower encoding, versioned.
 
-Three requests (query, train, evaluate), one reply each, and `Refusal`, which may answer any of them. The structured
-part travels as JSON in one ConfigRecord; arrays travel as one blob (see `shared.codec`) in one ArrayRecord, because
+Three requests (query, train, evaluate), one reply each, and `Refusal`, which may answer any of them; three more pairs
+for secure aggregation (`shared.secagg`), under which a train request gets a `TrainedReply`. The structured part travels as JSON in one ConfigRecord; arrays travel as one blob (see `shared.codec`) in one ArrayRecord, because
 Flower transfers every array of a record by requests of its own.
 """
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
@@ -91,8 +91,85 @@ class EvaluateReply:
     seconds: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainedReply:
+    """What a train request gets under secure aggregation: the update stays, and two fresh public keys go."""
+
+    institution: str
+    round: int
+    examples: Mapping[str, int]
+    """Training records per task."""
+    losses: Mapping[str, float]
+    """Mean training loss per task over the round's last epoch."""
+    steps: int
+    seconds: float
+    sealing_key: str
+    masking_key: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharesRequest:
+    """Share your secrets of this round among those who have trained: their public keys, by institution."""
+
+    spec_digest: str
+    round: int
+    sealing_keys: Mapping[str, str]
+    masking_keys: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharesReply:
+    """By peer, the shares that only it can open, and a commitment to the mask's seed."""
+
+    institution: str
+    round: int
+    commitment: str
+    shares: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskRequest:
+    """Mask the update of this round, multiplied by these weights: one per array, or one per row of it."""
+
+    spec_digest: str
+    round: int
+    shares: Mapping[str, str]
+    """By sender, what is sealed for this institution."""
+    weights: Mapping[str, list[float]]
+    """By array that the institution trains."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskReply:
+    """The masked update: words as `shared.fixedpoint` lays them out."""
+
+    institution: str
+    round: int
+    update: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnmaskRequest:
+    """Give your shares: of the seeds of `survivors`, whose masked updates came, and of the mask keys of the others."""
+
+    spec_digest: str
+    round: int
+    survivors: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnmaskReply:
+    """One share per institution, of its seed or of its mask key, as hexadecimal text."""
+
+    institution: str
+    round: int
+    seeds: Mapping[str, str]
+    keys: Mapping[str, str]
+
+
 RefusalKind = Literal["agreement", "data", "request", "failure", "policy", "budget", "held"]
 """`policy`: a rule of the site's own; `budget`: its privacy budget; `held`: its operator did not release the update."""
+REFUSAL_KINDS: tuple[RefusalKind, ...] = get_args(RefusalKind)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,15 +181,21 @@ class Refusal:
     reason: str
 
 
-Request = QueryRequest | TrainRequest | EvaluateRequest
-Reply = QueryReply | TrainReply | EvaluateReply | Refusal
-REPLIES: tuple[type[Reply], ...] = (QueryReply, TrainReply, EvaluateReply, Refusal)
-MESSAGES: dict[str, type[Any]] = {
-    kind.__name__: kind
-    for kind in (QueryRequest, QueryReply, TrainRequest, TrainReply, EvaluateRequest, EvaluateReply, Refusal)
+SecureRequest = SharesRequest | MaskRequest | UnmaskRequest
+SecureReply = SharesReply | MaskReply | UnmaskReply
+Request = QueryRequest | TrainRequest | EvaluateRequest | SecureRequest
+Reply = QueryReply | TrainReply | TrainedReply | EvaluateReply | SecureReply | Refusal
+REPLIES: tuple[type[Reply], ...] = get_args(Reply)
+MESSAGE_TYPES: dict[type[Any], str] = {
+    QueryRequest: "query",
+    TrainRequest: "train",
+    EvaluateRequest: "evaluate",
+    SharesRequest: "query",
+    MaskRequest: "train",
+    UnmaskRequest: "query",
 }
-MESSAGE_TYPES: dict[type[Any], str] = {QueryRequest: "query", TrainRequest: "train", EvaluateRequest: "evaluate"}
 """Flower's message type for each request."""
+MESSAGES: dict[str, type[Any]] = {kind.__name__: kind for kind in (*MESSAGE_TYPES, *REPLIES)}
 
 
 def blobs_of(message: Request | Reply) -> dict[str, bytes]:

@@ -21,6 +21,22 @@ MESSAGES: list[Any] = [
         institution="bank", round=0, split="test", examples={"t": 3}, scores={"t": {"f1": 0.25}}, seconds=0.5
     ),
     protocol.Refusal(institution="bank", kind="data", reason="No such file."),
+    protocol.TrainedReply(
+        institution="bank",
+        round=1,
+        examples={"t": 3},
+        losses={"t": 0.5},
+        steps=4,
+        seconds=1.5,
+        sealing_key="02aa",
+        masking_key="03bb",
+    ),
+    protocol.SharesRequest(spec_digest="d", round=1, sealing_keys={"bank": "02aa"}, masking_keys={"bank": "03bb"}),
+    protocol.SharesReply(institution="bank", round=1, commitment="cc", shares={"clinic": "sealed"}),
+    protocol.MaskRequest(spec_digest="d", round=1, shares={"clinic": "sealed"}, weights={"adapter/a": [0.5]}),
+    protocol.MaskReply(institution="bank", round=1, update=b"\x00\xff"),
+    protocol.UnmaskRequest(spec_digest="d", round=1, survivors=["bank"]),
+    protocol.UnmaskReply(institution="bank", round=1, seeds={"bank": "00"}, keys={"clinic": "01"}),
 ]
 
 
