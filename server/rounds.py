@@ -6,68 +6,47 @@ federation file names are ever sent anything.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from collections.abc import Iterator, Mapping, Sequence
 
 from flwr.serverapp import Grid
 
 from server.aggregation import ClientUpdate, fedavg, fedsvd
-from server.asking import IDLE_SECONDS, Answer, ask, online
+from server.asking import IDLE_SECONDS, online
 from server.handshake import describe, gaps
+from server.progress import (
+    Announce,
+    Run,
+    ask,
+    build_tasks,
+    checked,
+    encode_state,
+    present,
+    record,
+    record_absent,
+    require_quorum,
+)
 from server.replies import Holdings, check_query, check_scores, check_update
-from server.store import Reply, Score, Store, rounds, scores
-from shared import codec
-from shared.adapter import is_trained, select
+from server.store import Score, Store, rounds, scores
+from shared.adapter import is_trained
 from shared.codec import Arrays
-from shared.errors import QuorumError, ReplyError
+from shared.errors import QuorumError
 from shared.federation import Federation
 from shared.protocol import (
     EvaluateReply,
     EvaluateRequest,
     QueryReply,
     QueryRequest,
-    Request,
     Split,
     TrainReply,
     TrainRequest,
 )
-from shared.tasks import Task, build_task
 
-Announce = Callable[[str], None]
-R = TypeVar("R")
-T = TypeVar("T")
 WAIT_SECONDS = 0.2
 """Between two looks for institutions that are not online yet."""
 GRACE_SECONDS = 120.0
 """How long a run with its quorum online waits for the other institutions before it begins; they may join later."""
 JOIN_SECONDS = 60.0
 """Longest wait, between two rounds, for the answer of an institution that has just come online."""
-LONGEST_REASON = 500
-"""Characters of a reason that are kept; it may be an institution's own text."""
-
-
-@dataclass
-class Run:
-    """One run in progress: its agreement, its store, and what is known of the institutions."""
-
-    grid: Grid
-    federation: Federation
-    store: Store
-    run_id: str
-    announce: Announce
-    idle_seconds: float
-    announced: dict[str, Holdings] = field(default_factory=dict)
-    """What each institution holds that has answered the query."""
-    trouble: dict[str, Answer] = field(default_factory=dict)
-    """Institutions whose last answer was none or a bad one: they are asked again what they hold."""
-    scored: set[str] = field(default_factory=set)
-    """Institutions that have scored the initial state."""
-
-    def say(self, text: str) -> None:
-        """Announce, and keep for whoever follows the run."""
-        self.store.add_event(self.run_id, text)
-        self.announce(text)
 
 
 def run(
@@ -111,7 +90,7 @@ def run(
     state = store.load_checkpoint(run_id, best)
     this.say(f"Best round: {best}")
     _query(this, best)
-    _evaluate(this, state, best, "test", _present(this))
+    _evaluate(this, state, best, "test", present(this))
     store.update_run(run_id, status="completed")
     this.say("The run has completed")
     return state
@@ -140,24 +119,19 @@ def _round(this: Run, state: Arrays, number: int) -> Arrays:
     started = time.perf_counter()
     agreed = this.federation.rounds
     _query(this, number)
-    blobs = _blobs(this, state, _present(this))
+    blobs = encode_state(this, state, present(this))
     requests = {
         name: TrainRequest(spec_digest=this.federation.digest, round=number, rounds=agreed.count, state=blob)
         for name, blob in blobs.items()
     }
-    _record_absent(this, number, requests)
+    record_absent(this, number, requests)
     shapes = {name: array.shape for name, array in state.items() if is_trained(name, agreed.method)}
     taken: list[str] = []
     updates = _updates(this, requests, shapes, taken)
     new, diagnostics = fedavg.apply(state, updates, weighting=agreed.weighting)
     if agreed.method == "fedsvd":
         new = fedsvd.refactor(new)
-    if len(taken) < agreed.quorum:
-        without = ", ".join(sorted(set(agreed.institutions) - set(taken)))
-        raise QuorumError(
-            f"Expected at least {agreed.quorum} valid updates in round {number}, but {len(taken)} came (without "
-            f"{without}); round {number - 1} is kept, so mend those institutions and resume the run."
-        )
+    require_quorum(this, number, taken)
     this.store.save_checkpoint(this.run_id, number, new)
     _finish(this, new, number, started, diagnostics)
     return new
@@ -165,7 +139,7 @@ def _round(this: Run, state: Arrays, number: int) -> Arrays:
 
 def _finish(this: Run, state: Arrays, number: int, started: float, diagnostics: fedavg.Diagnostics | None) -> None:
     """Validate the state after a round, and record the round."""
-    score = _evaluate(this, state, number, "validation", _present(this))
+    score = _evaluate(this, state, number, "validation", present(this))
     seconds = time.perf_counter() - started
     participants, norm = (len(diagnostics.norms), diagnostics.norm) if diagnostics else (None, None)
     this.store.add_round(this.run_id, number, seconds, score, participants=participants, norm=norm)
@@ -179,7 +153,7 @@ def _updates(
     this: Run, requests: Mapping[str, TrainRequest], shapes: Mapping[str, tuple[int, ...]], taken: list[str]
 ) -> Iterator[ClientUpdate]:
     """Checked updates as they arrive; a bad reply drops that one institution, and says so."""
-    tasks = _tasks(this)
+    tasks = build_tasks(this)
 
     def check(reply: TrainReply, name: str) -> ClientUpdate:
         codec_name, announced = this.federation.wire.codec, this.announced[name]
@@ -194,15 +168,15 @@ def _updates(
         )
 
     quorum = this.federation.rounds.quorum
-    for answer in _ask(this, requests, "train", quorum=quorum):
-        checked, update = _checked(answer, TrainReply, check)
+    for answer in ask(this, requests, "train", quorum=quorum):
+        good, update = checked(answer, TrainReply, check)
         number = requests[answer.institution].round
         if update is None:
-            _record(this, number, "train", checked)
+            record(this, number, "train", good)
             continue
         assert isinstance(answer.reply, TrainReply)
         losses = {task: x for task, x in answer.reply.losses.items() if task in update.examples and math.isfinite(x)}
-        _record(this, number, "train", checked, examples=update.examples, losses=losses)
+        record(this, number, "train", good, examples=update.examples, losses=losses)
         taken.append(update.institution)
         yield update
 
@@ -212,22 +186,22 @@ def _evaluate(this: Run, state: Arrays, number: int, split: Split, names: Sequen
     holders = [name for name in names if any(split in s for s in this.announced[name].records.values())]
     requests = {
         name: EvaluateRequest(spec_digest=this.federation.digest, round=number, split=split, state=blob)
-        for name, blob in _blobs(this, state, holders).items()
+        for name, blob in encode_state(this, state, holders).items()
     }
-    metrics = {name: task.metric for name, task in _tasks(this).items()}
+    metrics = {name: task.metric for name, task in build_tasks(this).items()}
 
     def check(reply: EvaluateReply, name: str) -> EvaluateReply:
         return check_scores(reply, requests[name], institution=name, announced=this.announced[name], metrics=metrics)
 
     sums: dict[str, tuple[float, int]] = {}
-    for answer in _ask(this, requests, "evaluate"):
-        checked, reply = _checked(answer, EvaluateReply, check)
+    for answer in ask(this, requests, "evaluate"):
+        good, reply = checked(answer, EvaluateReply, check)
         if reply is not None:
             this.store.add_scores(this.run_id, _scores(reply))
             for task, count in reply.examples.items():
                 value, total = sums.get(task, (0.0, 0))
                 sums[task] = (value + count * reply.scores[task][metrics[task]], total + count)
-        _record(this, number, f"evaluate {split}", checked)
+        record(this, number, f"evaluate {split}", good)
     return sum(value / total for value, total in sums.values()) / len(sums) if sums else None
 
 
@@ -247,120 +221,27 @@ def _query(this: Run, number: int) -> None:
     ]
     requests = {name: QueryRequest(spec_digest=this.federation.digest) for name in names}
 
-    tasks = _tasks(this)
+    tasks = build_tasks(this)
 
     def check(reply: QueryReply, name: str) -> Holdings:
         return check_query(reply, institution=name, tasks=tasks)
 
-    for answer in _ask(this, requests, "query", longest=JOIN_SECONDS if this.announced else math.inf):
-        checked, holdings = _checked(answer, QueryReply, check)
+    for answer in ask(this, requests, "query", longest=JOIN_SECONDS if this.announced else math.inf):
+        good, holdings = checked(answer, QueryReply, check)
         known = this.announced.pop(answer.institution, None)
         if holdings is not None:
             this.announced[answer.institution] = holdings
             if holdings != known:
                 for line in describe(answer.institution, holdings, tasks):
                     this.say(line)
-        _record(this, number, "query", checked)
+        record(this, number, "query", good)
     if number == 0:
         for line in gaps(this.announced, tasks):
             this.say(line)
-    new = [name for name in _present(this) if name not in this.scored]
+    new = [name for name in present(this) if name not in this.scored]
     if new:
         _evaluate(this, this.store.load_checkpoint(this.run_id, 0), 0, "test", new)
         this.scored.update(name for name in new if name not in this.trouble)
-
-
-def _tasks(this: Run) -> dict[str, Task]:
-    return {name: build_task(name, spec) for name, spec in this.federation.tasks.items()}
-
-
-def _ask(
-    this: Run, requests: Mapping[str, Request], kind: str, *, quorum: int = 0, longest: float = math.inf
-) -> Iterator[Answer]:
-    """Ask whoever is still online; nobody is waited for beyond the deadline or `longest` seconds."""
-    nodes = online(this.grid)
-    for name in requests.keys() - nodes.keys():
-        yield Answer(name, None, "missing", "gone offline just before it was asked")
-    yield from ask(
-        this.grid,
-        {name: request for name, request in requests.items() if name in nodes},
-        nodes,
-        group=kind,
-        deadline_seconds=min(longest, this.federation.rounds.deadline_seconds),
-        quorum=quorum,
-        idle_seconds=this.idle_seconds,
-    )
-
-
-def _checked(answer: Answer, kind: type[R], check: Callable[[R, str], T]) -> tuple[Answer, T | None]:
-    """What `check` makes of a good reply; of another, the answer with the reason why it is dropped."""
-    if answer.status != "ok":
-        return answer, None
-    try:
-        if not isinstance(answer.reply, kind):
-            raise ReplyError(f"Expected a {kind.__name__}, but a {type(answer.reply).__name__} came.")
-        return answer, check(answer.reply, answer.institution)
-    except ReplyError as error:
-        return replace(answer, status="dropped", reason=str(error)), None
-
-
-def _record(
-    this: Run,
-    number: int,
-    kind: str,
-    answer: Answer,
-    *,
-    examples: Mapping[str, int] | None = None,
-    losses: Mapping[str, float] | None = None,
-) -> None:
-    """Record how an institution answered, loudly if badly."""
-    reason = None if answer.reason is None else _plain(answer.reason)
-    row = Reply(
-        round=number,
-        kind=kind,
-        institution=answer.institution,
-        status=answer.status,
-        reason=reason,
-        bytes_up=answer.bytes_up,
-        bytes_down=answer.bytes_down,
-        seconds=answer.seconds,
-        examples=examples,
-        losses=losses,
-    )
-    this.store.add_reply(this.run_id, row)
-    if answer.status == "ok":
-        this.trouble.pop(answer.institution, None)
-    else:
-        this.trouble[answer.institution] = replace(answer, reply=None)
-        this.say(f"{answer.institution} {answer.status} ({kind}, round {number}): {reason}")
-
-
-def _record_absent(this: Run, number: int, requests: Mapping[str, Request]) -> None:
-    """Record the institutions that this round goes without, and why."""
-    nodes = online(this.grid)
-    for name in this.federation.rounds.institutions:
-        if name in requests:
-            continue
-        trouble = this.trouble.get(name)
-        if name in nodes and trouble:
-            answer = Answer(name, None, trouble.status, f"not asked to train: {trouble.reason}")
-        else:
-            answer = Answer(name, None, "missing", "not online when the round began")
-        _record(this, number, "train", answer)
-
-
-def _blobs(this: Run, state: Arrays, names: Sequence[str]) -> dict[str, bytes]:
-    """What each institution needs of a state, encoded once for all that hold the same tasks."""
-    held = {name: frozenset(this.announced[name].records) for name in names}
-    made = {tasks: codec.encode(select(state, tasks), this.federation.wire.codec) for tasks in set(held.values())}
-    return {name: made[tasks] for name, tasks in held.items()}
-
-
-def _present(this: Run) -> list[str]:
-    """Institutions that can be asked now, in the federation's order: known, online, and not silent when last asked."""
-    nodes = online(this.grid)
-    silent = {name for name, answer in this.trouble.items() if answer.status == "missing"}
-    return [n for n in this.federation.rounds.institutions if n in this.announced and n in nodes and n not in silent]
 
 
 def _await_quorum(this: Run) -> None:
@@ -389,9 +270,3 @@ def _exhausted(this: Run, number: int) -> bool:
     """Whether the validation score has not improved for `patience` rounds before round `number`."""
     patience, best = this.federation.rounds.patience, this.store.best_round(this.run_id)
     return bool(patience and best is not None and number - 1 - best >= patience)
-
-
-def _plain(text: str) -> str:
-    """One printable line of bounded length: an institution's words must not steer a terminal or fill the database."""
-    line = "".join(c if c.isprintable() else " " for c in text[: LONGEST_REASON + 1])
-    return line if len(line) <= LONGEST_REASON else line[: LONGEST_REASON - 3] + "..."

@@ -1,7 +1,8 @@
 """What coordinator and institutions say to each other: frozen dataclasses and their Flower encoding, versioned.
 
 Three requests (query, train, evaluate), one reply each, and `Refusal`, which may answer any of them; three more pairs
-for secure aggregation (`shared.secagg`), under which a train request gets a `TrainedReply`. The structured part travels as JSON in one ConfigRecord; arrays travel as one blob (see `shared.codec`) in one ArrayRecord, because
+for secure aggregation (`shared.secagg`), under which a train request gets a `TrainedReply`. The structured part of a
+message travels as JSON in one ConfigRecord; arrays travel as one blob (see `shared.codec`) in one ArrayRecord, because
 Flower transfers every array of a record by requests of its own.
 """
 

@@ -1,0 +1,160 @@
+"""One run in progress: what is known of its institutions, asking them, and recording how they answered."""
+
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from flwr.serverapp import Grid
+
+from server.asking import Answer, online
+from server.asking import ask as ask_all
+from server.replies import Holdings
+from server.store import Reply, Store
+from shared import codec
+from shared.adapter import select
+from shared.codec import Arrays
+from shared.errors import QuorumError, ReplyError
+from shared.federation import Federation
+from shared.protocol import Request
+from shared.tasks import Task, build_task
+
+Announce = Callable[[str], None]
+R = TypeVar("R")
+T = TypeVar("T")
+LONGEST_REASON = 500
+"""Characters of a reason that are kept; it may be an institution's own text."""
+
+
+@dataclass
+class Run:
+    """One run in progress: its agreement, its store, and what is known of the institutions."""
+
+    grid: Grid
+    federation: Federation
+    store: Store
+    run_id: str
+    announce: Announce
+    idle_seconds: float
+    announced: dict[str, Holdings] = field(default_factory=dict)
+    """What each institution holds that has answered the query."""
+    trouble: dict[str, Answer] = field(default_factory=dict)
+    """Institutions whose last answer was none or a bad one: they are asked again what they hold."""
+    scored: set[str] = field(default_factory=set)
+    """Institutions that have scored the initial state."""
+
+    def say(self, text: str) -> None:
+        """Announce, and keep for whoever follows the run."""
+        self.store.add_event(self.run_id, text)
+        self.announce(text)
+
+
+def build_tasks(this: Run) -> dict[str, Task]:
+    """The federation's tasks."""
+    return {name: build_task(name, spec) for name, spec in this.federation.tasks.items()}
+
+
+def ask(
+    this: Run, requests: Mapping[str, Request], kind: str, *, quorum: int = 0, longest: float = math.inf
+) -> Iterator[Answer]:
+    """Ask whoever is still online; nobody is waited for beyond the deadline or `longest` seconds."""
+    nodes = online(this.grid)
+    for name in requests.keys() - nodes.keys():
+        yield Answer(name, None, "missing", "gone offline just before it was asked")
+    yield from ask_all(
+        this.grid,
+        {name: request for name, request in requests.items() if name in nodes},
+        nodes,
+        group=kind,
+        deadline_seconds=min(longest, this.federation.rounds.deadline_seconds),
+        quorum=quorum,
+        idle_seconds=this.idle_seconds,
+    )
+
+
+def checked(answer: Answer, kind: type[R], check: Callable[[R, str], T]) -> tuple[Answer, T | None]:
+    """What `check` makes of a good reply; of another, the answer with the reason why it is dropped."""
+    if answer.status != "ok":
+        return answer, None
+    try:
+        if not isinstance(answer.reply, kind):
+            raise ReplyError(f"Expected a {kind.__name__}, but a {type(answer.reply).__name__} came.")
+        return answer, check(answer.reply, answer.institution)
+    except ReplyError as error:
+        return replace(answer, status="dropped", reason=str(error)), None
+
+
+def record(
+    this: Run,
+    number: int,
+    kind: str,
+    answer: Answer,
+    *,
+    examples: Mapping[str, int] | None = None,
+    losses: Mapping[str, float] | None = None,
+) -> None:
+    """Record how an institution answered, loudly if badly."""
+    reason = None if answer.reason is None else _plain(answer.reason)
+    row = Reply(
+        round=number,
+        kind=kind,
+        institution=answer.institution,
+        status=answer.status,
+        reason=reason,
+        bytes_up=answer.bytes_up,
+        bytes_down=answer.bytes_down,
+        seconds=answer.seconds,
+        examples=examples,
+        losses=losses,
+    )
+    this.store.add_reply(this.run_id, row)
+    if answer.status == "ok":
+        this.trouble.pop(answer.institution, None)
+    else:
+        this.trouble[answer.institution] = replace(answer, reply=None)
+        this.say(f"{answer.institution} {answer.status} ({kind}, round {number}): {reason}")
+
+
+def record_absent(this: Run, number: int, requests: Mapping[str, Request]) -> None:
+    """Record the institutions that this round goes without, and why."""
+    nodes = online(this.grid)
+    for name in this.federation.rounds.institutions:
+        if name in requests:
+            continue
+        trouble = this.trouble.get(name)
+        if name in nodes and trouble:
+            answer = Answer(name, None, trouble.status, f"not asked to train: {trouble.reason}")
+        else:
+            answer = Answer(name, None, "missing", "not online when the round began")
+        record(this, number, "train", answer)
+
+
+def encode_state(this: Run, state: Arrays, names: Sequence[str]) -> dict[str, bytes]:
+    """What each institution needs of a state, encoded once for all that hold the same tasks."""
+    held = {name: frozenset(this.announced[name].records) for name in names}
+    made = {tasks: codec.encode(select(state, tasks), this.federation.wire.codec) for tasks in set(held.values())}
+    return {name: made[tasks] for name, tasks in held.items()}
+
+
+def present(this: Run) -> list[str]:
+    """Institutions that can be asked now, in the federation's order: known, online, and not silent when last asked."""
+    nodes = online(this.grid)
+    silent = {name for name, answer in this.trouble.items() if answer.status == "missing"}
+    return [n for n in this.federation.rounds.institutions if n in this.announced and n in nodes and n not in silent]
+
+
+def require_quorum(this: Run, number: int, taken: Collection[str]) -> None:
+    """Raise QuorumError unless enough institutions have taken part in a round."""
+    agreed = this.federation.rounds
+    if len(taken) < agreed.quorum:
+        without = ", ".join(sorted(set(agreed.institutions) - set(taken)))
+        raise QuorumError(
+            f"Expected at least {agreed.quorum} valid updates in round {number}, but {len(taken)} came (without "
+            f"{without}); round {number - 1} is kept, so mend those institutions and resume the run."
+        )
+
+
+def _plain(text: str) -> str:
+    """One printable line of bounded length: an institution's words must not steer a terminal or fill the database."""
+    line = "".join(c if c.isprintable() else " " for c in text[: LONGEST_REASON + 1])
+    return line if len(line) <= LONGEST_REASON else line[: LONGEST_REASON - 3] + "..."
