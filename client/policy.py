@@ -4,6 +4,7 @@ A request that breaks a rule raises PolicyError, which names the rule as `policy
 is reduced to what the policy shares. Nothing that a coordinator sends can change a rule.
 """
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Annotated, Literal, TypeVar
@@ -20,14 +21,13 @@ from shared.protocol import (
     Reply,
     Request,
     Split,
+    TrainedReply,
     TrainReply,
 )
 
 Owners = Mapping[str, Mapping[Split, int]]
 """Per task and split, how many owners (or records, where none are named) this site holds."""
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-COUNTLESS = ("equal",)
-"""Values of `rounds.weighting` under which the coordinator needs no count."""
 K = TypeVar("K")
 
 
@@ -122,7 +122,7 @@ def disclose(policy: Policy, reply: Reply, owners: Owners) -> Reply:
         return replace(
             reply, records=records, labels=labels, readiness=_readiness(policy, reply.readiness), counts=policy.counts
         )
-    if isinstance(reply, TrainReply):
+    if isinstance(reply, TrainReply | TrainedReply):
         steps = _counts(policy, {"steps": reply.steps})["steps"]  # as many as the records need
         losses = {} if policy.metrics == "none" else _metrics(policy, reply.losses)
         return replace(reply, examples=_counts(policy, reply.examples), losses=losses, steps=steps)
@@ -133,11 +133,9 @@ def disclose(policy: Policy, reply: Reply, owners: Owners) -> Reply:
 
 
 def two_digits(number: float) -> float:
-    """To two significant digits from 1 on, else to two decimals; a half goes up. A count above 0 stays above 0."""
-    if abs(number) < 1:
-        return round(number, 2)
-    step = 10.0 ** (len(str(int(abs(number)))) - 2)
-    return int(number / step + 0.5) * step
+    """To two significant digits from 1 on, else to two decimals; a count above 0 stays above 0."""
+    size = abs(number)
+    return round(number, 1 - math.floor(math.log10(size)) if size >= 1 else 2)
 
 
 def _check_federation(policy: Policy, federation: Federation) -> None:
@@ -146,13 +144,13 @@ def _check_federation(policy: Policy, federation: Federation) -> None:
             f"This site has approved the digests of its policy.federations, but its federation.toml has "
             f"{federation.digest}; add that there once the file has been read and approved."
         )
-    weighting: str = federation.rounds.weighting
-    if policy.counts == "none" and weighting not in COUNTLESS:
+    weighting = federation.rounds.weighting
+    if policy.counts == "none" and weighting != "equal":
         raise PolicyError(
             f'This site shares no counts (policy.counts = "none"), but rounds.weighting is "{weighting}", which needs '
-            f'them; agree on "{COUNTLESS[0]}".'
+            'them; agree on "equal".'
         )
-    privacy = getattr(federation, "privacy", None)
+    privacy = federation.privacy
     if privacy is None:
         if policy.require_dp or policy.max_epsilon is not None:
             rule = "require_dp" if policy.require_dp else "max_epsilon"

@@ -18,11 +18,13 @@ from client.data.readiness import examine, summary
 from client.institution import Data, Institution, load_institution
 from client.policy import Owners, Policy, check_request, check_tasks, disclose, offered
 from client.receipts import Receipts, Release
+from client.secagg import SecureRounds
 from shared import codec
-from shared.adapter import difference, get_state, select, set_state, task_of, tensors
+from shared.adapter import difference, get_state, is_trained, select, set_state, task_of, tensors
 from shared.balancing import State
 from shared.codec import Arrays
 from shared.errors import (
+    BudgetError,
     CollegiumError,
     ConfigError,
     DataError,
@@ -42,6 +44,7 @@ from shared.protocol import (
     RefusalKind,
     Reply,
     Request,
+    SecureRequest,
     Split,
     TrainReply,
     TrainRequest,
@@ -54,6 +57,7 @@ PROGRESS_SECONDS = 10.0
 KINDS: tuple[tuple[type[CollegiumError], RefusalKind], ...] = (
     (PolicyError, "policy"),
     (HeldError, "held"),
+    (BudgetError, "budget"),
     (RefusalError, "agreement"),
     (ProtocolError, "request"),
     (DataError, "data"),
@@ -85,6 +89,8 @@ class Site:
     """Where updates that are held wait."""
     receipts: Receipts | None = None
     """Where everything that leaves is recorded; None in the simulator."""
+    secure: SecureRounds = field(default_factory=SecureRounds)
+    """Its secrets under secure aggregation."""
 
     def answer(self, request: Request, run: str | None = None) -> Reply:
         """Answer one request; what this site will not or cannot do is a `Refusal` that says why.
@@ -100,12 +106,19 @@ class Site:
             reply: Reply
             if isinstance(request, TrainRequest):
                 reply, norm = self._train(request)
+            elif isinstance(request, SecureRequest):
+                reply = self.secure.answer(
+                    request, name=self.name, federation=self.federation, shapes=self._trained_shapes()
+                )
             else:
                 reply = self._evaluate(request) if isinstance(request, EvaluateRequest) else self._describe()
             reply = disclose(self.policy, reply, self.owners)
             release = gate.describe(reply, federation=self.federation, run=run, norm=norm)
             if isinstance(reply, TrainReply) and self.policy.hold:
                 self._hold(reply, release, began)
+            if isinstance(reply, TrainReply) and self.federation.secure_aggregation:
+                reply = self.secure.keep(reply, self.federation)
+                release = gate.describe(reply, federation=self.federation, run=run, norm=norm)
         except CollegiumError as error:
             reply = self._refusal(error)
             release = gate.describe(reply, federation=self.federation, run=run)
@@ -207,9 +220,11 @@ class Site:
             progress=_Progress(request.round),
         )
         self.balances[request.round] = outcome.balance
+        method = self.federation.rounds.method
+        update = difference(get_state(self.model), received)
         parcel = gate.pack(
-            difference(get_state(self.model), received),
-            shapes={name: tuple(parameter.shape) for name, parameter in tensors(self.model).items()},
+            {name: array for name, array in update.items() if is_trained(name, method)},
+            shapes=self._trained_shapes(),
             tasks=self.data.keys(),
             codec_name=self.federation.wire.codec,
             policy=self.policy,
@@ -224,6 +239,10 @@ class Site:
             update=parcel.blob,
         )
         return reply, parcel.norm
+
+    def _trained_shapes(self) -> dict[str, tuple[int, ...]]:
+        method = self.federation.rounds.method
+        return {name: tuple(p.shape) for name, p in tensors(self.model).items() if is_trained(name, method)}
 
     def _balance_before(self, round: int) -> State | None:
         """The balance after the last round before; a new run, or a round trained again, forgets those since."""

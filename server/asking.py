@@ -125,6 +125,7 @@ def _read(message: Message, institution: str, sent: int, seconds: float) -> Answ
     except ProtocolError as error:
         return Answer(institution, None, "dropped", str(error), bytes_down=sent, seconds=seconds)
     if isinstance(reply, Refusal):
-        return Answer(institution, reply, "refused", reply.reason, bytes_down=sent, seconds=seconds)
+        reason = f"{reply.kind}: {reply.reason}"
+        return Answer(institution, reply, "refused", reason, bytes_down=sent, seconds=seconds)
     got = len(getattr(reply, "update", b""))
     return Answer(institution, reply, "ok", bytes_up=got, bytes_down=sent, seconds=seconds)

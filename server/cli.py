@@ -117,6 +117,13 @@ def status(home: Home, run: RunOption = None, as_json: JsonOption = False) -> No
             [[r["round"], r["score"], r["took_part"], r["absent"], r["seconds"]] for r in report["rounds"]],
             title=f"Run {report['run']}",
         )
+    if report["refusals"]:
+        print_table(
+            ["institution", "refused by", "request", "last in round", "reason"],
+            [[r["institution"], r["kind"], r["request"], r["round"], r["reason"]] for r in report["refusals"]],
+            title="Refusals",
+            wrapped="reason",
+        )
 
 
 @app.command(epilog="Example: collegium server release coordinator bundle")

@@ -16,7 +16,7 @@ DOUBTS = (
 
 def describe(institution: str, holdings: Holdings, tasks: Mapping[str, Task]) -> list[str]:
     """Lines about one institution: its tasks, the labels it does not annotate or never uses, doubts about its text."""
-    held = ", ".join(f"{task} ({splits['train']})" for task, splits in sorted(holdings.records.items()))
+    held = ", ".join(f"{task} ({_count(holdings, task)})" for task in sorted(holdings.records))
     lines = [f"{institution} is here with {held}"]
     for task, counts in sorted(holdings.labels.items()):
         known = tasks[task].labels
@@ -43,6 +43,13 @@ def gaps(announced: Mapping[str, Holdings], tasks: Mapping[str, Task]) -> list[s
         if counts and (missing := [x for x in task.labels if not any(c.get(x) for c in counts)]):
             lines.append(f"No institution has a training record with {_listed(missing)} of {name}")
     return lines
+
+
+def _count(holdings: Holdings, task: str) -> str:
+    """Training records, as far as the institution tells."""
+    if holdings.counts == "none":
+        return "count not shared"
+    return f"{'about ' if holdings.counts == 'rounded' else ''}{holdings.records[task]['train']}"
 
 
 def _listed(labels: list[str]) -> str:

@@ -14,7 +14,17 @@ from server.aggregation.rows import row_masks
 from shared import codec
 from shared.adapter import check_shapes
 from shared.errors import ProtocolError, ReplyError
-from shared.protocol import REPLIES, EvaluateReply, EvaluateRequest, QueryReply, Reply, Split, TrainReply, TrainRequest
+from shared.protocol import (
+    REPLIES,
+    Counts,
+    EvaluateReply,
+    EvaluateRequest,
+    QueryReply,
+    Reply,
+    Split,
+    TrainReply,
+    TrainRequest,
+)
 from shared.tasks import Task
 
 MAX_UPDATE_NORM = 1e4
@@ -41,6 +51,8 @@ class Holdings:
     labels: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Per task, training records of every label that the institution annotates; tasks without labels are left out."""
     readiness: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    counts: Counts = "exact"
+    """What the counts are; with `none` every one of them is 1 and says nothing."""
 
 
 def check_types(reply: Reply) -> None:
@@ -80,7 +92,7 @@ def check_query(reply: QueryReply, *, institution: str, tasks: Mapping[str, Task
         if len(numbers) > MAX_METRICS or not all(map(math.isfinite, numbers.values())):
             raise ReplyError(f"Expected at most {MAX_METRICS} finite numbers about {institution}'s text of {task}.")
     records = {task: {split: n for split, n in splits.items() if n} for task, splits in reply.records.items()}
-    return Holdings(records, reply.labels, reply.readiness)
+    return Holdings(records, reply.labels, reply.readiness, reply.counts)
 
 
 def check_update(

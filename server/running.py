@@ -12,6 +12,7 @@ from server.operator import OperatorClient
 from server.store import Store, events, replies, rounds, runs
 from shared.errors import ConfigError
 from shared.federation import load_federation
+from shared.protocol import REFUSAL_KINDS
 
 POLL_SECONDS = 0.3
 
@@ -94,7 +95,7 @@ def follow(
 
 
 def status_report(folder: Path, run_id: str | None) -> dict[str, Any]:
-    """Institutions, runs, and the rounds of one run (the latest if not named)."""
+    """Institutions, runs, and the rounds and refusals of one run (the latest if not named)."""
     with OperatorClient(open_home(folder)) as operator, open_store(folder) as store:
         institutions = [
             {"name": node.name, "status": node.status, "last_seen": str(node.last_seen)} for node in operator.nodes()
@@ -102,7 +103,8 @@ def status_report(folder: Path, run_id: str | None) -> dict[str, Any]:
         rows = store.rows(runs)
         chosen = store.run(run_id)["run"] if rows or run_id else None
         done = store.rows(rounds, chosen) if chosen else []
-        answers = [r for r in store.rows(replies, chosen) if r["kind"] == "train"] if chosen else []
+        replied = store.rows(replies, chosen) if chosen else []
+        answers = [row for row in replied if row["kind"] == "train"]
         return {
             "institutions": institutions,
             "runs": [
@@ -127,6 +129,7 @@ def status_report(folder: Path, run_id: str | None) -> dict[str, Any]:
                 }
                 for row in done
             ],
+            "refusals": refusals(replied),
         }
 
 
@@ -136,6 +139,22 @@ def release_run(folder: Path, run_id: str | None, target: Path) -> Path:
 
     with open_store(folder) as store:
         return release(store, str(store.run(run_id)["run"]), target)
+
+
+def refusals(replied: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each institution's refusals, by kind (such as `policy`) and reason, each reason once with its last round."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in replied:
+        kind, parted, reason = str(row["reason"]).partition(": ")
+        if row["status"] == "refused" and parted and kind in REFUSAL_KINDS:
+            found[row["institution"], row["reason"]] = {
+                "institution": row["institution"],
+                "kind": kind,
+                "request": row["kind"],
+                "round": row["round"],
+                "reason": reason,
+            }
+    return list(found.values())
 
 
 def _names(answers: list[dict[str, Any]], number: int, *, ok: bool) -> list[str]:

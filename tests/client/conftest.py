@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from client.institution import Data, Institution
+from client.institution import Data, Institution, Runtime
+from client.policy import Policy
 from client.site import Site, build_site
 from shared.federation import Federation
 from shared.model import build_model
@@ -19,9 +20,9 @@ def make_site(
     tiny_federation: Callable[..., Federation],
     write_records: Callable[..., Path],
 ) -> MakeSite:
-    """Makes a site that holds the named tasks; keyword tables change the federation."""
+    """Makes a site that holds the named tasks under a policy; keyword tables change the federation."""
 
-    def make(*tasks: str, name: str = "hospital", **tables: object) -> Site:
+    def make(*tasks: str, name: str = "hospital", policy: Policy | None = None, **tables: object) -> Site:
         federation = tiny_federation(**tables)
         data = {
             task: Data(
@@ -30,6 +31,8 @@ def make_site(
             )
             for task in tasks
         }
-        return build_site(Institution(name=name, data=data), federation, build_model(federation))
+        runtime = Runtime(state=tmp_path / name / "state")
+        institution = Institution(name=name, data=data, policy=policy or Policy(), runtime=runtime)
+        return build_site(institution, federation, build_model(federation))
 
     return make

@@ -44,7 +44,7 @@ def malformed(**body: Any) -> RecordDict:
 
 
 BAD: dict[str, tuple[Any, str, str]] = {
-    "refusal": (Refusal(institution="bad", kind="data", reason="no disk"), "refused", "no disk"),
+    "refusal": (Refusal(institution="bad", kind="data", reason="no disk"), "refused", "data: no disk"),
     "error": (Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, "ValueError: x"), "dropped", "ValueError: x"),
     "gone": (Error(ErrorCode.NODE_UNAVAILABLE, "unreachable"), "missing", "unreachable"),
     "not ours": (RecordDict({}), "dropped", "malformed"),

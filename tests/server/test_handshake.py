@@ -41,3 +41,18 @@ def test_doubts_about_text_are_said_from_a_share_on() -> None:
         "firm: 25% of the records of qa repeat an earlier one",
         "firm: 5% of the records of qa are cut to backbone.max_length",
     ]
+
+
+def test_counts_that_are_not_shared_are_not_made_up() -> None:
+    hidden = Holdings({"clauses": {"train": 1}}, {"clauses": {"payment": 1, "liability": 1}}, counts="none")
+    assert describe("bank", hidden, TASKS) == [
+        "bank is here with clauses (count not shared)",
+        "bank does not annotate 'term' of clauses: it leaves their rows alone",
+    ]
+    about = Holdings({"qa": {"train": 1200}}, counts="rounded")
+    assert describe("firm", about, TASKS) == ["firm is here with qa (about 1200)"]
+    assert "'term'" in gaps({"bank": hidden, "firm": about}, TASKS)[0]
+    full = Holdings(
+        {"clauses": {"train": 1}}, {"clauses": dict.fromkeys(("liability", "term", "payment"), 1)}, {}, "none"
+    )
+    assert gaps({"bank": full, "firm": about}, TASKS) == []

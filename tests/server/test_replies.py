@@ -167,6 +167,7 @@ def test_another_institutions_announcement_is_refused() -> None:
         ({"labels": {"t": {"a": -1}}}, "records of a in t to be between 0"),
         ({"labels": {"t": {"a": "one"}}}, "in labels"),
         ({"readiness": {"t": {"rows": math.nan}}}, "finite numbers about bank's text of t"),
+        ({"counts": "some"}, "in counts"),
         ({"readiness": {"t": {str(n): 0.0 for n in range(99)}}}, "at most 64 finite numbers"),
     ],
 )
