@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from shared.errors import ConfigError
+from shared.fixedpoint import word_for
 from shared.tasks import TASK_TYPES, TaskSpec
 
 NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,47}$"
@@ -144,6 +145,10 @@ Weighting = Literal["tasks", "examples", "equal"]
 Method = Literal["fedavg", "ffa", "fedsvd"]
 
 
+SUMMABLE: tuple[Method, ...] = ("fedavg", "ffa", "fedsvd")
+"""Methods that need no update by itself, only their weighted sum."""
+
+
 class Rounds(Model):
     """Who takes part and how long."""
 
@@ -188,6 +193,17 @@ class Wire(Model):
     """Of states and updates; the coordinator adds up in float32 or better."""
 
 
+class SecureAggregation(Model):
+    """The coordinator sees sums of masked updates only (`shared.secagg`)."""
+
+    threshold: Annotated[int, Field(ge=2)]
+    """Fewest institutions that can unmask a sum: more than half of all, and at most the quorum."""
+    clip: Annotated[float, Field(gt=0)] = 4.0
+    """Largest change of one parameter in a round; what goes beyond is cut to it."""
+    fraction_bits: Annotated[int, Field(ge=8, le=40)] = 24
+    """Binary places of the integers that are added up; they are 32 bits wide where all sums fit, else 64."""
+
+
 class Federation(Model):
     """One agreement between a coordinator and its institutions."""
 
@@ -204,6 +220,7 @@ class Federation(Model):
     privacy: Privacy | None = None
     rounds: Rounds
     wire: Wire = Wire()
+    secure_aggregation: SecureAggregation | None = None
 
     @model_validator(mode="after")
     def _task_names(self) -> Self:
@@ -237,6 +254,29 @@ class Federation(Model):
                 wrong.append(f"tasks.{name}: {reason}")
         if wrong:
             raise ValueError("with [privacy], " + "; ".join(wrong))
+        return self
+
+    @model_validator(mode="after")
+    def _secure(self) -> Self:
+        """Refuse what secure aggregation cannot work with."""
+        agreed, rounds = self.secure_aggregation, self.rounds
+        if agreed is None:
+            return self
+        number, wrong = len(rounds.institutions), []
+        if rounds.method not in SUMMABLE:
+            wrong.append(f"rounds.method must be one of {list(SUMMABLE)}: {rounds.method!r} needs single updates")
+        if number < 3:
+            wrong.append(f"rounds.institutions must name at least 3, since of two each knows the other, not {number}")
+        if not number < 2 * agreed.threshold:
+            wrong.append(f"threshold must be more than half of the {number} institutions, not {agreed.threshold}")
+        if rounds.quorum < agreed.threshold:
+            wrong.append(f"rounds.quorum must be at least the threshold {agreed.threshold}, not {rounds.quorum}")
+        try:
+            word_for(number, agreed.clip, agreed.fraction_bits)
+        except ConfigError as error:
+            wrong.append(str(error))
+        if wrong:
+            raise ValueError("with [secure_aggregation], " + "; ".join(wrong))
         return self
 
     @property
