@@ -21,7 +21,10 @@ from shared.protocol import (
     EvaluateRequest,
     QueryReply,
     Reply,
+    SecureReply,
+    SecureRequest,
     Split,
+    TrainedReply,
     TrainReply,
     TrainRequest,
 )
@@ -39,6 +42,8 @@ FIELDS: dict[type[Any], dict[str, TypeAdapter[Any]]] = {
     kind: {name: TypeAdapter(hint) for name, hint in get_type_hints(kind).items()} for kind in REPLIES
 }
 """The declared type of every field of every reply."""
+Sent = TrainReply | TrainedReply | EvaluateReply | SecureReply
+Asked = TrainRequest | EvaluateRequest | SecureRequest
 Records = Mapping[str, Mapping[Split, int]]
 """Records per task and split that an institution announced."""
 
@@ -95,6 +100,26 @@ def check_query(reply: QueryReply, *, institution: str, tasks: Mapping[str, Task
     return Holdings(records, reply.labels, reply.readiness, reply.counts)
 
 
+def check_sender(came: Sent, request: Asked, *, institution: str) -> None:
+    """Raise ReplyError if a reply is another institution's, or to another round."""
+    _check_name(came.institution, institution)
+    _check_round(came.round, request.round, institution)
+
+
+def check_counts(
+    reply: TrainReply | TrainedReply, request: TrainRequest, *, institution: str, announced: Holdings
+) -> None:
+    """Raise ReplyError unless the right sender counts examples of the tasks that it announced, and no more of them."""
+    check_sender(reply, request, institution=institution)
+    if set(reply.examples) != set(announced.records):
+        raise ReplyError(
+            f"Expected examples of the announced tasks {sorted(announced.records)}, but {institution} counts "
+            f"{sorted(reply.examples)}."
+        )
+    for task, count in reply.examples.items():
+        _check_count(count, f"{institution}'s examples of {task}", most=announced.records[task]["train"])
+
+
 def check_update(
     reply: TrainReply,
     request: TrainRequest,
@@ -110,15 +135,7 @@ def check_update(
     Raises:
         ReplyError: Wrong sender, round, tasks, counts, arrays, shapes, or values that are not finite or absurdly large.
     """
-    _check_name(reply.institution, institution)
-    _check_round(reply.round, request.round, institution)
-    if set(reply.examples) != set(announced.records):
-        raise ReplyError(
-            f"Expected examples of the announced tasks {sorted(announced.records)}, but {institution} counts "
-            f"{sorted(reply.examples)}."
-        )
-    for task, count in reply.examples.items():
-        _check_count(count, f"{institution}'s examples of {task}", most=announced.records[task]["train"])
+    check_counts(reply, request, institution=institution, announced=announced)
     try:
         arrays = codec.decode(reply.update, codec_name)
         check_shapes(shapes, arrays, tasks=set(reply.examples))
@@ -148,8 +165,7 @@ def check_scores(
         ReplyError: Wrong sender, round, split, tasks or counts; a primary metric that is absent or not in [-1, 1]; any
             other that is not finite.
     """
-    _check_name(reply.institution, institution)
-    _check_round(reply.round, request.round, institution)
+    check_sender(reply, request, institution=institution)
     if reply.split != request.split:
         raise ReplyError(f"Expected scores on {request.split}, but {institution} scored {reply.split}.")
     held = {task: splits[request.split] for task, splits in announced.records.items() if request.split in splits}

@@ -64,13 +64,13 @@ def apply(
             )
         examples[update.institution] = update.examples
         norms[update.institution] = _norm(update.arrays.values())
-        counts = dict.fromkeys(update.examples, 1) if weighting == "equal" else update.examples
+        counts = counts_for(update.examples, weighting)
         for task, count in counts.items():
             totals[task] = totals.get(task, 0) + count
         for name, array in update.arrays.items():
             head_of = task_of(name)
             if head_of is not None:
-                weight = _row_weights(counts[head_of], array, update.rows.get(name))
+                weight = row_weights(counts[head_of], array, update.rows.get(name))
                 _add(heads, name, array, weight)
                 _add(weighed, name, np.ones(weight.shape), weight)
                 continue
@@ -80,28 +80,49 @@ def apply(
     for name, total in heads.items():
         # A row that nobody may move keeps its value: its total is zero, whatever it is divided by.
         new[name] = (state[name] + total / np.maximum(weighed[name], 1.0)).astype(np.float32)
-    # What a task's running sum is divided by.
-    shares = {task: sum(totals.values()) if weighting == "examples" else n * len(totals) for task, n in totals.items()}
+    shares = _shares(totals, weighting)
     for name in next(iter(adapter.values()), {}):
         mean = sum(sums[name] / shares[task] for task, sums in adapter.items())
         new[name] = (state[name] + mean).astype(np.float32)
-    weights = {
-        institution: sum((1 if weighting == "equal" else count) / shares[task] for task, count in held.items())
-        for institution, held in examples.items()
-    }
-    step = (new[name].astype(np.float64) - state[name] for name in new if new[name] is not state[name])
-    return new, Diagnostics(examples, norms, weights, _norm(step))
+    weights = adapter_weights(examples, weighting)
+    return new, Diagnostics(examples, norms, weights, step_norm(new, state))
 
 
-def _norm(arrays: Iterable[np.ndarray]) -> float:
-    return math.sqrt(sum(float(np.vdot(array, array)) for array in arrays))
+def counts_for(examples: Mapping[str, int], weighting: Weighting) -> Mapping[str, int]:
+    """What an institution's examples per task count for."""
+    return dict.fromkeys(examples, 1) if weighting == "equal" else examples
 
 
-def _row_weights(count: int, array: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
+def adapter_weights(examples: Mapping[str, Mapping[str, int]], weighting: Weighting) -> dict[str, float]:
+    """Each institution's weight in the adapter, by its examples per task; they sum to one."""
+    counted = {institution: counts_for(held, weighting) for institution, held in examples.items()}
+    totals: dict[str, int] = {}
+    for held in counted.values():
+        for task, count in held.items():
+            totals[task] = totals.get(task, 0) + count
+    shares = _shares(totals, weighting)
+    return {name: sum(count / shares[task] for task, count in held.items()) for name, held in counted.items()}
+
+
+def row_weights(count: float, array: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
     """The weight of every row, shaped to multiply the array: zero where a row is not the institution's to move."""
     if rows is None:
         return np.full((1,) * array.ndim, count, np.float64)
     return (count * rows.astype(np.float64)).reshape(-1, *(1,) * (array.ndim - 1))
+
+
+def step_norm(new: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray]) -> float:
+    """Euclidean norm of the step between two states."""
+    return _norm(new[name].astype(np.float64) - state[name] for name in new if new[name] is not state[name])
+
+
+def _shares(totals: Mapping[str, int], weighting: Weighting) -> dict[str, int]:
+    """What a task's running sum is divided by."""
+    return {task: sum(totals.values()) if weighting == "examples" else n * len(totals) for task, n in totals.items()}
+
+
+def _norm(arrays: Iterable[np.ndarray]) -> float:
+    return math.sqrt(sum(float(np.vdot(array, array)) for array in arrays))
 
 
 def _add(sums: Arrays, name: str, array: np.ndarray, weight: int | np.ndarray) -> None:
