@@ -107,13 +107,12 @@ def describe(
     federation: Federation,
     run: str | None = None,
     norm: float | None = None,
-    epsilon: float | None = None,
-    ledger: tuple[int, str] | None = None,
 ) -> Release:
     """What a receipt says of a reply; see `client.receipts.Release`."""
     body = body_of(reply)
     (content,) = blobs_of(reply).values() or (body.encode(),)
     told = json.loads(body)
+    number, _, digest = (told.get("ledger") or "").partition(":")
     return Release(
         kind=KINDS[type(reply)],
         sha256=hashlib.sha256(content).hexdigest(),
@@ -124,6 +123,6 @@ def describe(
         run=run,
         round=told.get("round"),
         tasks=tuple(sorted(told.get("examples") or told.get("records") or ())),
-        epsilon=epsilon,
-        ledger=ledger,
+        epsilon=told.get("epsilon"),
+        ledger=(int(number), digest) if number else None,
     )

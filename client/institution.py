@@ -46,6 +46,11 @@ class Data(Model):
     """
     rename: dict[str, str] = Field(default_factory=dict)
     """The federation's name for each label that this site's files spell otherwise."""
+    group_by: str | None = None
+    """The column that names each record's owner (patient, matter, account), whom [privacy] protects as a whole.
+
+    Without it every record is protected by itself. An owner is the same in all tasks where the value is.
+    """
     scheme: Scheme = "BIO"
     """How the tags of entities are written: `BIO`, `IOB` (an entity begins with I-), or `BIOES` (also `BILOU`)."""
     augmentation: Augmentation | None = None

@@ -61,6 +61,8 @@ class SecureRounds:
             round=reply.round,
             examples=reply.examples,
             losses=reply.losses,
+            epsilon=reply.epsilon,
+            ledger=reply.ledger,
             steps=reply.steps,
             seconds=reply.seconds,
             sealing_key=keys.public.sealing,

@@ -4,6 +4,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +18,8 @@ from client.data.loading import TaskData, load_data, mark_known
 from client.data.readiness import examine, summary
 from client.institution import Data, Institution, load_institution
 from client.policy import Owners, Policy, check_request, check_tasks, disclose, offered
+from client.privacy.account import Account, count_owners, open_account, open_ledger, parse_head
+from client.privacy.ledger import Ledger
 from client.receipts import Receipts, Release
 from client.secagg import SecureRounds
 from shared import codec
@@ -58,6 +61,7 @@ KINDS: tuple[tuple[type[CollegiumError], RefusalKind], ...] = (
     (PolicyError, "policy"),
     (HeldError, "held"),
     (BudgetError, "budget"),
+    (BudgetError, "budget"),
     (RefusalError, "agreement"),
     (ProtocolError, "request"),
     (DataError, "data"),
@@ -85,6 +89,8 @@ class Site:
     policy: Policy = field(default_factory=Policy)
     owners: Owners = field(default_factory=dict)
     """How many owners each split holds."""
+    account: Account | None = None
+    """What private training costs; None where the federation has no [privacy]."""
     state: Path | None = None
     """Where updates that are held wait."""
     receipts: Receipts | None = None
@@ -105,7 +111,7 @@ class Site:
             check_request(self.policy, request, self.federation, self.owners)
             reply: Reply
             if isinstance(request, TrainRequest):
-                reply, norm = self._train(request)
+                reply, norm = self._train(request, run)
             elif isinstance(request, SecureRequest):
                 reply = self.secure.answer(
                     request, name=self.name, federation=self.federation, shapes=self._trained_shapes()
@@ -205,20 +211,24 @@ class Site:
         set_state(self.model, arrays)
         return select(arrays, self.data.keys())
 
-    def _train(self, request: TrainRequest) -> tuple[TrainReply, float]:
+    def _train(self, request: TrainRequest, run: str | None) -> tuple[TrainReply, float]:
         """The reply, and the norm of the update in it."""
         received = self._load(request.state)
-        outcome = trainer.train(
-            self.model,
-            self.examples("train"),
-            self.federation.training,
-            seed=trainer.derive_seed(self.federation.seed, self.name, request.round),
-            round=request.round,
-            rounds=request.rounds,
-            balance=self._balance_before(request.round),
-            augment=self.draw_examples if self.rewordings else None,
-            progress=_Progress(request.round),
-        )
+        known = parse_head(request.ledger) if request.ledger else None
+        spending = self.account.spend(round=request.round, run=run, known=known) if self.account else nullcontext()
+        with spending as private:
+            outcome = trainer.train(
+                self.model,
+                self.examples("train"),
+                self.federation.training,
+                seed=trainer.derive_seed(self.federation.seed, self.name, request.round),
+                round=request.round,
+                rounds=request.rounds,
+                balance=self._balance_before(request.round),
+                augment=self.draw_examples if self.rewordings else None,
+                private=private,
+                progress=_Progress(request.round),
+            )
         self.balances[request.round] = outcome.balance
         method = self.federation.rounds.method
         update = difference(get_state(self.model), received)
@@ -237,6 +247,8 @@ class Site:
             steps=outcome.steps,
             seconds=outcome.seconds,
             update=parcel.blob,
+            epsilon=self.account.epsilon() if self.account else None,
+            ledger=str(self.account.head) if self.account and self.account.head else None,
         )
         return reply, parcel.norm
 
@@ -297,12 +309,18 @@ def open_site(path: Path, *, model: MultiTaskModel | None = None) -> Site:
     institution = load_institution(path)
     receipts = Receipts(institution.runtime.state, institution.identity.key)
     federation = load_federation(institution.federation)
+    ledger = open_ledger(institution.runtime.state) if federation.privacy else None
     model = model or load_model(institution, federation)
-    return build_site(institution, federation, model, receipts=receipts)
+    return build_site(institution, federation, model, receipts=receipts, ledger=ledger)
 
 
 def build_site(
-    institution: Institution, federation: Federation, model: MultiTaskModel, *, receipts: Receipts | None = None
+    institution: Institution,
+    federation: Federation,
+    model: MultiTaskModel,
+    *,
+    receipts: Receipts | None = None,
+    ledger: Ledger | None = None,
 ) -> Site:
     """Read and encode the institution's data for the given model.
 
@@ -311,6 +329,7 @@ def build_site(
         federation: The agreement that it has approved.
         model: The federation's.
         receipts: Where everything that leaves is recorded; None in the simulator, whose policy is checked all the same.
+        ledger: Where private training is charged; None in the simulator.
     """
     if institution.name not in federation.rounds.institutions:
         raise ConfigError(
@@ -334,6 +353,7 @@ def build_site(
         )
         for name, splits in data.items()
     }
+    columns = {task: sources[task].group_by for task in data}
     return Site(
         institution.name,
         federation,
@@ -342,7 +362,19 @@ def build_site(
         rewordings,
         summary(readiness),
         policy=institution.policy,
-        owners={task: {split: len(held.records) for split, held in splits.items()} for task, splits in data.items()},
+        owners={
+            task: {split: count_owners(held.records, columns[task]) for split, held in splits.items()}
+            for task, splits in data.items()
+        },
+        account=open_account(
+            {task: splits["train"].records for task, splits in data.items()},
+            columns,
+            federation=federation,
+            policy=institution.policy,
+            ledger=ledger,
+        )
+        if federation.privacy
+        else None,
         state=institution.runtime.state,
         receipts=receipts,
     )

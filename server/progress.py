@@ -1,6 +1,7 @@
 """One run in progress: what is known of its institutions, asking them, and recording how they answered."""
 
 import math
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -16,7 +17,7 @@ from shared.adapter import select
 from shared.codec import Arrays
 from shared.errors import QuorumError, ReplyError
 from shared.federation import Federation
-from shared.protocol import Request
+from shared.protocol import Request, TrainedReply, TrainReply
 from shared.tasks import Task, build_task
 
 Announce = Callable[[str], None]
@@ -24,6 +25,8 @@ R = TypeVar("R")
 T = TypeVar("T")
 LONGEST_REASON = 500
 """Characters of a reason that are kept; it may be an institution's own text."""
+LEDGER = re.compile(r"\d{1,18}:[0-9a-f]{64}", re.ASCII)
+"""Number and SHA-256 of a ledger's entry."""
 
 
 @dataclass
@@ -113,6 +116,14 @@ def record(
     else:
         this.trouble[answer.institution] = replace(answer, reply=None)
         this.say(f"{answer.institution} {answer.status} ({kind}, round {number}): {reason}")
+
+
+def record_spending(this: Run, number: int, institution: str, reply: TrainReply | TrainedReply) -> None:
+    """Record what the institution says that its data have spent, and the last entry of its privacy ledger."""
+    if reply.epsilon is None or not math.isfinite(reply.epsilon):
+        return
+    ledger = reply.ledger if reply.ledger and LEDGER.fullmatch(reply.ledger) else None
+    this.store.add_spending(this.run_id, number, institution, reply.epsilon, ledger)
 
 
 def record_absent(this: Run, number: int, requests: Mapping[str, Request]) -> None:

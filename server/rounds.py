@@ -8,8 +8,10 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 from flwr.serverapp import Grid
 
+from server import secagg
 from server.aggregation import ClientUpdate, fedavg, fedsvd
 from server.asking import IDLE_SECONDS, online
 from server.handshake import describe, gaps
@@ -23,6 +25,7 @@ from server.progress import (
     present,
     record,
     record_absent,
+    record_spending,
     require_quorum,
 )
 from server.replies import Holdings, check_query, check_scores, check_update
@@ -121,27 +124,40 @@ def _round(this: Run, state: Arrays, number: int) -> Arrays:
     _query(this, number)
     blobs = encode_state(this, state, present(this))
     requests = {
-        name: TrainRequest(spec_digest=this.federation.digest, round=number, rounds=agreed.count, state=blob)
+        name: TrainRequest(
+            spec_digest=this.federation.digest,
+            round=number,
+            rounds=agreed.count,
+            state=blob,
+            ledger=this.store.last_ledger(name),
+        )
         for name, blob in blobs.items()
     }
     record_absent(this, number, requests)
-    shapes = {name: array.shape for name, array in state.items() if is_trained(name, agreed.method)}
-    taken: list[str] = []
-    updates = _updates(this, requests, shapes, taken)
-    new, diagnostics = fedavg.apply(state, updates, weighting=agreed.weighting)
+    collect = secagg.collect if this.federation.secure_aggregation else _collect
+    new, diagnostics = collect(this, state, requests, number)
+    require_quorum(this, number, diagnostics.examples)
     if agreed.method == "fedsvd":
         new = fedsvd.refactor(new)
-    require_quorum(this, number, taken)
     this.store.save_checkpoint(this.run_id, number, new)
     _finish(this, new, number, started, diagnostics)
     return new
+
+
+def _collect(
+    this: Run, state: Mapping[str, np.ndarray], requests: Mapping[str, TrainRequest], number: int
+) -> tuple[Arrays, fedavg.Diagnostics]:
+    """Train and average, every update by itself; as `server.secagg.collect` does with sums alone."""
+    agreed = this.federation.rounds
+    shapes = {name: array.shape for name, array in state.items() if is_trained(name, agreed.method)}
+    return fedavg.apply(state, _updates(this, requests, shapes, number), weighting=agreed.weighting)
 
 
 def _finish(this: Run, state: Arrays, number: int, started: float, diagnostics: fedavg.Diagnostics | None) -> None:
     """Validate the state after a round, and record the round."""
     score = _evaluate(this, state, number, "validation", present(this))
     seconds = time.perf_counter() - started
-    participants, norm = (len(diagnostics.norms), diagnostics.norm) if diagnostics else (None, None)
+    participants, norm = (len(diagnostics.examples), diagnostics.norm) if diagnostics else (None, None)
     this.store.add_round(this.run_id, number, seconds, score, participants=participants, norm=norm)
     shown = "not validated" if score is None else f"validation score {score:.3f}"
     weights = diagnostics.weights if diagnostics else {}
@@ -150,7 +166,7 @@ def _finish(this: Run, state: Arrays, number: int, started: float, diagnostics: 
 
 
 def _updates(
-    this: Run, requests: Mapping[str, TrainRequest], shapes: Mapping[str, tuple[int, ...]], taken: list[str]
+    this: Run, requests: Mapping[str, TrainRequest], shapes: Mapping[str, tuple[int, ...]], number: int
 ) -> Iterator[ClientUpdate]:
     """Checked updates as they arrive; a bad reply drops that one institution, and says so."""
     tasks = build_tasks(this)
@@ -170,14 +186,13 @@ def _updates(
     quorum = this.federation.rounds.quorum
     for answer in ask(this, requests, "train", quorum=quorum):
         good, update = checked(answer, TrainReply, check)
-        number = requests[answer.institution].round
         if update is None:
             record(this, number, "train", good)
             continue
         assert isinstance(answer.reply, TrainReply)
         losses = {task: x for task, x in answer.reply.losses.items() if task in update.examples and math.isfinite(x)}
         record(this, number, "train", good, examples=update.examples, losses=losses)
-        taken.append(update.institution)
+        record_spending(this, number, update.institution, answer.reply)
         yield update
 
 

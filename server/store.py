@@ -80,6 +80,16 @@ scores = sa.Table(
     sa.Column("value", sa.Float, nullable=False),
     sa.Column("examples", sa.Integer, nullable=False),
 )
+spending = sa.Table(
+    "spending",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column(*RUN, sa.ForeignKey("runs.run"), nullable=False, index=True),
+    sa.Column("round", sa.Integer, nullable=False),
+    sa.Column("institution", sa.String(64), nullable=False),
+    sa.Column("epsilon", sa.Float, nullable=False),
+    sa.Column("ledger", sa.String(96)),
+)
 events = sa.Table(
     "events",
     metadata,
@@ -224,6 +234,18 @@ class Store:
                 connection.execute(sa.delete(scores).where(scores.c.run == run, same))
             if values:
                 connection.execute(sa.insert(scores), [{"run": run, **vars(value)} for value in values])
+
+    def add_spending(self, run: str, round: int, institution: str, epsilon: float, ledger: str | None) -> None:
+        """Record what an institution's data have spent after a round, and the last entry of its privacy ledger."""
+        self._insert(spending, run=run, round=round, institution=institution, epsilon=epsilon, ledger=ledger)
+
+    def last_ledger(self, institution: str) -> str | None:
+        """The last entry of an institution's privacy ledger that any run has heard of."""
+        query = sa.select(spending.c.ledger).where(
+            spending.c.institution == institution, spending.c.ledger.is_not(None)
+        )
+        row = self._one(query.order_by(spending.c.id.desc()))
+        return str(row["ledger"]) if row else None
 
     def add_event(self, run: str, text: str) -> None:
         """Record one line of the run's story."""

@@ -53,6 +53,8 @@ class TrainRequest:
     round: int
     rounds: int
     state: bytes
+    ledger: str | None = None
+    """`NUMBER:SHA-256` of the last entry of the institution's privacy ledger as the coordinator remembers it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +70,10 @@ class TrainReply:
     steps: int
     seconds: float
     update: bytes
+    epsilon: float | None = None
+    """What the institution's data have spent so far, at the federation's delta; None without [privacy]."""
+    ledger: str | None = None
+    """`NUMBER:SHA-256` of the last entry of its privacy ledger, to be remembered outside it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +112,10 @@ class TrainedReply:
     seconds: float
     sealing_key: str
     masking_key: str
+    epsilon: float | None = None
+    """As in `TrainReply`."""
+    ledger: str | None = None
+    """As in `TrainReply`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """The gate: exactly the declared arrays, finite, within the caps; nothing else becomes bytes."""
 
 import ast
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
@@ -116,7 +117,10 @@ def test_a_release_says_what_leaves(tiny_federation: Callable[..., Federation]) 
     trained = TrainReply(
         institution="bank", round=3, examples={"t": 4}, losses={}, steps=1, seconds=0.5, update=b"\x00blob"
     )
-    told = describe(trained, federation=federation, norm=1.5, epsilon=0.25, ledger=(4, "ab"))
+    told = describe(trained, federation=federation)
+    assert (told.epsilon, told.ledger) == (None, None)
+    told = describe(dataclasses.replace(trained, epsilon=0.25, ledger="4:ab"), federation=federation, norm=1.5)
+    assert told.ledger == (4, "ab")
     assert (told.kind, told.round, told.bytes, told.norm, told.epsilon) == ("train", 3, 5, 1.5, 0.25)
     assert told.sha256 == hashlib.sha256(b"\x00blob").hexdigest()
     assert told.federation == federation.digest

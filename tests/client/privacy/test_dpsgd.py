@@ -75,7 +75,7 @@ TASKS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
         [{"sentences": ["It rains.", "So she takes the bus.", "It is late.", "He waits."]}],
     ),
 }
-EXACT = {"head_dropout": 0.0, "precision": "float32", "weight_decay": 0.0, "batch_tokens": 4096}
+EXACT: dict[str, Any] = {"head_dropout": 0.0, "precision": "float32", "weight_decay": 0.0, "batch_tokens": 4096}
 PRIVACY = Privacy(noise_multiplier=1.0, sampling_rate=0.5, clip=0.05)
 
 
@@ -133,19 +133,19 @@ def assert_owners(model: MultiTaskModel, owners: list[list[Example]], training: 
 def test_owners_gradients_equal_a_slow_loop_for_every_task(tiny_federation: MakeFederation, name: str) -> None:
     """One owner per record, and the classification's beside them, in the same micro-batch."""
     model, examples = build(tiny_federation, name, *({"sentiment"} - {name}))
-    assert_owners(model, by_record(examples), Training(**EXACT))
+    assert_owners(model, by_record(examples), Training.model_validate(EXACT))
 
 
 def test_an_owner_of_several_tasks_and_windows_is_one_sum(tiny_federation: MakeFederation) -> None:
     model, examples = build(tiny_federation, "sentiment", "entities", "qa")
     assert sum(example.task == "qa" for example in examples) > 1, "no windows"
     owners = [[e for e in examples if e.record == 0], [e for e in examples if e.record == 1]]
-    assert_owners(model, owners, Training(**EXACT))
+    assert_owners(model, owners, Training.model_validate(EXACT))
 
 
 def test_an_owner_larger_than_a_micro_batch_passes_in_parts(tiny_federation: MakeFederation) -> None:
     model, examples = build(tiny_federation, "qa", "sentiment")
-    training = Training(**EXACT | {"batch_tokens": 64})
+    training = Training.model_validate(EXACT | {"batch_tokens": 64})
     batches = owner_batches(by_record(examples), training.batch_tokens)
     assert max(len(owner) for batch in batches for owner in batch) * 48 > training.batch_tokens
     for batch in batches:
@@ -156,9 +156,9 @@ def test_hooks_equal_vmap(tiny_federation: MakeFederation) -> None:
     model, examples = build(tiny_federation, "sentiment", "entities", "summary")
     owners = by_record(examples)
     with per_example_gradients(model):
-        by_hooks = owner_gradients(model, owners, Training(**EXACT))
+        by_hooks = owner_gradients(model, owners, Training.model_validate(EXACT))
     hooks = GradSampleHooks(model, loss_reduction="sum", force_functorch=True)
-    by_vmap = owner_gradients(model, owners, Training(**EXACT))
+    by_vmap = owner_gradients(model, owners, Training.model_validate(EXACT))
     hooks.cleanup()
     for one, other in zip(by_hooks, by_vmap, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
@@ -205,7 +205,7 @@ def test_a_step_is_the_sum_of_clipped_owners(mixed: Any, clipping: str, batch_to
         for total, tensor in zip(expected, gradient, strict=True):
             total += scale * tensor / (3 * PRIVACY.sampling_rate)
     assert clipped, "nothing was clipped"
-    found = stepped(model, examples, settings, Training(**EXACT | {"batch_tokens": batch_tokens}))
+    found = stepped(model, examples, settings, Training.model_validate(EXACT | {"batch_tokens": batch_tokens}))
     for one, other in zip(found, expected, strict=True):
         assert float((one - other).abs().max()) < 1e-5
 
@@ -213,7 +213,7 @@ def test_a_step_is_the_sum_of_clipped_owners(mixed: Any, clipping: str, batch_to
 def test_the_divisor_is_the_expected_number_of_owners_whoever_was_drawn(mixed: Any) -> None:
     model, examples, owners = mixed
     one = [e for e in examples if owners[e.task, e.record] == "carla"]
-    alone = stepped(model, one, private(owners), Training(**EXACT))
+    alone = stepped(model, one, private(owners), Training.model_validate(EXACT))
     gradient = slowly(model, one)
     norm = math.sqrt(sum(float((tensor**2).sum()) for tensor in gradient))
     for found, tensor in zip(alone, gradient, strict=True):
@@ -224,7 +224,10 @@ def test_the_divisor_is_the_expected_number_of_owners_whoever_was_drawn(mixed: A
 def test_a_step_that_drew_nobody_is_noise_of_the_right_size(mixed: Any, clipping: str, sensitivity: float) -> None:
     model, _, owners = mixed
     settings = private(owners, 2.0, clipping=clipping)
-    draws = [torch.cat([t.flatten() for t in stepped(model, [], settings, Training(**EXACT), s)]) for s in range(27)]
+    draws = [
+        torch.cat([t.flatten() for t in stepped(model, [], settings, Training.model_validate(EXACT), s)])
+        for s in range(27)
+    ]
     noise = torch.cat(draws)
     assert len(noise) > 100_000
     expected = 2.0 * sensitivity / (3 * PRIVACY.sampling_rate)
@@ -235,9 +238,9 @@ def test_a_step_that_drew_nobody_is_noise_of_the_right_size(mixed: Any, clipping
 
 def test_noise_does_not_depend_on_who_was_drawn(mixed: Any) -> None:
     model, examples, owners = mixed
-    noisy = stepped(model, examples, private(owners, 2.0), Training(**EXACT), 5)
-    plain = stepped(model, examples, private(owners, 0.0), Training(**EXACT), 5)
-    nobody = stepped(model, [], private(owners, 2.0), Training(**EXACT), 5)
+    noisy = stepped(model, examples, private(owners, 2.0), Training.model_validate(EXACT), 5)
+    plain = stepped(model, examples, private(owners, 0.0), Training.model_validate(EXACT), 5)
+    nobody = stepped(model, [], private(owners, 2.0), Training.model_validate(EXACT), 5)
     for one, other, noise in zip(noisy, plain, nobody, strict=True):
         torch.testing.assert_close(one - other, noise, rtol=1e-3, atol=1e-5)
 
@@ -245,7 +248,9 @@ def test_noise_does_not_depend_on_who_was_drawn(mixed: Any) -> None:
 def test_bfloat16_clips_in_float32(tiny_federation: MakeFederation) -> None:
     model, examples = build(tiny_federation, "sentiment", "entities")
     owners = {(e.task, e.record): "anna" for e in examples}
-    found = stepped(model, examples, private(owners, clip=0.01), Training(**EXACT | {"precision": "bfloat16"}))
+    found = stepped(
+        model, examples, private(owners, clip=0.01), Training.model_validate(EXACT | {"precision": "bfloat16"})
+    )
     norm = math.sqrt(sum(float((tensor**2).sum()) for tensor in found)) * PRIVACY.sampling_rate
     assert norm == pytest.approx(0.01, rel=1e-3)
     assert norm <= 0.01 * (1 + 1e-5)
@@ -256,8 +261,8 @@ def test_a_record_changes_nobody_elses_gradient(tiny_federation: MakeFederation)
     model, examples = build(tiny_federation, *TASKS)
     owners = by_record(examples)
     with per_example_gradients(model):
-        together = owner_gradients(model, owners, Training(**EXACT))
-        fewer = owner_gradients(model, owners[1:], Training(**EXACT))
+        together = owner_gradients(model, owners, Training.model_validate(EXACT))
+        fewer = owner_gradients(model, owners[1:], Training.model_validate(EXACT))
     for one, other in zip(together, fewer, strict=True):
         torch.testing.assert_close(one[1:], other, rtol=1e-4, atol=1e-5)
     records = TASKS["next"][1]
@@ -295,15 +300,15 @@ def test_training_learns_without_noise_and_ends_as_no_seed_tells(tiny_federation
     start = [parameter.detach().clone() for parameter in trained(model)]
     owners = {(e.task, e.record): f"{e.task} {e.record}" for e in examples}
     settings = private(owners, 0.0, clip=1.0)
-    outcome = trainer.train(model, examples, Training(**EXACT | training), seed=1, private=settings)
+    outcome = trainer.train(model, examples, Training.model_validate(EXACT | training), seed=1, private=settings)
     assert outcome.steps == 40
-    assert max(trainer.train(model, examples, Training(**EXACT), seed=1).losses.values()) < 0.1
+    assert max(trainer.train(model, examples, Training.model_validate(EXACT), seed=1).losses.values()) < 0.1
     ends = []
     for _ in range(2):
         with torch.no_grad():
             for parameter, value in zip(trained(model), start, strict=True):
                 parameter.copy_(value)
-        trainer.train(model, examples, Training(**EXACT), seed=1, private=private(owners, 1.0))
+        trainer.train(model, examples, Training.model_validate(EXACT), seed=1, private=private(owners, 1.0))
         ends.append(torch.cat([parameter.detach().flatten() for parameter in trained(model)]))
     assert not torch.equal(ends[0], ends[1]), "the same seed gave the same noise: whoever knows it can take it away"
     assert not hasattr(next(iter(trained(model))), "grad_sample")

@@ -1,0 +1,177 @@
+"""What private training costs this institution's data, taken from the ledger before the first step."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from client import receipts
+from client.policy import Policy
+from client.privacy.accounting import Mechanism, epsilon, noise_multiplier_for
+from client.privacy.chain import Head
+from client.privacy.dataset import Dataset, describe_dataset, hash_record
+from client.privacy.dpsgd import Key, Owner, Private, steps_per_round
+from client.privacy.ledger import FILE, Ledger
+from shared.errors import BudgetError, DataError, ProtocolError
+from shared.federation import Federation, Privacy, Training
+from shared.tasks import Record
+
+
+@dataclass
+class Account:
+    """Whose records are trained on, and what has been spent on them."""
+
+    federation: Federation
+    """It has [privacy]."""
+    policy: Policy
+    owners: Mapping[Key, Owner]
+    dataset: Dataset
+    ledger: Ledger | None = None
+    """None in the simulator, where nothing leaves."""
+    taken: list[Mechanism] = field(default_factory=list)
+    """Without a ledger: what was trained."""
+
+    @contextmanager
+    def spend(self, *, round: int, run: str | None = None, known: Head | None = None) -> Iterator[Private]:
+        """Reserve a round's steps, train inside, and settle; what ends otherwise counts in full.
+
+        Args:
+            round: The round to train.
+            run: The run, if known.
+            known: The ledger's last entry as the coordinator remembers it.
+
+        Raises:
+            BudgetError: The budget does not allow the round, or the ledger is not what it was.
+        """
+        mechanism = mechanism_of_round(self.federation)
+        private = Private(privacy_of(self.federation), mechanism.noise_multiplier, self.owners)
+        if self.ledger is None:
+            yield private
+            self.taken.append(mechanism)
+            return
+        if known:
+            self.ledger.check([known])
+        reservation = self.ledger.reserve(
+            self.dataset,
+            mechanism,
+            delta=self.policy.delta,
+            max_epsilon=self._budget(),
+            federation=self.federation.digest,
+            run=run,
+            round=round,
+        )
+        yield private
+        self.ledger.commit(reservation, mechanism.steps)
+
+    def epsilon(self) -> float:
+        """What the data have spent so far, at the federation's delta."""
+        delta = privacy_of(self.federation).delta
+        return self.ledger.spent(self.dataset, delta).epsilon if self.ledger else epsilon(self.taken, delta)
+
+    @property
+    def head(self) -> Head | None:
+        """The ledger's last entry, for others to remember."""
+        return self.ledger.head if self.ledger else None
+
+    def _budget(self) -> float:
+        """The policy's, or else what the federation file that this site has approved plans to spend."""
+        planned = privacy_of(self.federation).epsilon
+        allowed = planned if self.policy.max_epsilon is None else self.policy.max_epsilon
+        if allowed is None:
+            raise BudgetError(
+                "Expected policy.max_epsilon in institution.toml, since the federation's [privacy] gives a "
+                "noise_multiplier and no epsilon; say how much this site's data may spend."
+            )
+        return allowed
+
+
+def privacy_of(federation: Federation) -> Privacy:
+    """The [privacy] of a federation that has one."""
+    assert federation.privacy
+    return federation.privacy
+
+
+def mechanism_of_round(federation: Federation) -> Mechanism:
+    """The noisy steps of one round, the noise calibrated so that all planned rounds keep to `privacy.epsilon`."""
+    return _mechanism(privacy_of(federation), federation.training, federation.rounds.count)
+
+
+@cache
+def _mechanism(privacy: Privacy, training: Training, rounds: int) -> Mechanism:
+    steps = steps_per_round(privacy, training)
+    noise = privacy.noise_multiplier
+    if noise is None:
+        assert privacy.epsilon is not None
+        noise = noise_multiplier_for(privacy.epsilon, privacy.delta, privacy.sampling_rate, max(1, steps * rounds))
+    return Mechanism(noise, privacy.sampling_rate, steps)
+
+
+def owner_of(record: Record, column: str | None, where: str) -> Owner:
+    """Whose a record is: the value in its owner column, or, without one, its own.
+
+    Raises:
+        DataError: The column is missing or empty.
+    """
+    if column is None:
+        return f"record {hash_record(record)}"
+    value = record.get(column)
+    if value is None or not str(value).strip():
+        raise DataError(
+            f"Expected the owner of every record in the column {column!r} (group_by), but {where} has none."
+        )
+    return str(value)
+
+
+def count_owners(records: Sequence[Record], column: str | None) -> int:
+    """How many owners some records have."""
+    if column is None:
+        return len(records)
+    return len({owner_of(record, column, "a record") for record in records})
+
+
+def open_ledger(state: Path) -> Ledger:
+    """The ledger in a site's state folder, held against what the receipts remember of it."""
+    return Ledger.open(state / FILE, known=[Head(*head) for head in receipts.heads(state)])
+
+
+def parse_head(text: str) -> Head:
+    """The head that `str(head)` wrote; ProtocolError if the text is none."""
+    sequence, _, sha256 = text.partition(":")
+    if not sequence.isascii() or not sequence.isdigit() or len(sha256) != 64:
+        raise ProtocolError(f"Expected NUMBER:SHA-256 of a privacy ledger's entry, but {text[:80]!r} came.")
+    return Head(int(sequence), sha256)
+
+
+def open_account(
+    records: Mapping[str, Sequence[Record]],
+    columns: Mapping[str, str | None],
+    *,
+    federation: Federation,
+    policy: Policy,
+    ledger: Ledger | None,
+) -> Account:
+    """The account of a site's training records.
+
+    Owners are the same across tasks and columns if their values are: a patient of two tasks is one owner.
+
+    Args:
+        records: Training records per task.
+        columns: Per task the column that names owners, or None.
+        federation: The agreement; it has [privacy].
+        policy: The site's budget.
+        ledger: Where what is spent is kept; None in the simulator.
+
+    Raises:
+        DataError: A record lacks its owner.
+    """
+    owners = {
+        (task, i): owner_of(record, columns[task], f"record {i + 1} of {task}")
+        for task, held in records.items()
+        for i, record in enumerate(held)
+    }
+    held_by: dict[Owner, list[str]] = {}
+    for (task, i), owner in owners.items():
+        held_by.setdefault(owner, []).append(hash_record(records[task][i]))
+    named = ", ".join(sorted({column for column in columns.values() if column})) or None
+    return Account(federation, policy, owners, describe_dataset(held_by, named), ledger)
