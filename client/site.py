@@ -1,6 +1,7 @@
 """One institution at work: its data, the warm model, and the answer to each request."""
 
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -60,7 +61,6 @@ PROGRESS_SECONDS = 10.0
 KINDS: tuple[tuple[type[CollegiumError], RefusalKind], ...] = (
     (PolicyError, "policy"),
     (HeldError, "held"),
-    (BudgetError, "budget"),
     (BudgetError, "budget"),
     (RefusalError, "agreement"),
     (ProtocolError, "request"),
@@ -150,6 +150,8 @@ class Site:
         log.error("refused: %s", error)
         kind: RefusalKind = next((kind for of, kind in KINDS if isinstance(error, of)), "failure")
         reason = UNSAID if kind in ("data", "failure") else str(error)
+        if self.state is not None:
+            reason = reason.replace(f"{self.state}{os.sep}", "").replace(str(self.state), "its state folder")
         return Refusal(institution=self.name, kind=kind, reason=reason)
 
     def examples(self, split: Split) -> list[Example]:

@@ -3,15 +3,25 @@
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from pydantic import ValidationError
 
 from client.policy import Policy, disclose, two_digits
-from client.site import Site
+from client.site import UNSAID, Site
 from shared import codec
 from shared.adapter import get_state, select
-from shared.errors import ConfigError
+from shared.errors import (
+    BudgetError,
+    ConfigError,
+    DataError,
+    HeldError,
+    PolicyError,
+    ProtocolError,
+    RefusalError,
+    StoreError,
+)
 from shared.protocol import (
     EvaluateReply,
     EvaluateRequest,
@@ -226,3 +236,19 @@ def test_rates_are_rounded_to_two_decimals() -> None:
 def test_a_wrong_rule_is_an_error(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Policy.model_validate(wrong)
+
+
+def test_a_refusal_has_a_kind_and_no_path(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = make_site("clauses")
+    (query, *_), state = requests(site), site.state
+    for error, kind, said in (
+        (PolicyError("policy.x"), "policy", "policy.x"),
+        (HeldError("rejected"), "held", "rejected"),
+        (BudgetError(f"Expected the ledger {state}/ledger.db."), "budget", "Expected the ledger ledger.db."),
+        (RefusalError("another"), "agreement", "another"),
+        (ProtocolError("malformed"), "request", "malformed"),
+        (DataError(f"{state}/a.jsonl, line 3: 'Mrs Example has gout'"), "data", UNSAID),
+        (StoreError(f"no space in {state}"), "failure", UNSAID),
+    ):
+        monkeypatch.setattr("client.site.check_request", Mock(side_effect=error))
+        assert site.answer(query) == Refusal(institution="hospital", kind=kind, reason=said)  # type: ignore[arg-type]

@@ -1,9 +1,8 @@
 """A real deployment on loopback, with the tiny BERT: daemons, TLS, node keys, rounds, release."""
 
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -11,65 +10,30 @@ import torch
 from peft import PeftModel
 from transformers import BertModel
 
-from client.institution import Data
 from client.predict import open_bundle
 from server import rounds
 from server.running import open_store, release_run
 from server.store import Store
 from shared.adapter import get_state
-from shared.federation import Federation
 from shared.model import build_model
-from simulations.demo import deploy
 from simulations.engine import LocalGrid
 from simulations.experiment import Experiment, open_sites
 from simulations.results import rows_of_run
 
-
-@pytest.fixture
-def experiment(
-    tmp_path: Path, tiny_federation: Callable[..., Federation], write_records: Callable[..., Path]
-) -> Experiment:
-    held = {"hospital": ("entities", "notes_qa"), "law_firm": ("clauses", "entities")}
-    institutions = {
-        name: {
-            task: Data(
-                train=write_records(tmp_path / "data" / name / f"{task}.train.jsonl", task, slice(0, None, 2)),
-                test=write_records(tmp_path / "data" / name / f"{task}.test.jsonl", task, slice(1, None, 2)),
-            )
-            for task in tasks
-        }
-        for name, tasks in held.items()
-    }
-    return Experiment(federation=tiny_federation(rounds={"quorum": 2}), institutions=institutions)
-
-
-def children() -> set[int]:
-    """Processes whose parent is this one."""
-    found = set()
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = entry.read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            continue
-        if int(fields[1]) == os.getpid() and fields[0] != "Z":
-            found.add(int(entry.parent.name))
-    return found
+if TYPE_CHECKING:
+    from tests.simulations.conftest import Deployed
 
 
 @pytest.mark.timeout(600)
 # peft 0.21 reads a property that transformers 5.23 renames.
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_a_deployment_ends_as_the_simulator_does_and_its_bundle_loads(
-    tmp_path: Path, experiment: Experiment, tiny_bert: Path
+    tmp_path: Path, experiment: Experiment, deployed: "Deployed", tiny_bert: Path
 ) -> None:
-    before = children()
-    told: list[str] = []
-    home, run_id = deploy(experiment, tmp_path / "deployed", told.append)
-    assert children() == before
-
+    home, run_id = deployed.home, deployed.run_id
     with open_store(home.root) as store:
         assert store.run(run_id)["status"] == "completed"
-        deployed = store.load_checkpoint(run_id, 2)
+        trained = store.load_checkpoint(run_id, 2)
     federation = experiment.federation
     model = build_model(federation)
     initial = get_state(model)
@@ -86,7 +50,7 @@ def test_a_deployment_ends_as_the_simulator_does_and_its_bundle_loads(
         simulated = store.load_checkpoint(simulated_run, 2)
     assert any(np.abs(simulated[name] - initial[name]).max() > 1e-3 for name in initial)
     for name, array in simulated.items():
-        np.testing.assert_allclose(deployed[name], array, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(trained[name], array, atol=1e-4, err_msg=name)
 
     rows = rows_of_run(home.root, run_id)
     assert {(row.institution, row.task) for row in rows} == {
