@@ -16,10 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from cryptography.hazmat.primitives.asymmetric import ec
-
 from client import receipts
-from client.institution import Institution
 from client.keys import read_public_key
 from client.receipts import Release
 from shared.console import print_table
@@ -103,26 +100,19 @@ def decide(state: Path, name: str, decision: Decision) -> None:
         raise ConfigError(f"Update {name} has been decided already, or its time is over ({error.strerror}).") from None
 
 
-def report(institution: Institution, keys: Sequence[Path], *, check: bool) -> dict[str, Any]:
+def report(state: Path, keys: Sequence[Path] | None) -> dict[str, Any]:
     """Held updates and receipts as plain data.
 
     Args:
-        institution: Whose.
-        keys: Public keys that earlier receipts were signed with, besides the present one.
-        check: Verify chain and signatures.
+        state: The site's state folder.
+        keys: Verify chain and signatures with these keys; None does not.
 
     Raises:
         StoreError: The log is broken, and where.
         EnrolmentError: A key cannot be read.
     """
-    state = institution.runtime.state
-    written: list[dict[str, Any]]
-    if check:
-        known: list[ec.EllipticCurvePublicKey] = [read_public_key(p) for p in (institution.identity.key, *keys)]
-        written = receipts.verify(state, known)
-    else:
-        written = receipts.read(state)
-    return {"verified": check, "held": held(state), "receipts": written}
+    written = receipts.read(state) if keys is None else receipts.verify(state, [read_public_key(key) for key in keys])
+    return {"verified": keys is not None, "held": held(state), "receipts": written}
 
 
 def print_report(told: dict[str, Any]) -> None:
