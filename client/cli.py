@@ -51,6 +51,63 @@ def doctor(
         raise typer.Exit(1)
 
 
+@app.command(epilog="Example: collegium client ledger institution.toml --verify")
+def ledger(
+    institution: Annotated[Path, typer.Argument(help="Your institution.toml.")] = Path("institution.toml"),
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Hold it against the receipts of what has left too.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what differential privacy your data have spent and have left, over all rounds, runs and coordinators.
+
+    The exit code is 1 if the ledger has been edited, cannot be read, or with --verify is older than the receipts.
+    """
+    from client.privacy.report import examine_ledger, print_report, report_as_json
+
+    report = examine_ledger(institution, verify=verify)
+    if as_json:
+        print_json(report_as_json(report))
+    else:
+        print_report(report)
+
+
+@app.command(epilog="Example: collegium client outbox institution.toml --verify")
+def outbox(
+    institution: Annotated[Path, typer.Argument(help="Your institution.toml.")] = Path("institution.toml"),
+    approve: Annotated[str | None, typer.Option(metavar="ID", help="Let a held update leave.")] = None,
+    reject: Annotated[str | None, typer.Option(metavar="ID", help="Keep a held update here for good.")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Check the chain and every signature.")] = False,
+    key: Annotated[
+        list[Path] | None, typer.Option(help="Public key that earlier receipts were signed with; may be repeated.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List what has left your site, a signed receipt each, and decide on the updates that wait under policy.hold.
+
+    With --verify the exit code is 1 if a receipt was edited, removed or moved, and the message says which.
+    """
+    from client import outbox as box
+    from client.institution import load_institution
+
+    if approve and reject:
+        raise typer.BadParameter("give either --approve or --reject")
+    site = load_institution(institution)
+    if name := approve or reject:
+        decision: box.Decision = "approved" if approve else "rejected"
+        box.decide(site.runtime.state, name, decision)
+        if as_json:
+            print_json({"id": name, "decision": decision})
+        else:
+            announce(f"Update {name} is {decision}.")
+        return
+    told = box.report(site.runtime.state, [site.identity.key, *(key or ())] if verify else None)
+    if as_json:
+        print_json(told)
+    else:
+        box.print_report(told)
+
+
 @app.command(epilog="Example: collegium client up institution.toml")
 def up(
     institution: Annotated[Path, typer.Argument(help="Your institution.toml.")] = Path("institution.toml"),

@@ -1,0 +1,102 @@
+"""What the entries of a ledger say: data sets, what was reserved on them, and what of that was taken.
+
+Kinds of entries, after the first: `dataset`, `reserve` (steps of a mechanism on a data set, named by the number of its
+entry), `commit` (a reservation, and the steps it took).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from client.privacy.accounting import Mechanism
+from client.privacy.chain import Entry
+from client.privacy.dataset import Dataset
+from shared.errors import BudgetError
+
+
+@dataclass(frozen=True)
+class Charge:
+    """A reservation as it counts now: by the steps taken once it is settled, in full until then."""
+
+    dataset: int
+    """The number of its data set's entry."""
+    mechanism: Mechanism
+    open: bool
+
+
+@dataclass
+class Book:
+    """All data sets and charges, by the numbers of their entries."""
+
+    datasets: dict[int, Dataset] = field(default_factory=dict)
+    charges: dict[int, Charge] = field(default_factory=dict)
+
+    def add(self, entry: Entry) -> None:
+        """Take in one entry; ValueError, TypeError, KeyError or BudgetError if it does not follow from the others."""
+        body = entry.body
+        if entry.kind == "dataset":
+            marks = frozenset(body["marks"])
+            self.datasets[entry.sequence] = Dataset(body["fingerprint"], body["owner_column"], body["owners"], marks)
+        elif entry.kind == "reserve":
+            if body["dataset"] not in self.datasets:
+                raise ValueError(f"there is no data set {body['dataset']}")
+            mechanism = Mechanism(body["noise_multiplier"], body["sampling_rate"], body["steps"])
+            self.charges[entry.sequence] = Charge(body["dataset"], mechanism, open=True)
+        elif entry.kind == "commit":
+            charge = self.charge_to_settle(body["reserve"], body["steps"])
+            taken = replace(charge.mechanism, steps=body["steps"])
+            self.charges[body["reserve"]] = replace(charge, mechanism=taken, open=False)
+        else:
+            raise ValueError(f"its kind is {entry.kind!r}")
+
+    def charge_to_settle(self, reserved: int, steps: int) -> Charge:
+        """The open charge of a reservation that may be settled by so many steps; BudgetError otherwise."""
+        charge = self.charges.get(reserved)
+        if charge is None or not charge.open:
+            raise BudgetError(
+                f"Expected entry {reserved} of the privacy ledger to be a reservation that is not settled, but it is "
+                f"{'none' if charge is None else 'settled'}; reserve anew before training."
+            )
+        if not 0 <= steps <= charge.mechanism.steps:
+            raise BudgetError(
+                f"Expected at most the {charge.mechanism.steps} steps that entry {reserved} of the privacy ledger "
+                f"reserved, but {steps} were taken; the update must not leave."
+            )
+        return charge
+
+    def number_of(self, dataset: Dataset) -> int | None:
+        """The number of this very data set's entry, if it has one."""
+        return next((number for number, each in self.datasets.items() if each == dataset), None)
+
+    def counted(self, dataset: Dataset) -> list[Charge]:
+        """The charges of all data sets that share a mark with this one."""
+        related = {
+            number
+            for number, each in self.datasets.items()
+            if each.fingerprint == dataset.fingerprint or not each.marks.isdisjoint(dataset.marks)
+        }
+        return [charge for charge in self.charges.values() if charge.dataset in related]
+
+
+def read_book(entries: Sequence[Entry]) -> Book:
+    """What all entries say; BudgetError if one does not follow from those before it."""
+    book = Book()
+    for entry in entries[1:]:
+        try:
+            book.add(entry)
+        except (KeyError, TypeError, ValueError, BudgetError) as error:
+            raise BudgetError(
+                f"Expected a right entry {entry.sequence} in the privacy ledger, but it is wrong ({error}); nothing is "
+                "trained with differential privacy until the ledger's latest copy is restored from a backup."
+            ) from error
+    return book
+
+
+def dataset_body(dataset: Dataset) -> Mapping[str, Any]:
+    """What a `dataset` entry says."""
+    return {
+        "fingerprint": dataset.fingerprint,
+        "owner_column": dataset.owner_column,
+        "owners": dataset.owners,
+        "marks": sorted(dataset.marks),
+    }

@@ -1,0 +1,53 @@
+"""Which data a budget belongs to: the marks of its owners and records, by which another version is known again."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One version of the data that are trained on, as the ledger knows it: no text and no key, only SHA-256s."""
+
+    fingerprint: str
+    """Of all records, their owners and the owner column, whatever the order; 64 hex digits."""
+    owner_column: str | None
+    """The column that names each record's owner; None where every record stands for itself."""
+    owners: int
+    marks: frozenset[str]
+    """SHA-256 of each owner's key, where there is an owner column, and of each record.
+
+    Two data sets that share one mark hold the same owner or the same record: what one has spent, the other has too.
+    """
+
+
+def describe_dataset(records: Mapping[str, Iterable[str]], owner_column: str | None) -> Dataset:
+    """The data set in which each owner holds the given records.
+
+    An owner's mark does not depend on the column's name, so renaming the column gives no new budget; and records are
+    marked too, so neither does naming an owner column, or dropping it.
+
+    Args:
+        records: `hash_record` of every record, under the key of its owner (any name of its own without owner column).
+        owner_column: The column that names owners, if there is one.
+    """
+    held = {owner: sorted(hashes) for owner, hashes in records.items()}
+    marks = {mark for hashes in held.values() for mark in hashes}
+    if owner_column is None:
+        content: list[Any] = sorted(held.values())
+    else:
+        content = sorted([_sha256(f"owner {owner}"), hashes] for owner, hashes in held.items())
+        marks.update(mark for mark, _ in content)
+    fingerprint = _sha256(json.dumps([owner_column, content]))
+    return Dataset(fingerprint, owner_column, len(held), frozenset(marks))
+
+
+def hash_record(record: Mapping[str, Any]) -> str:
+    """SHA-256 of a record's fields, whatever their order; 64 hex digits."""
+    return _sha256(json.dumps(record, sort_keys=True, default=str))
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

@@ -1,0 +1,203 @@
+"""The ledger of what the data of this institution have spent, across rounds, runs, restarts and coordinators.
+
+Every training is reserved before its first step and settled after its last. A reservation that was never settled, since
+the process died, counts in full for ever. What counts for a data set is every reservation of every data set that shares
+an owner or a record with it: an owner in both has lost in both (sound under add/remove of owners), and a record added
+or removed gives no new budget.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from client.privacy import chain
+from client.privacy.accounting import Mechanism, epsilon, rdp_epsilon
+from client.privacy.book import Book, dataset_body, read_book
+from client.privacy.chain import Chain, Entry, Head
+from client.privacy.dataset import Dataset
+from shared.errors import BudgetError
+
+FILE = "ledger.sqlite"
+"""Name of the ledger in the state folder."""
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """Steps that may be taken now: at most those of the mechanism."""
+
+    sequence: int
+    """The number of its entry."""
+    mechanism: Mechanism
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a data set has spent."""
+
+    delta: float
+    epsilon: float
+    """By PRV; an upper bound."""
+    rdp_epsilon: float
+    """By Renyi DP, as a check: never below."""
+    reservations: int
+    """How many reservations count."""
+    steps: int
+    """Steps taken; of an open reservation all that it may take."""
+    open: int
+    """Reservations that are not settled: of a training under way, or of one that died and counts in full for ever."""
+
+
+class Ledger:
+    """The ledger of one institution; several processes may use it in turn.
+
+    Attributes:
+        path: The file.
+        head: Its last entry as this process last saw it, to be remembered outside the file.
+    """
+
+    def __init__(self, path: Path, head: Head) -> None:
+        self.path = path
+        self.head = head
+
+    @classmethod
+    def open(cls, path: Path, *, known: Sequence[Head] = ()) -> Self:
+        """Open the ledger, or begin one where there is none and none is remembered.
+
+        Args:
+            path: The file; its folder is made if need be.
+            known: Heads remembered elsewhere: in receipts, by the coordinator.
+
+        Raises:
+            BudgetError: The file is missing though a head is known, is not readable, has been edited, or does not
+                contain a known head since an older copy or another ledger lies there.
+        """
+        if not path.exists():
+            if known:
+                raise BudgetError(
+                    f"Expected the privacy ledger {path} with entry {max(head.sequence for head in known)}, but there "
+                    "is no such file; nothing is trained with differential privacy until its latest copy is restored "
+                    "from a backup."
+                )
+            chain.create(path)
+        with chain.transaction(path, write=False) as found:
+            _check_heads(path, found.entries, known)
+            read_book(found.entries)
+            return cls(path, found.entries[-1].head)
+
+    def check(self, known: Sequence[Head]) -> None:
+        """Verify the whole file once more, and that it contains these heads; raises BudgetError as `open`."""
+        with self._transaction(write=False) as (found, _):
+            _check_heads(self.path, found.entries, known)
+
+    def reserve(
+        self,
+        dataset: Dataset,
+        mechanism: Mechanism,
+        *,
+        delta: float,
+        max_epsilon: float | None,
+        federation: str,
+        run: str | None,
+        round: int,
+    ) -> Reservation:
+        """Take steps from the data set's budget; they are on disk when this returns, so that training may begin.
+
+        Args:
+            dataset: What is trained on.
+            mechanism: All the steps that the training may take.
+            delta: At which the budget is counted.
+            max_epsilon: The budget: most epsilon over all that counts, these steps included; None is without limit.
+            federation: Digest of the federation file.
+            run: The run, if known.
+            round: The round.
+
+        Raises:
+            BudgetError: The budget does not allow it, or the ledger could not be read or written: nothing is reserved.
+        """
+        with self._transaction(write=True) as (found, book):
+            if max_epsilon is not None:
+                before = [charge.mechanism for charge in book.counted(dataset)]
+                _check_budget(before, mechanism, delta, max_epsilon)
+            number = book.number_of(dataset) or found.append("dataset", dataset_body(dataset)).sequence
+            body = {
+                "dataset": number,
+                "fingerprint": dataset.fingerprint,
+                "noise_multiplier": float(mechanism.noise_multiplier),
+                "sampling_rate": float(mechanism.sampling_rate),
+                "steps": int(mechanism.steps),
+                "delta": delta,
+                "federation": federation,
+                "run": run,
+                "round": round,
+            }
+            entry = found.append("reserve", body)
+        return Reservation(entry.sequence, mechanism)
+
+    def commit(self, reservation: Reservation, steps: int) -> None:
+        """Settle a reservation by the steps that were really taken; 0 gives all of it back.
+
+        Raises:
+            BudgetError: There is no such reservation, it is settled already, or took more steps than it reserved; or
+                the ledger could not be read or written. The reservation then counts as before.
+        """
+        with self._transaction(write=True) as (found, book):
+            book.charge_to_settle(reservation.sequence, steps)
+            found.append("commit", {"reserve": reservation.sequence, "steps": int(steps)})
+
+    def spent(self, dataset: Dataset, delta: float) -> Spent:
+        """What the data set has spent, at this delta."""
+        with self._transaction(write=False) as (_, book):
+            charges = book.counted(dataset)
+        mechanisms = [charge.mechanism for charge in charges]
+        return Spent(
+            delta=delta,
+            epsilon=epsilon(mechanisms, delta),
+            rdp_epsilon=rdp_epsilon(mechanisms, delta),
+            reservations=len(charges),
+            steps=sum(mechanism.steps for mechanism in mechanisms),
+            open=sum(charge.open for charge in charges),
+        )
+
+    def datasets(self) -> list[Dataset]:
+        """Every data set that has been trained on, the oldest first."""
+        with self._transaction(write=False) as (_, book):
+            return list(book.datasets.values())
+
+    @contextmanager
+    def _transaction(self, *, write: bool) -> Iterator[tuple[Chain, Book]]:
+        with chain.transaction(self.path, write=write) as found:
+            _check_heads(self.path, found.entries, [self.head])
+            yield found, read_book(found.entries)
+        self.head = found.entries[-1].head
+
+
+def _check_heads(path: Path, entries: Sequence[Entry], known: Sequence[Head]) -> None:
+    for head in known:
+        if not 0 <= head.sequence < len(entries):
+            raise BudgetError(
+                f"Expected the privacy ledger {path} with entry {head.sequence}, which is remembered outside it, but "
+                f"it ends at {entries[-1].sequence}: an older copy lies there; nothing is trained with differential "
+                "privacy until the latest one is restored."
+            )
+        if entries[head.sequence].head != head:
+            raise BudgetError(
+                f"Expected entry {head.sequence} of the privacy ledger {path} to be {head.sha256[:12]}..., which is "
+                f"remembered outside it, but it is {entries[head.sequence].sha256[:12]}...: an older copy that was "
+                "written on, or another ledger, lies there; nothing is trained with differential privacy until the "
+                "latest one is restored."
+            )
+
+
+def _check_budget(before: Sequence[Mechanism], asked: Mechanism, delta: float, max_epsilon: float) -> None:
+    after = [*before, asked]
+    # Renyi DP is an upper bound as well, and much faster: PRV is needed only near the end of the budget.
+    if rdp_epsilon(after, delta) <= max_epsilon or epsilon(after, delta) <= max_epsilon:
+        return
+    raise BudgetError(
+        f"This site's budget is epsilon {max_epsilon:g} at delta {delta:g} (policy.max_epsilon), of which "
+        f"{epsilon(before, delta):.3f} is spent, and {asked.steps} more steps at noise multiplier "
+        f"{asked.noise_multiplier:.4g} and sampling rate {asked.sampling_rate:.4g} would make it "
+        f"{epsilon(after, delta):.3f}; plan fewer rounds or more noise, or train on data of other owners."
+    )

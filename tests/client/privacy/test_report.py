@@ -1,0 +1,117 @@
+"""`collegium client ledger`: what it prints, as JSON and as a table, and its exit code."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tomli_w
+from typer.testing import CliRunner
+
+from client import receipts
+from client.cli import app
+from client.privacy.accounting import Mechanism, epsilon
+from client.privacy.dataset import Dataset
+from client.privacy.ledger import Ledger, Reservation
+from shared.errors import BudgetError
+
+Reserve = Callable[..., Reservation]
+
+
+@pytest.fixture
+def institution(path: Path) -> Path:
+    """A site whose ledger is at `path`, which does not exist yet."""
+    file = path.parent.parent / "institution.toml"
+    values = {
+        "name": "hospital",
+        "data": {"notes": {"train": "notes.jsonl"}},
+        "runtime": {"state": path.parent.name},
+        "policy": {"max_epsilon": 3.0, "delta": 1e-5},
+    }
+    file.write_text(tomli_w.dumps(values), encoding="utf-8")
+    return file
+
+
+def test_spent_and_left_per_data_set(
+    institution: Path, path: Path, patients: Dataset, reserve: Reserve, dataset_of: Callable[..., Dataset]
+) -> None:
+    ledger = Ledger.open(path)
+    ledger.commit(reserve(ledger, 10), 4)
+    reserve(ledger, 1)
+    reserve(ledger, 6, dataset=dataset_of({"0": ["x"]}, None))
+    printed = CliRunner().invoke(app, ["ledger", str(institution), "--json"])
+    assert printed.exit_code == 0
+    report = json.loads(printed.stdout)
+    assert report["head"] == {"sequence": ledger.head.sequence, "sha256": ledger.head.sha256}
+    assert report["known_heads"] is None
+    first, second = report["datasets"]
+    assert first["fingerprint"] == patients.fingerprint
+    assert [first[name] for name in ("owner_column", "owners", "steps", "reservations", "open")] == [
+        "patient_id",
+        2,
+        5,
+        2,
+        1,
+    ]
+    assert first["epsilon"] == epsilon([Mechanism(1.0, 0.1, 5)], 1e-5)
+    assert first["left"] == 3.0 - first["epsilon"]
+    assert second["owner_column"] is None
+    assert second["steps"] == 6
+
+    table = CliRunner().invoke(app, ["ledger", str(institution)]).stdout
+    assert patients.fingerprint[:12] in table
+    assert f"{first['epsilon']:.3f}" in table
+    assert "(each record)" in table
+    assert f"is whole; its last entry is 6, {ledger.head.sha256}" in " ".join(table.split())
+
+
+def test_without_a_ledger_nothing_is_made(institution: Path, path: Path) -> None:
+    for options in ([], ["--verify"]):
+        result = CliRunner().invoke(app, ["ledger", str(institution), *options])
+        assert result.exit_code == 0
+        assert "no training with differential privacy has begun" in result.stdout
+    assert json.loads(CliRunner().invoke(app, ["ledger", str(institution), "--json"]).stdout)["head"] is None
+    assert not path.exists()
+
+
+def test_verify_holds_it_against_the_receipts(
+    institution: Path, path: Path, reserve: Reserve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger.open(path)
+    first = ledger.head
+    reserve(ledger)
+    copy = path.with_name("copy")
+    shutil.copy(path, copy)
+    reserve(ledger)
+    heads = [(first.sequence, first.sha256), (ledger.head.sequence, ledger.head.sha256)]
+    monkeypatch.setattr(receipts, "heads", lambda state: heads if state == path.parent else [])
+    result = CliRunner().invoke(app, ["ledger", str(institution), "--verify"])
+    assert result.exit_code == 0
+    assert "the 2 heads that the receipts name are in it" in " ".join(result.stdout.split())
+    shutil.copy(copy, path)
+    assert CliRunner().invoke(app, ["ledger", str(institution)]).exit_code == 0
+    result = CliRunner().invoke(app, ["ledger", str(institution), "--verify"])
+    assert result.exit_code == 1
+    assert isinstance(result.exception, BudgetError)
+    path.unlink()
+    result = CliRunner().invoke(app, ["ledger", str(institution), "--verify"])
+    assert result.exit_code == 1
+    assert "no such file" in str(result.exception)
+
+
+def test_without_a_limit_nothing_is_left_to_say(institution: Path, path: Path, reserve: Reserve) -> None:
+    institution.write_text(institution.read_text().replace("max_epsilon = 3.0\n", ""), encoding="utf-8")
+    ledger = Ledger.open(path)
+    reserve(ledger)
+    report = json.loads(CliRunner().invoke(app, ["ledger", str(institution), "--json"]).stdout)
+    assert report["max_epsilon"] is None
+    assert report["datasets"][0]["left"] is None
+
+
+def test_an_edited_ledger_fails(institution: Path, path: Path, reserve: Reserve) -> None:
+    reserve(Ledger.open(path))
+    path.write_bytes(path.read_bytes().replace(b'"steps": 10', b'"steps": 01'))
+    result = CliRunner().invoke(app, ["ledger", str(institution)])
+    assert result.exit_code == 1
+    assert "has been edited at entry 2" in str(result.exception)
