@@ -23,7 +23,7 @@ from pydantic_core import PydanticUndefined
 from client.augmentation import Augmentation
 from client.institution import Data, Identity, Institution, Runtime, Server
 from client.policy import Policy
-from shared.federation import Adapter, Backbone, Federation, Rounds, Training, Wire
+from shared.federation import Adapter, Backbone, Federation, Privacy, Rounds, SecureAggregation, Training, Wire
 from shared.tasks import TASK_TYPES, TaskSpec
 
 HEAD = """\
@@ -37,8 +37,10 @@ FEDERATION: Mapping[str, type[BaseModel]] = {
     "backbone": Backbone,
     "adapter": Adapter,
     "training": Training,
+    "privacy": Privacy,
     "rounds": Rounds,
     "wire": Wire,
+    "secure_aggregation": SecureAggregation,
 }
 INSTITUTION: Mapping[str, type[BaseModel]] = {
     "": Institution,

@@ -109,3 +109,31 @@ def test_it_is_frozen(tiny_federation: Callable[..., Federation]) -> None:
     federation: Any = tiny_federation()
     with pytest.raises(ValueError, match="frozen"):
         federation.seed = 3
+
+
+THREE = VALID.replace('["hospital", "bank"]', '["hospital", "bank", "clinic"]').replace("quorum = 1", "quorum = 2")
+
+
+@pytest.mark.parametrize(
+    ("text", "table", "said"),
+    [
+        (VALID, "threshold = 2", r"at least 3, .* not 2; rounds.quorum must be at least the threshold 2, not 1"),
+        (THREE, "threshold = 1", "secure_aggregation.threshold"),
+        (THREE.replace("quorum = 2", "quorum = 1"), "threshold = 2", "at least the threshold 2, not 1"),
+        (THREE.replace('"clinic"', '"clinic", "insurer"'), "threshold = 2", "more than half of the 4 institutions"),
+        (THREE, "threshold = 2\nclip = 1e12\nfraction_bits = 40", "fit 64 bits"),
+    ],
+)
+def test_what_secure_aggregation_cannot_work_with(tmp_path: Path, text: str, table: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load_federation(write(tmp_path, f"{text}\n[secure_aggregation]\n{table}\n"))
+
+
+def test_secure_aggregation_refuses_methods_that_need_single_updates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = f"{THREE}\n[secure_aggregation]\nthreshold = 2\n"
+    assert load_federation(write(tmp_path, text)).secure_aggregation is not None
+    monkeypatch.setattr("shared.federation.SUMMABLE", ("ffa",))
+    with pytest.raises(ConfigError, match="'fedavg' needs single updates"):
+        load_federation(write(tmp_path, text))
