@@ -8,21 +8,26 @@ import torch
 from shared.federation import Training
 
 
-def build_optimizer(parameters: Iterable[torch.nn.Parameter], training: Training) -> torch.optim.Optimizer:
-    """The optimizer, its learning rate yet to be set.
+def build_optimizer(
+    adapter: Iterable[torch.nn.Parameter], training: Training, heads: Iterable[torch.nn.Parameter] = ()
+) -> torch.optim.Optimizer:
+    """The optimizer of adapter and heads, its learning rate yet to be set by `set_learning_rate`.
 
     AdamW decays weights apart from the gradient (Loshchilov and Hutter 2019, arXiv 1711.05101, algorithm 2); SGD, with
     heavy-ball momentum, adds the decay to it.
     """
+    own = 1.0 if training.head_learning_rate is None else training.head_learning_rate / training.learning_rate
+    groups = [{"params": list(adapter), "scale": 1.0}, {"params": list(heads), "scale": own}]
+    parameters = [group for group in groups if group["params"]]
     if training.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=0.0, momentum=training.momentum, weight_decay=training.weight_decay)
     return torch.optim.AdamW(parameters, lr=0.0, weight_decay=training.weight_decay)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate of all parameters."""
+    """Set the learning rate of the adapter, and in proportion that of the heads."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["scale"]
 
 
 def learning_rate(training: Training, done: float) -> float:

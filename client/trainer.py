@@ -81,7 +81,8 @@ def train(
     epochs = _epochs(model, augment or (lambda rng: examples), training, rng, private)
     steps, done = sum(len(epoch) for epoch in epochs), 0
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = build_optimizer(parameters, training)
+    adapter = [parameter for parameter in model.encoder.parameters() if parameter.requires_grad]
+    optimizer = build_optimizer(adapter, training, model.heads.parameters())
     balancer = BALANCERS[training.combine]
     state = balancer.init(sorted({example.task for example in examples})) if balance is None else balance
     losses: dict[str, float] = {}

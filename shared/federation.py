@@ -81,6 +81,8 @@ class Training(Model):
     """Of `sgd`; `adamw` has its own (0.9 and 0.999)."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     """The highest; `sgd` needs a far higher one than `adamw`."""
+    head_learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """Of the heads, which begin at random beside a pretrained encoder; as `learning_rate` if not given."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """Of adapter and heads alike, decoupled from the gradient under `adamw`."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.06

@@ -53,6 +53,18 @@ def steps(training: Training, gradients: list[float]) -> list[float]:
     return values
 
 
+@pytest.mark.parametrize(("own", "rate"), [(None, 0.1), (0.4, 0.2)])
+def test_heads_may_learn_at_their_own_rate(own: float | None, rate: float) -> None:
+    adapter, head = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
+    training = Training(learning_rate=0.2, head_learning_rate=own, weight_decay=0.0, optimizer="sgd", momentum=0.0)
+    optimizer = build_optimizer([adapter], training, [head])
+    set_learning_rate(optimizer, 0.1)  # half of the highest
+    adapter.grad = head.grad = torch.ones(1)
+    optimizer.step()
+    assert adapter.item() == pytest.approx(-0.1)
+    assert head.item() == pytest.approx(-rate)
+
+
 def test_sgd_has_momentum_and_decay_in_the_gradient() -> None:
     value, velocity, slow = 1.0, 0.0, []
     for gradient in (0.5, -0.2, 0.1):

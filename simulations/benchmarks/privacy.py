@@ -1,0 +1,160 @@
+"""What does privacy cost? Three institutions, one task of real text, without and with differential privacy.
+
+    python -m simulations.benchmarks.privacy --data DIR --out privacy.jsonl
+
+Each row is a whole simulated federation; what is done is kept in --out, so that an interrupted run goes on where it
+stopped. Accuracy is that of the last round on the test records: with privacy no round is chosen by private ones.
+"""
+
+import gzip
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from client.data.sources import read_rows
+from server.store import Store, scores, spending
+from shared.adapter import get_state
+from shared.backbone import fingerprint, locate
+from shared.console import announce, print_table
+from shared.errors import ConfigError
+from shared.model import build_model
+from simulations.engine import run_federation
+from simulations.experiment import Experiment, open_sites
+
+TASK = "legal_classification"
+INSTITUTIONS = ("north", "south", "west")
+DELTA = 1e-5
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How one row is trained; `records` per institution, all of a third of the data if None."""
+
+    epsilon: float | None
+    method: str = "fedsvd"
+    rounds: int = 12
+    sampling_rate: float = 0.5
+    training: Mapping[str, Any] = field(default_factory=dict)
+    task: str = TASK
+    records: int | None = None
+
+
+OURS: dict[str, Any] = {"epochs_per_round": 2, "learning_rate": 5e-3, "head_learning_rate": 0.1, "head_dropout": 0.0}
+NAIVE: dict[str, Any] = {"epochs_per_round": 1, "learning_rate": 2e-3}
+PLAIN: dict[str, Any] = {"epochs_per_round": 1, "learning_rate": 3e-3}
+SETTINGS = {
+    "without privacy": Setting(None, rounds=6, training=PLAIN),
+    "epsilon 8": Setting(8.0, training=OURS),
+    "epsilon 3": Setting(3.0, training=OURS),
+    "epsilon 1": Setting(1.0, training=OURS),
+    "epsilon 8, both factors": Setting(8.0, "fedavg", training=OURS),
+    "epsilon 8, naive": Setting(8.0, "fedavg", sampling_rate=32 / 1963, training=NAIVE),
+    **{
+        f"epsilon 8, {n} records each": Setting(8.0, training=OURS, task="medical_relation", records=n)
+        for n in (500, 1000, 2000, 4000)
+    },
+}
+"""`naive` is the recipe of a first attempt: batches of 32, both factors, one learning rate."""
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="The folder of data sets.")],
+    out: Annotated[Path, typer.Option(help="JSON Lines file of finished rows; new ones are added.")],
+    only: Annotated[list[str] | None, typer.Option(help="One row; repeat. All if not given.")] = None,
+) -> None:
+    """Run every setting that is not in --out yet, and print the table."""
+    if unknown := sorted(set(only or ()) - SETTINGS.keys()):
+        raise ConfigError(f"Expected --only to name rows among {list(SETTINGS)}, not {unknown}.")
+    done = {row["row"]: row for row in map(json.loads, out.read_text().splitlines())} if out.exists() else {}
+    for name in only or SETTINGS:
+        if name in done:
+            continue
+        announce(name)
+        done[name] = {"row": name} | run_setting(SETTINGS[name], data)
+        with out.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(done[name]) + "\n")
+    keys = ("row", "accuracy", "macro_f1", "epsilon", "records", "seconds")
+    print_table(keys, [[done[name][key] for key in keys] for name in SETTINGS if name in done])
+
+
+def run_setting(setting: Setting, data: Path) -> dict[str, Any]:
+    """Simulate one federation; its last round's test scores and what it has spent."""
+    with tempfile.TemporaryDirectory(prefix="collegium-privacy-") as folder:
+        experiment = experiment_of(setting, data / setting.task, Path(folder))
+        model = build_model(experiment.federation)
+        sites = open_sites(experiment, model)
+        records = len(next(iter(sites.values())).records(setting.task, "train"))
+        started = time.perf_counter()
+        store_url = f"sqlite:///{Path(folder) / 'collegium.db'}"
+        with Store.open(store_url, checkpoints=Path(folder) / "checkpoints") as store:
+            run = run_federation(sites, experiment.federation, get_state(model), store, announce)
+            last = setting.rounds
+            tested = [r for r in store.rows(scores, run) if r["round"] == last and r["split"] == "test"]
+            spent = [row["epsilon"] for row in store.rows(spending, run)]
+    found = {row["metric"]: row["value"] for row in tested}
+    return {
+        "accuracy": found["accuracy"],
+        "macro_f1": found["macro_f1"],
+        "epsilon": max(spent, default=None),
+        "records": records,
+        "seconds": round(time.perf_counter() - started),
+    }
+
+
+def experiment_of(setting: Setting, source: Path, folder: Path) -> Experiment:
+    """Three institutions with a random third of the training records each; the first one tests."""
+    rng = np.random.default_rng(13)
+    rows = {split: [row for _, row in read_rows(source / f"{split}.jsonl.gz")] for split in ("train", "dev", "test")}
+    for split in ("train", "dev"):
+        parts = np.array_split(rng.permutation(len(rows[split])), len(INSTITUTIONS))
+        for name, part in zip(INSTITUTIONS, parts, strict=True):
+            kept = part[: setting.records] if split == "train" else part[:60]
+            _write(folder / f"{name}.{split}.jsonl.gz", [rows[split][i] for i in kept])
+    held = {
+        n: {"train": folder / f"{n}.train.jsonl.gz", "validation": folder / f"{n}.dev.jsonl.gz"} for n in INSTITUTIONS
+    }
+    held[INSTITUTIONS[0]]["test"] = source / "test.jsonl.gz"
+    labels = sorted({row["label"] for row in rows["train"]})
+    relation = setting.task.endswith("relation")
+    task = {"type": "relation-extraction" if relation else "text-classification", "labels": labels}
+    federation: dict[str, Any] = {
+        "name": "privacy",
+        "backbone": {
+            "name": "minilm-l6",
+            "sha256": fingerprint(locate("minilm-l6")),
+            "max_length": 160 if relation else 96,
+        },
+        "tasks": {setting.task: task | ({"no_relation": "none"} if relation else {})},
+        "training": {"weight_decay": 0.0} | dict(setting.training),
+        "rounds": {
+            "count": setting.rounds,
+            "institutions": INSTITUTIONS,
+            "quorum": 3,
+            "weighting": "equal",
+            "method": setting.method,
+        },
+    }
+    if setting.epsilon is not None:
+        federation["privacy"] = {"epsilon": setting.epsilon, "delta": DELTA, "sampling_rate": setting.sampling_rate}
+    institutions = {name: {setting.task: files} for name, files in held.items()}
+    return Experiment.model_validate({"federation": federation, "institutions": institutions})
+
+
+def _write(path: Path, rows: list[Mapping[str, Any]]) -> None:
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
