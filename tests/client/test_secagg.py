@@ -103,7 +103,7 @@ def test_a_whole_round_by_hand(sites: Sites) -> None:
         )
         for name in NAMES
     }
-    total = np.sum(list(masked.values()), axis=0, dtype=np.uint32)
+    total = np.asarray(np.sum(list(masked.values()), axis=0, dtype=np.uint32))
     clear = secagg.unmask(total, seeds=seeds, lost={}, directory=directory).astype(np.int64) / 2**24
     assert clear.tolist() == [0.75] * 4 + [3.0, 0.0, 6.0] + [0.0, 0.0]
 
