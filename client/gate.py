@@ -87,11 +87,7 @@ def pack(
     for name, array in leaving.items():
         if not np.isfinite(array).all():
             raise PolicyError(f"The gate lets finite values out only, but {name}, as {codec_name}, has others.")
-    if policy.max_upload_bytes is not None and len(blob) > policy.max_upload_bytes:
-        raise PolicyError(
-            f"This site sends updates of at most {policy.max_upload_bytes} bytes (policy.max_upload_bytes), but this "
-            f"one has {len(blob)}; agree on a smaller adapter.rank or another wire.codec."
-        )
+    check_size(blob, policy)
     norm = math.sqrt(sum(float(np.vdot(array, array)) for array in leaving.values()))
     if policy.max_norm is not None and norm > policy.max_norm:
         raise PolicyError(
@@ -99,6 +95,15 @@ def pack(
             f"{norm:g}; agree on a lower learning rate or fewer epochs per round."
         )
     return Parcel(blob, norm)
+
+
+def check_size(blob: bytes, policy: Policy) -> None:
+    """Raise PolicyError if an update, as it is sent, is larger than the policy allows."""
+    if policy.max_upload_bytes is not None and len(blob) > policy.max_upload_bytes:
+        raise PolicyError(
+            f"This site sends updates of at most {policy.max_upload_bytes} bytes (policy.max_upload_bytes), but this "
+            f"one has {len(blob)}; agree on a smaller adapter.rank or another wire.codec."
+        )
 
 
 def describe(

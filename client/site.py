@@ -43,12 +43,13 @@ from shared.model import MultiTaskModel, build_model
 from shared.protocol import (
     EvaluateReply,
     EvaluateRequest,
+    MaskReply,
     QueryReply,
+    QueryRequest,
     Refusal,
     RefusalKind,
     Reply,
     Request,
-    SecureRequest,
     Split,
     TrainReply,
     TrainRequest,
@@ -105,19 +106,12 @@ class Site:
             request: The coordinator's.
             run: Flower's number of the run, for the receipt.
         """
-        began, norm = time.monotonic(), None
+        began = time.monotonic()
         try:
             self._check_agreement(request)
             check_request(self.policy, request, self.federation, self.owners)
             reply: Reply
-            if isinstance(request, TrainRequest):
-                reply, norm = self._train(request, run)
-            elif isinstance(request, SecureRequest):
-                reply = self.secure.answer(
-                    request, name=self.name, federation=self.federation, shapes=self._trained_shapes()
-                )
-            else:
-                reply = self._evaluate(request) if isinstance(request, EvaluateRequest) else self._describe()
+            reply, norm = self._work(request, run)
             reply = disclose(self.policy, reply, self.owners)
             release = gate.describe(reply, federation=self.federation, run=run, norm=norm)
             if isinstance(reply, TrainReply) and self.policy.hold:
@@ -129,6 +123,20 @@ class Site:
             reply = self._refusal(error)
             release = gate.describe(reply, federation=self.federation, run=run)
         return self._record(reply, release)
+
+    def _work(self, request: Request, run: str | None) -> tuple[Reply, float | None]:
+        """What the request asks for, and the norm of the update in it."""
+        if isinstance(request, TrainRequest):
+            return self._train(request, run)
+        if isinstance(request, EvaluateRequest):
+            return self._evaluate(request), None
+        if isinstance(request, QueryRequest):
+            return self._describe(), None
+        shapes = self._trained_shapes()
+        reply = self.secure.answer(request, name=self.name, federation=self.federation, shapes=shapes)
+        if isinstance(reply, MaskReply):
+            gate.check_size(reply.update, self.policy)
+        return reply, None
 
     def _hold(self, reply: TrainReply, release: Release, began: float) -> None:
         left = self.federation.rounds.deadline_seconds - (time.monotonic() - began)

@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from client.policy import Policy, disclose, two_digits
+from client.secagg import SecureRounds
 from client.site import UNSAID, Site
 from shared import codec
 from shared.adapter import get_state, select
@@ -25,6 +26,8 @@ from shared.errors import (
 from shared.protocol import (
     EvaluateReply,
     EvaluateRequest,
+    MaskReply,
+    MaskRequest,
     QueryReply,
     QueryRequest,
     Refusal,
@@ -252,3 +255,12 @@ def test_a_refusal_has_a_kind_and_no_path(make_site: MakeSite, monkeypatch: pyte
     ):
         monkeypatch.setattr("client.site.check_request", Mock(side_effect=error))
         assert site.answer(query) == Refusal(institution="hospital", kind=kind, reason=said)  # type: ignore[arg-type]
+
+
+def test_a_masked_update_is_held_to_the_cap_too(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = make_site("clauses", policy=Policy(max_upload_bytes=1000))
+    request = MaskRequest(spec_digest=site.federation.digest, round=1, shares={}, weights={})
+    for size, expected in ((1000, MaskReply), (1001, Refusal)):
+        masked = MaskReply(institution="hospital", round=1, update=b"m" * size)
+        monkeypatch.setattr(SecureRounds, "answer", Mock(return_value=masked))
+        assert isinstance(site.answer(request), expected)
