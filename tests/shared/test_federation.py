@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from shared.errors import ConfigError
-from shared.federation import Federation, load_federation
+from shared.federation import Federation, Privacy, load_federation
 
 VALID = """
 name = "demo"
@@ -137,3 +138,27 @@ def test_secure_aggregation_refuses_methods_that_need_single_updates(
     monkeypatch.setattr("shared.federation.SUMMABLE", ("ffa",))
     with pytest.raises(ConfigError, match="'fedavg' needs single updates"):
         load_federation(write(tmp_path, text))
+
+
+PRIVATE: dict[str, Any] = {
+    "privacy": {"epsilon": 3.0},
+    "training": {"weight_decay": 0.0},
+    "rounds": {"weighting": "equal"},
+}
+
+
+def test_privacy_needs_what_looks_at_no_record(tiny_federation: Callable[..., Federation]) -> None:
+    assert tiny_federation(**PRIVATE).privacy == Privacy(epsilon=3.0)
+    training = {"combine": "dwa", "sampling": "temperature", "adversarial_epsilon": 0.1, "weight_decay": 0.01}
+    tasks = {"next": {"type": "next-sentence-prediction"}}
+    with pytest.raises(ValidationError) as error:
+        tiny_federation(privacy={"epsilon": 3.0}, training=training, rounds={"patience": 2}, tasks=tasks)
+    for key in (*training, "weighting", "patience", "tasks.next"):
+        assert key in str(error.value), key
+    tiny_federation(**PRIVATE, tasks={"next": {"type": "next-sentence-prediction", "strangers": "document"}})
+
+
+@pytest.mark.parametrize("given", [{}, {"epsilon": 3.0, "noise_multiplier": 1.0}])
+def test_the_noise_is_given_once(given: dict[str, float]) -> None:
+    with pytest.raises(ValidationError, match="either epsilon or noise_multiplier"):
+        Privacy.model_validate(given)

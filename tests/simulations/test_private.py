@@ -12,7 +12,7 @@ from client.policy import Policy
 from client.privacy.accounting import Mechanism, epsilon, noise_multiplier_for
 from client.privacy.ledger import Ledger
 from client.site import Site, build_site
-from server.store import Store, replies, spending
+from server.store import Store, events, replies, spending
 from shared.adapter import get_state
 from shared.errors import QuorumError
 from shared.federation import Federation
@@ -116,3 +116,12 @@ def test_a_is_frozen_or_turned_and_b_and_heads_are_trained(
             assert np.array_equal(array, before[name]) == (method == "ffa")
         else:
             assert not np.array_equal(array, before[name])
+
+
+def test_both_factors_are_possible_and_warned_of(start: Callable[..., Any], open_store: Callable[[], Store]) -> None:
+    run, _ = start("fedavg")
+    with open_store() as store:
+        said = [row["text"] for row in store.rows(events, run)]
+        before, after = (store.load_checkpoint(run, number) for number in (0, 2))
+    assert any("both factors" in line for line in said)
+    assert all(not np.array_equal(array, before[name]) for name, array in after.items())
