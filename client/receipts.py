@@ -141,7 +141,9 @@ def verify(state: Path, keys: Sequence[ec.EllipticCurvePublicKey]) -> list[dict[
     """
     by_name = {fingerprint(key): key for key in keys}
     previous, receipts = FIRST, []
-    for number, (line, receipt) in enumerate(_lines(state), 1):
+    with _unchanging(state):
+        lines, head = list(_lines(state)), _read_head(state) or (0, FIRST)
+    for number, (line, receipt) in enumerate(lines, 1):
         if receipt.get("sequence") != number or receipt.get("previous") != previous:
             raise _broken(state, number, "does not follow from the line before it")
         key = by_name.get(str(receipt.get("key")))
@@ -151,11 +153,10 @@ def verify(state: Path, keys: Sequence[ec.EllipticCurvePublicKey]) -> list[dict[
             raise _broken(state, number, "is not what was signed")
         previous = _hash(line)
         receipts.append(receipt)
-    number, head = _read_head(state) or (0, FIRST)
-    if (len(receipts), previous) != (number, head) and not _one_more(receipts, number, head):
+    if (len(receipts), previous) != head and not _one_more(receipts, *head):
         raise StoreError(
-            f"Expected {state / FILE} to end with receipt {number} as {HEAD_FILE} says, but it has {len(receipts)} and "
-            "ends otherwise; receipts have been removed: find the whole log in a backup."
+            f"Expected {state / FILE} to end with receipt {head[0]} as {HEAD_FILE} says, but it has {len(receipts)} "
+            "and ends otherwise; receipts have been removed: find the whole log in a backup."
         )
     return receipts
 
@@ -183,6 +184,20 @@ def _lines(state: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
         if not isinstance(receipt, dict):
             raise _broken(state, number, "is no receipt")
         yield line, receipt
+
+
+@contextmanager
+def _unchanging(state: Path) -> Iterator[None]:
+    """Nobody writes while the block lasts."""
+    path = state / FILE
+    if not path.exists():
+        yield
+        return
+    with _failing(path, "read"):
+        file = path.open("rb")
+    with file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield
 
 
 def _last(file: BinaryIO, state: Path) -> tuple[int, str]:

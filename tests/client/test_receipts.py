@@ -187,6 +187,8 @@ def test_processes_write_in_turn(tmp_path: Path, key: Path, public: list[ec.Elli
         f"for n in range({count}): r.append(Release('query', 'a', n, None, '', 'd', None, None, (), None, None))"
     )
     processes = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(2)]
+    while any(process.poll() is None for process in processes):
+        verify(folder, public)  # the log is whole at any time
     assert [process.wait(60) for process in processes] == [0, 0]
     assert len(verify(folder, public)) == 2 * count
 
