@@ -148,6 +148,34 @@ def test_a_body_that_is_no_table_is_refused_though_its_chain_is_right(written: P
         Ledger.open(written)
 
 
+def test_an_edited_entry_with_its_own_digest_made_anew_breaks_the_next(written: Path) -> None:
+    right = entries(written)
+    with editing(written) as connection:
+        (body,) = connection.execute("SELECT body FROM entries WHERE sequence = 2").fetchone()
+        edited = body.replace('"steps": 10', '"steps": 4')
+        digest = chain._digest(right[1].sha256, 2, "reserve", edited)
+        connection.execute("UPDATE entries SET body = ?, sha256 = ? WHERE sequence = 2", (edited, digest))
+    assert edited != body
+    with pytest.raises(BudgetError, match="has been edited at entry 3"):
+        Ledger.open(written)
+
+
+def test_a_gap_in_the_numbers_is_refused_though_the_chain_is_right(written: Path) -> None:
+    digest = chain._digest(entries(written)[-1].sha256, 9, "commit", '{"reserve": 4, "steps": 0}')
+    with editing(written) as connection:
+        connection.execute("INSERT INTO entries VALUES (9, 'commit', '{\"reserve\": 4, \"steps\": 0}', ?)", (digest,))
+    with pytest.raises(BudgetError, match="has been edited at entry 5"):
+        Ledger.open(written)
+
+
+def test_a_free_list_that_names_pages_in_use_is_refused_before_they_are_written_over(written: Path) -> None:
+    content = bytearray(written.read_bytes())
+    content[32:40] = (2).to_bytes(4, "big") + (1).to_bytes(4, "big")  # first free page, how many
+    written.write_bytes(content)
+    with pytest.raises(BudgetError, match="is damaged"):
+        Ledger.open(written)
+
+
 def test_an_edited_byte_is_noticed_or_harmless(written: Path, patients: Dataset, reserve: Reserve) -> None:
     original, right = written.read_bytes(), entries(written)
     rng = random.Random(5)

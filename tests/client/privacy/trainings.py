@@ -56,7 +56,7 @@ def note(folder: Path, *words: object) -> None:
 
 def carry_out(command: str, folder: Path, number: int) -> None:
     if command == "stop":
-        chain.sqlite3 = Traced(number)  # type: ignore[attr-defined]
+        chain.sqlite3 = Traced(number)  # type: ignore[attr-defined, assignment]
     if command == "fill":
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_FSIZE, (number, number))
