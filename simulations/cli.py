@@ -73,6 +73,56 @@ def simulate(
         print_rows(rows)
 
 
+@app.command(epilog="Example: collegium audit experiment.toml --data DIR --out audit")
+def audit(
+    target: Annotated[Path, typer.Argument(help="An experiment file to train, or a released bundle.")],
+    out: Annotated[Path, typer.Option(help="Folder for audit.html and audit.json.")] = Path("audit"),
+    data: Annotated[Path | None, typer.Option(help="Experiment: folder that the data paths start from.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Experiment: most records per task and split.")] = None,
+    kind: Annotated[
+        Literal["gradient", "text", "secrets"],
+        typer.Option(help="Experiment: canaries that test the trainer, or the whole federation, or planted numbers."),
+    ] = "gradient",
+    canaries: Annotated[int | None, typer.Option(min=1, help="Experiment: how many.")] = None,
+    institution: Annotated[str | None, typer.Option(help="Experiment: whose training data they join.")] = None,
+    noise_factor: Annotated[
+        float, typer.Option(min=0, help="Experiment: multiply the noise, which the audit should find out.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Experiment: decides the canaries and their coins.")] = 13,
+    task: Annotated[str | None, typer.Option(help="The task of the text canaries, or of the bundle's records.")] = None,
+    members: Annotated[Path | None, typer.Option(help="Bundle: a file of records that it was trained on.")] = None,
+    others: Annotated[Path | None, typer.Option(help="Bundle: a file of records that it was not.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Bundle: where the BERT is, if not as it says.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Attack a private training, or a released bundle, and hold what is found against what is promised.
+
+    The exit code is 1 where more is certainly lost than the accounting reports.
+    """
+    from simulations.auditing import report
+    from simulations.auditing.audit import audit_target
+    from simulations.auditing.plan import Plan
+
+    plan = Plan(kind, canaries, institution, task, noise_factor, seed)
+    found = audit_target(
+        target,
+        plan,
+        data=data,
+        limit=limit,
+        members=members,
+        others=others,
+        backbone=backbone,
+        announce=announce,
+    )
+    report.write_report(found, out)
+    if as_json:
+        print_json(report.as_json(found))
+    else:
+        print("\n".join([*report.lines(found), f"The page is {out / report.PAGE_FILE}."]))
+    if report.is_violated(found):
+        raise typer.Exit(1)
+
+
 @app.command(epilog="Example: collegium tasks")
 def tasks(as_json: JsonOption = False) -> None:
     """List the types of task: what a record holds, head, loss, metrics, and the papers behind them."""

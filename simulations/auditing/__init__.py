@@ -1,0 +1,1 @@
+"""Auditing: what can be found out about training records from what training gave."""
