@@ -18,7 +18,8 @@ last step, and there is no sum.
 
 What is promised, and what is not. The coordinator, honest but curious, together with fewer than `threshold`
 institutions, learns nothing of the others' vectors but their sum. An institution gives only one of its two shares of a
-peer, and `threshold` is more than half, so that a coordinator that lies about who is gone still gets a sum or nothing.
+peer, and `threshold` is more than half, so that a coordinator that lies about who is gone, and that no institution
+helps, still gets a sum or nothing.
 Public keys are NOT signed: institutions know each other by name alone, so a coordinator that puts keys of its own in
 the place of the peers' is not noticed. Vectors are not proven honest either: whoever sends a false one spoils the sum.
 A false share is noticed (mask keys fit the announced public keys, seeds a commitment), and others are used if there are

@@ -353,6 +353,18 @@ def test_a_false_masked_update_gives_no_state(store: Store, go: Callable[..., An
     assert store.last_round(str(store.run()["run"])) == 0
 
 
+def test_what_was_spent_is_remembered_even_of_the_lost(store: Store, go: Callable[..., Any]) -> None:
+    head = "3:" + "a" * 64
+
+    def change(name: str, request: Any, reply: Any) -> Any:
+        if isinstance(reply, TrainedReply):
+            return replace(reply, epsilon=0.5, ledger=head)
+        return None if name == "hospital" and isinstance(request, SharesRequest) else reply
+
+    go(change=change)
+    assert [store.last_ledger(name) for name in NAMES] == [head] * 4
+
+
 def test_what_is_not_hidden_is_said(store: Store, go: Callable[..., Any]) -> None:
     secure, _ = go(change=lose("clinic", TrainRequest))
     said = [event["text"] for event in store.rows(events, secure)]
