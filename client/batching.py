@@ -45,21 +45,31 @@ def training_batches(examples: Sequence[Example], batch_tokens: int, rng: np.ran
 
 
 def micro_batches(examples: Sequence[Example]) -> list[list[Example]]:
-    """A batch sorted by length and cut where that saves more padding than another pass costs.
+    """A batch sorted by length and cut where that saves more padding than another pass costs."""
+    return [[example for group in part for example in group] for part in cut_by_length([[e] for e in examples])]
 
-    The cuts are the cheapest: least sum over micro-batches of rows x longest padded length + MICRO_BATCH_COST.
+
+def cut_by_length(groups: Sequence[Sequence[Example]]) -> list[list[Sequence[Example]]]:
+    """Groups of examples that pass together, sorted by their longest one and cut where that is cheapest.
+
+    The cuts give the least sum over micro-batches of rows x longest padded length + MICRO_BATCH_COST.
     """
-    ordered = sorted(examples, key=len)
-    widths = [padded_length(len(example)) for example in ordered]
+    ordered = sorted(groups, key=_longest)
+    widths = [padded_length(_longest(group)) for group in ordered]
+    rows = np.cumsum([0, *(len(group) for group in ordered)]).tolist()
     ends = [i for i in range(1, len(widths) + 1) if i == len(widths) or widths[i] != widths[i - 1]]
     best: dict[int, tuple[int, list[int]]] = {0: (0, [])}
     for end in ends:
         best[end] = min(
-            (cost + (end - start) * widths[end - 1] + MICRO_BATCH_COST, [*cuts, end])
+            (cost + (rows[end] - rows[start]) * widths[end - 1] + MICRO_BATCH_COST, [*cuts, end])
             for start, (cost, cuts) in best.items()
         )
     cuts = best[len(ordered)][1]
     return [ordered[start:end] for start, end in zip([0, *cuts], cuts, strict=False)]
+
+
+def _longest(group: Sequence[Example]) -> int:
+    return max(map(len, group))
 
 
 def padded_length(length: int) -> int:

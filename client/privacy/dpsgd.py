@@ -19,7 +19,7 @@ import torch
 from opacus.grad_sample.grad_sample_module import GradSampleHooks
 from opacus.optimizers import DPOptimizer
 
-from client.batching import pack, padded_length
+from client.batching import cut_by_length, pack, padded_length
 from client.gradients import Measured
 from client.precision import autocast
 from shared.errors import DataError
@@ -162,20 +162,20 @@ def private_step(
 
 
 def owner_batches(owners: Sequence[Sequence[Example]], batch_tokens: int) -> list[list[Sequence[Example]]]:
-    """Owners, sorted by their longest example, in micro-batches of at most `batch_tokens` padded sub-tokens.
+    """Owners of similar length together, in micro-batches of at most `batch_tokens` padded sub-tokens.
 
     An owner is never divided: one that is larger is a micro-batch of its own.
     """
     batches: list[list[Sequence[Example]]] = []
-    rows = 0
-    for owner in sorted(owners, key=lambda owner: max(map(len, owner))):
-        width = padded_length(max(map(len, owner)))
-        if batches and width * (rows + len(owner)) <= batch_tokens:
-            batches[-1].append(owner)
-            rows += len(owner)
-        else:
-            batches.append([owner])
-            rows = len(owner)
+    for part in cut_by_length(owners):
+        width, rows = padded_length(max(map(len, part[-1]))), 0
+        for owner in part:
+            if rows and width * (rows + len(owner)) <= batch_tokens:
+                batches[-1].append(owner)
+                rows += len(owner)
+            else:
+                batches.append([owner])
+                rows = len(owner)
     return batches
 
 
