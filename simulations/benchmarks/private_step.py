@@ -1,0 +1,109 @@
+"""What does a step of DP-SGD cost beside a plain one? The same records, interleaved, in one process; memory in two.
+
+    python -m simulations.benchmarks.private_step --data DIR
+
+Both sides pass the same records of legal_classification through the model. The plain side cuts them into the
+micro-batches of the trainer; the private side sorts owners by length, takes each one's gradient, clips and adds noise.
+"""
+
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+
+from client.gradients import accumulate
+from client.optimizers import build_optimizer
+from client.privacy.dpsgd import Private, per_example_gradients, private_optimizer, private_step
+from shared.console import print_table
+from shared.federation import Privacy, Training
+from shared.model import MultiTaskModel, build_model
+from shared.tasks import Example
+from simulations.benchmarks.cells import Cell, experiment_of
+from simulations.experiment import open_sites
+
+TASK = "legal_classification"
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="The folder of data sets.")],
+    records: Annotated[int, typer.Option(min=1, help="Records in a step.")] = 256,
+    blocks: Annotated[int, typer.Option(min=1, help="Steps of each side.")] = 7,
+    method: Annotated[str, typer.Option(help="rounds.method of both sides.")] = "fedsvd",
+    only: Annotated[str | None, typer.Option(help="Take one side's steps and print the process's peak memory.")] = None,
+) -> None:
+    """Time both sides in turns; then measure each one's peak memory in a process of its own."""
+    plain, private = sides(data, records, method)
+    if only:
+        for _ in range(3):
+            (plain if only == "plain" else private)()
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        return
+    plain(), private()  # the first of each is slower
+    seconds: dict[str, list[float]] = {"plain": [], "private": []}
+    for _ in range(blocks):
+        for name, step in (("plain", plain), ("private", private)):
+            started = time.process_time()
+            step()
+            seconds[name].append(time.process_time() - started)
+    ratios = [b / a for a, b in zip(*seconds.values(), strict=True)]
+    table = [[name, statistics.median(values), min(values), max(values)] for name, values in seconds.items()]
+    table.append(["ratio", statistics.median(ratios), min(ratios), max(ratios)])
+    again = [sys.executable, "-m", "simulations.benchmarks.private_step", "--data", str(data), "--method", method]
+    again += ["--records", str(records), "--only"]
+    peaks = [
+        int(subprocess.run([*again, n], capture_output=True, text=True, check=True).stdout) / 2**20 for n in seconds
+    ]
+    table += [[f"{name}: peak memory, GiB", peak, peak, peak] for name, peak in zip(seconds, peaks, strict=True)]
+    print_table(["CPU seconds of a step", "median", "least", "most"], table)
+
+
+def sides(data: Path, records: int, method: str) -> tuple[Callable[[], None], Callable[[], None]]:
+    """A plain step and a private one on the same records."""
+    experiment = experiment_of(TASK, Cell(records, 1, 96), data, 13)
+    values = experiment.federation.model_dump(mode="json", exclude_none=True)
+    values["rounds"] |= {"method": method}
+    experiment = experiment.model_copy(update={"federation": type(experiment.federation).model_validate(values)})
+    training = experiment.federation.training
+    model = build_model(experiment.federation)
+    (site,) = open_sites(experiment, model).values()
+    examples = site.examples("train")
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.train()
+    rng = np.random.default_rng(0)
+
+    def plain() -> None:
+        optimizer = build_optimizer(parameters, training)
+        accumulate(model, examples, training, {}, rng)
+        torch.nn.utils.clip_grad_norm_(parameters, training.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return plain, private_side(model, examples, parameters, site.federation.training)
+
+
+def private_side(
+    model: MultiTaskModel, examples: list[Example], parameters: list[torch.nn.Parameter], training: Training
+) -> Callable[[], None]:
+    """A private step in which every owner was drawn."""
+    settings = Private(
+        Privacy(noise_multiplier=1.0, sampling_rate=1.0), 1.0, {(e.task, e.record): str(e.record) for e in examples}
+    )
+
+    def private() -> None:
+        noisy = private_optimizer(build_optimizer(parameters, training), settings, model.device)
+        with per_example_gradients(model):
+            private_step(model, examples, training, settings, noisy)
+
+    return private
+
+
+if __name__ == "__main__":
+    typer.run(main)
