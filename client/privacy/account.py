@@ -120,7 +120,7 @@ def owner_of(record: Record, column: str | None, where: str) -> Owner:
         raise DataError(
             f"Expected the owner of every record in the column {column!r} (group_by), but {where} has none."
         )
-    return str(value)
+    return str(value).strip()
 
 
 def count_owners(records: Sequence[Record], column: str | None) -> int:

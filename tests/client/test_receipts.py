@@ -106,6 +106,27 @@ def test_reordered_lines_are_found(state: Path, public: list[ec.EllipticCurvePub
         verify(state, public)
 
 
+def test_a_line_of_another_past_is_found(
+    state: Path, key: Path, public: list[ec.EllipticCurvePublicKey], tmp_path: Path
+) -> None:
+    """A log restored from a backup and gone on with has lines of the same number and key, all well signed."""
+    other = Receipts(tmp_path / "other", key)
+    for _ in range(5):
+        other.append(RELEASE)
+    put(state, [*lines_of(state)[:2], *lines_of(tmp_path / "other")[2:]])
+    (state / receipts.HEAD_FILE).write_bytes((tmp_path / "other" / receipts.HEAD_FILE).read_bytes())
+    with pytest.raises(StoreError, match=r"Receipt 3 .* does not follow"):
+        verify(state, public)
+
+
+def test_white_space_is_an_edit_of_that_line(state: Path, public: list[ec.EllipticCurvePublicKey]) -> None:
+    lines = lines_of(state)
+    lines[1] = lines[1].replace(b",", b", ", 1)
+    put(state, lines)
+    with pytest.raises(StoreError, match=r"Receipt 2 .* not what was signed"):
+        verify(state, public)
+
+
 def test_a_repeated_line_is_found(state: Path, public: list[ec.EllipticCurvePublicKey]) -> None:
     lines = lines_of(state)
     put(state, [*lines, lines[-1]])

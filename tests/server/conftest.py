@@ -120,6 +120,7 @@ class ScriptedInstitution:
                 seconds=0.1,
                 update=codec.encode({n: np.full(a.shape, self.move) for n, a in state.items()}, "float32"),
             )
+        assert isinstance(request, EvaluateRequest)
         held = {task: splits[request.split] for task, splits in self.records.items() if request.split in splits}
         metric = {"clauses": "macro_f1"}
         return protocol.EvaluateReply(
