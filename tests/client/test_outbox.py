@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from typer.testing import CliRunner
@@ -156,12 +157,19 @@ def test_a_site_holds_its_update_until_the_operator_decides(
         assert "rejected" in reply.reason
 
 
-def test_an_update_waits_no_longer_than_the_coordinator(make_site: Callable[..., Site]) -> None:
-    site = make_site("clauses", policy=Policy(hold=True), rounds={"deadline_seconds": 0.001})
+@pytest.mark.parametrize(("hold", "deadline", "most"), [(5.0, 60.0, 5.0), (3600.0, 60.0, 60.0), (9.0, 0.001, 0.0)])
+def test_an_update_waits_no_longer_than_the_coordinator(
+    make_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch, hold: float, deadline: float, most: float
+) -> None:
+    policy = Policy(hold=True, hold_seconds=hold)
+    site = make_site("clauses", policy=policy, rounds={"deadline_seconds": deadline})
+    wait = Mock(side_effect=HeldError("not in time"))
+    monkeypatch.setattr(outbox, "wait", wait)
     blob = codec.encode(get_state(site.model), "float32")
     reply = site.answer(TrainRequest(spec_digest=site.federation.digest, round=1, rounds=1, state=blob))
     assert isinstance(reply, Refusal)
     assert reply.kind == "held"
+    assert max(0.0, most - 30) <= wait.call_args.kwargs["seconds"] <= most
 
 
 def test_the_verb_lists_verifies_and_names_what_is_broken(institution: Path, tmp_path: Path) -> None:

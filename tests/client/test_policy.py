@@ -161,6 +161,21 @@ def test_a_split_of_too_few_is_neither_announced_nor_scored(make_site: MakeSite)
     assert " 1 " not in refused.reason, "how many there are stays here"
 
 
+def test_of_several_tasks_only_splits_of_enough_owners_are_scored(make_site: MakeSite) -> None:
+    made = make_site("clauses", "entities", policy=Policy(minimum_owners=5))
+    few: Any = {"clauses": {"train": 11, "test": 4}, "entities": {"train": 8, "test": 8}}
+    site = replace(made, owners=few)
+    query, _, test = requests(site)
+    described, scored = site.answer(query), site.answer(test)
+    assert isinstance(described, QueryReply)
+    assert {task: "test" in splits for task, splits in described.records.items()} == {
+        "clauses": False,
+        "entities": True,
+    }
+    assert isinstance(scored, EvaluateReply)
+    assert set(scored.examples) == set(scored.scores) == {"entities"}
+
+
 def test_without_metrics_only_training_is_announced_and_no_loss_leaves(make_site: MakeSite) -> None:
     site = make_site("clauses", policy=Policy(metrics="none"))
     query, train, evaluate = requests(site)
