@@ -99,8 +99,8 @@ def audit(
 
     The exit code is 1 where more is certainly lost than the accounting reports.
     """
+    from simulations.audit import audit_target
     from simulations.auditing import report
-    from simulations.auditing.audit import audit_target
     from simulations.auditing.plan import Plan
 
     plan = Plan(kind, canaries, institution, task, noise_factor, seed)

@@ -22,7 +22,7 @@ def histogram(groups: Mapping[str, Sequence[float]], label: str) -> str:
     edges = np.linspace(low, high, BINS + 1)
     shares = {name: np.histogram(group, edges)[0] / len(group) for name, group in groups.items()}
     highest = max(float(share.max()) for share in shares.values()) or 1.0
-    parts = [_grid(_ticks(low, high), _ticks(0.0, highest), (low, high), (0.0, highest), label, "share of canaries")]
+    parts = [_grid(_ticks(low, high), _ticks(0.0, highest), (low, high), (0.0, highest), label, "share of its group")]
     for (_, share), colour in zip(shares.items(), COLOURS, strict=False):
         for start, end, value in zip(edges, edges[1:], share, strict=False):
             if value:
@@ -102,9 +102,9 @@ def _grid(
 def _legend(names: Sequence[str]) -> str:
     parts, x = [], WIDTH - RIGHT
     for name, colour in reversed(list(zip(names, COLOURS, strict=False))):
-        parts.append(f'<text x="{x}" y="16" text-anchor="end">{html.escape(name)}</text>')
-        x -= 7 * len(name) + 8
-        parts.append(f'<rect x="{x - 10}" y="6" width="10" height="10" fill="{colour}"/>')
+        parts.append(f'<text x="{x:.1f}" y="16" text-anchor="end">{html.escape(name)}</text>')
+        x -= 6.3 * len(name) + 4
+        parts.append(f'<rect x="{x - 10:.1f}" y="6" width="10" height="10" fill="{colour}"/>')
         x -= 26
     return "".join(parts)
 

@@ -37,6 +37,12 @@ KINDS = {
     "attacker sees",
 }
 
+SCORES = {
+    "gradient": "contributions of one owner, summed over all steps, with the noise",
+    "text": "fall of the loss from the initial state to the last",
+    "secrets": "fall of the loss from the initial state to the last",
+}
+
 
 def as_json(audit: Audit) -> dict[str, Any]:
     """The whole audit as plain data, all scores included."""
@@ -133,7 +139,7 @@ def _training_body(audit: TrainingAudit) -> str:
         "<h2>Lower bound beside the reported epsilon</h2>",
         plots.bars(values, f"epsilon at delta {audit.delta:g}"),
         "<h2>Scores of canaries in and out</h2>",
-        plots.histogram({"in": audit.scores_in, "out": audit.scores_out}, "score"),
+        plots.histogram({"in": audit.scores_in, "out": audit.scores_out}, SCORES[audit.kind]),
         "<h2>Guesses</h2>",
         _table(("guessed in", "guessed out", "correct", "epsilon at least"), guesses),
         '<p class="note">The numbers of guesses are fixed beforehand; each choice is tested at an equal share of the '

@@ -17,8 +17,8 @@ from shared.adapter import get_state
 from shared.errors import ConfigError, DataError
 from shared.federation import Federation
 from shared.model import build_model
+from simulations.audit import audit_target
 from simulations.auditing import training
-from simulations.auditing.audit import audit_target
 from simulations.auditing.bundle import audit_bundle
 from simulations.auditing.canaries import STEEPNESS, Dirac
 from simulations.auditing.plan import Plan
