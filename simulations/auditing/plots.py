@@ -100,7 +100,7 @@ def _grid(
 
 
 def _legend(names: Sequence[str]) -> str:
-    parts, x = [], WIDTH - RIGHT
+    parts, x = [], float(WIDTH - RIGHT)
     for name, colour in reversed(list(zip(names, COLOURS, strict=False))):
         parts.append(f'<text x="{x:.1f}" y="16" text-anchor="end">{html.escape(name)}</text>')
         x -= 6.3 * len(name) + 4

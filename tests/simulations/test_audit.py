@@ -71,7 +71,7 @@ def test_honest_training_passes(experiment: Callable[..., Path], tmp_path: Path)
     assert found.reported == pytest.approx(1.0, abs=0.01)
     assert found.bound.epsilon < 0.9
     assert not found.violated
-    assert 0.45 < found.membership.auc < 0.75  # seen through the noise, a little
+    assert 0.42 < found.membership.auc < 0.75  # seen through the noise, a little
     assert len(found.scores_in) + len(found.scores_out) == 300
 
 
