@@ -79,7 +79,7 @@ def deploy(experiment: Experiment, workdir: Path, announce: Announce) -> tuple[S
         _enrol(home, workdir, experiment)
         daemons = [_daemon(file.parent.name, workdir, "client", "up", str(file)) for file in files]
         with _running(daemons, announce) as check_clients:
-            announce("4/6  Training together; no text leaves an institution, only adapters and heads")
+            announce("4/6  Training together; no text leaves an institution; adapters, heads, scores and counts do")
             run_id = start(home.root).run_id
             outcome = follow(home.root, run_id, announce, check=check_clients)
     if outcome["status"] != "completed":
