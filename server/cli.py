@@ -117,6 +117,12 @@ def status(home: Home, run: RunOption = None, as_json: JsonOption = False) -> No
             [[r["round"], r["score"], r["took_part"], r["absent"], r["seconds"]] for r in report["rounds"]],
             title=f"Run {report['run']}",
         )
+    if report["spending"]:
+        print_table(
+            ["institution", "after round", "epsilon spent"],
+            [[s["institution"], s["round"], s["epsilon"]] for s in report["spending"]],
+            title="Privacy",
+        )
     if report["refusals"]:
         print_table(
             ["institution", "refused by", "request", "last in round", "reason"],

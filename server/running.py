@@ -9,7 +9,7 @@ from typing import Any
 from server.bundle import RUN_KEY, pointer_bundle
 from server.home import open_home, read_settings
 from server.operator import OperatorClient
-from server.store import Store, events, replies, rounds, runs
+from server.store import Store, events, replies, rounds, runs, spending
 from shared.errors import ConfigError
 from shared.federation import load_federation
 from shared.protocol import REFUSAL_KINDS
@@ -95,7 +95,7 @@ def follow(
 
 
 def status_report(folder: Path, run_id: str | None) -> dict[str, Any]:
-    """Institutions, runs, and the rounds and refusals of one run (the latest if not named)."""
+    """Institutions, runs, and the rounds, refusals and epsilons of one run (the latest if not named)."""
     with OperatorClient(open_home(folder)) as operator, open_store(folder) as store:
         institutions = [
             {"name": node.name, "status": node.status, "last_seen": str(node.last_seen)} for node in operator.nodes()
@@ -130,6 +130,7 @@ def status_report(folder: Path, run_id: str | None) -> dict[str, Any]:
                 for row in done
             ],
             "refusals": refusals(replied),
+            "spending": last_spending(store.rows(spending, chosen)) if chosen else [],
         }
 
 
@@ -155,6 +156,12 @@ def refusals(replied: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "reason": reason,
             }
     return list(found.values())
+
+
+def last_spending(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What each institution's data have spent, as it said last."""
+    last = {row["institution"]: row for row in rows}
+    return [{key: row[key] for key in ("institution", "round", "epsilon")} for _, row in sorted(last.items())]
 
 
 def _names(answers: list[dict[str, Any]], number: int, *, ok: bool) -> list[str]:
