@@ -35,7 +35,7 @@ class Policy(Model):
     """What this site allows, whatever the federation file or the coordinator asks."""
 
     max_epsilon: Annotated[float, Field(gt=0)] | None = None
-    """Most epsilon that the data of one task may ever spend, over all runs and coordinators; requires privacy."""
+    """Most epsilon that an owner here may ever spend, over all tasks, runs and coordinators; requires privacy."""
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     """At which that epsilon is counted; a federation whose own `privacy.delta` is larger is refused."""
     require_dp: bool = False
