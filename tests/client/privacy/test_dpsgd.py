@@ -165,7 +165,7 @@ def test_hooks_equal_vmap(tiny_federation: MakeFederation) -> None:
 
 
 def stepped(
-    model: MultiTaskModel, batch: Sequence[Example], settings: Private, training: Training, seed: int = 0
+    model: MultiTaskModel, batch: Sequence[Example], settings: Private, training: Training, seed: int | None = 0
 ) -> list[torch.Tensor]:
     """What a step of SGD with learning rate 1 takes from each parameter: the noisy mean gradient."""
     before = [parameter.detach().clone() for parameter in trained(model)]
@@ -234,6 +234,16 @@ def test_a_step_that_drew_nobody_is_noise_of_the_right_size(mixed: Any, clipping
     assert float(noise.std()) == pytest.approx(expected, rel=0.02)
     assert abs(float(noise.mean())) < 4 * expected / math.sqrt(len(noise))
     assert not torch.equal(draws[0], draws[1])
+
+
+def test_noise_is_nobodys_to_know(mixed: Any) -> None:
+    """Whatever torch was seeded with: the federation's seed is known to all."""
+    model, _, owners = mixed
+    draws = []
+    for _ in range(2):
+        torch.manual_seed(13)
+        draws.append(stepped(model, [], private(owners, 1.0), Training.model_validate(EXACT), None)[0])
+    assert not torch.equal(*draws)
 
 
 def test_noise_does_not_depend_on_who_was_drawn(mixed: Any) -> None:
