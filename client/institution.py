@@ -79,6 +79,13 @@ class Runtime(Model):
     """Seconds between two looks for work at the coordinator while a run is active."""
 
 
+class AdapterSize(Model):
+    """This institution's share of the adapter."""
+
+    rank: Annotated[int, Field(ge=1, le=256)] | None = None
+    """By what this machine's memory allows, between the federation's `adapter.min_rank` and `adapter.rank`."""
+
+
 class Institution(Model):
     """`institution.toml`, with every path made absolute."""
 
@@ -92,6 +99,7 @@ class Institution(Model):
     identity: Identity = Identity()
     data: Annotated[dict[str, Data], Field(min_length=1)]
     policy: Policy = Policy()
+    adapter: AdapterSize = AdapterSize()
     runtime: Runtime = Runtime()
 
 

@@ -18,13 +18,27 @@ from client.augmentation import Rewording, open_rewording
 from client.data.loading import TaskData, load_data, mark_known
 from client.data.readiness import examine, summary
 from client.institution import Data, Institution, load_institution
+from client.keep import Keep
 from client.policy import Owners, Policy, check_request, check_tasks, disclose, offered
 from client.privacy.account import Account, count_owners, open_account, open_ledger, parse_head
 from client.privacy.ledger import Ledger
 from client.receipts import Receipts, Release
+from client.rotation import align
 from client.secagg import SecureRounds
 from shared import codec
-from shared.adapter import difference, get_state, is_trained, select, set_state, task_of, tensors
+from shared.adapter import (
+    base_codec,
+    difference,
+    get_state,
+    is_kept,
+    is_sent,
+    select,
+    set_some,
+    set_state,
+    task_of,
+    tensors,
+    unpack_steps,
+)
 from shared.balancing import State
 from shared.codec import Arrays
 from shared.errors import (
@@ -39,6 +53,7 @@ from shared.errors import (
     StoreError,
 )
 from shared.federation import Federation, load_federation
+from shared.lora import rank_of, set_trained
 from shared.model import MultiTaskModel, build_model
 from shared.protocol import (
     EvaluateReply,
@@ -70,6 +85,8 @@ KINDS: tuple[tuple[type[CollegiumError], RefusalKind], ...] = (
 """What a refusal is called; another error is a failure."""
 UNSAID = "This site could not answer; its own log says why."
 """The reason of a failure: an error that is no answer to the coordinator may quote a path or a record."""
+HOME = "home"
+"""What `Method.keeps` names, in the site's memory of its rounds."""
 NO_RECEIPT = "This site could not write the receipt of its answer, and nothing leaves without one."
 
 
@@ -96,6 +113,10 @@ class Site:
     """Where updates that are held wait."""
     receipts: Receipts | None = None
     """Where everything that leaves is recorded; None in the simulator."""
+    keep: Keep = field(default_factory=Keep)
+    """What stays here from round to round."""
+    initial: Arrays = field(default_factory=dict)
+    """Where what stays at home begins (`Method.keeps`)."""
     secure: SecureRounds = field(default_factory=SecureRounds)
     """Its secrets under secure aggregation."""
 
@@ -132,7 +153,7 @@ class Site:
             return self._evaluate(request), None
         if isinstance(request, QueryRequest):
             return self._describe(), None
-        shapes = self._trained_shapes()
+        shapes = self._sent_shapes(request.round)
         reply = self.secure.answer(request, name=self.name, federation=self.federation, shapes=shapes)
         if isinstance(reply, MaskReply):
             gate.check_size(reply.update, self.policy)
@@ -201,6 +222,8 @@ class Site:
             institution=self.name,
             records=records,
             software=version("collegium"),
+            rank=rank_of(self.model.encoder),
+            base=self.model.base.version,
             labels=self._inventory(),
             readiness=self.readiness,
         )
@@ -215,15 +238,25 @@ class Site:
                 inventory[name] = {label: borne[label] for label in data.annotates or task.labels}
         return inventory
 
-    def _load(self, state: bytes) -> Arrays:
-        arrays = codec.decode(state, self.federation.wire.codec)
+    def _load(self, request: TrainRequest | EvaluateRequest, kept: Mapping[str, np.ndarray]) -> Arrays:
+        """Load the state in a request, and what this site keeps of its own; the arrays that it may train."""
+        arrays = codec.decode(request.state, self.federation.wire.codec)
         check_tasks(self.policy, {task for name in arrays if (task := task_of(name))})
-        set_state(self.model, arrays)
-        return select(arrays, self.data.keys())
+        if request.base_version:
+            steps = (
+                unpack_steps(codec.decode(request.base, base_codec(self.federation.wire.codec))) if request.base else {}
+            )
+            self.model.base.move(steps, since=request.base_since, version=request.base_version)
+        set_state(self.model, arrays, received=self.federation.method)
+        own = {**self.initial, **kept}
+        set_some(self.model, own)
+        return select(arrays | own, self.data.keys())
 
     def _train(self, request: TrainRequest, run: str | None) -> tuple[TrainReply, float]:
         """The reply, and the norm of the update in it."""
-        received = self._load(request.state)
+        kept = self.keep.before(request.run, request.round)
+        received = self._load(request, kept.get(HOME, {}))
+        set_trained(self.model.encoder, self.federation.method.factors(request.round))
         known = parse_head(request.ledger) if request.ledger else None
         spending = self.account.spend(round=request.round, run=run, known=known) if self.account else nullcontext()
         with spending as private:
@@ -240,11 +273,16 @@ class Site:
                 progress=_Progress(request.round),
             )
         self.balances[request.round] = outcome.balance
-        method = self.federation.rounds.method
-        update = difference(get_state(self.model), received)
+        method, trained = self.federation.method, get_state(self.model)
+        if self.federation.method_name == "fedrot":
+            trained = align(trained, received, round=request.round)
+        update = difference(trained, received)
+        home = {name: trained[name] for name in received if is_kept(name, method.keeps)}
+        if home:
+            self.keep.after(request.run, request.round, {HOME: home})
         parcel = gate.pack(
-            {name: array for name, array in update.items() if is_trained(name, method)},
-            shapes=self._trained_shapes(),
+            {name: array for name, array in update.items() if is_sent(name, method, request.round)},
+            shapes=self._sent_shapes(request.round),
             tasks=self.data.keys(),
             codec_name=self.federation.wire.codec,
             policy=self.policy,
@@ -262,9 +300,9 @@ class Site:
         )
         return reply, parcel.norm
 
-    def _trained_shapes(self) -> dict[str, tuple[int, ...]]:
-        method = self.federation.rounds.method
-        return {name: tuple(p.shape) for name, p in tensors(self.model).items() if is_trained(name, method)}
+    def _sent_shapes(self, round: int) -> dict[str, tuple[int, ...]]:
+        method = self.federation.method
+        return {name: tuple(p.shape) for name, p in tensors(self.model).items() if is_sent(name, method, round)}
 
     def _balance_before(self, round: int) -> State | None:
         """The balance after the last round before; a new run, or a round trained again, forgets those since."""
@@ -274,7 +312,7 @@ class Site:
 
     def _evaluate(self, request: EvaluateRequest) -> EvaluateReply:
         started = time.perf_counter()
-        self._load(request.state)
+        self._load(request, self.keep.upto(request.run, request.round).get(HOME, {}))
         shown = offered(self.policy, self.owners)
         held = {task: splits[request.split] for task, splits in self.data.items() if request.split in shown[task]}
         scores = {
@@ -376,6 +414,8 @@ def build_site(
             task: {split: count_owners(held.records, columns[task]) for split, held in splits.items()}
             for task, splits in data.items()
         },
+        initial={name: array for name, array in get_state(model).items() if is_kept(name, federation.method.keeps)},
+        keep=Keep(institution.runtime.state / "rounds" if receipts else None),
         account=open_account(
             {task: splits["train"].records for task, splits in data.items()},
             columns,
@@ -408,7 +448,15 @@ def load_model(institution: Institution, federation: Federation) -> MultiTaskMod
     """The federation's model on this institution's device."""
     if institution.runtime.threads:
         torch.set_num_threads(institution.runtime.threads)
-    return build_model(federation, backbone=institution.backbone).to(_device(institution.runtime.device))
+    rank = institution.adapter.rank or federation.adapter.rank
+    if rank not in federation.adapter.ranks:
+        ranks = federation.adapter.ranks
+        raise ConfigError(
+            f"Expected adapter.rank between {ranks.start} and {ranks.stop - 1}, as the federation file allows, "
+            f"not {rank}."
+        )
+    model = build_model(federation, backbone=institution.backbone, rank=rank)
+    return model.to(_device(institution.runtime.device))
 
 
 def _device(name: str) -> torch.device:

@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from server.replies import check_types
 from shared.errors import ProtocolError
-from shared.protocol import MESSAGE_TYPES, REPLIES, Refusal, Reply, Request, decode, encode
+from shared.protocol import MESSAGE_TYPES, REPLIES, Refusal, Reply, Request, blobs_of, decode, encode
 
 STATUS_SECONDS = 2.0
 """How often the coordinator looks whether the institutions it waits for are still online."""
@@ -78,7 +78,7 @@ def ask(
         kind = MESSAGE_TYPES[type(request)]
         message = Message(encode(request), nodes[institution], kind, ttl=deadline_seconds, group_id=group)
         if identifier := next(iter(grid.push_messages([message])), None):
-            waiting[identifier] = institution, len(getattr(request, "state", b""))
+            waiting[identifier] = institution, sum(map(len, blobs_of(request).values()))
         else:
             yield Answer(
                 institution, None, "missing", "Flower took no message for it; see whether it is still enrolled"

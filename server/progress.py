@@ -8,12 +8,14 @@ from typing import TypeVar
 
 from flwr.serverapp import Grid
 
+from server.aggregation.lowrank import add_up
+from server.aggregation.mixed_ranks import narrow
 from server.asking import Answer, online
 from server.asking import ask as ask_all
 from server.replies import Holdings
 from server.store import Reply, Store
 from shared import codec
-from shared.adapter import select
+from shared.adapter import base_codec, is_received, pack_steps, select, unpack_steps
 from shared.codec import Arrays
 from shared.errors import QuorumError, ReplyError
 from shared.federation import Federation
@@ -43,6 +45,8 @@ class Run:
     """What each institution holds that has answered the query."""
     trouble: dict[str, Answer] = field(default_factory=dict)
     """Institutions whose last answer was none or a bad one: they are asked again what they hold."""
+    bases: dict[str, str] = field(default_factory=dict)
+    """The version of each institution's frozen weights, as far as is known."""
     scored: set[str] = field(default_factory=set)
     """Institutions that have scored the initial state."""
 
@@ -141,10 +145,53 @@ def record_absent(this: Run, number: int, requests: Mapping[str, Request]) -> No
 
 
 def encode_state(this: Run, state: Arrays, names: Sequence[str]) -> dict[str, bytes]:
-    """What each institution needs of a state, encoded once for all that hold the same tasks."""
-    held = {name: frozenset(this.announced[name].records) for name in names}
-    made = {tasks: codec.encode(select(state, tasks), this.federation.wire.codec) for tasks in set(held.values())}
-    return {name: made[tasks] for name, tasks in held.items()}
+    """What each institution needs of a state, encoded once for all that hold the same tasks at the same rank."""
+    told = {name: array for name, array in state.items() if is_received(name, this.federation.method)}
+    held = {name: (frozenset(this.announced[name].records), this.announced[name].rank) for name in names}
+    made = {
+        (tasks, rank): codec.encode(narrow(select(told, tasks), rank), this.federation.wire.codec)
+        for tasks, rank in set(held.values())
+    }
+    return {name: made[kind] for name, kind in held.items()}
+
+
+@dataclass(frozen=True)
+class BaseSteps:
+    """What an institution's frozen weights must be moved by; see `shared.protocol.TrainRequest`."""
+
+    base: bytes = b""
+    base_since: str = ""
+    base_version: str = ""
+
+
+def encode_base(this: Run, round: int, names: Sequence[str]) -> dict[str, BaseSteps]:
+    """By institution, what its frozen weights lack of those after a round, as far as is known of them."""
+    if not this.federation.method.folds:
+        return dict.fromkeys(names, BaseSteps())
+    since = {name: _base_round(this, this.bases.get(name, ""), round) for name in names}
+    made = {
+        first: BaseSteps(
+            _steps(this, first, round), base_version(this, first) if first else "", base_version(this, round)
+        )
+        for first in set(since.values())
+    }
+    return {name: made[first] for name, first in since.items()}
+
+
+def base_version(this: Run, round: int) -> str:
+    """What the frozen weights are called after a round."""
+    return f"{this.run_id}:{round}"
+
+
+def _base_round(this: Run, version: str, most: int) -> int:
+    """The round that a version is of; 0, where everybody can begin, if it is of another run or a later round."""
+    return next((round for round in range(most, 0, -1) if base_version(this, round) == version), 0)
+
+
+def _steps(this: Run, first: int, last: int) -> bytes:
+    """The steps of the rounds after `first` up to `last`, added up."""
+    rounds = [unpack_steps(this.store.load_checkpoint(this.run_id, round)) for round in range(first + 1, last + 1)]
+    return codec.encode(pack_steps(add_up(rounds)), base_codec(this.federation.wire.codec)) if rounds else b""
 
 
 def present(this: Run) -> list[str]:

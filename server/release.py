@@ -16,7 +16,7 @@ from shared.bundle import ADAPTER_FILE, FEDERATION_FILE, HEADS_FILE, METRICS_FIL
 from shared.codec import Arrays
 from shared.errors import ConfigError, StoreError
 from shared.federation import Federation
-from shared.model import lora_config
+from shared.lora import lora_config
 from shared.tasks import TASK_TYPES
 
 README = """\

@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from server.aggregation import ClientUpdate
+from server.aggregation.mixed_ranks import narrow_shapes
 from server.aggregation.rows import row_masks
 from shared import codec
 from shared.adapter import check_shapes
@@ -58,6 +59,8 @@ class Holdings:
     readiness: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     counts: Counts = "exact"
     """What the counts are; with `none` every one of them is 1 and says nothing."""
+    rank: int | None = None
+    """Of its adapter; the federation's if None."""
 
 
 def check_types(reply: Reply) -> None:
@@ -71,14 +74,19 @@ def check_types(reply: Reply) -> None:
             raise ReplyError(f"Expected a well-formed {kind.__name__}, but in {name}: {what}.") from None
 
 
-def check_query(reply: QueryReply, *, institution: str, tasks: Mapping[str, Task]) -> Holdings:
+def check_query(reply: QueryReply, *, institution: str, tasks: Mapping[str, Task], ranks: range) -> Holdings:
     """What the institution announced, without empty splits.
 
     Raises:
-        ReplyError: It is not who it should be, holds unknown tasks or labels, nothing to train on, or absurdly many
-            records.
+        ReplyError: It is not who it should be, holds unknown tasks or labels, nothing to train on, absurdly many
+            records, or an adapter of a rank that the federation does not allow.
     """
     _check_name(reply.institution, institution)
+    if reply.rank is not None and reply.rank not in ranks:
+        raise ReplyError(
+            f"Expected an adapter of a rank from {ranks.start} to {ranks.stop - 1}, but {institution}'s is "
+            f"{reply.rank}; give it another adapter.rank in its institution.toml."
+        )
     if unknown := sorted(reply.records.keys() - tasks.keys()):
         raise ReplyError(f"Expected tasks among {sorted(tasks)}, but {institution} announced {unknown}.")
     if not reply.records:
@@ -97,7 +105,7 @@ def check_query(reply: QueryReply, *, institution: str, tasks: Mapping[str, Task
         if len(numbers) > MAX_METRICS or not all(map(math.isfinite, numbers.values())):
             raise ReplyError(f"Expected at most {MAX_METRICS} finite numbers about {institution}'s text of {task}.")
     records = {task: {split: n for split, n in splits.items() if n} for task, splits in reply.records.items()}
-    return Holdings(records, reply.labels, reply.readiness, reply.counts)
+    return Holdings(records, reply.labels, reply.readiness, reply.counts, reply.rank)
 
 
 def check_sender(came: Sent, request: Asked, *, institution: str) -> None:
@@ -138,7 +146,7 @@ def check_update(
     check_counts(reply, request, institution=institution, announced=announced)
     try:
         arrays = codec.decode(reply.update, codec_name)
-        check_shapes(shapes, arrays, tasks=set(reply.examples))
+        check_shapes(narrow_shapes(shapes, announced.rank), arrays, tasks=set(reply.examples))
     except ProtocolError as error:
         raise ReplyError(f"{institution}'s update: {error}") from error
     for name, array in arrays.items():
@@ -148,7 +156,7 @@ def check_update(
     if norm > MAX_UPDATE_NORM:
         raise ReplyError(f"Expected an update of norm at most {MAX_UPDATE_NORM:g}, but {institution}'s is {norm:g}.")
     rows = row_masks({task: tasks[task].outputs() for task in reply.examples}, announced.labels)
-    return ClientUpdate(institution, dict(reply.examples), arrays, rows)
+    return ClientUpdate(institution, dict(reply.examples), arrays, rows, announced.rank)
 
 
 def check_scores(

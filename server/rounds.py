@@ -13,14 +13,17 @@ from flwr.serverapp import Grid
 
 from server import secagg
 from server.aggregation import ClientUpdate, fedavg, fedsvd
+from server.aggregation.methods import aggregate
 from server.asking import IDLE_SECONDS, online
 from server.handshake import describe, gaps
 from server.progress import (
     Announce,
     Run,
     ask,
+    base_version,
     build_tasks,
     checked,
+    encode_base,
     encode_state,
     present,
     record,
@@ -30,11 +33,10 @@ from server.progress import (
 )
 from server.replies import Holdings, check_query, check_scores, check_update
 from server.store import Score, Store, rounds, scores
-from shared.adapter import is_trained
+from shared.adapter import is_sent
 from shared.codec import Arrays
 from shared.errors import QuorumError
 from shared.federation import Federation
-from shared.model import FROZEN_A
 from shared.protocol import (
     EvaluateReply,
     EvaluateRequest,
@@ -48,7 +50,7 @@ from shared.protocol import (
 WAIT_SECONDS = 0.2
 """Between two looks for institutions that are not online yet."""
 BOTH_FACTORS = (
-    'With [privacy] and rounds.method "fedavg", noise enters both factors and multiplies in their product: for the '
+    'With [privacy] and rounds.method "{method}", noise enters both factors and multiplies in their product: for the '
     'same epsilon scores are usually far lower than with "ffa" or "fedsvd", which train one factor'
 )
 GRACE_SECONDS = 120.0
@@ -87,8 +89,10 @@ def run(
     """
     this = Run(grid, federation, store, run_id, announce, poll_seconds)
     store.update_run(run_id, status="running", reason=None, ended=None)
-    if federation.privacy and federation.rounds.method not in FROZEN_A:
-        this.say(BOTH_FACTORS)
+    name, reason = federation.choice
+    this.say(f"Method: {name} ({reason})")
+    if federation.privacy and federation.method.private == "costly":
+        this.say(BOTH_FACTORS.format(method=name))
     last, state = _begin(this, initial_state)
     for number in range(last + 1, federation.rounds.count + 1):
         if _exhausted(this, number):
@@ -130,13 +134,16 @@ def _round(this: Run, state: Arrays, number: int) -> Arrays:
     agreed = this.federation.rounds
     _query(this, number)
     blobs = encode_state(this, state, present(this))
+    steps = encode_base(this, number - 1, list(blobs))
     requests = {
         name: TrainRequest(
             spec_digest=this.federation.digest,
+            run=this.run_id,
             round=number,
             rounds=agreed.count,
             state=blob,
             ledger=this.store.last_ledger(name),
+            **vars(steps[name]),
         )
         for name, blob in blobs.items()
     }
@@ -144,7 +151,7 @@ def _round(this: Run, state: Arrays, number: int) -> Arrays:
     collect = secagg.collect if this.federation.secure_aggregation else _collect
     new, diagnostics = collect(this, state, requests, number)
     require_quorum(this, number, diagnostics.examples)
-    if agreed.method == "fedsvd":
+    if this.federation.method_name == "fedsvd":
         new = fedsvd.refactor(new)
     this.store.save_checkpoint(this.run_id, number, new)
     _finish(this, new, number, started, diagnostics)
@@ -155,9 +162,9 @@ def _collect(
     this: Run, state: Mapping[str, np.ndarray], requests: Mapping[str, TrainRequest], number: int
 ) -> tuple[Arrays, fedavg.Diagnostics]:
     """Train and average, every update by itself; as `server.secagg.collect` does with sums alone."""
-    agreed = this.federation.rounds
-    shapes = {name: array.shape for name, array in state.items() if is_trained(name, agreed.method)}
-    return fedavg.apply(state, _updates(this, requests, shapes, number), weighting=agreed.weighting)
+    method = this.federation.method
+    shapes = {name: array.shape for name, array in state.items() if is_sent(name, method, number)}
+    return aggregate(state, _updates(this, requests, shapes, number), federation=this.federation, round=number)
 
 
 def _finish(this: Run, state: Arrays, number: int, started: float, diagnostics: fedavg.Diagnostics | None) -> None:
@@ -197,6 +204,7 @@ def _updates(
             record(this, number, "train", good)
             continue
         assert isinstance(answer.reply, TrainReply)
+        this.bases[answer.institution] = base_version(this, number - 1)
         losses = {task: x for task, x in answer.reply.losses.items() if task in update.examples and math.isfinite(x)}
         record(this, number, "train", good, examples=update.examples, losses=losses)
         record_spending(this, number, update.institution, answer.reply)
@@ -206,8 +214,16 @@ def _updates(
 def _evaluate(this: Run, state: Arrays, number: int, split: Split, names: Sequence[str]) -> float | None:
     """Score a state on one split at institutions that hold it; the mean over tasks of the primary metrics."""
     holders = [name for name in names if any(split in s for s in this.announced[name].records.values())]
+    steps = encode_base(this, number, holders)
     requests = {
-        name: EvaluateRequest(spec_digest=this.federation.digest, round=number, split=split, state=blob)
+        name: EvaluateRequest(
+            spec_digest=this.federation.digest,
+            run=this.run_id,
+            round=number,
+            split=split,
+            state=blob,
+            **vars(steps[name]),
+        )
         for name, blob in encode_state(this, state, holders).items()
     }
     metrics = {name: task.metric for name, task in build_tasks(this).items()}
@@ -219,6 +235,7 @@ def _evaluate(this: Run, state: Arrays, number: int, split: Split, names: Sequen
     for answer in ask(this, requests, "evaluate"):
         good, reply = checked(answer, EvaluateReply, check)
         if reply is not None:
+            this.bases[answer.institution] = base_version(this, number)
             this.store.add_scores(this.run_id, _scores(reply))
             for task, count in reply.examples.items():
                 value, total = sums.get(task, (0.0, 0))
@@ -246,12 +263,14 @@ def _query(this: Run, number: int) -> None:
     tasks = build_tasks(this)
 
     def check(reply: QueryReply, name: str) -> Holdings:
-        return check_query(reply, institution=name, tasks=tasks)
+        return check_query(reply, institution=name, tasks=tasks, ranks=this.federation.adapter.ranks)
 
     for answer in ask(this, requests, "query", longest=JOIN_SECONDS if this.announced else math.inf):
         good, holdings = checked(answer, QueryReply, check)
         known = this.announced.pop(answer.institution, None)
         if holdings is not None:
+            assert isinstance(answer.reply, QueryReply)
+            this.bases[answer.institution] = answer.reply.base
             this.announced[answer.institution] = holdings
             if holdings != known:
                 for line in describe(answer.institution, holdings, tasks):

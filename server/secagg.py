@@ -28,7 +28,7 @@ from server.asking import Answer
 from server.progress import Run, ask, build_tasks, checked, record, record_spending, require_quorum
 from server.replies import check_counts, check_sender
 from shared import fixedpoint, secagg
-from shared.adapter import is_trained, task_of
+from shared.adapter import is_sent, task_of
 from shared.codec import Arrays
 from shared.errors import ProtocolError, QuorumError, ReplyError
 from shared.federation import SecureAggregation
@@ -98,8 +98,8 @@ def collect(
     """
     agreed = this.federation.secure_aggregation
     assert agreed is not None
-    method = this.federation.rounds.method
-    shapes = {name: array.shape for name, array in state.items() if is_trained(name, method)}
+    method = this.federation.method
+    shapes = {name: array.shape for name, array in state.items() if is_sent(name, method, number)}
     secure = _Secure(this, agreed, number, shapes)
     directory = _train(secure, requests)
     require_quorum(this, number, directory)

@@ -5,17 +5,20 @@ name here, so nothing else can leave an institution.
 """
 
 from collections.abc import Collection, Mapping
+from typing import get_args
 
 import numpy as np
 import torch
 
 from shared.codec import Arrays
 from shared.errors import ProtocolError
-from shared.federation import Method
-from shared.model import FROZEN_A, MultiTaskModel
+from shared.lora import factors, lora_layers
+from shared.methods import Factor, Kept, Method
+from shared.model import MultiTaskModel
 
 ADAPTER = "adapter/"
 HEAD = "head/"
+BASE = "base/"
 
 
 def task_of(name: str) -> str | None:
@@ -23,22 +26,84 @@ def task_of(name: str) -> str | None:
     return name.split("/", 2)[1] if name.startswith(HEAD) else None
 
 
-def is_trained(name: str, method: Method) -> bool:
-    """Whether institutions train the array, and so send an update of it, under `rounds.method`."""
-    return not (method in FROZEN_A and ".lora_A." in name)
+def factor_of(name: str) -> Factor | None:
+    """Which factor of the adapter's product the array is; None for a head."""
+    return next((factor for factor in get_args(Factor) if f".lora_{factor}." in name), None)
+
+
+def layer_of(name: str) -> str:
+    """The linear layer that a factor belongs to."""
+    return name.removeprefix(ADAPTER).rsplit(".lora_", 1)[0]
+
+
+def factor_name(layer: str, factor: Factor) -> str:
+    """The array that is a layer's factor."""
+    return f"{ADAPTER}{layer}.lora_{factor}.weight"
+
+
+def is_trained(name: str, method: Method, round: int) -> bool:
+    """Whether institutions train the array in a round (counted from 1)."""
+    factor = factor_of(name)
+    return factor is None or factor in method.factors(round)
+
+
+def is_kept(name: str, keeps: Collection[Kept]) -> bool:
+    """Whether the array stays at home: `keeps` as `Method.keeps`."""
+    return (factor_of(name) or "heads") in keeps
+
+
+def is_frozen(name: str, method: Method) -> bool:
+    """Whether the array is of the adapter and never changes, being what everybody begins with."""
+    factor = factor_of(name)
+    return factor is not None and method.begins == "principal" and factor != "R"
+
+
+def is_sent(name: str, method: Method, round: int) -> bool:
+    """Whether an update of the array leaves an institution in a round."""
+    return is_trained(name, method, round) and not is_kept(name, method.keeps)
+
+
+def is_received(name: str, method: Method) -> bool:
+    """Whether an institution is told the array before every round: what it does not have already."""
+    return name.startswith((ADAPTER, HEAD)) and not is_kept(name, method.keeps) and not is_frozen(name, method)
+
+
+def base_codec(codec: str) -> str:
+    """How steps of the frozen weights are encoded where the state travels as `codec`."""
+    return "float32" if codec == "float32" else "float16"
+
+
+def pack_steps(steps: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Arrays:
+    """Products to add to frozen weights, by layer, as named arrays."""
+    return {
+        f"{BASE}{layer}.{factor}": array
+        for layer, pair in steps.items()
+        for factor, array in zip("BA", pair, strict=True)
+    }
+
+
+def unpack_steps(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The products among named arrays. Raises ProtocolError if one lacks a factor."""
+    layers = {name.removeprefix(BASE).rsplit(".", 1)[0] for name in arrays if name.startswith(BASE)}
+    try:
+        return {layer: (arrays[f"{BASE}{layer}.B"], arrays[f"{BASE}{layer}.A"]) for layer in sorted(layers)}
+    except KeyError as error:
+        raise ProtocolError(
+            f"Expected both factors of every step of the frozen weights, but {error} is missing."
+        ) from None
 
 
 def select(arrays: Mapping[str, np.ndarray], tasks: Collection[str]) -> Arrays:
     """The adapter and the heads of `tasks` only."""
-    return {name: array for name, array in arrays.items() if (task := task_of(name)) is None or task in tasks}
+    return {name: array for name, array in arrays.items() if name.startswith(ADAPTER) or task_of(name) in tasks}
 
 
 def tensors(model: MultiTaskModel) -> dict[str, torch.nn.Parameter]:
     """The model's shared parameters by name, in a fixed order."""
-    named = {
-        ADAPTER + name.replace(".default.weight", ".weight"): parameter
-        for name, parameter in model.encoder.named_parameters()
-        if ".lora_" in name
+    named: dict[str, torch.nn.Parameter] = {
+        factor_name(layer, factor): parameter
+        for layer, module in lora_layers(model.encoder).items()
+        for factor, parameter in factors(module).items()
     }
     for task, head in model.heads.items():
         named |= {f"{HEAD}{task}/{name}": parameter for name, parameter in head.named_parameters()}
@@ -50,13 +115,26 @@ def get_state(model: MultiTaskModel) -> Arrays:
     return {name: p.detach().to("cpu", torch.float32).numpy().copy() for name, p in tensors(model).items()}
 
 
-def set_state(model: MultiTaskModel, arrays: Mapping[str, np.ndarray]) -> None:
+def set_state(model: MultiTaskModel, arrays: Mapping[str, np.ndarray], *, received: Method | None = None) -> None:
     """Load shared arrays into the model; heads that `arrays` lacks stay as they are.
 
-    Raises ProtocolError if an array is unknown, an adapter array is missing, or a shape differs.
+    Args:
+        model: Changed in place.
+        arrays: The whole adapter and some heads, or of them what institutions are told under the method `received`.
+        received: See `is_received`.
+
+    Raises:
+        ProtocolError: An array is unknown, an adapter array is missing, or a shape differs; nothing was changed.
     """
     own = tensors(model)
-    check_shapes({name: tuple(p.shape) for name, p in own.items()}, arrays, tasks=_tasks(arrays))
+    expected = {name: tuple(p.shape) for name, p in own.items() if received is None or is_received(name, received)}
+    check_shapes(expected, arrays, tasks=_tasks(arrays))
+    set_some(model, arrays)
+
+
+def set_some(model: MultiTaskModel, arrays: Mapping[str, np.ndarray]) -> None:
+    """Load arrays that are known to be the model's."""
+    own = tensors(model)
     with torch.no_grad():
         for name, array in arrays.items():
             own[name].copy_(torch.from_numpy(np.asarray(array, dtype=np.float32)))

@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from shared.errors import ConfigError
 from shared.fixedpoint import word_for
+from shared.methods import METHODS, Method, MethodName, choose
 from shared.tasks import TASK_TYPES, TaskSpec
 
 NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,47}$"
@@ -55,7 +56,9 @@ class Adapter(Model):
     """LoRA (Hu et al. 2021): W = W0 + alpha / rank * B A on the named linear layers."""
 
     rank: Annotated[int, Field(ge=1, le=256)] = 8
-    """Inner width r of every factor pair."""
+    """Inner width r of every factor pair; where `min_rank` is given, the widest that an institution may have."""
+    min_rank: Annotated[int, Field(ge=1, le=256)] | None = None
+    """The narrowest that an institution may choose in its own file, by its machine; `rank` if not given."""
     alpha: Annotated[float, Field(gt=0)] = 16.0
     """Scales the adapter: alpha / rank."""
     rslora: bool = False
@@ -66,6 +69,17 @@ class Adapter(Model):
         "all-linear"
     ]
     """Names of linear layers, or "query,value" (the paper's own choice), or "all-linear": query, key, value, dense."""
+
+    @property
+    def ranks(self) -> range:
+        """What an institution's rank may be."""
+        return range(self.min_rank or self.rank, self.rank + 1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.ranks:
+            raise ValueError(f"min_rank must be at most rank, {self.rank}, not {self.min_rank}")
+        return self
 
 
 class Training(Model):
@@ -144,11 +158,6 @@ class Privacy(Model):
 
 
 Weighting = Literal["tasks", "examples", "equal"]
-Method = Literal["fedavg", "ffa", "fedsvd"]
-
-
-SUMMABLE: tuple[Method, ...] = ("fedavg", "ffa", "fedsvd")
-"""Methods that need no update by itself, only their weighted sum."""
 
 
 class Rounds(Model):
@@ -165,12 +174,12 @@ class Rounds(Model):
 
     `equal` does not look at record counts at all: of a task, every holder has the same weight.
     """
-    method: Method = "fedavg"
-    """What is trained and how it is averaged.
+    method: Literal["auto"] | MethodName = "auto"
+    """What institutions train and how it becomes one; `collegium methods` says what each of them is.
 
-    `fedavg`: both factors of the adapter (FedIT; Zhang et al. 2023). `ffa`: B alone, beside a frozen orthonormal A, so
-    that averaging is exact and noise is not multiplied (FFA-LoRA; Sun et al. 2024). `fedsvd`: the same, and the
-    coordinator turns A to the product's principal directions after every round (FedSVD; Lee et al. 2025).
+    `auto`: `flexlora` where institutions have different ranks, else `fedsvd` under [privacy], `rolora` under
+    [secure_aggregation], with more than 10 institutions or a rank of at most 4, and `fedex` otherwise. Where
+    institutions' labels differ strongly, `rolora` is the better choice too.
     """
     deadline_seconds: Annotated[float, Field(gt=0)] = 1800.0
     """How long the coordinator waits for the replies of one request."""
@@ -232,6 +241,14 @@ class Federation(Model):
         return self
 
     @model_validator(mode="after")
+    def _ranks(self) -> Self:
+        """Refuse different ranks where one institution's factors do not fit another's."""
+        if len(self.adapter.ranks) > 1 and not self.method.mixed_ranks:
+            able = [name for name, method in METHODS.items() if method.mixed_ranks]
+            raise ValueError(f"with adapter.min_rank, rounds.method must be one of {able}, not {self.method_name!r}")
+        return self
+
+    @model_validator(mode="after")
     def _private(self) -> Self:
         """Nothing that [privacy] does not account for may look at the records."""
         if self.privacy is None:
@@ -265,8 +282,11 @@ class Federation(Model):
         if agreed is None:
             return self
         number, wrong = len(rounds.institutions), []
-        if rounds.method not in SUMMABLE:
-            wrong.append(f"rounds.method must be one of {list(SUMMABLE)}: {rounds.method!r} needs single updates")
+        if not self.method.linear:
+            summable = [name for name, method in METHODS.items() if method.linear]
+            wrong.append(f"rounds.method must be one of {summable}: {self.method_name!r} needs single updates")
+        if len(self.adapter.ranks) > 1:
+            wrong.append("adapter.min_rank must not be given: masked updates have one shape")
         if number < 3:
             wrong.append(f"rounds.institutions must name at least 3, since of two each knows the other, not {number}")
         if not number < 2 * agreed.threshold:
@@ -280,6 +300,29 @@ class Federation(Model):
         if wrong:
             raise ValueError("with [secure_aggregation], " + "; ".join(wrong))
         return self
+
+    @property
+    def method(self) -> Method:
+        """What institutions train and how it becomes one."""
+        return METHODS[self.method_name]
+
+    @property
+    def method_name(self) -> MethodName:
+        """`rounds.method`, or what it is where the file leaves it open."""
+        return self.choice[0]
+
+    @property
+    def choice(self) -> tuple[MethodName, str]:
+        """The method, and why."""
+        if self.rounds.method != "auto":
+            return self.rounds.method, "as rounds.method says"
+        return choose(
+            institutions=len(self.rounds.institutions),
+            rank=self.adapter.rank,
+            mixed_ranks=len(self.adapter.ranks) > 1,
+            private=self.privacy is not None,
+            secure=self.secure_aggregation is not None,
+        )
 
     @property
     def digest(self) -> str:

@@ -1,22 +1,21 @@
 """One BERT, one LoRA adapter, many heads: the model that a federation trains."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from torch import nn
-from transformers import BertModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from shared.backbone import LoadedBackbone, load_backbone
 from shared.errors import ConfigError
-from shared.federation import Adapter, Federation, Method
+from shared.federation import Adapter, Federation
+from shared.lora import Base, add_lora
+from shared.methods import METHODS, Method
 from shared.tasks import Example, Task, build_task
 from shared.tasks.base import Head, Tensors
 
-FROZEN_A: tuple[Method, ...] = ("ffa", "fedsvd")
-"""Values of `rounds.method` under which institutions train B alone."""
 PAD_MULTIPLE = 8
 """Batches are padded to a multiple of this many sub-tokens, which matrix kernels like."""
 
@@ -57,12 +56,12 @@ class MultiTaskModel(nn.Module):
         adapter: Adapter,
         tasks: Mapping[str, Task],
         dropout: float,
-        method: Method = "fedavg",
+        method: Method = METHODS["fedavg"],
+        rank: int | None = None,
     ) -> None:
         super().__init__()
-        self.encoder: PeftModel = _add_lora(backbone.encoder, adapter)
-        if method in FROZEN_A:
-            _freeze_orthonormal(self.encoder)
+        self.encoder: PeftModel = add_lora(backbone.encoder, adapter, method, rank)
+        self.base = Base(self.encoder)
         self.tokenizer: PreTrainedTokenizerFast = backbone.tokenizer
         self.tasks = dict(tasks)
         embeddings = backbone.encoder.embeddings.word_embeddings.weight
@@ -129,12 +128,13 @@ class MultiTaskModel(nn.Module):
         return states
 
 
-def build_model(federation: Federation, *, backbone: str | None = None) -> MultiTaskModel:
+def build_model(federation: Federation, *, backbone: str | None = None, rank: int | None = None) -> MultiTaskModel:
     """The federation's model in its initial state, the same wherever it is built.
 
     Args:
         federation: The agreement.
         backbone: Where this machine keeps the backbone, if not where the federation file says.
+        rank: Of the adapter, where this institution's is lower than `adapter.rank`.
 
     Raises:
         BackboneError: The backbone is missing or is not the agreed one.
@@ -150,45 +150,8 @@ def build_model(federation: Federation, *, backbone: str | None = None) -> Multi
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(federation.seed)
         return MultiTaskModel(
-            loaded, federation.adapter, tasks, federation.training.head_dropout, federation.rounds.method
+            loaded, federation.adapter, tasks, federation.training.head_dropout, federation.method, rank
         )
-
-
-def lora_config(adapter: Adapter, backbone: str | None = None) -> LoraConfig:
-    """Peft's description of the adapter."""
-    return LoraConfig(
-        r=adapter.rank,
-        lora_alpha=adapter.alpha,  # type: ignore[arg-type]
-        use_rslora=adapter.rslora,
-        lora_dropout=adapter.dropout,
-        target_modules=list(adapter.target_modules),
-        bias="none",
-        task_type="FEATURE_EXTRACTION",
-        base_model_name_or_path=backbone,
-    )
-
-
-def _add_lora(encoder: BertModel, adapter: Adapter) -> PeftModel:
-    linear = {name.rsplit(".", 1)[-1] for name, module in encoder.named_modules() if isinstance(module, nn.Linear)}
-    if unknown := sorted(set(adapter.target_modules) - linear):
-        raise ConfigError(
-            f"adapter.target_modules must be among the backbone's linear layers {sorted(linear)}, not {unknown}."
-        )
-    with warnings.catch_warnings():  # peft 0.21 reads a property that transformers 5.23 renames
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-        model = get_peft_model(encoder, lora_config(adapter))
-    assert isinstance(model, PeftModel)
-    return model
-
-
-def _freeze_orthonormal(encoder: PeftModel) -> None:
-    """Every A with orthonormal rows, drawn evenly over all such (QR of a Gaussian), and not trained."""
-    with torch.no_grad():
-        for name, parameter in encoder.named_parameters():
-            if ".lora_A." in name:
-                q, r = torch.linalg.qr(torch.randn(parameter.shape[1], parameter.shape[0]))
-                parameter.copy_((q * r.diagonal().sign()).T)
-                parameter.requires_grad_(False)
 
 
 def _to(groups: Mapping[str, Tensors], device: torch.device) -> dict[str, Tensors]:

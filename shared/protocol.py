@@ -37,6 +37,10 @@ class QueryReply:
     institution: str
     records: Mapping[str, Mapping[Split, int]]
     software: str
+    rank: int | None = None
+    """Of its adapter; the federation's if None."""
+    base: str = ""
+    """The version of its frozen weights, where rounds move them; see `shared.lora.Base`."""
     labels: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Per task that has labels, those that the institution annotates, and how many training records bear each."""
     readiness: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -47,12 +51,19 @@ class QueryReply:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRequest:
-    """Train from this global state; `state` is a codec blob. Rounds count from 1."""
+    """Train from this global state; `state` is a codec blob. Rounds count from 1.
+
+    `base` holds what the frozen weights must be moved by first, from version `base_since` to `base_version`.
+    """
 
     spec_digest: str
+    run: str
     round: int
     rounds: int
     state: bytes
+    base: bytes = b""
+    base_since: str = ""
+    base_version: str = ""
     ledger: str | None = None
     """`NUMBER:SHA-256` of the last entry of the institution's privacy ledger as the coordinator remembers it."""
 
@@ -78,12 +89,16 @@ class TrainReply:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateRequest:
-    """Score this global state on one split."""
+    """Score this global state on one split; `base` as in `TrainRequest`."""
 
     spec_digest: str
+    run: str
     round: int
     split: Split
     state: bytes
+    base: bytes = b""
+    base_since: str = ""
+    base_version: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

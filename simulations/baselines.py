@@ -7,6 +7,7 @@ from client.site import Site, score
 from shared.adapter import set_state
 from shared.codec import Arrays
 from shared.federation import Federation
+from shared.lora import set_trained
 from shared.model import MultiTaskModel
 
 Scores = dict[str, dict[str, float]]
@@ -61,7 +62,9 @@ def train_on(
     epochs = federation.training.epochs_per_round * federation.rounds.count
     examples = [example for site in sites for example in site.examples("train")]
     augmented = any(site.rewordings for site in sites)
+    model.base.reset()
     set_state(model, initial)
+    set_trained(model.encoder, {factor for round in federation.method.trains for factor in round})
     trainer.train(
         model,
         examples,

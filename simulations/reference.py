@@ -21,7 +21,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from client.augmentation import Augmentation
-from client.institution import Data, Identity, Institution, Runtime, Server
+from client.institution import AdapterSize, Data, Identity, Institution, Runtime, Server
 from client.policy import Policy
 from shared.federation import Adapter, Backbone, Federation, Privacy, Rounds, SecureAggregation, Training, Wire
 from shared.tasks import TASK_TYPES, TaskSpec
@@ -49,6 +49,7 @@ INSTITUTION: Mapping[str, type[BaseModel]] = {
     "data.TASK": Data,
     "data.TASK.augmentation": Augmentation,
     "policy": Policy,
+    "adapter": AdapterSize,
     "runtime": Runtime,
 }
 

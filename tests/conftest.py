@@ -77,7 +77,13 @@ def tiny_federation(tiny_bert: Path) -> Callable[..., Federation]:
             "adapter": {"rank": 4, "alpha": 8.0},
             "tasks": TINY_TASKS,
             "training": {"batch_tokens": 256, "learning_rate": 5e-3, "precision": "float32"},
-            "rounds": {"count": 2, "institutions": names, "quorum": 1, "deadline_seconds": 60.0},
+            "rounds": {
+                "count": 2,
+                "institutions": names,
+                "quorum": 1,
+                "deadline_seconds": 60.0,
+                "method": "fedavg",
+            },
             "wire": {"codec": "float32"},
         }
         for table, changes in tables.items():

@@ -19,3 +19,5 @@ class ClientUpdate:
     """New minus received state: the adapter and the heads of its tasks, float32."""
     rows: Mapping[str, np.ndarray] = field(default_factory=dict)
     """By name of an array of which only some rows are the institution's to move: booleans [rows]."""
+    rank: int | None = None
+    """Of its factors, where that is not the state's."""

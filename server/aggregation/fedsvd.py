@@ -9,15 +9,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from server.aggregation.lowrank import decompose
+from shared.adapter import factor_name, factor_of, layer_of
 from shared.codec import Arrays
-
-A, B = ".lora_A.", ".lora_B."
 
 
 def refactor(state: Mapping[str, np.ndarray]) -> Arrays:
     """The same products B A, with A = V^T and B = U S of their thin singular value decomposition.
 
-    The product is never formed: with A^T = Q_A R_A and B = Q_B R_B, only the rank x rank core R_B R_A^T is decomposed.
     A pair whose product is zero stays as it is.
 
     Args:
@@ -27,12 +26,9 @@ def refactor(state: Mapping[str, np.ndarray]) -> Arrays:
         The new state; all but the pairs are the very same arrays.
     """
     new = dict(state)
-    for name in state:
-        if A not in name or not state[name.replace(A, B)].any():
-            continue
-        q_a, r_a = np.linalg.qr(state[name].astype(np.float64).T)
-        q_b, r_b = np.linalg.qr(state[name.replace(A, B)].astype(np.float64))
-        u, sizes, vt = np.linalg.svd(r_b @ r_a.T)
-        new[name] = (vt @ q_a.T).astype(np.float32)
-        new[name.replace(A, B)] = (q_b @ (u * sizes)).astype(np.float32)
+    for a in [name for name in state if factor_of(name) == "A"]:
+        b = factor_name(layer_of(a), "B")
+        if state[b].any():
+            u, sizes, vt = decompose(state[b], state[a])
+            new[a], new[b] = vt.astype(np.float32), (u * sizes).astype(np.float32)
     return new

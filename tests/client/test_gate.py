@@ -85,7 +85,7 @@ def test_the_gate_is_the_only_place_that_encodes_at_the_institution() -> None:
                     found.append(file.name)
             elif isinstance(node, ast.ImportFrom) and node.module in {"shared.codec", "safetensors.numpy"}:
                 found += [file.name for name in node.names if name.name in {"encode", "save", "save_file"}]
-    assert found == ["gate.py"]
+    assert found == ["gate.py", "keep.py"], "and what keep.py writes stays in the site's own folder"
 
 
 def test_a_diverged_training_is_refused_at_the_site(
@@ -101,7 +101,7 @@ def test_a_diverged_training_is_refused_at_the_site(
 
     monkeypatch.setattr(trainer, "train", diverge)
     state = codec.encode(get_state(site.model), "float32")
-    reply = site.answer(TrainRequest(spec_digest=site.federation.digest, round=1, rounds=1, state=state))
+    reply = site.answer(TrainRequest(spec_digest=site.federation.digest, run="r1", round=1, rounds=1, state=state))
     assert isinstance(reply, Refusal)
     assert reply.kind == "policy"
     assert "finite" in reply.reason

@@ -64,8 +64,8 @@ def requests(site: Site) -> tuple[QueryRequest, TrainRequest, EvaluateRequest]:
     digest, state = site.federation.digest, codec.encode(select(get_state(site.model), site.data.keys()), "float32")
     return (
         QueryRequest(spec_digest=digest),
-        TrainRequest(spec_digest=digest, round=1, rounds=2, state=state),
-        EvaluateRequest(spec_digest=digest, round=1, split="test", state=state),
+        TrainRequest(spec_digest=digest, run="r1", round=1, rounds=2, state=state),
+        EvaluateRequest(spec_digest=digest, run="r1", round=1, split="test", state=state),
     )
 
 

@@ -25,7 +25,9 @@ MakeSite = Callable[..., Site]
 
 def train_request(site: Site, round: int = 1) -> TrainRequest:
     state = select(get_state(site.model), site.data.keys())
-    return TrainRequest(spec_digest=site.federation.digest, round=round, rounds=2, state=codec.encode(state, "float32"))
+    return TrainRequest(
+        spec_digest=site.federation.digest, run="r1", round=round, rounds=2, state=codec.encode(state, "float32")
+    )
 
 
 def test_it_describes_what_it_holds(make_site: MakeSite) -> None:
@@ -65,7 +67,9 @@ def test_a_round_does_not_depend_on_what_came_before(make_site: MakeSite) -> Non
 def test_it_scores_every_task_it_holds_on_the_split(make_site: MakeSite) -> None:
     site = make_site("clauses", "entities")
     state = codec.encode(get_state(site.model), "float32")
-    reply = site.answer(EvaluateRequest(spec_digest=site.federation.digest, round=0, split="test", state=state))
+    reply = site.answer(
+        EvaluateRequest(spec_digest=site.federation.digest, run="r1", round=0, split="test", state=state)
+    )
     assert isinstance(reply, EvaluateReply)
     assert reply.examples == {"clauses": 12, "entities": 8}
     assert 0 <= reply.scores["clauses"]["macro_f1"] <= 1
@@ -75,7 +79,9 @@ def test_it_tunes_the_null_threshold_on_its_validation_records(make_site: MakeSi
     site = make_site("notes_qa")
     state = codec.encode(get_state(site.model), "float32")
     assert site.records("notes_qa", "validation") == ()
-    reply = site.answer(EvaluateRequest(spec_digest=site.federation.digest, round=0, split="test", state=state))
+    reply = site.answer(
+        EvaluateRequest(spec_digest=site.federation.digest, run="r1", round=0, split="test", state=state)
+    )
     assert isinstance(reply, EvaluateReply)
     assert "null_threshold" not in reply.scores["notes_qa"]
     splits = dict(site.data["notes_qa"])
@@ -108,7 +114,9 @@ def test_a_state_that_does_not_fit_is_refused(make_site: MakeSite) -> None:
     request = train_request(site)
     arrays = codec.decode(request.state, "float32")
     arrays.pop(next(iter(arrays)))
-    broken = TrainRequest(spec_digest=request.spec_digest, round=1, rounds=2, state=codec.encode(arrays, "float32"))
+    broken = TrainRequest(
+        spec_digest=request.spec_digest, run="r1", round=1, rounds=2, state=codec.encode(arrays, "float32")
+    )
     reply = site.answer(broken)
     assert isinstance(reply, Refusal)
     assert reply.kind == "request"

@@ -51,7 +51,7 @@ BAD: dict[str, tuple[Any, str, str]] = {
     "wrong type": (malformed(records=5), "dropped", "in records"),
     "unknown field": (malformed(extra=1), "dropped", "malformed"),
     "garbage": (KeyError("3"), "dropped", "cannot be unpacked \\(KeyError\\)"),
-    "request": (TrainRequest(spec_digest="d", round=1, rounds=1, state=b""), "dropped", "TrainRequest came"),
+    "request": (TrainRequest(spec_digest="d", run="r1", round=1, rounds=1, state=b""), "dropped", "TrainRequest came"),
 }
 
 
@@ -144,6 +144,6 @@ def answers_of(grid: Any) -> Iterator[Answer]:
 
 def test_sizes_of_what_was_sent_are_counted(scripted_grid: Any) -> None:
     grid = scripted_grid({"a": lambda _: None})
-    request = TrainRequest(spec_digest="d", round=1, rounds=1, state=b"x" * 70)
+    request = TrainRequest(spec_digest="d", run="r1", round=1, rounds=1, state=b"x" * 70)
     (answer,) = ask(grid, {"a": request}, online(grid), group="train", deadline_seconds=0.05, quorum=1)
     assert (answer.bytes_down, answer.bytes_up) == (70, 0)

@@ -16,8 +16,8 @@ from shared.tasks.text_classification import TextClassificationSpec
 SHAPES = {"adapter/a": (2, 3), "head/t/w": (4,), "head/u/w": (5,)}
 HELD = Holdings({"t": {"train": 10, "test": 4}})
 TASKS = {name: build_task(name, TextClassificationSpec(type="text-classification", labels=("a", "b"))) for name in "tu"}
-TRAIN = TrainRequest(spec_digest="d", round=2, rounds=3, state=b"")
-EVALUATE = EvaluateRequest(spec_digest="d", round=2, split="test", state=b"")
+TRAIN = TrainRequest(spec_digest="d", run="r1", round=2, rounds=3, state=b"")
+EVALUATE = EvaluateRequest(spec_digest="d", run="r1", round=2, split="test", state=b"")
 
 
 def update(**changes: Any) -> TrainReply:
@@ -61,7 +61,7 @@ def score(reply: EvaluateReply) -> EvaluateReply:
 def query(records: Any, institution: str = "bank", **more: Any) -> Holdings:
     reply = QueryReply(institution=institution, records=records, software="1", **more)
     check_types(reply)
-    return check_query(reply, institution="bank", tasks=TASKS)
+    return check_query(reply, institution="bank", tasks=TASKS, ranks=range(4, 5))
 
 
 def test_good_replies_pass_unchanged() -> None:

@@ -130,14 +130,11 @@ def test_what_secure_aggregation_cannot_work_with(tmp_path: Path, text: str, tab
         load_federation(write(tmp_path, f"{text}\n[secure_aggregation]\n{table}\n"))
 
 
-def test_secure_aggregation_refuses_methods_that_need_single_updates(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_secure_aggregation_refuses_methods_that_need_single_updates(tmp_path: Path) -> None:
     text = f"{THREE}\n[secure_aggregation]\nthreshold = 2\n"
     assert load_federation(write(tmp_path, text)).secure_aggregation is not None
-    monkeypatch.setattr("shared.federation.SUMMABLE", ("ffa",))
-    with pytest.raises(ConfigError, match="'fedavg' needs single updates"):
-        load_federation(write(tmp_path, text))
+    with pytest.raises(ConfigError, match="'fedex' needs single updates"):
+        load_federation(write(tmp_path, text.replace("[rounds]", '[rounds]\nmethod = "fedex"')))
 
 
 PRIVATE: dict[str, Any] = {

@@ -13,7 +13,8 @@ from transformers import BertModel
 from shared.adapter import ADAPTER, tensors
 from shared.errors import ConfigError
 from shared.federation import TARGET_PRESETS, Federation
-from shared.model import build_model, lora_config
+from shared.lora import lora_config
+from shared.model import build_model
 
 Make = Callable[..., Federation]
 

@@ -12,11 +12,11 @@ from shared.errors import ProtocolError
 MESSAGES: list[Any] = [
     protocol.QueryRequest(spec_digest="d"),
     protocol.QueryReply(institution="bank", records={"t": {"train": 3}}, software="0.1.0"),
-    protocol.TrainRequest(spec_digest="d", round=1, rounds=2, state=b"\x00\x01\xff"),
+    protocol.TrainRequest(spec_digest="d", run="r1", round=1, rounds=2, state=b"\x00\x01\xff"),
     protocol.TrainReply(
         institution="bank", round=1, examples={"t": 3}, losses={"t": 0.5}, steps=4, seconds=1.5, update=b"\x01" * 1000
     ),
-    protocol.EvaluateRequest(spec_digest="d", round=0, split="test", state=b"s"),
+    protocol.EvaluateRequest(spec_digest="d", run="r1", round=0, split="test", state=b"s"),
     protocol.EvaluateReply(
         institution="bank", round=0, split="test", examples={"t": 3}, scores={"t": {"f1": 0.25}}, seconds=0.5
     ),

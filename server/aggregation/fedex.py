@@ -1,0 +1,49 @@
+"""Exact averaging of products (FedEx-LoRA: Singhal et al. 2025, arXiv 2410.09432).
+
+Averaging A and B each by itself leaves out of the mean product
+
+    sum_i w_i B_i A_i - mean(B) mean(A) = sum_i w_i (B_i - mean(B)) (A_i - mean(A)),
+
+a product of at most (K - 1) r components for K institutions (their equation 8). It is added to the frozen weights, so
+that the model is exactly W0 + alpha / r * sum_i w_i B_i A_i.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from server.aggregation import ClientUpdate, fedavg
+from server.aggregation.lowrank import Product, compress, stack
+from shared.adapter import factor_name, factor_of, layer_of
+from shared.codec import Arrays
+from shared.federation import Weighting
+
+
+def apply(
+    state: Mapping[str, np.ndarray], updates: Iterable[ClientUpdate], *, weighting: Weighting, scale: float
+) -> tuple[Arrays, dict[str, Product], fedavg.Diagnostics]:
+    """Average, and say what is left out.
+
+    Args:
+        state: The global state.
+        updates: All are held at once.
+        weighting: As `fedavg.apply`.
+        scale: What the adapter multiplies B A by.
+
+    Returns:
+        The new state; by layer, the product to add to its frozen weights, the scale included; the diagnostics.
+    """
+    held = list(updates)
+    new, diagnostics = fedavg.apply(state, held, weighting=weighting)
+    steps: dict[str, Product] = {}
+    for a in [name for name in state if factor_of(name) == "A"]:
+        layer, b = layer_of(a), factor_name(layer_of(a), "B")
+        weights = [diagnostics.weights[update.institution] for update in held]
+        mean = {name: sum(w * u.arrays[name] for w, u in zip(weights, held, strict=True)) for name in (a, b)}
+        parts = [
+            (scale * w * (u.arrays[b] - mean[b]), u.arrays[a] - mean[a]) for w, u in zip(weights, held, strict=True)
+        ]
+        step = compress(stack(parts))
+        if step[1].size:
+            steps[layer] = step
+    return new, steps, diagnostics

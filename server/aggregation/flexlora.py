@@ -1,0 +1,42 @@
+"""The mean product, cut to a rank (FlexLoRA: Bai et al. 2024, arXiv 2402.11505).
+
+Institutions may have different ranks. sum_i w_i B_i A_i is decomposed, without being formed, and its first components
+become the new factors: an institution of rank r gets the first r of them, the nearest product of that rank.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from server.aggregation import ClientUpdate, fedavg
+from server.aggregation.lowrank import stack, truncate
+from server.aggregation.mixed_ranks import narrow, padded
+from shared.adapter import factor_name, factor_of, layer_of
+from shared.codec import Arrays
+from shared.federation import Weighting
+
+
+def apply(
+    state: Mapping[str, np.ndarray], updates: Iterable[ClientUpdate], *, weighting: Weighting
+) -> tuple[Arrays, fedavg.Diagnostics]:
+    """Average products, and cut the mean to the state's rank.
+
+    Args:
+        state: The global state, of the highest rank.
+        updates: All are held at once; of rank r they have A [r, inputs] and B [outputs, r].
+        weighting: As `fedavg.apply`, which averages the heads.
+
+    Returns:
+        The new state and the diagnostics.
+    """
+    held = list(updates)
+    new, diagnostics = fedavg.apply(state, (padded(update, state) for update in held), weighting=weighting)
+    for a in [name for name in state if factor_of(name) == "A"]:
+        b = factor_name(layer_of(a), "B")
+        parts = []
+        for update in held:
+            received = narrow({a: state[a], b: state[b]}, update.rank)
+            weight = diagnostics.weights[update.institution]
+            parts.append((weight * (received[b] + update.arrays[b]), received[a] + update.arrays[a]))
+        new[b], new[a] = truncate(stack(parts), state[a].shape[0])
+    return new, diagnostics

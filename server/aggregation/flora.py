@@ -1,0 +1,52 @@
+"""Adding every institution's product to the frozen weights (FLoRA: Wang et al. 2024, arXiv 2409.05976).
+
+The stacked factors [B_1 .. B_K] and [w_1 A_1; ..; w_K A_K] have the product sum_i w_i B_i A_i (their equation 5; a
+weight stands on one of the two factors only). It goes into the frozen weights as it is, whatever the institutions'
+ranks, and the next round begins with a new A and B = 0. Beginning anew costs accuracy: papers that compare find it
+behind averaging.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from server.aggregation import ClientUpdate, fedavg
+from server.aggregation.lowrank import Product, compress, stack
+from server.aggregation.mixed_ranks import narrow, padded
+from shared.adapter import factor_name, factor_of, layer_of
+from shared.codec import Arrays
+from shared.federation import Weighting
+
+
+def apply(
+    state: Mapping[str, np.ndarray], updates: Iterable[ClientUpdate], *, weighting: Weighting, scale: float, seed: int
+) -> tuple[Arrays, dict[str, Product], fedavg.Diagnostics]:
+    """Stack the products, and begin the factors anew.
+
+    Args:
+        state: The global state.
+        updates: All are held at once; ranks may differ.
+        weighting: As `fedavg.apply`, which averages the heads.
+        scale: What the adapter multiplies B A by.
+        seed: Decides the new A, drawn as peft draws it: evenly within 1 / sqrt(inputs).
+
+    Returns:
+        The new state; by layer, the product to add to its frozen weights, the scale included; the diagnostics.
+    """
+    held = list(updates)
+    new, diagnostics = fedavg.apply(state, (padded(update, state) for update in held), weighting=weighting)
+    steps: dict[str, Product] = {}
+    rng = np.random.default_rng(seed)
+    for a in sorted(name for name in state if factor_of(name) == "A"):
+        layer, b = layer_of(a), factor_name(layer_of(a), "B")
+        parts = []
+        for update in held:
+            weight, received = scale * diagnostics.weights[update.institution], narrow(state, update.rank)
+            parts.append((weight * (received[b] + update.arrays[b]), received[a] + update.arrays[a]))
+        step = compress(stack(parts))
+        if step[1].size:
+            steps[layer] = step
+        bound = state[a].shape[1] ** -0.5
+        new[a] = rng.uniform(-bound, bound, state[a].shape).astype(np.float32)
+        new[b] = np.zeros_like(state[b])
+    return new, steps, diagnostics
