@@ -62,7 +62,7 @@ class Predictor:
 def open_bundle(folder: Path, *, backbone: str | None = None) -> Predictor:
     """Load a bundle that `collegium server release` wrote; `backbone` says where its BERT is, if not as named there."""
     bundle = load_bundle(folder)
-    model = build_model(bundle.federation, backbone=backbone)
+    model = build_model(bundle.federation, backbone=backbone, released=bundle.adapter)
     set_state(model, bundle.arrays)
     model.tasks = {name: task.calibrated(bundle.settings.get(name, {})) for name, task in model.tasks.items()}
     return Predictor(bundle.federation, model.eval())

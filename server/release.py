@@ -10,6 +10,7 @@ import tomli_w
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from server.deployed import deployed
 from server.store import Store, rounds, scores
 from shared.adapter import ADAPTER, HEAD
 from shared.bundle import ADAPTER_FILE, FEDERATION_FILE, HEADS_FILE, METRICS_FILE
@@ -68,7 +69,9 @@ def release(store: Store, run: str, folder: Path) -> Path:
     try:
         shutil.rmtree(building, ignore_errors=True)
         (building / "adapter").mkdir(parents=True)
-        _write(building, federation, store.load_checkpoint(row["run"], best), metrics)
+        states = [store.load_checkpoint(row["run"], round) for round in range(1, best + 1)]
+        adapter, ranks = deployed(store.load_checkpoint(row["run"], best), states, federation)
+        _write(building, federation, adapter, ranks, metrics)
         building.replace(folder)
     except (OSError, SafetensorError) as error:
         raise StoreError(f"Could not write the bundle {folder}: {error}; make room and release again.") from error
@@ -99,8 +102,10 @@ def tuned_settings(
     return settings
 
 
-def _write(folder: Path, federation: Federation, state: Arrays, metrics: Mapping[str, Any]) -> None:
-    lora_config(federation.adapter, federation.backbone.name).save_pretrained(str(folder / "adapter"))
+def _write(
+    folder: Path, federation: Federation, state: Arrays, ranks: Mapping[str, int], metrics: Mapping[str, Any]
+) -> None:
+    lora_config(federation.adapter, federation.backbone.name, ranks).save_pretrained(str(folder / "adapter"))
     for file, prefix in ((ADAPTER_FILE, ADAPTER), (HEADS_FILE, HEAD)):
         part = {name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)}
         save_file(part, folder / file)

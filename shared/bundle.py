@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from peft import LoraConfig
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
@@ -25,6 +26,8 @@ class Bundle:
 
     federation: Federation
     arrays: Arrays
+    adapter: LoraConfig
+    """What peft is told of the adapter."""
     settings: Mapping[str, Mapping[str, float]]
     """Per task, the settings of `Task.predict` that were tuned on validation records."""
 
@@ -35,7 +38,8 @@ def load_bundle(folder: Path) -> Bundle:
     try:
         arrays = {ADAPTER + name: array for name, array in load_file(folder / ADAPTER_FILE).items()}
         arrays |= {HEAD + name: array for name, array in load_file(folder / HEADS_FILE).items()}
-    except (OSError, SafetensorError) as error:
+        adapter = LoraConfig.from_pretrained(str(folder / ADAPTER_FILE.parent))
+    except (OSError, ValueError, SafetensorError) as error:
         raise ConfigError(f"Expected a released bundle in {folder}, but it could not be read: {error}.") from error
     heads = {task for name in arrays if (task := task_of(name)) is not None}
     if heads != federation.tasks.keys() or not any(name.startswith(ADAPTER) for name in arrays):
@@ -43,7 +47,7 @@ def load_bundle(folder: Path) -> Bundle:
             f"Expected an adapter and the heads of {sorted(federation.tasks)} in {folder}, but it has the heads of "
             f"{sorted(heads)}; take the whole bundle as it was released."
         )
-    return Bundle(federation, arrays, _settings(folder / METRICS_FILE))
+    return Bundle(federation, arrays, adapter, _settings(folder / METRICS_FILE))
 
 
 def _settings(file: Path) -> dict[str, dict[str, float]]:

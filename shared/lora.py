@@ -15,6 +15,9 @@ from shared.errors import ConfigError, ProtocolError
 from shared.federation import Adapter
 from shared.methods import Factor, Method
 
+PREFIX = "base_model.model."
+"""What peft puts before the names of the encoder's layers."""
+
 
 class Cored(nn.Module):
     """A frozen A with a core behind it: R A x, in the place of peft's A (Fed-SB)."""
@@ -106,10 +109,7 @@ def add_lora(encoder: BertModel, adapter: Adapter, method: Method, rank: int | N
         raise ConfigError(
             f"adapter.target_modules must be among the backbone's linear layers {sorted(linear)}, not {unknown}."
         )
-    with warnings.catch_warnings():  # peft 0.21 reads a property that transformers 5.23 renames
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-        model = get_peft_model(encoder, lora_config(adapter))
-    assert isinstance(model, PeftModel)
+    model = adapt(encoder, lora_config(adapter))
     if method.begins != "random":
         narrowest = min(min(frozen(layer).weight.shape) for layer in lora_layers(model).values())
         if adapter.rank > narrowest:
@@ -120,6 +120,15 @@ def add_lora(encoder: BertModel, adapter: Adapter, method: Method, rank: int | N
         for layer in lora_layers(model).values():
             _narrow(layer, rank)
     set_trained(model, method.factors(1))
+    return model
+
+
+def adapt(encoder: BertModel, config: LoraConfig) -> PeftModel:
+    """Put LoRA on the encoder as peft does."""
+    with warnings.catch_warnings():  # peft 0.21 reads a property that transformers 5.23 renames
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        model = get_peft_model(encoder, config)
+    assert isinstance(model, PeftModel)
     return model
 
 
@@ -156,12 +165,21 @@ def rank_of(encoder: PeftModel) -> int:
     return int(factors(next(iter(lora_layers(encoder).values())))["A"].shape[0])
 
 
-def lora_config(adapter: Adapter, backbone: str | None = None) -> LoraConfig:
-    """Peft's description of the adapter."""
+def lora_config(adapter: Adapter, backbone: str | None = None, ranks: Mapping[str, int] | None = None) -> LoraConfig:
+    """Peft's description of the adapter.
+
+    Args:
+        adapter: As agreed.
+        backbone: Name of the frozen BERT.
+        ranks: By layer, the rank of an adapter whose factors have the scale in them already.
+    """
+    own = {layer.removeprefix(PREFIX): rank for layer, rank in (ranks or {}).items()}
     return LoraConfig(
+        rank_pattern=own,
+        alpha_pattern=own,  # alpha / rank is 1
         r=adapter.rank,
         lora_alpha=adapter.alpha,  # type: ignore[arg-type]
-        use_rslora=adapter.rslora,
+        use_rslora=adapter.rslora and not own,
         lora_dropout=adapter.dropout,
         target_modules=list(adapter.target_modules),
         bias="none",

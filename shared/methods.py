@@ -97,7 +97,7 @@ METHODS: Mapping[MethodName, Method] = {
         exact=True,
         linear=False,
         up="A, B",
-        down="factors of rank K r",
+        down="A, B, and factors of rank K r",
         mixed_ranks=True,
         private="costly",
         folds=True,
@@ -161,6 +161,20 @@ FEW = 10
 """Up to so many institutions, an exact residual costs little."""
 LOW_RANK = 4
 """At ranks up to this, two factors averaged by themselves lose much."""
+
+
+def columns(method: Method) -> dict[str, str]:
+    """What the table of methods says of one, by column."""
+    said = {True: "yes", False: "no"}
+    private = {"yes": "yes", "costly": "noise multiplies", "no": "no"}
+    return {
+        "up": method.up,
+        "down": method.down,
+        "exact mean": said[method.exact],
+        "secure aggregation": said[method.linear],
+        "different ranks": said[method.mixed_ranks],
+        "privacy": private[method.private],
+    }
 
 
 def choose(*, institutions: int, rank: int, mixed_ranks: bool, private: bool, secure: bool) -> tuple[MethodName, str]:

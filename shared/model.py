@@ -4,15 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from shared.backbone import LoadedBackbone, load_backbone
 from shared.errors import ConfigError
-from shared.federation import Adapter, Federation
-from shared.lora import Base, add_lora
-from shared.methods import METHODS, Method
+from shared.federation import Federation
+from shared.lora import Base, adapt, add_lora
 from shared.tasks import Example, Task, build_task
 from shared.tasks.base import Head, Tensors
 
@@ -50,18 +49,10 @@ class Batch:
 class MultiTaskModel(nn.Module):
     """A frozen BERT with LoRA and one head per task; one encoder forward serves rows of every task."""
 
-    def __init__(
-        self,
-        backbone: LoadedBackbone,
-        adapter: Adapter,
-        tasks: Mapping[str, Task],
-        dropout: float,
-        method: Method = METHODS["fedavg"],
-        rank: int | None = None,
-    ) -> None:
+    def __init__(self, encoder: PeftModel, backbone: LoadedBackbone, tasks: Mapping[str, Task], dropout: float) -> None:
         super().__init__()
-        self.encoder: PeftModel = add_lora(backbone.encoder, adapter, method, rank)
-        self.base = Base(self.encoder)
+        self.encoder = encoder
+        self.base = Base(encoder)
         self.tokenizer: PreTrainedTokenizerFast = backbone.tokenizer
         self.tasks = dict(tasks)
         embeddings = backbone.encoder.embeddings.word_embeddings.weight
@@ -128,13 +119,20 @@ class MultiTaskModel(nn.Module):
         return states
 
 
-def build_model(federation: Federation, *, backbone: str | None = None, rank: int | None = None) -> MultiTaskModel:
+def build_model(
+    federation: Federation,
+    *,
+    backbone: str | None = None,
+    rank: int | None = None,
+    released: LoraConfig | None = None,
+) -> MultiTaskModel:
     """The federation's model in its initial state, the same wherever it is built.
 
     Args:
         federation: The agreement.
         backbone: Where this machine keeps the backbone, if not where the federation file says.
         rank: Of the adapter, where this institution's is lower than `adapter.rank`.
+        released: What peft is told of a released adapter, if that is what the model is for.
 
     Raises:
         BackboneError: The backbone is missing or is not the agreed one.
@@ -149,9 +147,12 @@ def build_model(federation: Federation, *, backbone: str | None = None, rank: in
     tasks = {name: build_task(name, spec) for name, spec in federation.tasks.items()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(federation.seed)
-        return MultiTaskModel(
-            loaded, federation.adapter, tasks, federation.training.head_dropout, federation.method, rank
+        encoder = (
+            adapt(loaded.encoder, released)
+            if released
+            else add_lora(loaded.encoder, federation.adapter, federation.method, rank)
         )
+        return MultiTaskModel(encoder, loaded, tasks, federation.training.head_dropout)
 
 
 def _to(groups: Mapping[str, Tensors], device: torch.device) -> dict[str, Tensors]:

@@ -123,6 +123,20 @@ def audit(
         raise typer.Exit(1)
 
 
+@app.command(epilog="Example: collegium methods")
+def methods(as_json: JsonOption = False) -> None:
+    """List what rounds.method may be: what travels, whether the mean is exact, and what it can be combined with."""
+    from shared.methods import METHODS, columns
+
+    if as_json:
+        print_json({name: asdict(method) for name, method in METHODS.items()})
+        return
+    for name, method in METHODS.items():
+        print(f"{name}: {method.summary} ({method.source})")
+        for key, text in columns(method).items():
+            print(f"  {key:20}{text}")
+
+
 @app.command(epilog="Example: collegium tasks")
 def tasks(as_json: JsonOption = False) -> None:
     """List the types of task: what a record holds, head, loss, metrics, and the papers behind them."""

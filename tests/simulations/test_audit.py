@@ -201,7 +201,7 @@ def bundle(tmp_path: Path, tiny_federation: Callable[..., Federation]) -> Path:
     folder = tmp_path / "bundle"
     (folder / "adapter").mkdir(parents=True)
     metrics = {"run": "1", "best_round": 1, "rounds": [], "scores": [], "settings": {}}
-    write_bundle(folder, federation, state, metrics)
+    write_bundle(folder, federation, state, {}, metrics)
     return folder
 
 
