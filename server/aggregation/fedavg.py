@@ -3,22 +3,32 @@
 A head is averaged over the institutions that hold its task, weighted by their examples of it; where they annotate
 different labels, row by row over those that annotate the row's label. The adapter gives every task an equal say:
 institution i weighs w_i = 1/T * sum_t n_it / N_t over the T tasks present, where n_it are its examples of task t and
-N_t all institutions'. N_t is known only at the end, so one running sum is kept per task and the memory needed does not
-grow with the number of institutions. Weights by `examples` are w_i = n_i / N instead (McMahan et al. 2017), under which
-a large task drowns a small one. Under `equal` every n_it is 1.
+N_t all institutions'. Weights by `examples` are w_i = n_i / N instead (McMahan et al. 2017), under which a large task
+drowns a small one. Under `equal` every n_it is 1.
+
+N_t is known only at the end, so each task needs a running sum of its own, except that tasks whose examples have had the
+same ratio at every institution so far share one (`_Group`). The memory needed does not grow with the number of
+institutions: one update, and twice its size for every such sum. Sums are float64: with K institutions they are within
+K * 2^-53 of the exact ones, relative to the sum of magnitudes, so that the new state's own rounding to float32 (2^-24)
+is what remains. `simulations/benchmarks/aggregation.py` measures seconds and bytes.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
+from scipy.linalg.blas import daxpy
 
 from server.aggregation import ClientUpdate
 from shared.adapter import task_of
 from shared.codec import Arrays
 from shared.errors import ReplyError
 from shared.federation import Weighting
+
+BLOCK = 1 << 15
+"""Values that are widened to float64 at a time: they stay in a processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +61,7 @@ def apply(
     Raises:
         ReplyError: An institution contributed twice.
     """
-    adapter: dict[str, Arrays] = {}
-    heads: Arrays = {}
-    weighed: Arrays = {}
-    totals: dict[str, int] = {}
+    sums = _Sums(state, weighting)
     examples: dict[str, Mapping[str, int]] = {}
     norms: dict[str, float] = {}
     for update in updates:
@@ -63,29 +70,12 @@ def apply(
                 f"Expected one update from {update.institution}, but a second one came; it is not counted."
             )
         examples[update.institution] = update.examples
-        norms[update.institution] = _norm(update.arrays.values())
-        counts = counts_for(update.examples, weighting)
-        for task, count in counts.items():
-            totals[task] = totals.get(task, 0) + count
-        for name, array in update.arrays.items():
-            head_of = task_of(name)
-            if head_of is not None:
-                weight = row_weights(counts[head_of], array, update.rows.get(name))
-                _add(heads, name, array, weight)
-                _add(weighed, name, np.ones(weight.shape), weight)
-                continue
-            for held, count in counts.items():
-                _add(adapter.setdefault(held, {}), name, array, count)
+        norms[update.institution] = sums.add(update)
+        del update  # or it would still be there while the next one arrives
     new = dict(state)
-    for name, total in heads.items():
-        # A row that nobody may move keeps its value: its total is zero, whatever it is divided by.
-        new[name] = (state[name] + total / np.maximum(weighed[name], 1.0)).astype(np.float32)
-    shares = _shares(totals, weighting)
-    for name in next(iter(adapter.values()), {}):
-        mean = sum(sums[name] / shares[task] for task, sums in adapter.items())
-        new[name] = (state[name] + mean).astype(np.float32)
-    weights = adapter_weights(examples, weighting)
-    return new, Diagnostics(examples, norms, weights, step_norm(new, state))
+    for name, step in sums.means(_totals(examples, weighting)):
+        new[name] = (state[name] + step).astype(np.float32)
+    return new, Diagnostics(examples, norms, adapter_weights(examples, weighting), step_norm(new, state))
 
 
 def counts_for(examples: Mapping[str, int], weighting: Weighting) -> Mapping[str, int]:
@@ -95,20 +85,18 @@ def counts_for(examples: Mapping[str, int], weighting: Weighting) -> Mapping[str
 
 def adapter_weights(examples: Mapping[str, Mapping[str, int]], weighting: Weighting) -> dict[str, float]:
     """Each institution's weight in the adapter, by its examples per task; they sum to one."""
-    counted = {institution: counts_for(held, weighting) for institution, held in examples.items()}
-    totals: dict[str, int] = {}
-    for held in counted.values():
-        for task, count in held.items():
-            totals[task] = totals.get(task, 0) + count
-    shares = _shares(totals, weighting)
-    return {name: sum(count / shares[task] for task, count in held.items()) for name, held in counted.items()}
+    totals = _totals(examples, weighting)
+    return {
+        name: sum(count / (totals[task] * len(totals)) for task, count in _says(held, weighting).items())
+        for name, held in examples.items()
+    }
 
 
 def row_weights(count: float, array: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
     """The weight of every row, shaped to multiply the array: zero where a row is not the institution's to move."""
     if rows is None:
         return np.full((1,) * array.ndim, count, np.float64)
-    return (count * rows.astype(np.float64)).reshape(-1, *(1,) * (array.ndim - 1))
+    return _column(count * rows.astype(np.float64), array)
 
 
 def step_norm(new: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray]) -> float:
@@ -116,18 +104,149 @@ def step_norm(new: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray]) ->
     return _norm(new[name].astype(np.float64) - state[name] for name in new if new[name] is not state[name])
 
 
-def _shares(totals: Mapping[str, int], weighting: Weighting) -> dict[str, int]:
-    """What a task's running sum is divided by."""
-    return {task: sum(totals.values()) if weighting == "examples" else n * len(totals) for task, n in totals.items()}
+@dataclass
+class _Group:
+    """Tasks whose examples have had the same ratio at every institution so far: one running sum serves them all."""
+
+    counts: dict[str, int]
+    """That ratio: the examples at the first institution that had them."""
+    total: np.ndarray
+    """Flat sum of the adapter; times `counts` of a task, it is the task's sum over institutions of n_it * update_i."""
+
+
+class _Sums:
+    """What has been added up so far: flat float64 sums, the arrays of the adapter or of a head one behind the other."""
+
+    def __init__(self, state: Mapping[str, np.ndarray], weighting: Weighting) -> None:
+        self._state = state
+        self._weighting = weighting
+        self._parts: dict[str | None, list[str]] = {None: []}
+        """The arrays of every head, and of the adapter, which is None."""
+        for name in state:
+            self._parts.setdefault(task_of(name), []).append(name)
+        self._sent: dict[str | None, list[str]] = {}
+        self._groups: list[_Group] = []
+        self._heads: dict[str, np.ndarray] = {}
+        self._weighed: Arrays = {}
+        self._scratch = np.empty(BLOCK)
+
+    def add(self, update: ClientUpdate) -> float:
+        """Add one institution's update; its Euclidean norm, without the rows that are not its own to move."""
+        squares = 0.0
+        if arrays := self._take(None, update):
+            sums = _weigh(self._groups, _says(update.examples, self._weighting), _size(arrays))
+            squares += _add(arrays, sums, self._scratch)
+        for task, count in counts_for(update.examples, self._weighting).items():
+            if arrays := self._take(task, update):
+                if task not in self._heads:
+                    self._heads[task] = np.zeros(_size(arrays))
+                squares += _add(arrays, [(self._heads[task], count)], self._scratch)
+                for name, array in zip(self._sent[task], arrays, strict=True):
+                    weight = row_weights(count, array, update.rows.get(name))
+                    self._weighed[name] = self._weighed[name] + weight if name in self._weighed else weight
+        return math.sqrt(squares)
+
+    def means(self, totals: Mapping[str, int]) -> Iterator[tuple[str, np.ndarray]]:
+        """Every array's step, given what all institutions' examples add up to. Uses up the sums."""
+        for task, total in self._heads.items():
+            for name, sum_ in self._cut(total, task):
+                # A row that nobody may move keeps its value: its total is zero, whatever it is divided by.
+                yield name, sum_ / np.maximum(self._weighed[name], 1.0)
+        if self._groups:
+            yield from self._cut(_mean(self._groups, totals), None)
+
+    def _take(self, part: str | None, update: ClientUpdate) -> list[np.ndarray]:
+        """The update's arrays of the adapter or a head, zero in rows that are not the institution's to move."""
+        if names := [name for name in self._parts.get(part, ()) if name in update.arrays]:
+            self._sent[part] = names
+        return [
+            update.arrays[name] * _column(update.rows[name], update.arrays[name])
+            if name in update.rows
+            else update.arrays[name]
+            for name in names
+        ]
+
+    def _cut(self, total: np.ndarray, part: str | None) -> Iterator[tuple[str, np.ndarray]]:
+        start = 0
+        for name in self._sent[part]:
+            size, shape = self._state[name].size, self._state[name].shape
+            yield name, total[start : start + size].reshape(shape)
+            start += size
+
+
+def _weigh(groups: list[_Group], counts: Mapping[str, int], size: int) -> list[tuple[np.ndarray, float]]:
+    """The sums that an institution's update goes into, and its weight in each; groups that it tells apart are split."""
+    for group in list(groups):
+        apart: dict[Fraction, dict[str, int]] = {}
+        for task, first in group.counts.items():
+            apart.setdefault(Fraction(counts.get(task, 0), first), {})[task] = first
+        group.counts, *others = apart.values()
+        groups += [_Group(other, group.total.copy()) for other in others]
+    if new := {task: count for task, count in counts.items() if all(task not in group.counts for group in groups)}:
+        groups.append(_Group(new, np.zeros(size)))
+    leads = [(group.total, *next(iter(group.counts.items()))) for group in groups]
+    return [(total, counts[task] / first) for total, task, first in leads if task in counts]
+
+
+def _mean(groups: Sequence[_Group], totals: Mapping[str, int]) -> np.ndarray:
+    """The adapter's step: the mean over tasks of each one's weighted mean. Uses up the groups' sums."""
+    for group in groups:
+        group.total *= sum(count / (totals[task] * len(totals)) for task, count in group.counts.items())
+    first, *others = (group.total for group in groups)
+    for other in others:
+        first += other
+    return first
+
+
+def _says(examples: Mapping[str, int], weighting: Weighting) -> Mapping[str, int]:
+    """An institution's examples that count for the adapter: task by task, or of all tasks as if they were one."""
+    return {"": sum(examples.values())} if weighting == "examples" else counts_for(examples, weighting)
+
+
+def _totals(examples: Mapping[str, Mapping[str, int]], weighting: Weighting) -> dict[str, int]:
+    """Over all institutions, what `_says`."""
+    totals: dict[str, int] = {}
+    for held in examples.values():
+        for task, count in _says(held, weighting).items():
+            totals[task] = totals.get(task, 0) + count
+    return totals
+
+
+def _add(arrays: Sequence[np.ndarray], sums: Sequence[tuple[np.ndarray, float]], scratch: np.ndarray) -> float:
+    """Add arrays, one behind the other, times a weight to each of several sums in place; their squared norm."""
+    squares = 0.0
+    for start, run in _runs(arrays, scratch):
+        squares += float(run.dot(run))
+        for total, weight in sums:
+            daxpy(run, total, a=weight, offy=start)
+    return squares
+
+
+def _runs(arrays: Sequence[np.ndarray], scratch: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Arrays one behind the other, as float64 in runs that fit into `scratch`, with where each run begins."""
+    start = filled = 0
+    room = scratch.size
+    for array in arrays:
+        flat = array.reshape(-1)
+        for piece in [flat] if flat.size <= room else np.split(flat, range(room, flat.size, room)):
+            if filled + piece.size > room:
+                yield start, scratch[:filled]
+                start, filled = start + filled, 0
+            end = filled + piece.size
+            scratch[filled:end] = piece
+            filled = end
+    if filled:
+        yield start, scratch[:filled]
+
+
+def _size(arrays: Sequence[np.ndarray]) -> int:
+    return sum(array.size for array in arrays)
+
+
+def _column(rows: np.ndarray, array: np.ndarray) -> np.ndarray:
+    """One value per row, shaped to multiply the array."""
+    return rows.reshape(-1, *(1,) * (array.ndim - 1))
 
 
 def _norm(arrays: Iterable[np.ndarray]) -> float:
     return math.sqrt(sum(float(np.vdot(array, array)) for array in arrays))
-
-
-def _add(sums: Arrays, name: str, array: np.ndarray, weight: int | np.ndarray) -> None:
-    product = np.asarray(weight, np.float64) * array
-    if name in sums:
-        sums[name] = sums[name] + product
-    else:
-        sums[name] = product

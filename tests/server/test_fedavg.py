@@ -9,6 +9,7 @@ import pytest
 from server.aggregation import ClientUpdate, fedavg
 from shared.codec import Arrays
 from shared.errors import ReplyError
+from shared.federation import Weighting
 
 SHAPES = {"adapter/q.lora_A.weight": (2, 5), "adapter/q.lora_B.weight": (7, 2), "head/t/w": (3, 5), "head/u/w": (2, 5)}
 
@@ -114,3 +115,67 @@ def test_weights_by_examples_are_plain_fedavg() -> None:
     name = "adapter/q.lora_A.weight"
     mean = sum(diagnostics.weights[u.institution] * u.arrays[name].astype(float) for u in UPDATES)
     np.testing.assert_allclose(new[name], STATE[name] + mean, rtol=1e-6, atol=1e-6)
+
+
+def slow_mean(updates: list[ClientUpdate], name: str, weighting: Weighting) -> np.ndarray:
+    weights = fedavg.adapter_weights({u.institution: u.examples for u in updates}, weighting)
+    mean: np.ndarray = np.sum([weights[u.institution] * u.arrays[name].astype(float) for u in updates], axis=0)
+    return mean
+
+
+@pytest.mark.parametrize("weighting", ["tasks", "examples", "equal"])
+@pytest.mark.parametrize(
+    "held",
+    [
+        [{"t": 4, "u": 6}, {"t": 2, "u": 3}, {"t": 6, "u": 9}],  # one ratio throughout
+        [{"t": 4, "u": 6, "v": 2}, {"t": 2, "u": 3, "v": 9}, {"t": 1, "u": 1, "v": 1}],  # told apart one after another
+        [{"t": 4}, {"u": 6, "v": 2}, {"t": 2, "v": 1}, {"w": 5}, {"t": 1, "u": 8, "v": 1, "w": 3}],
+    ],
+)
+def test_tasks_share_a_sum_only_while_nothing_tells_them_apart(
+    held: list[dict[str, int]], weighting: Weighting
+) -> None:
+    name = "adapter/q.lora_A.weight"
+    updates = [ClientUpdate(str(i), counts, {name: arrays(i, ())[name]}) for i, counts in enumerate(held)]
+    for given in (updates, updates[::-1]):
+        new, _ = fedavg.apply(STATE, given, weighting=weighting)
+        np.testing.assert_allclose(new[name], STATE[name] + slow_mean(updates, name, weighting), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [fedavg.BLOCK - 1, fedavg.BLOCK, 2 * fedavg.BLOCK + 3])
+def test_arrays_of_any_size_keep_their_places(size: int) -> None:
+    names = ("adapter/a", "adapter/b", "adapter/c", "head/t/w")
+    rng = np.random.default_rng(size)
+    shapes = dict(zip(names, ((size,), (2, 3), (size, 1), (5, size)), strict=True))
+    state = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    updates = [
+        ClientUpdate(who, {"t": 1}, {n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()})
+        for who in ("a", "b")
+    ]
+    new, diagnostics = fedavg.apply(state, updates)
+    for name in names:
+        np.testing.assert_allclose(new[name], (updates[0].arrays[name] + updates[1].arrays[name]) / 2, atol=1e-6)
+    whole = np.concatenate([array.ravel() for array in updates[0].arrays.values()])
+    assert diagnostics.norms["a"] == pytest.approx(float(np.linalg.norm(whole)), rel=1e-5)
+
+
+def test_an_update_without_a_head_leaves_it_to_the_others() -> None:
+    a, b, _ = UPDATES
+    headless = ClientUpdate("a", a.examples, {n: x for n, x in a.arrays.items() if not n.startswith("head/")})
+    new, _ = fedavg.apply(STATE, [headless, b])
+    np.testing.assert_allclose(new["head/t/w"], STATE["head/t/w"] + b.arrays["head/t/w"], atol=1e-6)
+
+
+@pytest.mark.parametrize("tasks", [1, 6])
+def test_four_updates_fill_all_memory_that_is_needed(tasks: int) -> None:
+    state = {f"adapter/{i}": np.zeros((8, 768), np.float32) for i in range(48)}
+    counts = {f"t{i}": i + 1 for i in range(tasks)}
+    peaks = []
+    for institutions in (5, 50):
+        given = (ClientUpdate(str(i), counts, {n: a + 1 for n, a in state.items()}) for i in range(institutions))
+        tracemalloc.start()
+        fedavg.apply(state, given)
+        peaks.append(tracemalloc.get_traced_memory()[1] / sum(a.nbytes for a in state.values()))
+        tracemalloc.stop()
+    assert max(peaks) <= 4
+    assert peaks[1] <= 1.02 * peaks[0]
