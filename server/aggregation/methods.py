@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from server.aggregation import ClientUpdate, fedavg, fedex, flexlora, flora
+from server.aggregation import ClientUpdate, fedavg, fedex, fednova, flexlora, flora
 from server.aggregation.mixed_ranks import padded
 from shared.adapter import BASE, pack_steps
 from shared.codec import Arrays
@@ -31,6 +31,10 @@ def aggregate(
     """
     state = {name: array for name, array in state.items() if not name.startswith(BASE)}
     weighting, scale, name = federation.rounds.weighting, scale_of(federation.adapter), federation.method_name
+    if not federation.method.linear:
+        updates = list(updates)
+        if not updates:
+            return fedavg.apply(state, (), weighting=weighting)
     if name == "flexlora":
         return flexlora.apply(state, updates, weighting=weighting)
     if name == "fedex":
@@ -40,4 +44,9 @@ def aggregate(
         seed = federation.seed + round
         new, steps, diagnostics = flora.apply(state, updates, weighting=weighting, scale=scale, seed=seed)
         return new | pack_steps(steps), diagnostics
-    return fedavg.apply(state, (padded(update, state) for update in updates), weighting=weighting)
+    filled = (padded(update, state) for update in updates)
+    if federation.rounds.normalize_steps:
+        training = federation.training
+        momentum = training.momentum if training.optimizer == "sgd" else 0.0
+        return fednova.apply(state, filled, weighting=weighting, momentum=momentum)
+    return fedavg.apply(state, filled, weighting=weighting)
