@@ -27,6 +27,11 @@ class Predictor:
 
     def task(self, name: str) -> Task:
         """The task of that name. Raises ConfigError if the bundle has none."""
+        if not self.model.tasks:
+            raise ConfigError(
+                "Expected a bundle with task heads, but every institution of this federation keeps its heads at home; "
+                "predict with one that an institution has written by `collegium client bundle`."
+            )
         if name not in self.model.tasks:
             raise ConfigError(f"Expected a task among {sorted(self.model.tasks)}, but {name!r} came.")
         return self.model.tasks[name]
@@ -60,11 +65,11 @@ class Predictor:
 
 
 def open_bundle(folder: Path, *, backbone: str | None = None) -> Predictor:
-    """Load a bundle that `collegium server release` wrote; `backbone` says where its BERT is, if not as named there."""
+    """Load a bundle, whoever wrote it; `backbone` says where its BERT is, if not as named there."""
     bundle = load_bundle(folder)
     model = build_model(bundle.federation, backbone=backbone, released=bundle.adapter)
     set_state(model, bundle.arrays)
-    model.tasks = {name: task.calibrated(bundle.settings.get(name, {})) for name, task in model.tasks.items()}
+    model.tasks = {name: model.tasks[name].calibrated(bundle.settings.get(name, {})) for name in bundle.tasks}
     return Predictor(bundle.federation, model.eval())
 
 

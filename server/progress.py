@@ -8,7 +8,6 @@ from typing import TypeVar
 
 from flwr.serverapp import Grid
 
-from server.aggregation.lowrank import add_up
 from server.aggregation.mixed_ranks import narrow
 from server.asking import Answer, online
 from server.asking import ask as ask_all
@@ -19,6 +18,7 @@ from shared.adapter import base_codec, is_received, pack_steps, select, unpack_s
 from shared.codec import Arrays
 from shared.errors import QuorumError, ReplyError
 from shared.federation import Federation
+from shared.lowrank import add_up
 from shared.protocol import Request, TrainedReply, TrainReply
 from shared.tasks import Task, build_task
 

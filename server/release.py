@@ -1,83 +1,65 @@
-"""Writing the released bundle: what plain peft and `collegium predict` can load."""
+"""Releasing a run: the best round as a bundle that plain peft and `collegium predict` can load."""
 
-import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import tomli_w
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
-
-from server.deployed import deployed
+from server.outcomes import outcomes
 from server.store import Store, rounds, scores
-from shared.adapter import ADAPTER, HEAD
-from shared.bundle import ADAPTER_FILE, FEDERATION_FILE, HEADS_FILE, METRICS_FILE
-from shared.codec import Arrays
-from shared.errors import ConfigError, StoreError
+from shared.adapter import is_kept, unpack_steps
+from shared.bundle import heads_of, write_bundle
+from shared.deployed import deployed
+from shared.errors import ConfigError
 from shared.federation import Federation
-from shared.lora import lora_config
+from shared.lowrank import add_up
 from shared.tasks import TASK_TYPES
 
 README = """\
 # {name}
 
-A LoRA adapter and {count} task heads, trained by Collegium across {institutions} institutions (run {run}, best round
+A LoRA adapter and {heads}, trained by Collegium across {institutions} institutions (run {run}, best round
 {best} of {last}).
 
 {table}
 
 Tasks: {tasks}. All metrics of all rounds are in metrics.json, the agreement is in federation.toml.
-
-    collegium predict . --task {task} --text "..."
-
-The adapter alone, with plain peft:
-
-    from peft import PeftModel
-    from transformers import BertModel
-    model = PeftModel.from_pretrained(BertModel.from_pretrained(BACKBONE), "adapter")
-
-where BACKBONE is a copy of {backbone} with fingerprint {sha256}.
-`heads.safetensors` holds `TASK/PARAMETER` of every head.
 """
+WITHOUT_HEADS = "no task head (every institution keeps its heads at home)"
 
 
 def release(store: Store, run: str, folder: Path) -> Path:
     """Write the best round of a run to a new folder; it appears whole or not at all.
 
+    Where institutions keep their heads at home the bundle is the adapter alone.
+
     Raises:
-        ConfigError: The folder exists, or the run has not completed.
+        ConfigError: The folder exists, the run has not completed, or institutions keep half of the adapter at home.
         StoreError: The disk refuses.
     """
-    if folder.exists():
-        raise ConfigError(f"Expected a new folder for the bundle, but {folder} exists; name another.")
     row = store.run(run)
     if row["status"] != "completed":
         raise ConfigError(f"Expected a completed run, but run {row['run']} is {row['status']}; resume it first.")
     federation, best = store.agreement(row["run"]), store.best_round(row["run"])
     assert best is not None
+    if "B" in federation.method.keeps:
+        raise ConfigError(
+            f"Expected a run with a global adapter to release, but in run {row['run']} every institution has kept its "
+            "own B at home; let each write its own bundle by `collegium client bundle`."
+        )
+    states = [store.load_checkpoint(row["run"], round) for round in range(1, best + 1)]
+    steps = add_up([unpack_steps(state) for state in states])
+    adapter, ranks = deployed(store.load_checkpoint(row["run"], best), steps, federation)
+    arrays = {name: array for name, array in adapter.items() if not is_kept(name, federation.method.keeps)}
     metrics = {
         "run": row["run"],
         "digest": row["digest"],
         "best_round": best,
+        "tasks": sorted(heads_of(arrays)),
         "rounds": store.rows(rounds, row["run"]),
         "scores": store.rows(scores, row["run"]),
         "settings": tuned_settings(federation, store.rows(scores, row["run"]), best),
     }
-    building = folder.with_name(f".{folder.name}.part")
-    try:
-        shutil.rmtree(building, ignore_errors=True)
-        (building / "adapter").mkdir(parents=True)
-        states = [store.load_checkpoint(row["run"], round) for round in range(1, best + 1)]
-        adapter, ranks = deployed(store.load_checkpoint(row["run"], best), states, federation)
-        _write(building, federation, adapter, ranks, metrics)
-        building.replace(folder)
-    except (OSError, SafetensorError) as error:
-        raise StoreError(f"Could not write the bundle {folder}: {error}; make room and release again.") from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-    return folder
+    return write_bundle(folder, federation, arrays, ranks, metrics=metrics, readme=_readme(federation, metrics))
 
 
 def tuned_settings(
@@ -102,52 +84,27 @@ def tuned_settings(
     return settings
 
 
-def _write(
-    folder: Path, federation: Federation, state: Arrays, ranks: Mapping[str, int], metrics: Mapping[str, Any]
-) -> None:
-    lora_config(federation.adapter, federation.backbone.name, ranks).save_pretrained(str(folder / "adapter"))
-    for file, prefix in ((ADAPTER_FILE, ADAPTER), (HEADS_FILE, HEAD)):
-        part = {name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)}
-        save_file(part, folder / file)
-    (folder / FEDERATION_FILE).write_text(federation_toml(federation), encoding="utf-8")
-    (folder / METRICS_FILE).write_text(json.dumps(metrics, indent=2), encoding="utf-8")
-    (folder / "README.md").write_text(_readme(federation, metrics), encoding="utf-8")
-
-
-def federation_toml(federation: Federation) -> str:
-    """The agreement as TOML; reading it back gives the same digest."""
-    return tomli_w.dumps(federation.model_dump(mode="json", exclude_none=True))
-
-
 def _readme(federation: Federation, metrics: Mapping[str, Any]) -> str:
     best = metrics["best_round"]
     return README.format(
         name=federation.name,
-        count=len(federation.tasks),
+        heads=f"{len(metrics['tasks'])} task heads" if metrics["tasks"] else WITHOUT_HEADS,
         institutions=len(federation.rounds.institutions),
         run=metrics["run"],
         best=best,
         last=max((row["round"] for row in metrics["rounds"]), default=0),
         table=_table(metrics["scores"], best),
         tasks=", ".join(f"{name} ({spec.type})" for name, spec in federation.tasks.items()),
-        task=next(iter(federation.tasks)),
-        backbone=federation.backbone.name,
-        sha256=federation.backbone.sha256,
     )
 
 
-def _table(tested: Sequence[Mapping[str, Any]], best: int) -> str:
+def _table(scored: Sequence[Mapping[str, Any]], best: int) -> str:
     """Every metric on the test records, before training and after, as Markdown."""
-    values = {
-        (row["institution"], row["task"], row["metric"], row["round"]): row["value"]
-        for row in tested
-        if row["split"] == "test"
-    }
-    lines = ["| institution | task | metric | before | after |", "|---|---|---|---:|---:|"]
-    for institution, task, metric, number in sorted(values):
-        if number == best:
-            before = values.get((institution, task, metric, 0))
-            shown = "" if before is None else f"{before:.3f}"
-            after = values[institution, task, metric, number]
-            lines.append(f"| {institution} | {task} | {metric} | {shown} | {after:.3f} |")
+    found = outcomes(scored, best)
+    columns = [key for key in ("before", "after", "personal") if any(getattr(row, key) is not None for row in found)]
+    lines = [f"| institution | task | metric | {' | '.join(columns)} |", "|---|---|---|" + "---:|" * len(columns)]
+    for row in found:
+        values = (getattr(row, key) for key in columns)
+        shown = " | ".join("" if value is None else f"{value:.3f}" for value in values)
+        lines.append(f"| {row.institution} | {row.task} | {row.metric} | {shown} |")
     return "\n".join(lines)

@@ -1,23 +1,43 @@
-"""Reading a released bundle: the folder that `collegium server release` writes."""
+"""A released bundle: the folder that `collegium server release` and `collegium client bundle` write."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import tomli_w
 from peft import LoraConfig
 from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from shared.adapter import ADAPTER, HEAD, task_of
 from shared.codec import Arrays
-from shared.errors import ConfigError
+from shared.errors import ConfigError, StoreError
 from shared.federation import Federation, load_federation
+from shared.lora import lora_config
 
 ADAPTER_FILE = Path("adapter") / "adapter_model.safetensors"
 HEADS_FILE = Path("heads.safetensors")
 FEDERATION_FILE = Path("federation.toml")
 METRICS_FILE = Path("metrics.json")
+README_FILE = Path("README.md")
+PREDICT = """\
+    collegium predict . --task {task} --text "..."
+
+`heads.safetensors` holds `TASK/PARAMETER` of every head.
+"""
+PEFT = """\
+The adapter alone, with plain peft:
+
+    from peft import PeftModel
+    from transformers import BertModel
+    model = PeftModel.from_pretrained(BertModel.from_pretrained(BACKBONE), "adapter")
+
+where BACKBONE is a copy of {backbone} with fingerprint {sha256}.
+"""
 
 
 @dataclass(frozen=True)
@@ -31,9 +51,60 @@ class Bundle:
     settings: Mapping[str, Mapping[str, float]]
     """Per task, the settings of `Task.predict` that were tuned on validation records."""
 
+    @property
+    def tasks(self) -> list[str]:
+        """Those whose heads it has."""
+        return sorted(heads_of(self.arrays))
+
+
+def write_bundle(
+    folder: Path,
+    federation: Federation,
+    arrays: Mapping[str, np.ndarray],
+    ranks: Mapping[str, int],
+    *,
+    metrics: Mapping[str, Any],
+    readme: str,
+) -> Path:
+    """Write a new folder; it appears whole or not at all.
+
+    Args:
+        folder: To make.
+        federation: The agreement.
+        arrays: Adapter and heads as `shared.deployed` makes them.
+        ranks: As well.
+        metrics: Among them `settings` as `Bundle` has them, and `tasks`, those whose heads there are, if not all.
+        readme: What the bundle is, in Markdown; how to use it is added.
+
+    Raises:
+        ConfigError: The folder exists.
+        StoreError: The disk refuses.
+    """
+    if folder.exists():
+        raise ConfigError(f"Expected a new folder for the bundle, but {folder} exists; name another.")
+    building = folder.with_name(f".{folder.name}.part")
+    try:
+        shutil.rmtree(building, ignore_errors=True)
+        (building / ADAPTER_FILE).parent.mkdir(parents=True)
+        lora_config(federation.adapter, federation.backbone.name, ranks).save_pretrained(
+            str((building / ADAPTER_FILE).parent)
+        )
+        for file, prefix in ((ADAPTER_FILE, ADAPTER), (HEADS_FILE, HEAD)):
+            part = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+            save_file(part, building / file)
+        (building / FEDERATION_FILE).write_text(federation_toml(federation), encoding="utf-8")
+        (building / METRICS_FILE).write_text(json.dumps(metrics, indent=2), encoding="utf-8")
+        (building / README_FILE).write_text(f"{readme}\n{_usage(federation, arrays)}", encoding="utf-8")
+        building.replace(folder)
+    except (OSError, SafetensorError) as error:
+        raise StoreError(f"Could not write the bundle {folder}: {error}; make room and release again.") from error
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return folder
+
 
 def load_bundle(folder: Path) -> Bundle:
-    """Read a bundle. Raises ConfigError if the folder is not one, or lacks the adapter or a task's head."""
+    """Read a bundle. Raises ConfigError if the folder is not one, or lacks the adapter or the head of a task it has."""
     federation = load_federation(folder / FEDERATION_FILE)
     try:
         arrays = {ADAPTER + name: array for name, array in load_file(folder / ADAPTER_FILE).items()}
@@ -41,17 +112,35 @@ def load_bundle(folder: Path) -> Bundle:
         adapter = LoraConfig.from_pretrained(str(folder / ADAPTER_FILE.parent))
     except (OSError, ValueError, SafetensorError) as error:
         raise ConfigError(f"Expected a released bundle in {folder}, but it could not be read: {error}.") from error
-    heads = {task for name in arrays if (task := task_of(name)) is not None}
-    if heads != federation.tasks.keys() or not any(name.startswith(ADAPTER) for name in arrays):
+    metrics = _metrics(folder / METRICS_FILE)
+    heads, expected = heads_of(arrays), set(metrics.get("tasks", federation.tasks))
+    if heads != expected or not any(name.startswith(ADAPTER) for name in arrays):
         raise ConfigError(
-            f"Expected an adapter and the heads of {sorted(federation.tasks)} in {folder}, but it has the heads of "
+            f"Expected an adapter and the heads of {sorted(expected)} in {folder}, but it has the heads of "
             f"{sorted(heads)}; take the whole bundle as it was released."
         )
-    return Bundle(federation, arrays, adapter, _settings(folder / METRICS_FILE))
+    return Bundle(federation, arrays, adapter, metrics["settings"])
 
 
-def _settings(file: Path) -> dict[str, dict[str, float]]:
+def heads_of(arrays: Mapping[str, np.ndarray]) -> set[str]:
+    """The tasks whose heads are among named arrays."""
+    return {task for name in arrays if (task := task_of(name)) is not None}
+
+
+def federation_toml(federation: Federation) -> str:
+    """The agreement as TOML; reading it back gives the same digest."""
+    return tomli_w.dumps(federation.model_dump(mode="json", exclude_none=True))
+
+
+def _usage(federation: Federation, arrays: Mapping[str, np.ndarray]) -> str:
+    tasks = sorted(heads_of(arrays))
+    peft = PEFT.format(backbone=federation.backbone.name, sha256=federation.backbone.sha256)
+    return f"{PREDICT.format(task=tasks[0])}\n{peft}" if tasks else peft
+
+
+def _metrics(file: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8"))["settings"])
+        metrics = dict(json.loads(file.read_text(encoding="utf-8")))
+        return metrics | {"settings": dict(metrics["settings"])}
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ConfigError(f"Expected the tuned settings in {file}, but they could not be read: {error}.") from error

@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
@@ -13,6 +12,7 @@ from transformers import BertModel
 
 from shared.errors import ConfigError, ProtocolError
 from shared.federation import Adapter
+from shared.lowrank import Product, compress, stack
 from shared.methods import Factor, Method
 
 PREFIX = "base_model.model."
@@ -49,8 +49,14 @@ class Base:
         self.version = ""
         self._layers = {name: frozen(layer) for name, layer in lora_layers(encoder).items()}
         self._original: dict[str, torch.Tensor] = {}
+        self._added: dict[str, Product] = {}
 
-    def move(self, steps: Mapping[str, tuple[np.ndarray, np.ndarray]], *, since: str, version: str) -> None:
+    @property
+    def added(self) -> Mapping[str, Product]:
+        """By layer, the sum of all that the weights have been moved by, as one product."""
+        return self._added
+
+    def move(self, steps: Mapping[str, Product], *, since: str, version: str) -> None:
         """Add products to the weights, unless they have this version already.
 
         Args:
@@ -82,6 +88,7 @@ class Base:
             for name, (b, a) in steps.items():
                 weight = self._layers[name].weight
                 weight += torch.from_numpy(b).to(weight) @ torch.from_numpy(a).to(weight)
+                self._added[name] = _add((b, a), self._added.get(name))
         self.version = version
 
     def reset(self) -> None:
@@ -89,6 +96,7 @@ class Base:
         with torch.no_grad():
             for name, original in self._original.items():
                 self._layers[name].weight.copy_(original)
+        self._added.clear()
         self.version = ""
 
 
@@ -191,6 +199,14 @@ def lora_config(adapter: Adapter, backbone: str | None = None, ranks: Mapping[st
 def scale_of(adapter: Adapter) -> float:
     """What the product B A is multiplied by."""
     return float(adapter.alpha / (adapter.rank**0.5 if adapter.rslora else adapter.rank))
+
+
+def _add(step: Product, before: Product | None) -> Product:
+    """The sum of two products, with no more components than the layer has."""
+    if before is None:
+        return step
+    total = stack([before, step])
+    return compress(total) if total[0].shape[1] > min(total[0].shape[0], total[1].shape[1]) else total
 
 
 def _begin(layer: LoraLayer, *, orthonormal: bool) -> None:

@@ -16,9 +16,9 @@ from client.keys import generate_node_key
 from server.enrolment.keys import read_public_key
 from server.home import ServerHome, init_home, read_settings
 from server.operator import OperatorClient
-from server.release import federation_toml
 from server.running import follow, release_run, start
 from shared.adapter import get_state
+from shared.bundle import federation_toml
 from shared.errors import CollegiumError, ProcessError
 from shared.federation import Federation
 from shared.model import build_model

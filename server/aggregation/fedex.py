@@ -13,10 +13,10 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from server.aggregation import ClientUpdate, fedavg
-from server.aggregation.lowrank import Product, compress, stack
 from shared.adapter import factor_name, factor_of, layer_of
 from shared.codec import Arrays
 from shared.federation import Weighting
+from shared.lowrank import Product, compress, stack
 
 
 def apply(

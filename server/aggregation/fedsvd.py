@@ -9,9 +9,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from server.aggregation.lowrank import decompose
 from shared.adapter import factor_name, factor_of, layer_of
 from shared.codec import Arrays
+from shared.lowrank import decompose
 
 
 def refactor(state: Mapping[str, np.ndarray]) -> Arrays:

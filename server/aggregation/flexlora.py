@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from server.aggregation import ClientUpdate, fedavg
-from server.aggregation.lowrank import stack, truncate
 from server.aggregation.mixed_ranks import narrow, padded
 from shared.adapter import factor_name, factor_of, layer_of
 from shared.codec import Arrays
 from shared.federation import Weighting
+from shared.lowrank import stack, truncate
 
 
 def apply(

@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 
 from client.rotation import align
-from server.aggregation import ClientUpdate, fedavg, fedsvd, flexlora, lowrank
+from server.aggregation import ClientUpdate, fedavg, fedsvd, flexlora
 from server.aggregation.methods import aggregate
 from server.aggregation.mixed_ranks import narrow
-from server.deployed import deployed
+from shared import lowrank
 from shared.adapter import factor_name, is_sent, unpack_steps
 from shared.codec import Arrays
+from shared.deployed import deployed
 from shared.federation import Federation
 from shared.lora import scale_of
+from shared.lowrank import add_up
 from shared.methods import METHODS, MethodName, choose, columns
 
 LAYERS = {"enc.query": (5, 12), "enc.dense": (14, 6)}
@@ -278,7 +280,7 @@ def test_what_is_released_is_a_plain_adapter_of_the_same_products(
     state, updates, _ = make(name)
     first, _ = aggregate(state, updates, federation=federation, round=1)
     second, _ = aggregate(first, updates, federation=federation, round=2)
-    plain, ranks = deployed(second, [first, second], federation)
+    plain, ranks = deployed(second, add_up([unpack_steps(first), unpack_steps(second)]), federation)
     assert bool(ranks) == METHODS[name].folds
     for layer, shape in LAYERS.items():
         moved = np.zeros(shape)

@@ -13,10 +13,10 @@ from safetensors.numpy import load_file, save_file
 from transformers import BertModel
 
 from client.predict import open_bundle
-from server.release import federation_toml, release
+from server.release import release
 from server.store import Score, Store
 from shared.adapter import get_state, set_state
-from shared.bundle import HEADS_FILE, load_bundle
+from shared.bundle import HEADS_FILE, federation_toml, load_bundle
 from shared.codec import Arrays
 from shared.errors import ConfigError, StoreError
 from shared.federation import Federation, load_federation

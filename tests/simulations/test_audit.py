@@ -12,8 +12,8 @@ import torch
 from typer.testing import CliRunner
 
 from client.privacy import dpsgd
-from server.release import _write as write_bundle
 from shared.adapter import get_state
+from shared.bundle import write_bundle
 from shared.errors import ConfigError, DataError
 from shared.federation import Federation
 from shared.model import build_model
@@ -199,10 +199,7 @@ def bundle(tmp_path: Path, tiny_federation: Callable[..., Federation]) -> Path:
     bias = next(name for name in state if name.endswith("linear.bias"))
     state[bias] = np.array([2.0, -2.0], dtype=np.float32)
     folder = tmp_path / "bundle"
-    (folder / "adapter").mkdir(parents=True)
-    metrics = {"run": "1", "best_round": 1, "rounds": [], "scores": [], "settings": {}}
-    write_bundle(folder, federation, state, {}, metrics)
-    return folder
+    return write_bundle(folder, federation, state, {}, metrics={"settings": {}}, readme="")
 
 
 def records(path: Path, label: str, count: int, start: int = 0) -> Path:

@@ -17,7 +17,7 @@ from client.keys import generate_node_key
 from server.enrolment.keys import read_public_key
 from server.home import ServerHome, init_home, read_settings
 from server.operator import OperatorClient
-from server.release import federation_toml
+from shared.bundle import federation_toml
 from shared.federation import Federation
 
 COLLEGIUM = [sys.executable, "-m", "simulations.cli"]

@@ -1,27 +1,27 @@
-"""The adapter that a finished run amounts to, as plain peft can load it."""
+"""The adapter that a state amounts to, as plain peft can load it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
-from server.aggregation.lowrank import Product, add_up, compress, stack
-from shared.adapter import ADAPTER, HEAD, factor_name, factor_of, layer_of, unpack_steps
+from shared.adapter import ADAPTER, HEAD, factor_name, factor_of, layer_of
 from shared.codec import Arrays
 from shared.federation import Federation
 from shared.lora import scale_of
+from shared.lowrank import Product, compress, stack
 
 
 def deployed(
-    state: Mapping[str, np.ndarray], rounds: Sequence[Mapping[str, np.ndarray]], federation: Federation
+    state: Mapping[str, np.ndarray], steps: Mapping[str, Product], federation: Federation
 ) -> tuple[Arrays, dict[str, int]]:
-    """Adapter and heads with nothing that peft does not know: no moved frozen weights, no core.
+    """Adapter and heads without what peft does not know: moved frozen weights, a core, a rank of a site's own.
 
     What rounds have added to the frozen weights goes into the adapter, which needs a higher rank for it; no more
     components are kept than the sum needs. A core R goes into B.
 
     Args:
-        state: After the round to release.
-        rounds: The checkpoints of all rounds up to that one.
+        state: To release: adapter, and any heads.
+        steps: By layer, what has been added to the frozen weights up to that state.
         federation: The agreement.
 
     Returns:
@@ -33,9 +33,10 @@ def deployed(
     for layer, (b, _) in pairs.items():
         if (core := factor_name(layer, "R")) in state:
             new[b] = new[b] @ state[core]
-    if not federation.method.folds:
+    plain = all(len(new[a]) == federation.adapter.rank for _, a in pairs.values())
+    if plain and not federation.method.folds:
         return new, {}
-    steps, ranks = add_up([unpack_steps(checkpoint) for checkpoint in rounds]), dict[str, int]()
+    ranks: dict[str, int] = {}
     for layer, (b, a) in pairs.items():
         parts: list[Product] = [(scale_of(federation.adapter) * new[b], new[a])]
         whole = compress(stack([*parts, steps[layer]] if layer in steps else parts))
