@@ -1,7 +1,7 @@
 """What is shared: the one place that maps a model's trainable state to named arrays and back.
 
-Names are `adapter/<peft's own name>` for LoRA factors and `head/<task>/<parameter>` for heads. Nothing else has a
-name here, so nothing else can leave an institution.
+Names are `adapter/<peft's own name>` for LoRA factors and `head/<task>/<parameter>` for heads; `importance/<layer>` is
+how much a layer's components matter. Nothing else has a name here, so nothing else can leave an institution.
 """
 
 from collections.abc import Collection, Mapping
@@ -19,6 +19,7 @@ from shared.model import MultiTaskModel
 ADAPTER = "adapter/"
 HEAD = "head/"
 BASE = "base/"
+IMPORTANCE = "importance/"
 
 
 def task_of(name: str) -> str | None:
@@ -39,6 +40,11 @@ def layer_of(name: str) -> str:
 def factor_name(layer: str, factor: Factor) -> str:
     """The array that is a layer's factor."""
     return f"{ADAPTER}{layer}.lora_{factor}.weight"
+
+
+def importance_name(layer: str) -> str:
+    """The array that tells how much each component of a layer's product matters: [rank]."""
+    return f"{IMPORTANCE}{layer}"
 
 
 def is_trained(name: str, method: Method, round: int) -> bool:
@@ -91,6 +97,12 @@ def unpack_steps(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray
         raise ProtocolError(
             f"Expected both factors of every step of the frozen weights, but {error} is missing."
         ) from None
+
+
+def split_importance(arrays: Mapping[str, np.ndarray]) -> tuple[Arrays, Arrays]:
+    """The arrays of the model, and the importance of components that came with them, each under its name."""
+    importance = {name: array for name, array in arrays.items() if name.startswith(IMPORTANCE)}
+    return {name: array for name, array in arrays.items() if name not in importance}, importance
 
 
 def select(arrays: Mapping[str, np.ndarray], tasks: Collection[str]) -> Arrays:

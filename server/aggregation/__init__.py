@@ -21,3 +21,5 @@ class ClientUpdate:
     """By name of an array of which only some rows are the institution's to move: booleans [rows]."""
     rank: int | None = None
     """Of its factors, where that is not the state's."""
+    importance: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """With `adapter.type = "adalora"`, the importance of every component, [rank] per layer under its wire name."""
