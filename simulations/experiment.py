@@ -1,9 +1,11 @@
 """The experiment file: a federation, the institutions with their data, and the baselines to compare with."""
 
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from client.institution import Data, Institution
 from client.site import Site, build_site
@@ -11,6 +13,8 @@ from shared.backbone import fingerprint, locate
 from shared.errors import ConfigError
 from shared.federation import Federation, Model, Name, parse, read_toml
 from shared.model import MultiTaskModel
+from shared.tasks import build_task
+from simulations.partition import MOST, Partition, partition, site_names
 
 Baseline = Literal["centralised", "local_only"]
 
@@ -20,27 +24,47 @@ class Experiment(Model):
 
     federation: Federation
     """As in federation.toml; `backbone.sha256`, `rounds.institutions` and `rounds.quorum` may be left out."""
-    institutions: Annotated[dict[Name, dict[str, Data]], Field(min_length=1)]
+    institutions: dict[Name, dict[str, Data]] = Field(default_factory=dict)
     """Per institution and task, the data files, relative to the data folder."""
+    partition: dict[str, Partition] = Field(default_factory=dict)
+    """By task, one data set that is split over institutions called site-01, site-02, ..."""
     baselines: tuple[Baseline, ...] = ("centralised", "local_only")
     """`centralised`: all data pooled; `local_only`: each institution alone; both by the same trainer."""
 
+    @model_validator(mode="after")
+    def _somebody(self) -> Self:
+        if not self.institutions and not self.partition:
+            raise ValueError("give [institutions], or [partition] of a task")
+        if unknown := sorted(self.partition.keys() - self.federation.tasks.keys()):
+            raise ValueError(f"[partition] must be of tasks among {sorted(self.federation.tasks)}, not of {unknown}")
+        return self
 
-def load_experiment(path: Path, *, data: Path | None = None, limit: int | None = None) -> Experiment:
-    """Read an experiment file.
+
+def load_experiment(
+    path: Path,
+    *,
+    data: Path | None = None,
+    limit: int | None = None,
+    workdir: Path | None = None,
+    announce: Callable[[str], None] = lambda _: None,
+) -> Experiment:
+    """Read an experiment file, and split the data sets of its [partition].
 
     Args:
         path: The experiment file.
         data: The folder that its data paths start from; the file's own if None.
         limit: Use at most this many records per task and split; a lower limit in the file holds all the same.
+        workdir: Where the parts of a data set are written; a new folder for temporary files if None.
+        announce: Told what the institutions of a partition hold.
 
     Raises:
         ConfigError: Names every wrong key.
+        DataError: Records of a data set to be split are wrong.
     """
     values = read_toml(path)
     _fill_in(values)
     experiment = parse(Experiment, values, where=str(path))
-    named, given = set(experiment.federation.rounds.institutions), set(experiment.institutions)
+    named, given = set(experiment.federation.rounds.institutions), set(_names(values))
     if named != given:
         raise ConfigError(
             f"{path}: expected [institutions] for exactly {sorted(named)} as in federation.rounds.institutions, "
@@ -51,6 +75,14 @@ def load_experiment(path: Path, *, data: Path | None = None, limit: int | None =
         name: {task: _anchored(source, folder, limit) for task, source in tasks.items()}
         for name, tasks in experiment.institutions.items()
     }
+    target = (workdir or Path(tempfile.mkdtemp(prefix="collegium-"))) / "partition" if experiment.partition else folder
+    for name, split in experiment.partition.items():
+        task = build_task(name, experiment.federation.tasks[name])
+        anchored = split.model_copy(update={"data": _anchored(split.data, folder, limit)})
+        for site, share in partition(anchored, task, target / name, announce).items():
+            if name in institutions.setdefault(site, {}):
+                raise ConfigError(f"{path}: expected {name} of {site} in [institutions] or [partition], not in both.")
+            institutions[site][name] = share
     return experiment.model_copy(update={"institutions": institutions})
 
 
@@ -64,15 +96,24 @@ def open_sites(experiment: Experiment, model: MultiTaskModel) -> dict[str, Site]
 
 def _fill_in(values: dict[str, Any]) -> None:
     """Complete what follows from the rest of the file."""
-    federation, institutions = values.get("federation"), values.get("institutions")
-    if not isinstance(federation, dict) or not isinstance(institutions, dict):
+    federation, names = values.get("federation"), _names(values)
+    if not isinstance(federation, dict):
         return
     rounds, backbone = federation.setdefault("rounds", {}), federation.setdefault("backbone", {})
-    if isinstance(rounds, dict):
-        rounds.setdefault("institutions", list(institutions))
+    if isinstance(rounds, dict) and names:
+        rounds.setdefault("institutions", names)
         rounds.setdefault("quorum", len(rounds["institutions"]))
     if isinstance(backbone, dict) and "sha256" not in backbone:
         backbone["sha256"] = fingerprint(locate(str(backbone.get("name", "minilm-l6"))))
+
+
+def _names(values: dict[str, Any]) -> list[str]:
+    """Everybody whom the file gives data, as far as it is well-formed."""
+    given, split = values.get("institutions", {}), values.get("partition", {})
+    names = list(given) if isinstance(given, dict) else []
+    tables = [table for table in split.values() if isinstance(table, dict)] if isinstance(split, dict) else []
+    numbers = [number for table in tables if isinstance(number := table.get("institutions"), int)]
+    return list(dict.fromkeys(names + site_names(min(MOST, max(numbers, default=0)))))
 
 
 def _anchored(source: Data, folder: Path, limit: int | None) -> Data:

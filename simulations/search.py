@@ -70,7 +70,7 @@ def search_task_weights(
     Raises:
         ConfigError: There is nothing to weigh, the grid has more points than `trials`, or no validation records.
     """
-    experiment = _without_test(load_experiment(path, data=data, limit=limit))
+    experiment = _without_test(load_experiment(path, data=data, limit=limit, workdir=workdir, announce=announce))
     federation = experiment.federation
     chosen = candidates(list(federation.tasks), method, trials, federation.seed)
     announce(f"Loading the backbone {federation.backbone.name} and the records of {len(experiment.institutions)} sites")

@@ -27,7 +27,7 @@ def run_experiment(
     Returns:
         One row per institution and task.
     """
-    experiment = load_experiment(path, data=data, limit=limit)
+    experiment = load_experiment(path, data=data, limit=limit, workdir=workdir, announce=announce)
     federation = experiment.federation
     announce(f"Loading the backbone {federation.backbone.name} and the records of {len(experiment.institutions)} sites")
     model = build_model(federation)

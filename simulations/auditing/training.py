@@ -99,7 +99,7 @@ def audit_training(
     Raises:
         ConfigError: The plan does not fit the experiment.
     """
-    experiment = load_experiment(path, data=data, limit=limit)
+    experiment = load_experiment(path, data=data, limit=limit, workdir=workdir, announce=announce)
     federation = experiment.federation
     institution, task = choose(experiment, plan)
     rng = np.random.default_rng(plan.seed)
