@@ -108,6 +108,25 @@ def outbox(
         box.print_report(told)
 
 
+@app.command(epilog="Example: collegium client bundle institution.toml --out bundle")
+def bundle(
+    institution: Annotated[Path, typer.Argument(help="Your institution.toml.")] = Path("institution.toml"),
+    out: Annotated[Path, typer.Option(help="Folder to make: the bundle.")] = Path("bundle"),
+    as_json: JsonOption = False,
+) -> None:
+    """Write your own model of the last run's released round as a bundle, with what you keep at home and your fine-tune.
+
+    It was trained on your records: treat it as you treat them. Nothing is sent, and no daemon needs to be up.
+    """
+    from client.personal import write_own_bundle
+
+    made = write_own_bundle(institution, out)
+    if as_json:
+        print_json({"bundle": str(made)})
+    else:
+        announce(f"Wrote {made}; try: collegium predict {made} --help")
+
+
 @app.command(epilog="Example: collegium client up institution.toml")
 def up(
     institution: Annotated[Path, typer.Argument(help="Your institution.toml.")] = Path("institution.toml"),

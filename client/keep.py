@@ -78,7 +78,7 @@ class Keep:
             for file in folder.glob("*.safetensors"):
                 if int(file.stem) >= round:
                     file.unlink()
-            _write_synced(folder / f"{round:05d}.safetensors", save(arrays))  # type: ignore[arg-type]
+            write_synced(folder / f"{round:05d}.safetensors", save(arrays))  # type: ignore[arg-type]
         except OSError as error:
             raise StoreError(f"Could not write what this site keeps under {folder}: {error}; make room.") from error
 
@@ -95,7 +95,8 @@ class Keep:
             shutil.rmtree(run)
 
 
-def _write_synced(file: Path, blob: bytes) -> None:
+def write_synced(file: Path, blob: bytes) -> None:
+    """Put a file in the place of the last one, whole or not at all, however the machine dies."""
     temporary = file.with_suffix(".part")
     with temporary.open("wb") as stream:
         stream.write(blob)

@@ -85,7 +85,7 @@ def check_request(policy: Policy, request: Request, federation: Federation, owne
                 f"This site trains {task} with at least {policy.minimum_owners} owners (policy.minimum_owners), but it "
                 f"holds fewer; give it more data, or leave {task} out of its policy.tasks."
             )
-    if isinstance(request, EvaluateRequest):
+    if isinstance(request, EvaluateRequest) and not request.released:  # that one is answered with what may be told
         _check_evaluation(policy, request.split, owners)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from client import gate, outbox, trainer
+from client import gate, outbox, personal, trainer
 from client.augmentation import Rewording, open_rewording
 from client.data.loading import TaskData, load_data, mark_known
 from client.data.readiness import examine, summary
@@ -270,7 +270,7 @@ class Site:
                 balance=self._balance_before(request.round),
                 augment=self.draw_examples if self.rewordings else None,
                 private=private,
-                progress=_Progress(request.round),
+                progress=_Progress(f"round {request.round}"),
             )
         self.balances[request.round] = outcome.balance
         method, trained = self.federation.method, get_state(self.model)
@@ -313,12 +313,31 @@ class Site:
     def _evaluate(self, request: EvaluateRequest) -> EvaluateReply:
         started = time.perf_counter()
         self._load(request, self.keep.upto(request.run, request.round).get(HOME, {}))
+        if request.released and self.federation.fine_tunes:
+            personal.fine_tune(
+                self.model,
+                self.examples("train"),
+                self.federation,
+                institution=self.name,
+                augment=self.draw_examples if self.rewordings else None,
+                progress=_Progress("the fine-tune"),
+            )
         shown = offered(self.policy, self.owners)
         held = {task: splits[request.split] for task, splits in self.data.items() if request.split in shown[task]}
         scores = {
             task: score(self.model, task, self.data[task], request.split, self.federation.training.precision)
             for task in held
         }
+        if request.released and self.state and self.receipts:
+            settings = {task: tune(self.model, task, self.data[task]) for task in self.data}
+            about = {"institution": self.name, "run": request.run, "round": request.round, "scores": scores}
+            personal.keep_model(
+                self.state,
+                self.model,
+                self.federation,
+                tasks=self.data.keys(),
+                about={**about, "settings": {task: tuned for task, tuned in settings.items() if tuned}},
+            )
         return EvaluateReply(
             institution=self.name,
             round=request.round,
@@ -336,12 +355,20 @@ def score(
 
     What `Task.tunable` names is tuned on the validation records first, and stands among the metrics.
     """
-    told, tuned = model.tasks[task], dict[str, float]()
-    if told.tunable and "validation" in splits:
-        held = splits["validation"]
-        tuned = told.calibrate(held.records, held.examples, trainer.infer(model, held.examples, precision=precision))
+    told, tuned = model.tasks[task], tune(model, task, splits, precision)
     predictions = trainer.predict(model, told.calibrated(tuned), splits[split].examples, precision=precision)
     return told.score(splits[split].records, predictions) | tuned
+
+
+def tune(
+    model: MultiTaskModel, task: str, splits: Mapping[Split, TaskData], precision: str = "auto"
+) -> dict[str, float]:
+    """What `Task.tunable` names, as it suits the validation records; nothing where there are none."""
+    told = model.tasks[task]
+    if not told.tunable or "validation" not in splits:
+        return {}
+    held = splits["validation"]
+    return told.calibrate(held.records, held.examples, trainer.infer(model, held.examples, precision=precision))
 
 
 def open_site(path: Path, *, model: MultiTaskModel | None = None) -> Site:
@@ -473,12 +500,12 @@ def _device(name: str) -> torch.device:
 class _Progress:
     """Says in the log, now and then, how far training is."""
 
-    def __init__(self, round: int) -> None:
-        self.round = round
+    def __init__(self, what: str) -> None:
+        self.what = what
         self.said = time.monotonic()
 
     def __call__(self, done: int, steps: int) -> None:
         now = time.monotonic()
         if done == steps or now - self.said >= PROGRESS_SECONDS:
-            log.info("round %d: step %d of %d", self.round, done, steps)
+            log.info("%s: step %d of %d", self.what, done, steps)
             self.said = now

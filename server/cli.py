@@ -117,6 +117,10 @@ def status(home: Home, run: RunOption = None, as_json: JsonOption = False) -> No
             [[r["round"], r["score"], r["took_part"], r["absent"], r["seconds"]] for r in report["rounds"]],
             title=f"Run {report['run']}",
         )
+    if report["tests"]:
+        scored = [key for key in ("before", "after", "personal") if any(t[key] is not None for t in report["tests"])]
+        columns = ["institution", "task", "metric", *scored]
+        print_table(columns, [[test[key] for key in columns] for test in report["tests"]], title="Test scores")
     if report["spending"]:
         print_table(
             ["institution", "after round", "epsilon spent"],

@@ -16,6 +16,7 @@ from server.aggregation import ClientUpdate, fedavg, fedsvd
 from server.aggregation.methods import aggregate
 from server.asking import IDLE_SECONDS, online
 from server.handshake import describe, gaps
+from server.outcomes import PERSONAL
 from server.progress import (
     Announce,
     Run,
@@ -104,7 +105,7 @@ def run(
     state = store.load_checkpoint(run_id, best)
     this.say(f"Best round: {best}")
     _query(this, best)
-    _evaluate(this, state, best, "test", present(this))
+    _test(this, state, best)
     store.update_run(run_id, status="completed")
     this.say("The run has completed")
     return state
@@ -211,9 +212,28 @@ def _updates(
         yield update
 
 
-def _evaluate(this: Run, state: Arrays, number: int, split: Split, names: Sequence[str]) -> float | None:
-    """Score a state on one split at institutions that hold it; the mean over tasks of the primary metrics."""
-    holders = [name for name in names if any(split in s for s in this.announced[name].records.values())]
+def _test(this: Run, state: Arrays, best: int) -> None:
+    """Have the test records scored by the released global state, as far as there is one, and by each one's own model.
+
+    Institutions without test records are asked too: they get the model.
+    """
+    federation = this.federation
+    if federation.fine_tunes and not federation.method.keeps:
+        _evaluate(this, state, best, "test", present(this))
+    _evaluate(this, state, best, "test", present(this), released=True)
+
+
+def _evaluate(
+    this: Run, state: Arrays, number: int, split: Split, names: Sequence[str], *, released: bool = False
+) -> float | None:
+    """Score a state on one split at institutions that hold it; the mean over tasks of the primary metrics.
+
+    Where `released`, everybody scores its own model, and the scores stand under `personal` if that is another than the
+    global one.
+    """
+    own = released and bool(this.federation.method.keeps or this.federation.fine_tunes)
+    stored = PERSONAL if own else split
+    holders = [n for n in names if released or any(split in s for s in this.announced[n].records.values())]
     steps = encode_base(this, number, holders)
     requests = {
         name: EvaluateRequest(
@@ -222,6 +242,7 @@ def _evaluate(this: Run, state: Arrays, number: int, split: Split, names: Sequen
             round=number,
             split=split,
             state=blob,
+            released=released,
             **vars(steps[name]),
         )
         for name, blob in encode_state(this, state, holders).items()
@@ -236,17 +257,17 @@ def _evaluate(this: Run, state: Arrays, number: int, split: Split, names: Sequen
         good, reply = checked(answer, EvaluateReply, check)
         if reply is not None:
             this.bases[answer.institution] = base_version(this, number)
-            this.store.add_scores(this.run_id, _scores(reply))
+            this.store.add_scores(this.run_id, _scores(reply, stored))
             for task, count in reply.examples.items():
                 value, total = sums.get(task, (0.0, 0))
                 sums[task] = (value + count * reply.scores[task][metrics[task]], total + count)
-        record(this, number, f"evaluate {split}", good)
+        record(this, number, f"evaluate {stored}", good)
     return sum(value / total for value, total in sums.values()) / len(sums) if sums else None
 
 
-def _scores(reply: EvaluateReply) -> list[Score]:
+def _scores(reply: EvaluateReply, stored: str) -> list[Score]:
     return [
-        Score(reply.round, reply.split, reply.institution, task, metric, value, reply.examples[task])
+        Score(reply.round, stored, reply.institution, task, metric, value, reply.examples[task])
         for task, values in reply.scores.items()
         for metric, value in values.items()
     ]

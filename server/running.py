@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from server.bundle import RUN_KEY, pointer_bundle
 from server.home import open_home, read_settings
 from server.operator import OperatorClient
+from server.outcomes import primary_outcomes
 from server.store import Store, events, replies, rounds, runs, spending
 from shared.errors import ConfigError
 from shared.federation import load_federation
@@ -95,7 +96,7 @@ def follow(
 
 
 def status_report(folder: Path, run_id: str | None) -> dict[str, Any]:
-    """Institutions, runs, and the rounds, refusals and epsilons of one run (the latest if not named)."""
+    """Institutions, runs, and the rounds, test scores, refusals and epsilons of one run (the latest if not named)."""
     with OperatorClient(open_home(folder)) as operator, open_store(folder) as store:
         institutions = [
             {"name": node.name, "status": node.status, "last_seen": str(node.last_seen)} for node in operator.nodes()
@@ -129,6 +130,7 @@ def status_report(folder: Path, run_id: str | None) -> dict[str, Any]:
                 }
                 for row in done
             ],
+            "tests": [asdict(row) for row in primary_outcomes(store, chosen)] if chosen else [],
             "refusals": refusals(replied),
             "spending": last_spending(store.rows(spending, chosen)) if chosen else [],
         }

@@ -267,6 +267,8 @@ def _weights(secure: _Secure, names: list[str]) -> dict[str, dict[str, np.ndarra
 def _say_what_is_not_hidden(secure: _Secure, names: list[str]) -> None:
     """Announce heads that a single institution trains: in the first round, and when others are absent."""
     announced = secure.run.announced
+    if "heads" in secure.run.federation.method.keeps:
+        return  # they are sent to nobody
     for task in sorted({task for name in names for task in secure.examples[name]}):
         holders = [name for name in names if task in secure.examples[name]]
         others = [name for name, held in announced.items() if task in held.records and name not in holders]

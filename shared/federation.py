@@ -8,14 +8,15 @@ import hashlib
 import json
 import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from shared.errors import ConfigError
 from shared.fixedpoint import word_for
-from shared.methods import METHODS, Method, MethodName, choose
+from shared.methods import METHODS, Kept, Method, MethodName, choose
 from shared.tasks import TASK_TYPES, TaskSpec
 
 NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,47}$"
@@ -215,6 +216,19 @@ class SecureAggregation(Model):
     """Binary places of the integers that are added up; they are 32 bits wide where all sums fit, else 64."""
 
 
+class Personal(Model):
+    """What every institution has of its own."""
+
+    keep: tuple[Kept, ...] = ()
+    """What stays at home and is trained there only: `"heads"`, `"B"` (of the adapter's factors), or both.
+
+    For institutions whose labels contradict each other, or whose tasks have little in common. There is then no global
+    model: each institution has its own (`collegium client bundle`). `fedsa` keeps both by itself.
+    """
+    fine_tune_epochs: Annotated[int, Field(ge=0, le=100)] = 0
+    """Passes over an institution's training records that it takes from the released round on; they stay at home."""
+
+
 class Federation(Model):
     """One agreement between a coordinator and its institutions."""
 
@@ -229,6 +243,7 @@ class Federation(Model):
     tasks: Annotated[dict[str, TaskSpec], Field(min_length=1)]
     training: Training = Training()
     privacy: Privacy | None = None
+    personal: Personal | None = None
     rounds: Rounds
     wire: Wire = Wire()
     secure_aggregation: SecureAggregation | None = None
@@ -246,6 +261,23 @@ class Federation(Model):
         if len(self.adapter.ranks) > 1 and not self.method.mixed_ranks:
             able = [name for name, method in METHODS.items() if method.mixed_ranks]
             raise ValueError(f"with adapter.min_rank, rounds.method must be one of {able}, not {self.method_name!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _at_home(self) -> Self:
+        """Refuse to keep B at home where a round would then share nothing of the adapter, or needs whole products."""
+        if self.personal is None or "B" not in self.personal.keep:
+            return self
+        able = [name for name, method in METHODS.items() if method.linear and all("A" in f for f in method.trains)]
+        if self.method_name not in able:
+            reason = (
+                "needs the products of A and B"
+                if not self.method.linear
+                else "has rounds in which institutions train no A, so that they would share nothing of the adapter"
+            )
+            raise ValueError(
+                f'with "B" in personal.keep, rounds.method must be one of {able}: {self.method_name!r} {reason}'
+            )
         return self
 
     @model_validator(mode="after")
@@ -268,6 +300,8 @@ class Federation(Model):
             wrong.append(f"rounds.weighting must be 'equal', since record counts are private, not {rounds.weighting!r}")
         if rounds.patience:
             wrong.append(f"rounds.patience must be 0, since validation records are private, not {rounds.patience}")
+        if self.personal and self.personal.fine_tune_epochs:
+            wrong.append("personal.fine_tune_epochs must be 0, since only rounds are accounted for")
         for name, spec in self.tasks.items():
             if reason := spec.crosses_records():
                 wrong.append(f"tasks.{name}: {reason}")
@@ -303,8 +337,15 @@ class Federation(Model):
 
     @property
     def method(self) -> Method:
-        """What institutions train and how it becomes one."""
-        return METHODS[self.method_name]
+        """What institutions train and how it becomes one; what it keeps at home includes `personal.keep`."""
+        method = METHODS[self.method_name]
+        wanted = {*method.keeps, *(self.personal.keep if self.personal else ())}
+        return replace(method, keeps=tuple(part for part in get_args(Kept) if part in wanted))
+
+    @property
+    def fine_tunes(self) -> int:
+        """`personal.fine_tune_epochs`."""
+        return self.personal.fine_tune_epochs if self.personal else 0
 
     @property
     def method_name(self) -> MethodName:

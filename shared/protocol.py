@@ -96,6 +96,8 @@ class EvaluateRequest:
     round: int
     split: Split
     state: bytes
+    released: bool = False
+    """The round is the one to be released: score the institution's own model of it, and keep that model."""
     base: bytes = b""
     base_since: str = ""
     base_version: str = ""

@@ -23,7 +23,18 @@ from pydantic_core import PydanticUndefined
 from client.augmentation import Augmentation
 from client.institution import AdapterSize, Data, Identity, Institution, Runtime, Server
 from client.policy import Policy
-from shared.federation import Adapter, Backbone, Federation, Privacy, Rounds, SecureAggregation, Training, Wire
+from shared.federation import (
+    Adapter,
+    Backbone,
+    Federation,
+    Personal,
+    Privacy,
+    Robust,
+    Rounds,
+    SecureAggregation,
+    Training,
+    Wire,
+)
 from shared.tasks import TASK_TYPES, TaskSpec
 
 HEAD = """\
@@ -38,7 +49,9 @@ FEDERATION: Mapping[str, type[BaseModel]] = {
     "adapter": Adapter,
     "training": Training,
     "privacy": Privacy,
+    "personal": Personal,
     "rounds": Rounds,
+    "robust": Robust,
     "wire": Wire,
     "secure_aggregation": SecureAggregation,
 }

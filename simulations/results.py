@@ -5,12 +5,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from server.outcomes import primary_outcomes
 from server.running import open_store
-from server.store import Store, replies, scores
+from server.store import Store, replies
 from shared.console import print_table
-from shared.tasks import build_task
 
 Scores = Mapping[str, Mapping[str, float]]
+SCORES = ("before", "after", "personal", "centralised", "local_only")
+"""The columns of a `Row` that are scores."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,10 @@ class Row:
     task: str
     metric: str
     before: float
-    after: float
+    after: float | None
+    """Of the global model; None where there is none, because parts stay at home."""
+    personal: float | None
+    """Of the institution's own model, where it has one."""
     centralised: float | None
     local_only: float | None
     bytes_up: int
@@ -30,8 +35,15 @@ class Row:
     seconds: float
     """From request to reply in the whole run: training, evaluation, transfer, all tasks together."""
 
+    @property
+    def final(self) -> float:
+        """Of the model that the institution ends with."""
+        value = self.after if self.personal is None else self.personal
+        assert value is not None
+        return value
+
     def as_dict(self) -> dict[str, Any]:
-        """The row as plain values; a baseline that was not computed is left out."""
+        """The row as plain values; a model that there is not is left out."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
@@ -47,38 +59,34 @@ def rows_of(
     store: Store, run_id: str, *, centralised: Scores | None = None, local_only: Scores | None = None
 ) -> list[Row]:
     """The rows of a run in a store, joined with baselines."""
-    tasks = {name: build_task(name, spec) for name, spec in store.agreement(run_id).tasks.items()}
     answers = store.rows(replies, run_id)
-    tested = [row for row in store.rows(scores, run_id) if row["split"] == "test"]
-    tested = [row for row in tested if row["metric"] == tasks[row["task"]].metric]
-    before = {(row["institution"], row["task"]): row["value"] for row in reversed(tested) if row["round"] == 0}
-    after = {(row["institution"], row["task"]): row["value"] for row in tested}
 
     def total(institution: str, column: str) -> float:
         return float(sum(row[column] for row in answers if row["institution"] == institution))
 
     return [
         Row(
-            institution=institution,
-            task=task,
-            metric=tasks[task].metric,
-            before=before[institution, task],
-            after=value,
-            centralised=centralised[institution][task] if centralised else None,
-            local_only=local_only[institution][task] if local_only else None,
-            bytes_up=int(total(institution, "bytes_up")),
-            bytes_down=int(total(institution, "bytes_down")),
-            seconds=round(total(institution, "seconds"), 1),
+            institution=found.institution,
+            task=found.task,
+            metric=found.metric,
+            before=found.before,
+            after=found.after,
+            personal=found.personal,
+            centralised=centralised[found.institution][found.task] if centralised else None,
+            local_only=local_only[found.institution][found.task] if local_only else None,
+            bytes_up=int(total(found.institution, "bytes_up")),
+            bytes_down=int(total(found.institution, "bytes_down")),
+            seconds=round(total(found.institution, "seconds"), 1),
         )
-        for (institution, task), value in sorted(after.items())
-        if (institution, task) in before
+        for found in primary_outcomes(store, run_id)
+        if found.before is not None
     ]
 
 
 def print_rows(rows: Sequence[Row]) -> None:
     """Print the table, and the means that sum it up."""
-    columns = ["institution", "task", "metric", "before", "after", "centralised", "local_only"]
-    kept = [c for c in columns if c not in ("centralised", "local_only") or getattr(rows[0], c) is not None]
+    scored = [column for column in SCORES if any(getattr(row, column) is not None for row in rows)]
+    kept = ["institution", "task", "metric", *scored]
     tail = ["bytes_up", "bytes_down", "seconds"]
     headings = [name.replace("_", " ") for name in kept + tail]
     print_table(headings, [[getattr(row, name) for name in kept + tail] for row in rows])
@@ -87,6 +95,5 @@ def print_rows(rows: Sequence[Row]) -> None:
 
 def means(rows: Sequence[Row]) -> dict[str, float]:
     """The mean over rows of every score column."""
-    columns = ("before", "after", "centralised", "local_only")
-    values = {column: [getattr(row, column) for row in rows] for column in columns}
+    values = {column: [getattr(row, column) for row in rows] for column in SCORES}
     return {column: sum(v) / len(v) for column, v in values.items() if None not in v}

@@ -3,6 +3,7 @@
     python -m simulations.benchmarks.joint simulations/configs/real.toml --data DIR --limit 250
 
 The federation of a single task has the same institutions, rounds and seed, and only the holders of that task.
+`--method fedsa`, or `--keep B --keep heads`, say what stays at home: the scores are then of institutions' own models.
 """
 
 import tempfile
@@ -14,7 +15,7 @@ import typer
 from server.store import Store
 from shared.adapter import get_state
 from shared.console import announce, print_table
-from shared.federation import Federation
+from shared.federation import Federation, parse
 from shared.model import build_model
 from simulations.engine import run_federation
 from simulations.experiment import Experiment, load_experiment, open_sites
@@ -25,9 +26,13 @@ def main(
     experiment: Annotated[Path, typer.Argument(help="An experiment file.")],
     data: Annotated[Path | None, typer.Option(help="Folder that its data paths start from.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Most records per task and split.")] = None,
+    method: Annotated[str | None, typer.Option(help="As `rounds.method`; the file's own if not given.")] = None,
+    keep: Annotated[list[str] | None, typer.Option(help="What stays at home: B or heads; may be repeated.")] = None,
+    fine_tune: Annotated[int, typer.Option(min=0, help="Epochs of a final local fine-tune.")] = 0,
 ) -> None:
     """Run the joint federation, then each task's own, and print both scores on the test records."""
     loaded = load_experiment(experiment, data=data, limit=limit)
+    loaded = changed(loaded, method=method, keep=keep or [], fine_tune=fine_tune)
     announce("all tasks together")
     joint = {(row.institution, row.task): row for row in federated(loaded)}
     table = []
@@ -35,8 +40,18 @@ def main(
         announce(f"{task} alone")
         for row in federated(single_task(loaded, task)):
             together = joint[row.institution, row.task]
-            table.append([row.institution, task, row.metric, together.after, row.after, together.after - row.after])
+            table.append([row.institution, task, row.metric, together.final, row.final, together.final - row.final])
     print_table(["institution", "task", "metric", "together", "alone", "difference"], table)
+
+
+def changed(experiment: Experiment, *, method: str | None, keep: list[str], fine_tune: int) -> Experiment:
+    """The experiment under another method, with other parts at home. Raises ConfigError if they do not go together."""
+    values = experiment.federation.model_dump(mode="json", exclude_none=True)
+    if method:
+        values["rounds"]["method"] = method
+    if keep or fine_tune:
+        values["personal"] = {"keep": keep, "fine_tune_epochs": fine_tune}
+    return experiment.model_copy(update={"federation": parse(Federation, values, where="the command line")})
 
 
 def federated(experiment: Experiment) -> list[Row]:
