@@ -17,6 +17,7 @@ from client import gate, outbox, personal, trainer
 from client.augmentation import Rewording, open_rewording
 from client.data.loading import TaskData, load_data, mark_known
 from client.data.readiness import examine, summary
+from client.importance import Importance
 from client.institution import Data, Institution, load_institution
 from client.keep import Keep
 from client.policy import Owners, Policy, check_request, check_tasks, disclose, offered
@@ -39,6 +40,7 @@ from shared.adapter import (
     tensors,
     unpack_steps,
 )
+from shared.allocation import cut, fill, ranks_of, update_shapes
 from shared.balancing import State
 from shared.codec import Arrays
 from shared.errors import (
@@ -247,7 +249,9 @@ class Site:
                 unpack_steps(codec.decode(request.base, base_codec(self.federation.wire.codec))) if request.base else {}
             )
             self.model.base.move(steps, since=request.base_since, version=request.base_version)
-        set_state(self.model, arrays, received=self.federation.method)
+        whole = {name: tuple(p.shape) for name, p in tensors(self.model).items()}
+        filled = fill(arrays, whole) if self.federation.adapter.type == "adalora" else arrays
+        set_state(self.model, filled, received=self.federation.method)
         own = {**self.initial, **kept}
         set_some(self.model, own)
         return select(arrays | own, self.data.keys())
@@ -257,6 +261,7 @@ class Site:
         kept = self.keep.before(request.run, request.round)
         received = self._load(request, kept.get(HOME, {}))
         set_trained(self.model.encoder, self.federation.method.factors(request.round))
+        importance = Importance(self.model.encoder) if self.federation.adapter.type == "adalora" else None
         known = parse_head(request.ledger) if request.ledger else None
         spending = self.account.spend(round=request.round, run=run, known=known) if self.account else nullcontext()
         with spending as private:
@@ -270,19 +275,27 @@ class Site:
                 balance=self._balance_before(request.round),
                 augment=self.draw_examples if self.rewordings else None,
                 private=private,
+                watch=importance,
                 progress=_Progress(f"round {request.round}"),
             )
         self.balances[request.round] = outcome.balance
         method, trained = self.federation.method, get_state(self.model)
         if self.federation.method_name == "fedrot":
             trained = align(trained, received, round=request.round)
+        if importance:
+            trained = cut(trained, ranks_of(received))
         update = difference(trained, received)
         home = {name: trained[name] for name in received if is_kept(name, method.keeps)}
         if home:
             self.keep.after(request.run, request.round, {HOME: home})
+        shapes = self._sent_shapes(request.round)
+        sent = {name: array for name, array in update.items() if is_sent(name, method, request.round)}
+        if importance:
+            ranks = ranks_of(received)
+            sent, shapes = sent | cut(importance.shares(), ranks), update_shapes(shapes, ranks)
         parcel = gate.pack(
-            {name: array for name, array in update.items() if is_sent(name, method, request.round)},
-            shapes=self._sent_shapes(request.round),
+            sent,
+            shapes=shapes,
             tasks=self.data.keys(),
             codec_name=self.federation.wire.codec,
             policy=self.policy,

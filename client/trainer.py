@@ -50,6 +50,7 @@ def train(
     balance: State | None = None,
     augment: Augment | None = None,
     private: Private | None = None,
+    watch: Callable[[], None] | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
     """Train adapter and heads in place for one round.
@@ -68,6 +69,7 @@ def train(
         balance: `Outcome.balance` of the round before; None begins afresh.
         augment: Draws the examples of each epoch in place of `examples`; of the same tasks.
         private: The owners of the records and the noise that protects them.
+        watch: Called after every backward pass over a batch, while the gradients are there; not with `private`.
         progress: Told of every step.
 
     Returns:
@@ -99,6 +101,8 @@ def train(
                 else:
                     optimizer.zero_grad(set_to_none=True)
                     measured = accumulate(model, batch, training, balancer.weights(state), rng)
+                    if watch:
+                        watch()
                     torch.nn.utils.clip_grad_norm_(parameters, training.clip_norm)
                     optimizer.step()
                     state = balancer.after_step(state, measured.means(), measured.norms)

@@ -15,6 +15,7 @@ from server.replies import Holdings
 from server.store import Reply, Store
 from shared import codec
 from shared.adapter import base_codec, is_received, pack_steps, select, unpack_steps
+from shared.allocation import cut, ranks_left
 from shared.codec import Arrays
 from shared.errors import QuorumError, ReplyError
 from shared.federation import Federation
@@ -147,6 +148,8 @@ def record_absent(this: Run, number: int, requests: Mapping[str, Request]) -> No
 def encode_state(this: Run, state: Arrays, names: Sequence[str]) -> dict[str, bytes]:
     """What each institution needs of a state, encoded once for all that hold the same tasks at the same rank."""
     told = {name: array for name, array in state.items() if is_received(name, this.federation.method)}
+    if this.federation.adapter.type == "adalora":
+        told = cut(told, ranks_left(told))
     held = {name: (frozenset(this.announced[name].records), this.announced[name].rank) for name in names}
     made = {
         (tasks, rank): codec.encode(narrow(select(told, tasks), rank), this.federation.wire.codec)

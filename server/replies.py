@@ -13,7 +13,8 @@ from server.aggregation import ClientUpdate
 from server.aggregation.mixed_ranks import narrow_shapes
 from server.aggregation.rows import row_masks
 from shared import codec
-from shared.adapter import check_shapes
+from shared.adapter import check_shapes, split_importance
+from shared.allocation import Ranks, fill, update_shapes
 from shared.errors import ProtocolError, ReplyError
 from shared.protocol import (
     REPLIES,
@@ -35,6 +36,8 @@ MAX_UPDATE_NORM = 1e4
 """No honest round moves a LoRA adapter this far; a larger update is a fault or an attack."""
 MAX_RECORDS = 10**9
 """No institution holds more records of one task; a larger count would take the whole weight."""
+MAX_IMPORTANCE = 1.05
+"""Shares of importance add up to 1, but for the precision they travel in."""
 METRIC = re.compile(r"[a-zA-Z][\w@.-]{0,31}", re.ASCII)
 MAX_METRICS = 64
 """Per task."""
@@ -137,8 +140,19 @@ def check_update(
     tasks: Mapping[str, Task],
     shapes: Mapping[str, tuple[int, ...]],
     codec_name: str,
+    ranks: Ranks | None = None,
 ) -> ClientUpdate:
     """The update in a reply to a TrainRequest.
+
+    Args:
+        reply: The reply.
+        request: What it answers.
+        institution: Who was asked.
+        announced: What it holds.
+        tasks: The federation's.
+        shapes: Of the arrays that institutions send, at the state's rank.
+        codec_name: See `shared.codec`.
+        ranks: With `adapter.type = "adalora"`, what the layers had left as they were sent.
 
     Raises:
         ReplyError: Wrong sender, round, tasks, counts, arrays, shapes, or values that are not finite or absurdly large.
@@ -146,7 +160,8 @@ def check_update(
     check_counts(reply, request, institution=institution, announced=announced)
     try:
         arrays = codec.decode(reply.update, codec_name)
-        check_shapes(narrow_shapes(shapes, announced.rank), arrays, tasks=set(reply.examples))
+        expected = narrow_shapes(shapes, announced.rank) if ranks is None else update_shapes(shapes, ranks)
+        check_shapes(expected, arrays, tasks=set(reply.examples))
     except ProtocolError as error:
         raise ReplyError(f"{institution}'s update: {error}") from error
     for name, array in arrays.items():
@@ -156,7 +171,10 @@ def check_update(
     if norm > MAX_UPDATE_NORM:
         raise ReplyError(f"Expected an update of norm at most {MAX_UPDATE_NORM:g}, but {institution}'s is {norm:g}.")
     rows = row_masks({task: tasks[task].outputs() for task in reply.examples}, announced.labels)
-    return ClientUpdate(institution, dict(reply.examples), arrays, rows, announced.rank)
+    arrays, importance = split_importance(arrays)
+    _check_importance(importance, institution)
+    arrays = arrays if ranks is None else fill(arrays, shapes)
+    return ClientUpdate(institution, dict(reply.examples), arrays, rows, announced.rank, importance)
 
 
 def check_scores(
@@ -186,6 +204,16 @@ def check_scores(
         _check_count(reply.examples[task], f"{institution}'s {request.split} records of {task}", most=most)
         _check_metrics(reply.scores[task], metrics[task], f"{institution}'s {task}")
     return reply
+
+
+def _check_importance(shares: Mapping[str, np.ndarray], institution: str) -> None:
+    lowest = min((float(array.min(initial=0)) for array in shares.values()), default=0.0)
+    total = sum(float(array.sum()) for array in shares.values())
+    if lowest < 0 or total > MAX_IMPORTANCE:
+        raise ReplyError(
+            f"Expected shares of importance, none negative and together at most 1, but {institution}'s lowest is "
+            f"{lowest:g} and they add up to {total:g}."
+        )
 
 
 def _check_metrics(scores: Mapping[str, float], primary: str, whose: str) -> None:

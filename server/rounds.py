@@ -34,6 +34,7 @@ from server.progress import (
 )
 from server.replies import Holdings, check_query, check_scores, check_update
 from server.store import Score, Store, rounds, scores
+from shared import allocation
 from shared.adapter import is_sent
 from shared.codec import Arrays
 from shared.errors import QuorumError
@@ -165,7 +166,9 @@ def _collect(
     """Train and average, every update by itself; as `server.secagg.collect` does with sums alone."""
     method = this.federation.method
     shapes = {name: array.shape for name, array in state.items() if is_sent(name, method, number)}
-    return aggregate(state, _updates(this, requests, shapes, number), federation=this.federation, round=number)
+    ranks = allocation.ranks_left(state) if this.federation.adapter.type == "adalora" else None
+    updates = _updates(this, requests, shapes, number, ranks)
+    return aggregate(state, updates, federation=this.federation, round=number)
 
 
 def _finish(this: Run, state: Arrays, number: int, started: float, diagnostics: fedavg.Diagnostics | None) -> None:
@@ -177,11 +180,17 @@ def _finish(this: Run, state: Arrays, number: int, started: float, diagnostics: 
     shown = "not validated" if score is None else f"validation score {score:.3f}"
     weights = diagnostics.weights if diagnostics else {}
     shares = "; weights " + ", ".join(f"{name} {w:.2f}" for name, w in sorted(weights.items())) if weights else ""
-    this.say(f"Round {number} of {this.federation.rounds.count}: {shown}, {seconds:.1f} s{shares}")
+    pruned = this.federation.adapter.type == "adalora"
+    ranks = f"; {allocation.describe(allocation.ranks_left(state))}" if pruned else ""
+    this.say(f"Round {number} of {this.federation.rounds.count}: {shown}, {seconds:.1f} s{ranks}{shares}")
 
 
 def _updates(
-    this: Run, requests: Mapping[str, TrainRequest], shapes: Mapping[str, tuple[int, ...]], number: int
+    this: Run,
+    requests: Mapping[str, TrainRequest],
+    shapes: Mapping[str, tuple[int, ...]],
+    number: int,
+    ranks: allocation.Ranks | None = None,
 ) -> Iterator[ClientUpdate]:
     """Checked updates as they arrive; a bad reply drops that one institution, and says so."""
     tasks = build_tasks(this)
@@ -196,6 +205,7 @@ def _updates(
             tasks=tasks,
             shapes=shapes,
             codec_name=codec_name,
+            ranks=ranks,
         )
 
     quorum = this.federation.rounds.quorum

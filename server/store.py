@@ -314,11 +314,15 @@ class Store:
     def best_round(self, run: str) -> int | None:
         """The round with the highest validation score; the last checkpoint where nothing was scored.
 
-        With [privacy] always the last one: to choose among rounds by private records is not accounted for.
+        With [privacy] always the last one: to choose among rounds by private records is not accounted for. Where ranks
+        are pruned, one of those after which the mean rank is the target.
         """
-        if self.agreement(run).privacy:
+        agreed = self.agreement(run)
+        if agreed.privacy:
             return self.last_round(run)
-        scored = [(row["score"], -row["round"]) for row in self.rows(rounds, run) if row["score"] is not None]
+        first = agreed.rounds.count - agreed.adapter.final_rounds if agreed.adapter.type == "adalora" else 0
+        rows = [row for row in self.rows(rounds, run) if row["score"] is not None and row["round"] >= first]
+        scored = [(row["score"], -row["round"]) for row in rows]
         return -max(scored)[1] if scored else self.last_round(run)
 
     def _one(self, query: sa.Select[Any]) -> dict[str, Any] | None:

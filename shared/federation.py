@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from shared.errors import ConfigError
 from shared.fixedpoint import word_for
 from shared.methods import METHODS, Kept, Method, MethodName, choose
+from shared.pruning import wrong_pruning
 from shared.tasks import TASK_TYPES, TaskSpec
 
 NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,47}$"
@@ -56,10 +57,21 @@ def _modules(value: Any) -> Any:
 class Adapter(Model):
     """LoRA (Hu et al. 2021): W = W0 + alpha / rank * B A on the named linear layers."""
 
+    type: Literal["lora", "adalora"] = "lora"
+    """`adalora` begins with `rank` in every layer and prunes those components that matter least (Zhang et al. 2023)."""
     rank: Annotated[int, Field(ge=1, le=256)] = 8
     """Inner width r of every factor pair; where `min_rank` is given, the widest that an institution may have."""
     min_rank: Annotated[int, Field(ge=1, le=256)] | None = None
     """The narrowest that an institution may choose in its own file, by its machine; `rank` if not given."""
+    target_rank: Annotated[int, Field(ge=1, le=256)] | None = None
+    """With `adalora`, the layers' mean rank in the end; half of `rank` if not given."""
+    warmup_rounds: Annotated[int, Field(ge=1, le=10_000)] = 1
+    """With `adalora`, the first rounds, which all layers train at `rank`."""
+    final_rounds: Annotated[int, Field(ge=1, le=10_000)] = 2
+    """With `adalora`, the last rounds, which are trained at `target_rank`; the released round is one of these.
+
+    In between the mean rank falls, fast at first (the paper's cubic schedule).
+    """
     alpha: Annotated[float, Field(gt=0)] = 16.0
     """Scales the adapter: alpha / rank."""
     rslora: bool = False
@@ -76,10 +88,19 @@ class Adapter(Model):
         """What an institution's rank may be."""
         return range(self.min_rank or self.rank, self.rank + 1)
 
+    @property
+    def target(self) -> int:
+        """The layers' mean rank in the end."""
+        return self.rank if self.type == "lora" else self.target_rank or max(1, self.rank // 2)
+
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if not self.ranks:
             raise ValueError(f"min_rank must be at most rank, {self.rank}, not {self.min_rank}")
+        if self.target_rank is not None and self.type == "lora":
+            raise ValueError(f"target_rank {self.target_rank} is given, but only type 'adalora' has one")
+        if self.target > self.rank:
+            raise ValueError(f"target_rank must be at most rank, {self.rank}, not {self.target_rank}")
         return self
 
 
@@ -178,9 +199,9 @@ class Rounds(Model):
     method: Literal["auto"] | MethodName = "auto"
     """What institutions train and how it becomes one; `collegium methods` says what each of them is.
 
-    `auto`: `flexlora` where institutions have different ranks, else `fedsvd` under [privacy], `rolora` under
-    [secure_aggregation], with more than 10 institutions or a rank of at most 4, and `fedex` otherwise. Where
-    institutions' labels differ strongly, `rolora` is the better choice too.
+    `auto`: `flexlora` where institutions have different ranks, `fedavg` where layers get them (`adalora`), else
+    `fedsvd` under [privacy], `rolora` under [secure_aggregation], with more than 10 institutions or a rank of at most
+    4, and `fedex` otherwise. Where institutions' labels differ strongly, `rolora` is the better choice too.
     """
     deadline_seconds: Annotated[float, Field(gt=0)] = 1800.0
     """How long the coordinator waits for the replies of one request."""
@@ -335,6 +356,12 @@ class Federation(Model):
             raise ValueError("with [secure_aggregation], " + "; ".join(wrong))
         return self
 
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if wrong := wrong_pruning(self):
+            raise ValueError("; ".join(wrong))
+        return self
+
     @property
     def method(self) -> Method:
         """What institutions train and how it becomes one; what it keeps at home includes `personal.keep`."""
@@ -357,6 +384,8 @@ class Federation(Model):
         """The method, and why."""
         if self.rounds.method != "auto":
             return self.rounds.method, "as rounds.method says"
+        if self.adapter.type == "adalora":
+            return "fedavg", "adapter.type 'adalora' prunes components, and needs A and B trained together"
         return choose(
             institutions=len(self.rounds.institutions),
             rank=self.adapter.rank,

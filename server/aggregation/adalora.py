@@ -15,14 +15,14 @@ from shared.allocation import ranks_left
 from shared.codec import Arrays
 from shared.federation import Adapter, Federation
 
-Told = dict[str, Mapping[str, np.ndarray]]
+Told = dict[str, Arrays]
 """By institution, the importance of every component: [rank] per layer under its wire name."""
 
 
 def noted(updates: Iterable[ClientUpdate], told: Told) -> Iterator[ClientUpdate]:
     """The updates as they are, while the importance that came with them is noted in `told`."""
     for update in updates:
-        told[update.institution] = update.importance
+        told[update.institution] = dict(update.importance)
         yield update
 
 

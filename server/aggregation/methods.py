@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from server.aggregation import ClientUpdate, fedavg, fedex, fednova, flexlora, flora
+from server.aggregation import ClientUpdate, adalora, fedavg, fedex, flexlora, flora
 from server.aggregation.mixed_ranks import padded
 from shared.adapter import BASE, pack_steps
 from shared.codec import Arrays
@@ -35,6 +35,11 @@ def aggregate(
         updates = list(updates)
         if not updates:
             return fedavg.apply(state, (), weighting=weighting)
+    if federation.adapter.type == "adalora":
+        told: adalora.Told = {}
+        filled = (padded(update, state) for update in adalora.noted(updates, told))
+        new, diagnostics = fedavg.apply(state, filled, weighting=weighting)
+        return adalora.allocate(new, told, diagnostics.weights, federation=federation, round=round), diagnostics
     if name == "flexlora":
         return flexlora.apply(state, updates, weighting=weighting)
     if name == "fedex":
@@ -45,8 +50,4 @@ def aggregate(
         new, steps, diagnostics = flora.apply(state, updates, weighting=weighting, scale=scale, seed=seed)
         return new | pack_steps(steps), diagnostics
     filled = (padded(update, state) for update in updates)
-    if federation.rounds.normalize_steps:
-        training = federation.training
-        momentum = training.momentum if training.optimizer == "sgd" else 0.0
-        return fednova.apply(state, filled, weighting=weighting, momentum=momentum)
     return fedavg.apply(state, filled, weighting=weighting)
