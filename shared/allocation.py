@@ -25,7 +25,7 @@ def ranks_of(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
 def ranks_left(state: Mapping[str, np.ndarray]) -> dict[str, int]:
     """The ranks of a state's layers without the components that were pruned."""
     return {
-        layer_of(name): int(array.any(axis=1).nonzero()[0].max(initial=-1)) + 1
+        layer_of(name): int(np.flatnonzero(array.any(axis=1)).max(initial=-1)) + 1
         for name, array in state.items()
         if factor_of(name) == "A"
     }
