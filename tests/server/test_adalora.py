@@ -1,12 +1,14 @@
 """The budget's schedule, the choice of components against a loop, and the mean of what institutions tell."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from server.aggregation import ClientUpdate
 from server.aggregation.adalora import allocate, budget, mean_importance, noted, prune
+from server.store import Store
 from shared.adapter import factor_name, importance_name
 from shared.allocation import ranks_left
 from shared.codec import Arrays
@@ -99,3 +101,15 @@ def test_where_no_component_is_known_to_matter_nothing_is_pruned(
     before = state()
     after = allocate(before, told, dict.fromkeys(told, 1.0), federation=federation, round=5)
     assert all(after[name] is array for name, array in before.items())
+
+
+def test_only_a_round_after_which_ranks_are_at_the_target_is_the_best(
+    tmp_path: Path, tiny_federation: Callable[..., Federation]
+) -> None:
+    federation = tiny_federation(adapter={"type": "adalora", "final_rounds": 2}, rounds={"count": 5})
+    with Store.open(f"sqlite:///{tmp_path / 'store.db'}", checkpoints=tmp_path / "checkpoints") as store:
+        run = store.create_run(federation)
+        for number, score in enumerate((0.9, 0.8, 0.3, 0.5, 0.4), start=1):
+            store.save_checkpoint(run, number, {})
+            store.add_round(run, number, 1.0, score)
+        assert store.best_round(run) == 4
