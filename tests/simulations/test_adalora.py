@@ -192,6 +192,14 @@ def test_a_resumed_run_equals_an_uninterrupted_one(store: Store, make: Make) -> 
     assert all(one[name].tobytes() == other[name].tobytes() for name in one)
 
 
+def test_half_precision_on_the_wire_prunes_to_the_target_too(store: Store, make: Make) -> None:
+    made = make(wire={"codec": "float16"})
+    run_id = run(store, LocalGrid(made[1]), made)
+    ranks = ranks_left(store.load_checkpoint(run_id, 4))
+    assert sum(ranks.values()) == 2 * len(ranks)
+    assert {row["status"] for row in store.rows(replies, run_id)} == {"ok"}
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
