@@ -127,6 +127,16 @@ def status(home: Home, run: RunOption = None, as_json: JsonOption = False) -> No
             [[s["institution"], s["round"], s["epsilon"]] for s in report["spending"]],
             title="Privacy",
         )
+    if report["outliers"]:
+        print_table(
+            ["institution", "part", "round", "norm", "cosine", "verdict", "rounds held back", "reason"],
+            [
+                [o[key] for key in ("institution", "part", "round", "norm", "cosine", "verdict", "held_back", "reason")]
+                for o in report["outliers"]
+            ],
+            title="Outliers",
+            wrapped="reason",
+        )
     if report["refusals"]:
         print_table(
             ["institution", "refused by", "request", "last in round", "reason"],

@@ -6,12 +6,12 @@ federation file names are ever sent anything.
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from flwr.serverapp import Grid
 
-from server import secagg
+from server import robust, secagg
 from server.aggregation import ClientUpdate, fedavg, fedsvd
 from server.aggregation.methods import aggregate
 from server.asking import IDLE_SECONDS, online
@@ -167,8 +167,24 @@ def _collect(
     method = this.federation.method
     shapes = {name: array.shape for name, array in state.items() if is_sent(name, method, number)}
     ranks = allocation.ranks_left(state) if this.federation.adapter.type == "adalora" else None
-    updates = _updates(this, requests, shapes, number, ranks)
+    updates: Iterable[ClientUpdate] = _updates(this, requests, shapes, number, ranks)
+    if this.federation.robust:
+        updates = _filtered(this, state, list(updates), number)
     return aggregate(state, updates, federation=this.federation, round=number)
+
+
+def _filtered(
+    this: Run, state: Mapping[str, np.ndarray], updates: Sequence[ClientUpdate], number: int
+) -> list[ClientUpdate]:
+    """The updates as the federation's filter lets them through; whoever was held back is named and recorded."""
+    agreed = this.federation.robust
+    assert agreed is not None
+    require_quorum(this, number, [update.institution for update in updates])
+    filtered, findings = robust.apply(state, updates, robust=agreed, method=this.federation.method)
+    this.store.add_findings(this.run_id, number, findings)
+    if told := robust.describe(findings):
+        this.say(f"Filter {agreed.filter}, round {number}: {told}")
+    return filtered
 
 
 def _finish(this: Run, state: Arrays, number: int, started: float, diagnostics: fedavg.Diagnostics | None) -> None:

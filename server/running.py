@@ -1,6 +1,7 @@
 """Starting, following, resuming and releasing runs from the coordinator's command line."""
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from server.bundle import RUN_KEY, pointer_bundle
 from server.home import open_home, read_settings
 from server.operator import OperatorClient
 from server.outcomes import primary_outcomes
-from server.store import Store, events, replies, rounds, runs, spending
+from server.store import Store, events, findings, replies, rounds, runs, spending
 from shared.errors import ConfigError
 from shared.federation import load_federation
 from shared.protocol import REFUSAL_KINDS
@@ -133,6 +134,7 @@ def status_report(folder: Path, run_id: str | None) -> dict[str, Any]:
             "tests": [asdict(row) for row in primary_outcomes(store, chosen)] if chosen else [],
             "refusals": refusals(replied),
             "spending": last_spending(store.rows(spending, chosen)) if chosen else [],
+            "outliers": outliers(store.rows(findings, chosen)) if chosen else [],
         }
 
 
@@ -158,6 +160,14 @@ def refusals(replied: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "reason": reason,
             }
     return list(found.values())
+
+
+def outliers(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What a robust filter found last of every institution and part, and in how many rounds it held the step back."""
+    last = {(row["institution"], row["part"]): row for row in rows}
+    held = Counter((row["institution"], row["part"]) for row in rows if row["verdict"] != "kept")
+    keys = ("institution", "part", "round", "filter", "norm", "cosine", "verdict", "reason")
+    return [{key: row[key] for key in keys} | {"held_back": held[which]} for which, row in sorted(last.items())]
 
 
 def last_spending(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from server.robust import Finding
 from shared.codec import Arrays
 from shared.errors import ConfigError, StoreError
 from shared.federation import Federation, parse
@@ -89,6 +90,20 @@ spending = sa.Table(
     sa.Column("institution", sa.String(64), nullable=False),
     sa.Column("epsilon", sa.Float, nullable=False),
     sa.Column("ledger", sa.String(96)),
+)
+findings = sa.Table(
+    "findings",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column(*RUN, sa.ForeignKey("runs.run"), nullable=False, index=True),
+    sa.Column("round", sa.Integer, nullable=False),
+    sa.Column("institution", sa.String(64), nullable=False),
+    sa.Column("part", sa.String(64), nullable=False),
+    sa.Column("filter", sa.String(32), nullable=False),
+    sa.Column("norm", sa.Float, nullable=False),
+    sa.Column("cosine", sa.Float),
+    sa.Column("verdict", sa.String(16), nullable=False),
+    sa.Column("reason", sa.Text),
 )
 events = sa.Table(
     "events",
@@ -246,6 +261,12 @@ class Store:
         )
         row = self._one(query.order_by(spending.c.id.desc()))
         return str(row["ledger"]) if row else None
+
+    def add_findings(self, run: str, round: int, found: Sequence[Finding]) -> None:
+        """Record what a robust filter found in a round; an earlier attempt at the round is replaced."""
+        with self._writing("store findings") as connection:
+            connection.execute(sa.delete(findings).where(findings.c.run == run, findings.c.round == round))
+            connection.execute(sa.insert(findings), [{"run": run, "round": round, **vars(one)} for one in found])
 
     def add_event(self, run: str, text: str) -> None:
         """Record one line of the run's story."""

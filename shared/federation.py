@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from shared.errors import ConfigError
+from shared.filters import FilterName, wrong_filter
 from shared.fixedpoint import word_for
 from shared.methods import METHODS, Kept, Method, MethodName, choose
 from shared.pruning import wrong_pruning
@@ -237,6 +238,23 @@ class SecureAggregation(Model):
     """Binary places of the integers that are added up; they are 32 bits wide where all sums fit, else 64."""
 
 
+class Robust(Model):
+    """A filter between the institutions' updates and their mean, against poisoned and broken ones."""
+
+    filter: FilterName
+    """Over all institutions for the adapter, over its holders for every head; in the space of the products B A.
+
+    `norm-bound` cuts longer steps to the median length. `geometric-median`, `krum` (one is taken) and `multi-krum` (all
+    but `byzantine` are taken) go by distances between steps. `fltrust` goes by the step of `root`. `median` and
+    `trimmed-mean` (without the `byzantine` highest and lowest) are of every number by itself, and so only for methods
+    under which a single factor is sent in a round.
+    """
+    byzantine: Annotated[int, Field(ge=1)] = 1
+    """How many poisoned institutions it must withstand, f: the quorum is at least 2 f + 3 for Krum, else 2 f + 1."""
+    root: Name | None = None
+    """With `fltrust`, the institution that is trusted: one of your own with a small public data set, for instance."""
+
+
 class Personal(Model):
     """What every institution has of its own."""
 
@@ -266,6 +284,7 @@ class Federation(Model):
     privacy: Privacy | None = None
     personal: Personal | None = None
     rounds: Rounds
+    robust: Robust | None = None
     wire: Wire = Wire()
     secure_aggregation: SecureAggregation | None = None
 
@@ -358,7 +377,7 @@ class Federation(Model):
 
     @model_validator(mode="after")
     def _together(self) -> Self:
-        if wrong := wrong_pruning(self):
+        if wrong := [*wrong_filter(self), *wrong_pruning(self)]:
             raise ValueError("; ".join(wrong))
         return self
 

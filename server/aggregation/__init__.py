@@ -23,3 +23,5 @@ class ClientUpdate:
     """Of its factors, where that is not the state's."""
     importance: Mapping[str, np.ndarray] = field(default_factory=dict)
     """With `adapter.type = "adalora"`, the importance of every component, [rank] per layer under its wire name."""
+    trust: Mapping[str | None, float] = field(default_factory=dict)
+    """With a robust filter, from 0 to 1 for the adapter (None) and the head of every task: see `server.robust`."""

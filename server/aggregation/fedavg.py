@@ -4,7 +4,8 @@ A head is averaged over the institutions that hold its task, weighted by their e
 different labels, row by row over those that annotate the row's label. The adapter gives every task an equal say:
 institution i weighs w_i = 1/T * sum_t n_it / N_t over the T tasks present, where n_it are its examples of task t and
 N_t all institutions'. Weights by `examples` are w_i = n_i / N instead (McMahan et al. 2017), under which a large task
-drowns a small one. Under `equal` every n_it is 1.
+drowns a small one. Under `equal` every n_it is 1. Where updates come with a filter's `trust`, that is what n_it is
+multiplied by in a head, and all that an institution weighs in the adapter, whatever tasks it holds.
 
 N_t is known only at the end, so each task needs a running sum of its own, except that tasks whose examples have had the
 same ratio at every institution so far share one (`_Group`). The memory needed does not grow with the number of
@@ -17,6 +18,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from types import MappingProxyType
 
 import numpy as np
 from scipy.linalg.blas import daxpy
@@ -29,6 +31,9 @@ from shared.federation import Weighting
 
 BLOCK = 1 << 15
 """Values that are widened to float64 at a time: they stay in a processor's cache."""
+Says = Mapping[str, float]
+"""What an institution's word counts for in the adapter, by task."""
+NOBODY: Mapping[str | None, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ def apply(
     """
     sums = _Sums(state, weighting)
     examples: dict[str, Mapping[str, int]] = {}
+    says: dict[str, Says] = {}
     norms: dict[str, float] = {}
     for update in updates:
         if update.institution in examples:
@@ -70,12 +76,13 @@ def apply(
                 f"Expected one update from {update.institution}, but a second one came; it is not counted."
             )
         examples[update.institution] = update.examples
+        says[update.institution] = _says(update.examples, weighting, update.trust)
         norms[update.institution] = sums.add(update)
         del update  # or it would still be there while the next one arrives
     new = dict(state)
-    for name, step in sums.means(_totals(examples, weighting)):
+    for name, step in sums.means(_totals(says)):
         new[name] = (state[name] + step).astype(np.float32)
-    return new, Diagnostics(examples, norms, adapter_weights(examples, weighting), step_norm(new, state))
+    return new, Diagnostics(examples, norms, _weights(says), step_norm(new, state))
 
 
 def counts_for(examples: Mapping[str, int], weighting: Weighting) -> Mapping[str, int]:
@@ -85,11 +92,7 @@ def counts_for(examples: Mapping[str, int], weighting: Weighting) -> Mapping[str
 
 def adapter_weights(examples: Mapping[str, Mapping[str, int]], weighting: Weighting) -> dict[str, float]:
     """Each institution's weight in the adapter, by its examples per task; they sum to one."""
-    totals = _totals(examples, weighting)
-    return {
-        name: sum(count / (totals[task] * len(totals)) for task, count in _says(held, weighting).items())
-        for name, held in examples.items()
-    }
+    return _weights({name: _says(held, weighting) for name, held in examples.items()})
 
 
 def row_weights(count: float, array: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
@@ -108,7 +111,7 @@ def step_norm(new: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray]) ->
 class _Group:
     """Tasks whose examples have had the same ratio at every institution so far: one running sum serves them all."""
 
-    counts: dict[str, int]
+    counts: dict[str, float]
     """That ratio: the examples at the first institution that had them."""
     total: np.ndarray
     """Flat sum of the adapter; times `counts` of a task, it is the task's sum over institutions of n_it * update_i."""
@@ -134,9 +137,11 @@ class _Sums:
         """Add one institution's update; its Euclidean norm, without the rows that are not its own to move."""
         squares = 0.0
         if arrays := self._take(None, update):
-            sums = _weigh(self._groups, _says(update.examples, self._weighting), _size(arrays))
+            says = _says(update.examples, self._weighting, update.trust)
+            sums = _weigh(self._groups, says, _size(arrays))
             squares += _add(arrays, sums, self._scratch)
-        for task, count in counts_for(update.examples, self._weighting).items():
+        for task, held in counts_for(update.examples, self._weighting).items():
+            count = held * update.trust.get(task, 1.0)
             if arrays := self._take(task, update):
                 if task not in self._heads:
                     self._heads[task] = np.zeros(_size(arrays))
@@ -146,12 +151,12 @@ class _Sums:
                     self._weighed[name] = self._weighed[name] + weight if name in self._weighed else weight
         return math.sqrt(squares)
 
-    def means(self, totals: Mapping[str, int]) -> Iterator[tuple[str, np.ndarray]]:
+    def means(self, totals: Mapping[str, float]) -> Iterator[tuple[str, np.ndarray]]:
         """Every array's step, given what all institutions' examples add up to. Uses up the sums."""
         for task, total in self._heads.items():
             for name, sum_ in self._cut(total, task):
                 # A row that nobody may move keeps its value: its total is zero, whatever it is divided by.
-                yield name, sum_ / np.maximum(self._weighed[name], 1.0)
+                yield name, sum_ / np.where(self._weighed[name] > 0, self._weighed[name], 1.0)
         if self._groups:
             yield from self._cut(_mean(self._groups, totals), None)
 
@@ -174,12 +179,12 @@ class _Sums:
             start += size
 
 
-def _weigh(groups: list[_Group], counts: Mapping[str, int], size: int) -> list[tuple[np.ndarray, float]]:
+def _weigh(groups: list[_Group], counts: Says, size: int) -> list[tuple[np.ndarray, float]]:
     """The sums that an institution's update goes into, and its weight in each; groups that it tells apart are split."""
     for group in list(groups):
-        apart: dict[Fraction, dict[str, int]] = {}
+        apart: dict[Fraction, dict[str, float]] = {}
         for task, first in group.counts.items():
-            apart.setdefault(Fraction(counts.get(task, 0), first), {})[task] = first
+            apart.setdefault(Fraction(counts.get(task, 0)) / Fraction(first), {})[task] = first
         group.counts, *others = apart.values()
         groups += [_Group(other, group.total.copy()) for other in others]
     if new := {task: count for task, count in counts.items() if all(task not in group.counts for group in groups)}:
@@ -188,7 +193,7 @@ def _weigh(groups: list[_Group], counts: Mapping[str, int], size: int) -> list[t
     return [(total, counts[task] / first) for total, task, first in leads if task in counts]
 
 
-def _mean(groups: Sequence[_Group], totals: Mapping[str, int]) -> np.ndarray:
+def _mean(groups: Sequence[_Group], totals: Mapping[str, float]) -> np.ndarray:
     """The adapter's step: the mean over tasks of each one's weighted mean. Uses up the groups' sums."""
     for group in groups:
         group.total *= sum(count / (totals[task] * len(totals)) for task, count in group.counts.items())
@@ -198,16 +203,27 @@ def _mean(groups: Sequence[_Group], totals: Mapping[str, int]) -> np.ndarray:
     return first
 
 
-def _says(examples: Mapping[str, int], weighting: Weighting) -> Mapping[str, int]:
-    """An institution's examples that count for the adapter: task by task, or of all tasks as if they were one."""
+def _says(examples: Mapping[str, int], weighting: Weighting, trust: Mapping[str | None, float] = NOBODY) -> Says:
+    """What an institution's word counts for in the adapter: task by task, or as if all were one."""
+    if None in trust:
+        return {"": trust[None]} if trust[None] > 0 else {}
     return {"": sum(examples.values())} if weighting == "examples" else counts_for(examples, weighting)
 
 
-def _totals(examples: Mapping[str, Mapping[str, int]], weighting: Weighting) -> dict[str, int]:
+def _weights(says: Mapping[str, Says]) -> dict[str, float]:
+    """What `_says` of every institution, as weights that sum to one."""
+    totals = _totals(says)
+    return {
+        name: float(sum(count / (totals[task] * len(totals)) for task, count in own.items()))
+        for name, own in says.items()
+    }
+
+
+def _totals(says: Mapping[str, Says]) -> dict[str, float]:
     """Over all institutions, what `_says`."""
-    totals: dict[str, int] = {}
-    for held in examples.values():
-        for task, count in _says(held, weighting).items():
+    totals: dict[str, float] = {}
+    for own in says.values():
+        for task, count in own.items():
             totals[task] = totals.get(task, 0) + count
     return totals
 
