@@ -229,6 +229,10 @@ def test_the_geometric_median_of_products_is_what_is_averaged() -> None:
     step = np.concatenate([(p - q).reshape(-1) for p, q in zip(products, before, strict=True)])
     np.testing.assert_allclose(step, weights @ rows, atol=1e-3)
     assert [f.institution for f in findings if f.verdict == "down-weighted" and f.part == "adapter"] == ["i0"]
+    heads = [np.concatenate([u.arrays[n].ravel() for n in STATE if "head" in n]).astype(float) for u in updates]
+    weights = filters.geometric_median(np.array(heads) @ np.array(heads).T)
+    mean = np.tensordot(weights, [u.arrays[HEAD] for u in updates], axes=1)
+    np.testing.assert_allclose(step_of(new, HEAD), mean, atol=1e-5)
 
 
 def test_fltrust_equals_its_formula() -> None:
@@ -282,6 +286,11 @@ def test_rows_are_filtered_over_those_who_may_move_them() -> None:
     filtered, _ = apply(STATE, updates, robust=robust("median"), method=METHODS["ffa"])
     values = np.stack([update.arrays[HEAD][1] for update in updates[2:]])
     np.testing.assert_allclose(step_of(average(filtered), HEAD)[1], np.median(values, axis=0), atol=1e-6)
+    filtered, _ = apply(STATE, updates, robust=robust("geometric-median"), method=METHODS["ffa"])
+    trust = np.array([0.01, 0.02, 0.03])  # of the rows' holders: it is what they have that counts, and not how much
+    filtered[2:] = [replace(u, trust={**u.trust, "t": float(t)}) for u, t in zip(filtered[2:], trust, strict=True)]
+    mean = np.tensordot(trust / trust.sum(), values, axes=1)
+    np.testing.assert_allclose(step_of(average(filtered), HEAD)[1], mean, atol=1e-5)
     wild = replace(updates[0], arrays=dict(updates[0].arrays))
     wild.arrays[HEAD] = wild.arrays[HEAD].copy()
     wild.arrays[HEAD][1] = 1e6  # a row that is not its own is no part of its step
@@ -303,6 +312,10 @@ def test_heads_are_filtered_over_their_holders_and_never_a_single_one() -> None:
     assert used == {"adapter": "multi-krum", "head/t": "norm-bound", "head/u": "none"}
     assert [f.verdict for f in findings if f.part == "head/u"] == ["kept"]
     assert [f.institution for f in findings if f.part == "head/t"] == ["i2", "i3", "i4", "i5"]
+
+
+def test_of_two_holders_the_shorter_step_is_the_bound() -> None:
+    assert filters.median_norm(np.diag([4.0, 1e8])) == 2.0
 
 
 def test_nobody_has_more_say_for_the_tasks_that_it_claims() -> None:
