@@ -18,6 +18,7 @@ from shared.errors import ConfigError
 from shared.filters import FilterName, wrong_filter
 from shared.fixedpoint import word_for
 from shared.methods import METHODS, Kept, Method, MethodName, choose
+from shared.personal import wrong_personal
 from shared.pruning import wrong_pruning
 from shared.tasks import TASK_TYPES, TaskSpec
 
@@ -304,23 +305,6 @@ class Federation(Model):
         return self
 
     @model_validator(mode="after")
-    def _at_home(self) -> Self:
-        """Refuse to keep B at home where a round would then share nothing of the adapter, or needs whole products."""
-        if self.personal is None or "B" not in self.personal.keep:
-            return self
-        able = [name for name, method in METHODS.items() if method.linear and all("A" in f for f in method.trains)]
-        if self.method_name not in able:
-            reason = (
-                "needs the products of A and B"
-                if not self.method.linear
-                else "has rounds in which institutions train no A, so that they would share nothing of the adapter"
-            )
-            raise ValueError(
-                f'with "B" in personal.keep, rounds.method must be one of {able}: {self.method_name!r} {reason}'
-            )
-        return self
-
-    @model_validator(mode="after")
     def _private(self) -> Self:
         """Nothing that [privacy] does not account for may look at the records."""
         if self.privacy is None:
@@ -340,8 +324,6 @@ class Federation(Model):
             wrong.append(f"rounds.weighting must be 'equal', since record counts are private, not {rounds.weighting!r}")
         if rounds.patience:
             wrong.append(f"rounds.patience must be 0, since validation records are private, not {rounds.patience}")
-        if self.personal and self.personal.fine_tune_epochs:
-            wrong.append("personal.fine_tune_epochs must be 0, since only rounds are accounted for")
         for name, spec in self.tasks.items():
             if reason := spec.crosses_records():
                 wrong.append(f"tasks.{name}: {reason}")
@@ -377,7 +359,7 @@ class Federation(Model):
 
     @model_validator(mode="after")
     def _together(self) -> Self:
-        if wrong := [*wrong_filter(self), *wrong_pruning(self)]:
+        if wrong := [*wrong_filter(self), *wrong_pruning(self), *wrong_personal(self)]:
             raise ValueError("; ".join(wrong))
         return self
 

@@ -55,6 +55,11 @@ def choose(experiment: Experiment, plan: Plan) -> tuple[str, str | None]:
             "Expected an experiment with [federation.privacy] for gradient canaries and for --noise-factor, but it has "
             "none; add the table, or plant --kind text."
         )
+    if plan.kind != "gradient" and federation.method.keeps:
+        raise ConfigError(
+            f"Expected a federation with a global model to audit by --kind {plan.kind}, but institutions keep "
+            f"{' and '.join(federation.method.keeps)} at home; audit one without [personal] keep."
+        )
     names = [plan.institution] if plan.institution is not None else list(held)
     if plan.kind == "gradient":
         if plan.task is not None:

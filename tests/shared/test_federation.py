@@ -159,3 +159,39 @@ def test_privacy_needs_what_looks_at_no_record(tiny_federation: Callable[..., Fe
 def test_the_noise_is_given_once(given: dict[str, float]) -> None:
     with pytest.raises(ValidationError, match="either epsilon or noise_multiplier"):
         Privacy.model_validate(given)
+
+
+@pytest.mark.parametrize(
+    ("method", "table", "said"),
+    [
+        ("ffa", 'keep = ["B"]', r"one of \['fedavg', 'fedsa', 'fedrot'\]: 'ffa' has rounds .* train no A"),
+        ("fedsvd", 'keep = ["B", "heads"]', "'fedsvd' has rounds in which institutions train no A"),
+        ("rolora", 'keep = ["B"]', "'rolora' has rounds in which institutions train no A"),
+        ("fed-sb", 'keep = ["B"]', "'fed-sb' has rounds in which institutions train no A"),
+        ("fedex", 'keep = ["B"]', "'fedex' needs the products of A and B"),
+        ("flora", 'keep = ["B"]', "'flora' needs the products of A and B"),
+        ("flexlora", 'keep = ["B"]', "'flexlora' needs the products of A and B"),
+        ("auto", 'keep = ["B"]', "'fedex' needs the products of A and B"),
+        ("fedavg", 'keep = ["A"]', r"personal\.keep\.0.*'B' or 'heads', not 'A'"),
+        ("fedavg", "fine_tune_epochs = -1", "personal.fine_tune_epochs"),
+    ],
+)
+def test_what_cannot_stay_at_home(tmp_path: Path, method: str, table: str, said: str) -> None:
+    text = VALID.replace("[rounds]", f'[rounds]\nmethod = "{method}"')
+    with pytest.raises(ConfigError, match=said):
+        load_federation(write(tmp_path, f"{text}\n[personal]\n{table}\n"))
+
+
+def test_a_fine_tune_is_not_accounted_for(tiny_federation: Callable[..., Federation]) -> None:
+    private = {"privacy": {"epsilon": 3.0}, "training": {"weight_decay": 0.0}, "rounds": {"weighting": "equal"}}
+    assert tiny_federation(**private, personal={"keep": ["heads"]}).method.keeps == ("heads",)
+    with pytest.raises(ValueError, match=r"with \[privacy\], personal.fine_tune_epochs must be 0"):
+        tiny_federation(**private, personal={"fine_tune_epochs": 1})
+
+
+def test_the_methods_parts_and_the_files_stay_at_home_together(tiny_federation: Callable[..., Federation]) -> None:
+    assert tiny_federation().method.keeps == ()
+    assert tiny_federation(rounds={"method": "fedsa"}).method.keeps == ("B", "heads")
+    assert tiny_federation(rounds={"method": "fedsa"}, personal={"keep": ["heads"]}).method.keeps == ("B", "heads")
+    assert tiny_federation(personal={"keep": ["heads"]}).method.keeps == ("heads",)
+    assert tiny_federation(personal={"fine_tune_epochs": 2}).fine_tunes == 2

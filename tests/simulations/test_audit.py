@@ -169,6 +169,12 @@ def test_a_plan_that_does_not_fit_is_refused(
         audit_target(file, plan, announce=lambda _: None)
 
 
+def test_there_must_be_a_global_model_to_audit(experiment: Callable[..., Path]) -> None:
+    file = experiment(privacy=None, personal={"keep": ["heads"]})
+    with pytest.raises(ConfigError, match="keep heads at home"):
+        audit_target(file, Plan("text"), announce=lambda _: None)
+
+
 def test_the_verb_writes_a_page_and_exits_with_1_on_a_violation(
     experiment: Callable[..., Path], tmp_path: Path
 ) -> None:
