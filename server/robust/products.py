@@ -29,6 +29,8 @@ from shared.methods import Factor, Method
 FACTORS: tuple[Factor, ...] = get_args(Factor)
 Term = tuple[int, np.ndarray, np.ndarray]
 """A degree d, L and R, of the product t^d L R."""
+ROWS = 512
+"""Components whose inner products with all others are held at a time."""
 
 
 @dataclass(frozen=True)
@@ -117,14 +119,14 @@ def _inner(terms: Sequence[Sequence[Term]]) -> np.ndarray:
     """[K, 2, K, 2]: for every two institutions and degrees, the inner product of their terms of that degree."""
     lefts = np.concatenate([left for own in terms for _, left, _ in own], axis=1)
     rights = np.concatenate([right for own in terms for _, _, right in own], axis=0)
-    widths = [(2 * i + degree - 1, len(right)) for i, own in enumerate(terms) for degree, _, right in own]
-    column = np.repeat([key for key, _ in widths], [width for _, width in widths])
-    grams, start = np.zeros((2 * len(terms), 2 * len(terms))), 0
-    for key, width in widths:  # row block by row block: all at once would be (K r)^2 numbers
-        rows = slice(start, start + width)
+    whose = np.array([2 * i + degree - 1 for i, own in enumerate(terms) for degree, _, _ in own])
+    widths = np.array([len(right) for own in terms for _, _, right in own])
+    starts, grams = np.cumsum(widths) - widths, np.zeros((2 * len(terms), 2 * len(terms)))
+    for first in range(0, len(rights), ROWS):  # not all at once, which would be (K r)^2 numbers
+        rows = slice(first, first + ROWS)
         block = (lefts[:, rows].T @ lefts) * (rights[rows] @ rights.T)
-        grams[key] += np.bincount(column, block.sum(axis=0), minlength=2 * len(terms))
-        start += width
+        summed = np.add.reduceat(block, starts, axis=1)
+        np.add.at(grams, (np.repeat(whose, widths)[rows, None], whose[None]), summed)
     return grams.reshape(len(terms), 2, len(terms), 2)
 
 

@@ -10,7 +10,7 @@ from scipy.optimize import minimize
 
 from server.aggregation import ClientUpdate, fedavg, fedex
 from server.aggregation.mixed_ranks import narrow
-from server.robust import apply, describe, filters
+from server.robust import apply, describe, filters, products
 from server.robust.coordinates import median, trimmed_mean
 from server.robust.products import adapter_steps
 from shared.codec import Arrays
@@ -98,6 +98,13 @@ def test_inner_products_are_those_of_the_products(method: str, sent: str, ranks:
     np.testing.assert_allclose(
         steps.beside_mean(scales, trust), beside @ beside.T, rtol=1e-9, atol=1e-9 * np.abs(beside @ beside.T).max()
     )
+
+
+def test_inner_products_are_the_same_however_few_are_held_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    updates = make_updates(5, "AB", ranks=(4, 2, 3))
+    whole = adapter_steps(STATE, updates, method=METHODS["flexlora"]).grams
+    monkeypatch.setattr(products, "ROWS", 7)
+    np.testing.assert_allclose(adapter_steps(STATE, updates, method=METHODS["flexlora"]).grams, whole, rtol=1e-9)
 
 
 @pytest.mark.parametrize(("method", "sent", "ranks"), CASES)
