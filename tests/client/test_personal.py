@@ -72,8 +72,8 @@ def train(site: Site, blob: bytes) -> None:
 
 
 def ask(site: Site, blob: bytes, **more: Any) -> EvaluateRequest:
-    more = {"round": 1, "split": "test", "released": True} | more
-    return EvaluateRequest(spec_digest=site.federation.digest, run="r1", state=blob, **more)
+    told: dict[str, Any] = {"round": 1, "split": "test", "released": True} | more
+    return EvaluateRequest(spec_digest=site.federation.digest, run="r1", state=blob, **told)
 
 
 def logits(site: Site, task: str) -> list[np.ndarray]:

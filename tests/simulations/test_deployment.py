@@ -10,11 +10,13 @@ import torch
 from peft import PeftModel
 from transformers import BertModel
 
+from client.personal import write_own_bundle
 from client.predict import open_bundle
 from server import rounds
 from server.running import open_store, release_run
 from server.store import Store
 from shared.adapter import get_state
+from shared.bundle import load_bundle
 from shared.model import build_model
 from simulations.engine import LocalGrid
 from simulations.experiment import Experiment, open_sites
@@ -61,6 +63,12 @@ def test_a_deployment_ends_as_the_simulator_does_and_its_bundle_loads(
     bundle = release_run(home.root, run_id, tmp_path / "bundle")
     assert json.loads((bundle / "metrics.json").read_text())["digest"] == federation.digest
     _check_plain_peft(bundle, tiny_bert)
+
+    for name, tasks in experiment.institutions.items():  # all daemons are down
+        own = load_bundle(write_own_bundle(deployed.folder / name / "institution.toml", tmp_path / name))
+        released = load_bundle(bundle).arrays
+        assert own.tasks == sorted(tasks)
+        assert all(np.array_equal(array, released[key]) for key, array in own.arrays.items())
 
 
 def _check_plain_peft(bundle: Path, tiny_bert: Path) -> None:

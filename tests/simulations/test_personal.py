@@ -88,7 +88,7 @@ def make(
                     records = [json.loads(line) for line in file.read_text().splitlines()]
                     file.write_text("".join(json.dumps(r | {"label": SWAPPED[r["label"]]}) + "\n" for r in records))
                 files[split] = file
-            data[name] = {"clauses": Data(**files)}
+            data[name] = {"clauses": Data.model_validate(files)}
         return Experiment(federation=Federation.model_validate(federation), institutions=data)
 
     return make
@@ -161,13 +161,10 @@ def test_contradicting_labels_need_heads_of_ones_own(
     plain, _ = run(make(contradicting=True, training=LONG))
     told = by_institution(store, plain)
     assert {personal for _, personal in told.values()} == {None}
-    assert sum(after or 0.0 for after, _ in told.values()) / 2 == pytest.approx(0.5, abs=0.25)
-    assert min(after or 0.0 for after, _ in told.values()) < 0.5
+    right = [r["value"] for r in store.rows(scores, plain) if (r["metric"], r["split"]) == ("accuracy", "test")]
+    assert sum(right[-2:]) / 2 == pytest.approx(0.5)  # whatever it answers, it is right for one of the two
     own, _ = run(make(contradicting=True, training=LONG, personal={"keep": ["heads"]}))
-    assert by_institution(store, own) == {
-        "hospital": (None, pytest.approx(1.0)),
-        "law_firm": (None, pytest.approx(1.0)),
-    }
+    assert by_institution(store, own) == {"hospital": (None, 1.0), "law_firm": (None, 1.0)}
     tuned, _ = run(make(contradicting=True, training=LONG, personal={"fine_tune_epochs": 12}))
     assert {name: after for name, (after, _) in by_institution(store, tuned).items()} == {
         name: after for name, (after, _) in told.items()
@@ -187,6 +184,18 @@ def test_both_scores_stand_in_the_table(make: Callable[..., Experiment], run: Ca
     assert {row["split"] for row in store.rows(scores, kept) if row["round"] == 0} == {"test"}
     plain, _ = run(make())
     assert list(means(rows_of(store, plain))) == ["before", "after"]
+
+
+def test_who_has_no_test_records_is_brought_the_model_too(
+    make: Callable[..., Experiment], run: Callable[..., Any], store: Store
+) -> None:
+    experiment = make()
+    data = experiment.institutions["law_firm"]["clauses"].model_copy(update={"test": None})
+    held = {**experiment.institutions, "law_firm": {"clauses": data}}
+    plain, grid = run(experiment.model_copy(update={"institutions": held}))
+    last = [name for name, request, _ in grid.said if isinstance(request, EvaluateRequest) and request.released]
+    assert sorted(last) == list(TWO)
+    assert by_institution(store, plain).keys() == {"hospital"}
 
 
 def test_fine_tuning_leaves_the_federation_as_it_was(
