@@ -12,7 +12,8 @@ from pathlib import Path
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from client.site import Site, open_site
+from client.opening import open_site
+from client.site import Site
 from shared.errors import CollegiumError, ConfigError
 from shared.protocol import (
     EvaluateRequest,

@@ -15,7 +15,8 @@ import numpy as np
 from client.policy import Policy
 from client.receipts import Release
 from shared import codec
-from shared.adapter import check_shapes
+from shared.adapter import check_shapes, of_tasks
+from shared.codec import Arrays, Coding
 from shared.errors import PolicyError, ProtocolError
 from shared.federation import Federation
 from shared.protocol import (
@@ -52,6 +53,8 @@ class Parcel:
     blob: bytes
     norm: float
     """Euclidean, over all arrays as they leave."""
+    arrays: Arrays
+    """What the coordinator decodes."""
 
 
 def pack(
@@ -59,8 +62,9 @@ def pack(
     *,
     shapes: Mapping[str, tuple[int, ...]],
     tasks: Collection[str],
-    codec_name: str,
+    coding: Coding,
     policy: Policy,
+    rng: np.random.Generator | None = None,
 ) -> Parcel:
     """Encode an update, if it may leave.
 
@@ -68,8 +72,9 @@ def pack(
         update: Named float32 arrays.
         shapes: All arrays that the federation declares, by name.
         tasks: Whose heads belong into the update, besides the adapter.
-        codec_name: See `shared.codec`.
+        coding: See `shared.codec`.
         policy: The site's.
+        rng: As `shared.codec.encode`.
 
     Raises:
         PolicyError: An array is missing, is not declared, has another shape or dtype, or holds a value that is not
@@ -78,15 +83,17 @@ def pack(
     for name, array in update.items():
         if array.dtype != np.float32:
             raise PolicyError(f"The gate lets float32 arrays out only, but {name} is {array.dtype}.")
-    blob = codec.encode(update, codec_name)
+    declared = of_tasks(shapes, tasks)
     try:
-        leaving = codec.decode(blob, codec_name)
-        check_shapes(shapes, leaving, tasks=tasks)
+        check_shapes(declared, update, tasks=tasks)
+        blob = codec.encode(update, coding, rng)
+        leaving = codec.decode(blob, coding, declared)
+        check_shapes(declared, leaving, tasks=tasks)
     except ProtocolError as error:
         raise PolicyError(f"The gate lets exactly the declared arrays out: {error}") from None
     for name, array in leaving.items():
         if not np.isfinite(array).all():
-            raise PolicyError(f"The gate lets finite values out only, but {name}, as {codec_name}, has others.")
+            raise PolicyError(f"The gate lets finite values out only, but {name}, as {coding.codec}, has others.")
     check_size(blob, policy)
     norm = math.sqrt(sum(float(np.vdot(array, array)) for array in leaving.values()))
     if policy.max_norm is not None and norm > policy.max_norm:
@@ -94,7 +101,7 @@ def pack(
             f"This site sends updates of norm at most {policy.max_norm:g} (policy.max_norm), but this one has "
             f"{norm:g}; agree on a lower learning rate or fewer epochs per round."
         )
-    return Parcel(blob, norm)
+    return Parcel(blob, norm, leaving)
 
 
 def check_size(blob: bytes, policy: Policy) -> None:
@@ -102,7 +109,7 @@ def check_size(blob: bytes, policy: Policy) -> None:
     if policy.max_upload_bytes is not None and len(blob) > policy.max_upload_bytes:
         raise PolicyError(
             f"This site sends updates of at most {policy.max_upload_bytes} bytes (policy.max_upload_bytes), but this "
-            f"one has {len(blob)}; agree on a smaller adapter.rank or another wire.codec."
+            f"one has {len(blob)}; agree on a smaller adapter.rank or another wire.up."
         )
 
 

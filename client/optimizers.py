@@ -16,12 +16,16 @@ def build_optimizer(
     AdamW decays weights apart from the gradient (Loshchilov and Hutter 2019, arXiv 1711.05101, algorithm 2); SGD, with
     heavy-ball momentum, adds the decay to it.
     """
-    own = 1.0 if training.head_learning_rate is None else training.head_learning_rate / training.learning_rate
-    groups = [{"params": list(adapter), "scale": 1.0}, {"params": list(heads), "scale": own}]
+    groups = [{"params": list(adapter), "scale": 1.0}, {"params": list(heads), "scale": head_scale(training)}]
     parameters = [group for group in groups if group["params"]]
     if training.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=0.0, momentum=training.momentum, weight_decay=training.weight_decay)
     return torch.optim.AdamW(parameters, lr=0.0, weight_decay=training.weight_decay)
+
+
+def head_scale(training: Training) -> float:
+    """The heads' learning rate in units of the adapter's."""
+    return 1.0 if training.head_learning_rate is None else training.head_learning_rate / training.learning_rate
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

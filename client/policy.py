@@ -150,6 +150,11 @@ def _check_federation(policy: Policy, federation: Federation) -> None:
             f'This site shares no counts (policy.counts = "none"), but rounds.weighting is "{weighting}", which needs '
             'them; agree on "equal".'
         )
+    if policy.counts == "none" and federation.rounds.normalize_steps:
+        raise PolicyError(
+            'This site shares no counts (policy.counts = "none"), but rounds.normalize_steps needs how many steps it '
+            "takes; agree to leave it out."
+        )
     privacy = federation.privacy
     if privacy is None:
         if policy.require_dp or policy.max_epsilon is not None:

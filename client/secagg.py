@@ -52,10 +52,10 @@ class SecureRounds:
     def __init__(self) -> None:
         self._round: _Round | None = None
 
-    def keep(self, reply: TrainReply, federation: Federation) -> TrainedReply:
+    def keep(self, reply: TrainReply, federation: Federation, shapes: Shapes) -> TrainedReply:
         """Begin a round: keep the update that has been trained, and announce public keys in its place."""
         keys = secagg.make_keys()
-        self._round = _Round(reply.round, keys, codec.decode(reply.update, federation.wire.codec))
+        self._round = _Round(reply.round, keys, codec.decode(reply.update, federation.wire.coding_up, shapes))
         return TrainedReply(
             institution=reply.institution,
             round=reply.round,

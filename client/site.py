@@ -4,38 +4,41 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from client import gate, outbox, personal, trainer
-from client.augmentation import Rewording, open_rewording
-from client.data.loading import TaskData, load_data, mark_known
-from client.data.readiness import examine, summary
+from client.augmentation import Rewording
+from client.data.loading import TaskData, mark_known
+from client.drift import renew
 from client.importance import Importance
-from client.institution import Data, Institution, load_institution
-from client.keep import Keep
+from client.keep import Keep, Parts
 from client.policy import Owners, Policy, check_request, check_tasks, disclose, offered
-from client.privacy.account import Account, count_owners, open_account, open_ledger, parse_head
-from client.privacy.ledger import Ledger
+from client.privacy.account import Account, parse_head
 from client.receipts import Receipts, Release
 from client.rotation import align
+from client.scoring import score, tune
 from client.secagg import SecureRounds
 from shared import codec
 from shared.adapter import (
     base_codec,
+    check_shapes,
     difference,
     get_state,
     is_kept,
+    is_received,
     is_sent,
+    name_control,
+    of_tasks,
     select,
     set_some,
     set_state,
+    split_control,
     task_of,
     tensors,
     unpack_steps,
@@ -46,7 +49,6 @@ from shared.codec import Arrays
 from shared.errors import (
     BudgetError,
     CollegiumError,
-    ConfigError,
     DataError,
     HeldError,
     PolicyError,
@@ -54,9 +56,9 @@ from shared.errors import (
     RefusalError,
     StoreError,
 )
-from shared.federation import Federation, load_federation
+from shared.federation import Federation
 from shared.lora import rank_of, set_trained
-from shared.model import MultiTaskModel, build_model
+from shared.model import MultiTaskModel
 from shared.protocol import (
     EvaluateReply,
     EvaluateRequest,
@@ -89,6 +91,10 @@ UNSAID = "This site could not answer; its own log says why."
 """The reason of a failure: an error that is no answer to the coordinator may quote a path or a record."""
 HOME = "home"
 """What `Method.keeps` names, in the site's memory of its rounds."""
+VARIATES = "variates"
+"""Its control variates c_i, there too; see `client.drift`."""
+RESIDUAL = "residual"
+"""What `top-k` has not sent yet, there too; see `shared.codec.with_feedback`."""
 NO_RECEIPT = "This site could not write the receipt of its answer, and nothing leaves without one."
 
 
@@ -140,7 +146,8 @@ class Site:
             if isinstance(reply, TrainReply) and self.policy.hold:
                 self._hold(reply, release, began)
             if isinstance(reply, TrainReply) and self.federation.secure_aggregation:
-                reply = self.secure.keep(reply, self.federation)
+                shapes = of_tasks(self._sent_shapes(reply.round), self.data)
+                reply = self.secure.keep(reply, self.federation, shapes)
                 release = gate.describe(reply, federation=self.federation, run=run, norm=norm)
         except CollegiumError as error:
             reply = self._refusal(error)
@@ -240,26 +247,34 @@ class Site:
                 inventory[name] = {label: borne[label] for label in data.annotates or task.labels}
         return inventory
 
-    def _load(self, request: TrainRequest | EvaluateRequest, kept: Mapping[str, np.ndarray]) -> Arrays:
-        """Load the state in a request, and what this site keeps of its own; the arrays that it may train."""
-        arrays = codec.decode(request.state, self.federation.wire.codec)
-        check_tasks(self.policy, {task for name in arrays if (task := task_of(name))})
+    def _load(self, request: TrainRequest | EvaluateRequest, kept: Mapping[str, np.ndarray]) -> tuple[Arrays, Arrays]:
+        """Load the state in a request, and what this site keeps of its own.
+
+        Returns:
+            The arrays that the site may train, and everybody's control variates.
+        """
+        wire, controlled = self.federation.wire, isinstance(request, TrainRequest) and self.federation.training.scaffold
+        sent = self._sent_shapes(request.round) if controlled else {}
+        shapes = self._shapes(lambda name: is_received(name, self.federation.method)) | name_control(sent)
+        arrays, control = split_control(codec.decode(request.state, wire.coding_down, of_tasks(shapes, self.data)))
+        told = {task for name in arrays if (task := task_of(name))}
+        check_tasks(self.policy, told)
+        check_shapes(sent, control, tasks=told)
         if request.base_version:
-            steps = (
-                unpack_steps(codec.decode(request.base, base_codec(self.federation.wire.codec))) if request.base else {}
-            )
+            steps = unpack_steps(codec.decode(request.base, base_codec(wire.down))) if request.base else {}
             self.model.base.move(steps, since=request.base_since, version=request.base_version)
         whole = {name: tuple(p.shape) for name, p in tensors(self.model).items()}
         filled = fill(arrays, whole) if self.federation.adapter.type == "adalora" else arrays
         set_state(self.model, filled, received=self.federation.method)
         own = {**self.initial, **kept}
         set_some(self.model, own)
-        return select(arrays | own, self.data.keys())
+        return select(arrays | own, self.data.keys()), select(control, self.data.keys())
 
     def _train(self, request: TrainRequest, run: str | None) -> tuple[TrainReply, float]:
         """The reply, and the norm of the update in it."""
         kept = self.keep.before(request.run, request.round)
-        received = self._load(request, kept.get(HOME, {}))
+        received, control = self._load(request, kept.get(HOME, {}))
+        variates = self._variates(request)
         set_trained(self.model.encoder, self.federation.method.factors(request.round))
         importance = Importance(self.model.encoder) if self.federation.adapter.type == "adalora" else None
         known = parse_head(request.ledger) if request.ledger else None
@@ -276,30 +291,11 @@ class Site:
                 augment=self.draw_examples if self.rewordings else None,
                 private=private,
                 watch=importance,
+                correction={name: c - variates.get(name, np.float32(0)) for name, c in control.items()},
                 progress=_Progress(f"round {request.round}"),
             )
         self.balances[request.round] = outcome.balance
-        method, trained = self.federation.method, get_state(self.model)
-        if self.federation.method_name == "fedrot":
-            trained = align(trained, received, round=request.round)
-        if importance:
-            trained = cut(trained, ranks_of(received))
-        update = difference(trained, received)
-        home = {name: trained[name] for name in received if is_kept(name, method.keeps)}
-        if home:
-            self.keep.after(request.run, request.round, {HOME: home})
-        shapes = self._sent_shapes(request.round)
-        sent = {name: array for name, array in update.items() if is_sent(name, method, request.round)}
-        if importance:
-            ranks = ranks_of(received)
-            sent, shapes = sent | cut(importance.shares(), ranks), update_shapes(shapes, ranks)
-        parcel = gate.pack(
-            sent,
-            shapes=shapes,
-            tasks=self.data.keys(),
-            codec_name=self.federation.wire.codec,
-            policy=self.policy,
-        )
+        parcel = self._pack(request, received, kept, variates, control, importance, outcome.rates)
         reply = TrainReply(
             institution=self.name,
             round=request.round,
@@ -313,9 +309,65 @@ class Site:
         )
         return reply, parcel.norm
 
+    def _pack(
+        self,
+        request: TrainRequest,
+        received: Arrays,
+        kept: Parts,
+        variates: Arrays,
+        control: Arrays,
+        importance: Importance | None,
+        rates: tuple[float, float],
+    ) -> gate.Parcel:
+        """Pack what the model has moved since `received`, and keep what stays here."""
+        method, trained, coding = self.federation.method, get_state(self.model), self.federation.wire.coding_up
+        if self.federation.method_name == "fedrot":
+            trained = align(trained, received, round=request.round)
+        ranks = ranks_of(received)
+        if importance:
+            trained = cut(trained, ranks)
+        update, shapes = difference(trained, received), self._sent_shapes(request.round)
+        sent = {name: array for name, array in update.items() if is_sent(name, method, request.round)}
+        if importance:
+            sent, shapes = sent | cut(importance.shares(), ranks), update_shapes(shapes, ranks)
+        residual = kept.get(RESIDUAL, {})
+        if coding.codec == "top-k":
+            sent, residual = codec.with_feedback(sent, residual, coding)
+        shapes |= name_control(shapes) if control else {}
+        parcel = gate.pack(
+            sent | name_control(renew(control, update, rates)),
+            shapes=shapes,
+            tasks=self.data.keys(),
+            coding=coding,
+            policy=self.policy,
+            rng=np.random.default_rng(trainer.derive_seed(self.federation.seed, self.name, request.round)),
+        )
+        changes = split_control(parcel.arrays)[1]
+        home = {name: trained[name] for name in received if is_kept(name, method.keeps)}
+        moved = variates | {name: variates.get(name, np.float32(0)) + change for name, change in changes.items()}
+        parts = {HOME: home, VARIATES: moved, RESIDUAL: residual}
+        if any(parts.values()):
+            self.keep.after(request.run, request.round, {part: held for part, held in parts.items() if held})
+        return parcel
+
+    def _variates(self, request: TrainRequest) -> Arrays:
+        """This site's control variates: those of the last round in which its update was taken."""
+        if not request.taken:
+            return {}
+        kept = self.keep.upto(request.run, request.taken).get(VARIATES)
+        if kept is None:
+            raise RefusalError(
+                f"Expected this site's control variates of round {request.taken} of run {request.run}, but it keeps "
+                "none; bring its state folder back, or let the run go on without it."
+            )
+        return kept
+
     def _sent_shapes(self, round: int) -> dict[str, tuple[int, ...]]:
-        method = self.federation.method
-        return {name: tuple(p.shape) for name, p in tensors(self.model).items() if is_sent(name, method, round)}
+        """Of what institutions send of the model in a round, with the heads of all tasks."""
+        return self._shapes(lambda name: is_sent(name, self.federation.method, round))
+
+    def _shapes(self, wanted: Callable[[str], bool]) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(parameter.shape) for name, parameter in tensors(self.model).items() if wanted(name)}
 
     def _balance_before(self, round: int) -> State | None:
         """The balance after the last round before; a new run, or a round trained again, forgets those since."""
@@ -359,155 +411,6 @@ class Site:
             scores=scores,
             seconds=time.perf_counter() - started,
         )
-
-
-def score(
-    model: MultiTaskModel, task: str, splits: Mapping[Split, TaskData], split: Split, precision: str = "auto"
-) -> dict[str, float]:
-    """All metrics of one task's records of a split under the model's present state.
-
-    What `Task.tunable` names is tuned on the validation records first, and stands among the metrics.
-    """
-    told, tuned = model.tasks[task], tune(model, task, splits, precision)
-    predictions = trainer.predict(model, told.calibrated(tuned), splits[split].examples, precision=precision)
-    return told.score(splits[split].records, predictions) | tuned
-
-
-def tune(
-    model: MultiTaskModel, task: str, splits: Mapping[Split, TaskData], precision: str = "auto"
-) -> dict[str, float]:
-    """What `Task.tunable` names, as it suits the validation records; nothing where there are none."""
-    told = model.tasks[task]
-    if not told.tunable or "validation" not in splits:
-        return {}
-    held = splits["validation"]
-    return told.calibrate(held.records, held.examples, trainer.infer(model, held.examples, precision=precision))
-
-
-def open_site(path: Path, *, model: MultiTaskModel | None = None) -> Site:
-    """Load an institution's file, its approved federation, its data, and the model.
-
-    Args:
-        path: `institution.toml`.
-        model: A model of the same federation to share instead of loading one (the simulator does).
-
-    Raises:
-        ConfigError, DataError, BackboneError: What is wrong, in one sentence.
-    """
-    institution = load_institution(path)
-    receipts = Receipts(institution.runtime.state, institution.identity.key)
-    federation = load_federation(institution.federation)
-    ledger = open_ledger(institution.runtime.state) if federation.privacy else None
-    model = model or load_model(institution, federation)
-    return build_site(institution, federation, model, receipts=receipts, ledger=ledger)
-
-
-def build_site(
-    institution: Institution,
-    federation: Federation,
-    model: MultiTaskModel,
-    *,
-    receipts: Receipts | None = None,
-    ledger: Ledger | None = None,
-) -> Site:
-    """Read and encode the institution's data for the given model.
-
-    Args:
-        institution: Its file.
-        federation: The agreement that it has approved.
-        model: The federation's.
-        receipts: Where everything that leaves is recorded; None in the simulator, whose policy is checked all the same.
-        ledger: Where private training is charged; None in the simulator.
-    """
-    if institution.name not in federation.rounds.institutions:
-        raise ConfigError(
-            f"Expected the institution's name to be among {list(federation.rounds.institutions)} of the federation "
-            f"file, but it is {institution.name!r}."
-        )
-    sources = _allowed(institution)
-    data = load_data(sources, model.tasks, model.tokenizer, federation.backbone.max_length)
-    rewordings = {
-        task: open_rewording(source.augmentation, model.tasks[task])
-        for task, source in sources.items()
-        if source.augmentation
-    }
-    readiness = {
-        name: examine(
-            model.tasks[name],
-            {split: list(enumerate(held.records, 1)) for split, held in splits.items()},
-            model.tokenizer,
-            federation.backbone.max_length,
-            annotates=sources[name].annotates,
-        )
-        for name, splits in data.items()
-    }
-    columns = {task: sources[task].group_by for task in data}
-    return Site(
-        institution.name,
-        federation,
-        model,
-        data,
-        rewordings,
-        summary(readiness),
-        policy=institution.policy,
-        owners={
-            task: {split: count_owners(held.records, columns[task]) for split, held in splits.items()}
-            for task, splits in data.items()
-        },
-        initial={name: array for name, array in get_state(model).items() if is_kept(name, federation.method.keeps)},
-        keep=Keep(institution.runtime.state / "rounds" if receipts else None),
-        account=open_account(
-            {task: splits["train"].records for task, splits in data.items()},
-            columns,
-            federation=federation,
-            policy=institution.policy,
-            ledger=ledger,
-        )
-        if federation.privacy
-        else None,
-        state=institution.runtime.state,
-        receipts=receipts,
-    )
-
-
-def _allowed(institution: Institution) -> dict[str, Data]:
-    """The sources of the tasks that may take part."""
-    allowed = institution.policy.tasks
-    sources = {task: source for task, source in institution.data.items() if allowed is None or task in allowed}
-    if left := sorted(institution.data.keys() - sources.keys()):
-        log.info("policy.tasks leaves out %s", ", ".join(left))
-    if not sources:
-        raise ConfigError(
-            f"Expected policy.tasks to allow one of the tasks under [data], {sorted(institution.data)}, but it names "
-            f"{list(allowed or ())}; correct one of the two."
-        )
-    return sources
-
-
-def load_model(institution: Institution, federation: Federation) -> MultiTaskModel:
-    """The federation's model on this institution's device."""
-    if institution.runtime.threads:
-        torch.set_num_threads(institution.runtime.threads)
-    rank = institution.adapter.rank or federation.adapter.rank
-    if rank not in federation.adapter.ranks:
-        ranks = federation.adapter.ranks
-        raise ConfigError(
-            f"Expected adapter.rank between {ranks.start} and {ranks.stop - 1}, as the federation file allows, "
-            f"not {rank}."
-        )
-    model = build_model(federation, backbone=institution.backbone, rank=rank)
-    return model.to(_device(institution.runtime.device))
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"runtime.device must be auto, cpu, cuda or cuda:N as present here, not {name!r}.") from error
-    return device
 
 
 class _Progress:

@@ -3,17 +3,19 @@
 import hashlib
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from client.batching import evaluation_batches, sample_by_temperature, training_batches
+from client.drift import anchors, correct, corrections, pull
 from client.gradients import accumulate
-from client.optimizers import build_optimizer, learning_rate, set_learning_rate
+from client.optimizers import build_optimizer, head_scale, learning_rate, set_learning_rate
 from client.precision import autocast
 from client.privacy.dpsgd import Private, poisson_batches, private_steps, steps_per_round
 from shared.balancing import BALANCERS, State
@@ -37,6 +39,8 @@ class Outcome:
     seconds: float
     balance: State
     """What the balancer of `training.combine` goes on from in the next round."""
+    rates: tuple[float, float] = (0.0, 0.0)
+    """Sum of the learning rates of the steps: of the adapter, and of the heads."""
 
 
 def train(
@@ -51,6 +55,7 @@ def train(
     augment: Augment | None = None,
     private: Private | None = None,
     watch: Callable[[], None] | None = None,
+    correction: Mapping[str, np.ndarray] | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
     """Train adapter and heads in place for one round.
@@ -70,10 +75,11 @@ def train(
         augment: Draws the examples of each epoch in place of `examples`; of the same tasks.
         private: The owners of the records and the noise that protects them.
         watch: Called after every backward pass over a batch, while the gradients are there; not with `private`.
+        correction: What is added to every step's gradient, by array; c - c_i of SCAFFOLD (`client.drift`).
         progress: Told of every step.
 
     Returns:
-        Steps, mean loss per task in the last epoch, seconds, and the balancer's state.
+        Steps, mean loss per task in the last epoch, seconds, the balancer's state, and how far the rates carried.
 
     Raises:
         DataError: A loss is not finite; the model is left as it was before that step.
@@ -81,21 +87,24 @@ def train(
     started = time.perf_counter()
     rng = np.random.default_rng(seed)
     epochs = _epochs(model, augment or (lambda rng: examples), training, rng, private)
-    steps, done = sum(len(epoch) for epoch in epochs), 0
+    steps, done, travelled = sum(len(epoch) for epoch in epochs), 0, 0.0
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     adapter = [parameter for parameter in model.encoder.parameters() if parameter.requires_grad]
     optimizer = build_optimizer(adapter, training, model.heads.parameters())
-    balancer = BALANCERS[training.combine]
-    state = balancer.init(sorted({example.task for example in examples})) if balance is None else balance
+    balancer, tasks = BALANCERS[training.combine], sorted({example.task for example in examples})
+    state = balancer.init(tasks) if balance is None else balance
+    pull_back = partial(pull, anchors(model, tasks) if training.proximal_mu else [], training.proximal_mu)
+    off = corrections(model, tasks, correction or {})
     losses: dict[str, float] = {}
     with torch.random.fork_rng(devices=_cuda(model)), ExitStack() as stack:
         torch.manual_seed(seed)
         model.train()
-        step = stack.enter_context(private_steps(model, training, private, optimizer)) if private else None
+        step = stack.enter_context(private_steps(model, training, private, optimizer, pull_back)) if private else None
         for epoch in epochs:
             rows: dict[str, list[torch.Tensor]] = defaultdict(list)
             for batch in epoch:
-                set_learning_rate(optimizer, learning_rate(training, (round - 1 + done / steps) / rounds))
+                rate = learning_rate(training, (round - 1 + done / steps) / rounds)
+                set_learning_rate(optimizer, rate)
                 if step:
                     measured = step(batch)
                 else:
@@ -103,18 +112,21 @@ def train(
                     measured = accumulate(model, batch, training, balancer.weights(state), rng)
                     if watch:
                         watch()
+                    pull_back()
                     torch.nn.utils.clip_grad_norm_(parameters, training.clip_norm)
+                    correct(off)
                     optimizer.step()
                     state = balancer.after_step(state, measured.means(), measured.norms)
                 for task, values in measured.losses.items():
                     rows[task].append(values)
-                done += 1
+                done, travelled = done + 1, travelled + rate
                 if progress:
                     progress(done, steps)
             losses = {task: float(torch.cat(values).mean()) for task, values in rows.items()}
             state = balancer.after_epoch(state, losses)
         model.eval()
-    return Outcome(steps, losses, time.perf_counter() - started, state)
+    rates = travelled, travelled * head_scale(training)
+    return Outcome(steps, losses, time.perf_counter() - started, state, rates)
 
 
 def derive_seed(seed: int, institution: str, round: int) -> int:

@@ -4,8 +4,10 @@ import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TypeVar
 
+import numpy as np
 from flwr.serverapp import Grid
 
 from server.aggregation.mixed_ranks import narrow
@@ -14,7 +16,7 @@ from server.asking import ask as ask_all
 from server.replies import Holdings
 from server.store import Reply, Store
 from shared import codec
-from shared.adapter import base_codec, is_received, pack_steps, select, unpack_steps
+from shared.adapter import base_codec, is_received, name_control, pack_steps, select, unpack_steps
 from shared.allocation import cut, ranks_left
 from shared.codec import Arrays
 from shared.errors import QuorumError, ReplyError
@@ -145,14 +147,28 @@ def record_absent(this: Run, number: int, requests: Mapping[str, Request]) -> No
         record(this, number, "train", answer)
 
 
-def encode_state(this: Run, state: Arrays, names: Sequence[str]) -> dict[str, bytes]:
-    """What each institution needs of a state, encoded once for all that hold the same tasks at the same rank."""
+def encode_state(
+    this: Run,
+    state: Arrays,
+    round: int,
+    names: Sequence[str],
+    control: Mapping[str, np.ndarray] = MappingProxyType({}),
+) -> dict[str, bytes]:
+    """What each institution needs of a state, encoded once for all that hold the same tasks at the same rank.
+
+    The round that the state comes from decides how a codec rounds by chance: the next round trains what was validated.
+    Control variates, if any, go beside it.
+    """
     told = {name: array for name, array in state.items() if is_received(name, this.federation.method)}
     if this.federation.adapter.type == "adalora":
         told = cut(told, ranks_left(told))
     held = {name: (frozenset(this.announced[name].records), this.announced[name].rank) for name in names}
     made = {
-        (tasks, rank): codec.encode(narrow(select(told, tasks), rank), this.federation.wire.codec)
+        (tasks, rank): codec.encode(
+            narrow(select(told, tasks), rank) | name_control(select(control, tasks)),
+            this.federation.wire.coding_down,
+            np.random.default_rng([this.federation.seed, round]),
+        )
         for tasks, rank in set(held.values())
     }
     return {name: made[kind] for name, kind in held.items()}
@@ -194,7 +210,7 @@ def _base_round(this: Run, version: str, most: int) -> int:
 def _steps(this: Run, first: int, last: int) -> bytes:
     """The steps of the rounds after `first` up to `last`, added up."""
     rounds = [unpack_steps(this.store.load_checkpoint(this.run_id, round)) for round in range(first + 1, last + 1)]
-    return codec.encode(pack_steps(add_up(rounds)), base_codec(this.federation.wire.codec)) if rounds else b""
+    return codec.encode(pack_steps(add_up(rounds)), base_codec(this.federation.wire.down)) if rounds else b""
 
 
 def present(this: Run) -> list[str]:

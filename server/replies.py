@@ -13,8 +13,9 @@ from server.aggregation import ClientUpdate
 from server.aggregation.mixed_ranks import narrow_shapes
 from server.aggregation.rows import row_masks
 from shared import codec
-from shared.adapter import check_shapes, split_importance
+from shared.adapter import check_shapes, of_tasks, split_control, split_importance
 from shared.allocation import Ranks, fill, update_shapes
+from shared.codec import Coding
 from shared.errors import ProtocolError, ReplyError
 from shared.protocol import (
     REPLIES,
@@ -36,6 +37,8 @@ MAX_UPDATE_NORM = 1e4
 """No honest round moves a LoRA adapter this far; a larger update is a fault or an attack."""
 MAX_RECORDS = 10**9
 """No institution holds more records of one task; a larger count would take the whole weight."""
+MAX_STEPS = 10**6
+"""No institution takes more steps in a round; with `rounds.normalize_steps` they weigh."""
 MAX_IMPORTANCE = 1.05
 """Shares of importance add up to 1, but for the precision they travel in."""
 METRIC = re.compile(r"[a-zA-Z][\w@.-]{0,31}", re.ASCII)
@@ -139,7 +142,7 @@ def check_update(
     announced: Holdings,
     tasks: Mapping[str, Task],
     shapes: Mapping[str, tuple[int, ...]],
-    codec_name: str,
+    coding: Coding,
     ranks: Ranks | None = None,
 ) -> ClientUpdate:
     """The update in a reply to a TrainRequest.
@@ -151,16 +154,17 @@ def check_update(
         announced: What it holds.
         tasks: The federation's.
         shapes: Of the arrays that institutions send, at the state's rank.
-        codec_name: See `shared.codec`.
+        coding: See `shared.codec`.
         ranks: With `adapter.type = "adalora"`, what the layers had left as they were sent.
 
     Raises:
-        ReplyError: Wrong sender, round, tasks, counts, arrays, shapes, or values that are not finite or absurdly large.
+        ReplyError: Wrong sender, round, tasks, counts, steps, arrays, shapes, or values that are not finite or absurdly
+            large.
     """
     check_counts(reply, request, institution=institution, announced=announced)
     try:
-        arrays = codec.decode(reply.update, codec_name)
         expected = narrow_shapes(shapes, announced.rank) if ranks is None else update_shapes(shapes, ranks)
+        arrays = codec.decode(reply.update, coding, of_tasks(expected, set(reply.examples)))
         check_shapes(expected, arrays, tasks=set(reply.examples))
     except ProtocolError as error:
         raise ReplyError(f"{institution}'s update: {error}") from error
@@ -170,11 +174,14 @@ def check_update(
     norm = math.sqrt(sum(float(np.vdot(a, a)) for a in arrays.values()))
     if norm > MAX_UPDATE_NORM:
         raise ReplyError(f"Expected an update of norm at most {MAX_UPDATE_NORM:g}, but {institution}'s is {norm:g}.")
+    _check_count(reply.steps, f"{institution}'s steps", least=1 if norm else 0, most=MAX_STEPS)
     rows = row_masks({task: tasks[task].outputs() for task in reply.examples}, announced.labels)
     arrays, importance = split_importance(arrays)
     _check_importance(importance, institution)
-    arrays = arrays if ranks is None else fill(arrays, shapes)
-    return ClientUpdate(institution, dict(reply.examples), arrays, rows, announced.rank, importance)
+    arrays, control = split_control(arrays if ranks is None else fill(arrays, shapes))
+    return ClientUpdate(
+        institution, dict(reply.examples), arrays, rows, announced.rank, reply.steps, control, importance
+    )
 
 
 def check_scores(

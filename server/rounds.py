@@ -7,13 +7,15 @@ federation file names are ever sent anything.
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from flwr.serverapp import Grid
 
-from server import robust, secagg
+from server import optimizers, robust, scaffold, secagg
 from server.aggregation import ClientUpdate, fedavg, fedsvd
 from server.aggregation.methods import aggregate
+from server.aggregation.rows import moved_rows
 from server.asking import IDLE_SECONDS, online
 from server.handshake import describe, gaps
 from server.outcomes import PERSONAL
@@ -35,7 +37,7 @@ from server.progress import (
 from server.replies import Holdings, check_query, check_scores, check_update
 from server.store import Score, Store, rounds, scores
 from shared import allocation
-from shared.adapter import is_sent
+from shared.adapter import CONTROL, OPTIMIZER, is_sent, is_shared
 from shared.codec import Arrays
 from shared.errors import QuorumError
 from shared.federation import Federation
@@ -133,9 +135,12 @@ def _begin(this: Run, initial: Arrays) -> tuple[int, Arrays]:
 def _round(this: Run, state: Arrays, number: int) -> Arrays:
     """One round: train, aggregate, checkpoint, validate."""
     started = time.perf_counter()
-    agreed = this.federation.rounds
+    agreed, shapes = this.federation.rounds, _sent_shapes(this, state, number)
     _query(this, number)
-    blobs = encode_state(this, state, present(this))
+    scaffolds = this.federation.training.scaffold
+    taken = this.store.trained(this.run_id, before=number) if scaffolds else {}
+    control = scaffold.mean(scaffold.memory(state), shapes) if scaffolds else {}
+    blobs = encode_state(this, state, number - 1, present(this), control)
     steps = encode_base(this, number - 1, list(blobs))
     requests = {
         name: TrainRequest(
@@ -145,6 +150,7 @@ def _round(this: Run, state: Arrays, number: int) -> Arrays:
             rounds=agreed.count,
             state=blob,
             ledger=this.store.last_ledger(name),
+            taken=max(taken.get(name, {}), default=0),
             **vars(steps[name]),
         )
         for name, blob in blobs.items()
@@ -153,6 +159,8 @@ def _round(this: Run, state: Arrays, number: int) -> Arrays:
     collect = secagg.collect if this.federation.secure_aggregation else _collect
     new, diagnostics = collect(this, state, requests, number)
     require_quorum(this, number, diagnostics.examples)
+    if this.federation.server_optimizer.type != "none":
+        new, diagnostics = _optimize(this, state, new, diagnostics, number)
     if this.federation.method_name == "fedsvd":
         new = fedsvd.refactor(new)
     this.store.save_checkpoint(this.run_id, number, new)
@@ -164,13 +172,17 @@ def _collect(
     this: Run, state: Mapping[str, np.ndarray], requests: Mapping[str, TrainRequest], number: int
 ) -> tuple[Arrays, fedavg.Diagnostics]:
     """Train and average, every update by itself; as `server.secagg.collect` does with sums alone."""
-    method = this.federation.method
-    shapes = {name: array.shape for name, array in state.items() if is_sent(name, method, number)}
+    shapes, variates = _sent_shapes(this, state, number), scaffold.memory(state)
+    if this.federation.training.scaffold:
+        shapes |= {CONTROL + name: shape for name, shape in shapes.items()}
     ranks = allocation.ranks_left(state) if this.federation.adapter.type == "adalora" else None
     updates: Iterable[ClientUpdate] = _updates(this, requests, shapes, number, ranks)
+    if this.federation.training.scaffold:
+        updates = _controlled(this, updates, variates, number)
     if this.federation.robust:
         updates = _filtered(this, state, list(updates), number)
-    return aggregate(state, updates, federation=this.federation, round=number)
+    new, diagnostics = aggregate(state, updates, federation=this.federation, round=number)
+    return new | variates, diagnostics
 
 
 def _filtered(
@@ -185,6 +197,37 @@ def _filtered(
     if told := robust.describe(findings):
         this.say(f"Filter {agreed.filter}, round {number}: {told}")
     return filtered
+
+
+def _controlled(this: Run, updates: Iterable[ClientUpdate], variates: Arrays, number: int) -> Iterator[ClientUpdate]:
+    """The updates, while the changes of control variates that came with them are added to `variates`."""
+    taken = this.store.trained(this.run_id, before=number)
+    for update in updates:
+        before = taken.get(update.institution, {})
+        scaffold.add(variates, update, scaffold.told_before(update.control, before, this.federation.method))
+        yield update
+
+
+def _sent_shapes(this: Run, state: Mapping[str, np.ndarray], number: int) -> dict[str, tuple[int, ...]]:
+    method = this.federation.method
+    return {name: array.shape for name, array in state.items() if is_sent(name, method, number)}
+
+
+def _optimize(
+    this: Run, state: Arrays, new: Arrays, diagnostics: fedavg.Diagnostics, number: int
+) -> tuple[Arrays, fedavg.Diagnostics]:
+    """The server optimizer's step in place of the mean step; its moments stand in the state beside the model."""
+    agreed = this.federation.server_optimizer
+    model = {name: array for name, array in state.items() if is_shared(name)}
+    moved = moved_rows(
+        _sent_shapes(this, state, number),
+        diagnostics.examples,
+        outputs={name: task.outputs() for name, task in build_tasks(this).items()},
+        labels={name: holdings.labels for name, holdings in this.announced.items()},
+    )
+    moments = {**optimizers.init(agreed, model), **{n: a for n, a in state.items() if n.startswith(OPTIMIZER)}}
+    after, moments = optimizers.apply(agreed, moments, model, {name: new[name] for name in model}, moved)
+    return {**new, **after, **moments}, replace(diagnostics, norm=fedavg.step_norm(after, model))
 
 
 def _finish(this: Run, state: Arrays, number: int, started: float, diagnostics: fedavg.Diagnostics | None) -> None:
@@ -212,15 +255,14 @@ def _updates(
     tasks = build_tasks(this)
 
     def check(reply: TrainReply, name: str) -> ClientUpdate:
-        codec_name, announced = this.federation.wire.codec, this.announced[name]
         return check_update(
             reply,
             requests[name],
             institution=name,
-            announced=announced,
+            announced=this.announced[name],
             tasks=tasks,
             shapes=shapes,
-            codec_name=codec_name,
+            coding=this.federation.wire.coding_up,
             ranks=ranks,
         )
 
@@ -271,7 +313,7 @@ def _evaluate(
             released=released,
             **vars(steps[name]),
         )
-        for name, blob in encode_state(this, state, holders).items()
+        for name, blob in encode_state(this, state, number, holders).items()
     }
     metrics = {name: task.metric for name, task in build_tasks(this).items()}
 

@@ -268,6 +268,18 @@ class Store:
             connection.execute(sa.delete(findings).where(findings.c.run == run, findings.c.round == round))
             connection.execute(sa.insert(findings), [{"run": run, "round": round, **vars(one)} for one in found])
 
+    def trained(self, run: str, *, before: int) -> dict[str, dict[int, list[str]]]:
+        """Per institution, the rounds before this one in which its update was taken, with its tasks in them."""
+        taken: dict[str, dict[int, list[str]]] = {}
+        query = sa.select(replies).where(replies.c.run == run, replies.c.kind == "train", replies.c.round < before)
+        with self._writing("read") as connection:
+            for row in connection.execute(query.order_by(replies.c.id)).mappings():
+                rounds = taken.setdefault(row["institution"], {})
+                rounds.pop(row["round"], None)  # a round that was trained again counts as it ended
+                if row["status"] == "ok":
+                    rounds[row["round"]] = sorted(row["examples"] or ())
+        return taken
+
     def add_event(self, run: str, text: str) -> None:
         """Record one line of the run's story."""
         self._insert(events, run=run, text=text)

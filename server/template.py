@@ -54,7 +54,9 @@ deadline_seconds = 1800.0
 patience = 0               # stop after so many rounds without a better validation score; 0 never
 
 [wire]
-codec = "float16"          # float16 or float32
+up = "float16"             # updates: float32, float16, bfloat16, int8, int4 or top-k
+down = "float16"           # states: any of these but top-k
+compress = false           # zstd on top, lossless
 """
 
 

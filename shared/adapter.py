@@ -1,29 +1,35 @@
 """What is shared: the one place that maps a model's trainable state to named arrays and back.
 
-Names are `adapter/<peft's own name>` for LoRA factors and `head/<task>/<parameter>` for heads; `importance/<layer>` is
-how much a layer's components matter. Nothing else has a name here, so nothing else can leave an institution.
+Names are `adapter/<peft's own name>` for LoRA factors and `head/<task>/<parameter>` for heads; `control/` before such a
+name is its control variate (SCAFFOLD), and `importance/<layer>` how much a layer's components matter. Nothing else has
+a name here, so nothing else can leave an institution.
 """
 
 from collections.abc import Collection, Mapping
-from typing import get_args
+from typing import TypeVar, get_args
 
 import numpy as np
 import torch
 
-from shared.codec import Arrays
+from shared.codec import Arrays, CodecName, FloatCodec
 from shared.errors import ProtocolError
 from shared.lora import factors, lora_layers
 from shared.methods import Factor, Kept, Method
 from shared.model import MultiTaskModel
 
+T = TypeVar("T")
 ADAPTER = "adapter/"
 HEAD = "head/"
 BASE = "base/"
 IMPORTANCE = "importance/"
+CONTROL = "control/"
+OPTIMIZER = "optimizer/"
+"""Before the name of what a server optimizer remembers of an array; the coordinator alone has it."""
 
 
 def task_of(name: str) -> str | None:
-    """The task whose head the array belongs to; None for the adapter."""
+    """The task whose head the array, or the control variate, belongs to; None for the adapter."""
+    name = name.removeprefix(CONTROL)
     return name.split("/", 2)[1] if name.startswith(HEAD) else None
 
 
@@ -47,10 +53,15 @@ def importance_name(layer: str) -> str:
     return f"{IMPORTANCE}{layer}"
 
 
+def is_shared(name: str) -> bool:
+    """Whether the array is of the model, and not what somebody remembers beside it."""
+    return name.startswith((ADAPTER, HEAD))
+
+
 def is_trained(name: str, method: Method, round: int) -> bool:
     """Whether institutions train the array in a round (counted from 1)."""
     factor = factor_of(name)
-    return factor is None or factor in method.factors(round)
+    return is_shared(name) and (factor is None or factor in method.factors(round))
 
 
 def is_kept(name: str, keeps: Collection[Kept]) -> bool:
@@ -71,10 +82,10 @@ def is_sent(name: str, method: Method, round: int) -> bool:
 
 def is_received(name: str, method: Method) -> bool:
     """Whether an institution is told the array before every round: what it does not have already."""
-    return name.startswith((ADAPTER, HEAD)) and not is_kept(name, method.keeps) and not is_frozen(name, method)
+    return is_shared(name) and not is_kept(name, method.keeps) and not is_frozen(name, method)
 
 
-def base_codec(codec: str) -> str:
+def base_codec(codec: CodecName) -> FloatCodec:
     """How steps of the frozen weights are encoded where the state travels as `codec`."""
     return "float32" if codec == "float32" else "float16"
 
@@ -99,6 +110,17 @@ def unpack_steps(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray
         ) from None
 
 
+def name_control(named: Mapping[str, T]) -> dict[str, T]:
+    """Control variates, or their shapes, under the names that they travel by."""
+    return {CONTROL + name: value for name, value in named.items()}
+
+
+def split_control(arrays: Mapping[str, np.ndarray]) -> tuple[Arrays, Arrays]:
+    """The arrays of the model, and the control variates that came with them under those arrays' names."""
+    control = {name.removeprefix(CONTROL): array for name, array in arrays.items() if name.startswith(CONTROL)}
+    return {name: array for name, array in arrays.items() if not name.startswith(CONTROL)}, control
+
+
 def split_importance(arrays: Mapping[str, np.ndarray]) -> tuple[Arrays, Arrays]:
     """The arrays of the model, and the importance of components that came with them, each under its name."""
     importance = {name: array for name, array in arrays.items() if name.startswith(IMPORTANCE)}
@@ -108,6 +130,11 @@ def split_importance(arrays: Mapping[str, np.ndarray]) -> tuple[Arrays, Arrays]:
 def select(arrays: Mapping[str, np.ndarray], tasks: Collection[str]) -> Arrays:
     """The adapter and the heads of `tasks` only."""
     return {name: array for name, array in arrays.items() if name.startswith(ADAPTER) or task_of(name) in tasks}
+
+
+def of_tasks(named: Mapping[str, T], tasks: Collection[str]) -> dict[str, T]:
+    """What belongs to the adapter, and to the heads of `tasks` only."""
+    return {name: value for name, value in named.items() if (task := task_of(name)) is None or task in tasks}
 
 
 def tensors(model: MultiTaskModel) -> dict[str, torch.nn.Parameter]:
@@ -161,7 +188,7 @@ def check_shapes(
     expected: Mapping[str, tuple[int, ...]], arrays: Mapping[str, np.ndarray], *, tasks: Collection[str]
 ) -> None:
     """ProtocolError unless `arrays` are exactly the adapter and the heads of `tasks`, in the expected shapes."""
-    wanted = {name for name in expected if (task := task_of(name)) is None or task in tasks}
+    wanted = of_tasks(expected, tasks).keys()
     if missing := sorted(wanted - arrays.keys()):
         raise ProtocolError(f"Expected array {missing[0]}, but it is missing ({len(missing)} missing in all).")
     if unknown := sorted(arrays.keys() - wanted):

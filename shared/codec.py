@@ -29,7 +29,8 @@ from shared.errors import ProtocolError
 Arrays = dict[str, np.ndarray]
 Shapes = Mapping[str, tuple[int, ...]]
 FloatCodec = Literal["float32", "float16", "bfloat16"]
-CodecName = Literal[FloatCodec, "int8", "int4", "top-k"]
+StateCodec = Literal[FloatCodec, "int8", "int4"]
+CodecName = Literal[StateCodec, "top-k"]
 STORED: Mapping[CodecName, type[np.generic]] = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
 """What safetensors holds of an array; NumPy has no bfloat16 of its own."""
 LEVELS: Mapping[CodecName, int] = {"int8": 127, "int4": 7}

@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from shared.codec import CodecName, Coding, StateCodec
+from shared.combinations import wrong_combinations
 from shared.errors import ConfigError
 from shared.filters import FilterName, wrong_filter
 from shared.fixedpoint import word_for
@@ -131,6 +133,13 @@ class Training(Model):
     """Longest gradient, as the Euclidean norm over adapter and heads; a longer one is scaled down."""
     head_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """On what the heads read, while training."""
+    proximal_mu: Annotated[float, Field(ge=0)] = 0.0
+    """Pulls a round's training back to where it began: mu / 2 times the squared distance (FedProx, Li et al. 2020)."""
+    scaffold: bool = False
+    """Correct every step for how the site's gradient differs from everybody's (SCAFFOLD, Karimireddy et al. 2020).
+
+    Twice the bytes both ways; only with plain `sgd`, and where every institution counts alike.
+    """
     adversarial_epsilon: Annotated[float, Field(ge=0)] = 0.0
     """Train also on word embeddings perturbed by this much, as a Euclidean norm per row; 0 does not.
 
@@ -205,6 +214,8 @@ class Rounds(Model):
     `fedsvd` under [privacy], `rolora` under [secure_aggregation], with more than 10 institutions or a rank of at most
     4, and `fedex` otherwise. Where institutions' labels differ strongly, `rolora` is the better choice too.
     """
+    normalize_steps: bool = False
+    """Average updates per local step, so that who takes more steps does not pull harder (FedNova, Wang et al. 2020)."""
     deadline_seconds: Annotated[float, Field(gt=0)] = 1800.0
     """How long the coordinator waits for the replies of one request."""
     patience: Annotated[int, Field(ge=0)] = 0
@@ -221,11 +232,55 @@ class Rounds(Model):
         return self
 
 
-class Wire(Model):
-    """What the arrays look like on the wire."""
+class ServerOptimizer(Model):
+    """What the coordinator makes of the mean update (Reddi et al. 2021)."""
 
-    codec: Literal["float32", "float16"] = "float16"
-    """Of states and updates; the coordinator adds up in float32 or better."""
+    type: Literal["none", "fedavgm", "fedadagrad", "fedadam", "fedyogi"] = "none"
+    """`none` takes the mean update as it is; the others are momentum and Adagrad, Adam, Yogi on it."""
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """How far a round goes; if not given 1 with `fedavgm`, and else 0.01: about how far it moves each parameter."""
+    beta_1: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Momentum; if not given 0.9, and 0 with `fedadagrad`."""
+    beta_2: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """How slowly `fedadam` and `fedyogi` forget how large updates were."""
+    tau: Annotated[float, Field(gt=0)] = 1e-3
+    """Updates much smaller than this hardly move a parameter."""
+
+    @property
+    def rate(self) -> float:
+        """The learning rate."""
+        return self.learning_rate or (1.0 if self.type == "fedavgm" else 0.01)
+
+    @property
+    def momentum(self) -> float:
+        """beta_1."""
+        return self.beta_1 if self.beta_1 is not None else 0.0 if self.type == "fedadagrad" else 0.9
+
+
+class Wire(Model):
+    """What the arrays look like on the wire; the coordinator adds up in float32 or better."""
+
+    up: CodecName = "float16"
+    """Of updates. `int8`, with a scale per row, and `int4`, with one per 32 values, round by chance: right on average.
+
+    `top-k` sends the largest values only, and adds what it left out to the next update, from the site's state folder.
+    """
+    down: StateCodec = "float16"
+    """Of states. What is rounded here is rounded for everybody, and does not add up: the coordinator keeps float32."""
+    top_k: Annotated[float, Field(gt=0, le=1)] = 0.01
+    """Which fraction of an update's values `top-k` sends."""
+    compress: bool = False
+    """Lossless on top: bytes of the same significance side by side, then zstd."""
+
+    @property
+    def coding_up(self) -> Coding:
+        """Of updates."""
+        return Coding(self.up, self.compress, self.top_k)
+
+    @property
+    def coding_down(self) -> Coding:
+        """Of states."""
+        return Coding(self.down, self.compress)
 
 
 class SecureAggregation(Model):
@@ -286,6 +341,7 @@ class Federation(Model):
     personal: Personal | None = None
     rounds: Rounds
     robust: Robust | None = None
+    server_optimizer: ServerOptimizer = ServerOptimizer()
     wire: Wire = Wire()
     secure_aggregation: SecureAggregation | None = None
 
@@ -359,7 +415,7 @@ class Federation(Model):
 
     @model_validator(mode="after")
     def _together(self) -> Self:
-        if wrong := [*wrong_filter(self), *wrong_pruning(self), *wrong_personal(self)]:
+        if wrong := [*wrong_combinations(self), *wrong_filter(self), *wrong_pruning(self), *wrong_personal(self)]:
             raise ValueError("; ".join(wrong))
         return self
 

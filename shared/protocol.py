@@ -66,6 +66,8 @@ class TrainRequest:
     base_version: str = ""
     ledger: str | None = None
     """`NUMBER:SHA-256` of the last entry of the institution's privacy ledger as the coordinator remembers it."""
+    taken: int = 0
+    """With `training.scaffold`: the last round whose update of the institution was taken; 0 if none was."""
 
 
 @dataclass(frozen=True, kw_only=True)

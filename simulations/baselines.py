@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 
 from client import trainer
-from client.site import Site, score
+from client.scoring import score
+from client.site import Site
 from shared.adapter import set_state
 from shared.codec import Arrays
 from shared.federation import Federation

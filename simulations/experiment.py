@@ -8,7 +8,8 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from client.institution import Data, Institution
-from client.site import Site, build_site
+from client.opening import build_site
+from client.site import Site
 from shared.backbone import fingerprint, locate
 from shared.errors import ConfigError
 from shared.federation import Federation, Model, Name, parse, read_toml

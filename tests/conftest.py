@@ -84,7 +84,7 @@ def tiny_federation(tiny_bert: Path) -> Callable[..., Federation]:
                 "deadline_seconds": 60.0,
                 "method": "fedavg",
             },
-            "wire": {"codec": "float32"},
+            "wire": {"up": "float32", "down": "float32"},
         }
         for table, changes in tables.items():
             values[table] = values.get(table, {}) | changes if isinstance(changes, Mapping) else changes

@@ -130,10 +130,18 @@ def per_example_gradients(model: MultiTaskModel) -> Iterator[None]:
 
 @contextmanager
 def private_steps(
-    model: MultiTaskModel, training: Training, private: Private, optimizer: torch.optim.Optimizer
+    model: MultiTaskModel,
+    training: Training,
+    private: Private,
+    optimizer: torch.optim.Optimizer,
+    pull_back: Callable[[], None] = lambda: None,
 ) -> Iterator[Callable[[Sequence[Example]], Measured]]:
-    """Yields what takes one step on what a Poisson draw gave, and returns its losses, which are not private."""
+    """Yields what takes one step on what a Poisson draw gave, and returns its losses, which are not private.
+
+    `pull_back` may add to the gradients, after the noise, what rests on no record but through the parameters.
+    """
     noisy = private_optimizer(optimizer, private, model.device)
+    noisy.attach_step_hook(lambda _: pull_back())
     with per_example_gradients(model):
         yield lambda batch: private_step(model, batch, training, private, noisy)
 

@@ -21,6 +21,10 @@ class ClientUpdate:
     """By name of an array of which only some rows are the institution's to move: booleans [rows]."""
     rank: int | None = None
     """Of its factors, where that is not the state's."""
+    steps: int = 1
+    """That the institution took."""
+    control: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """With `training.scaffold`, by how much its control variates have changed, by array."""
     importance: Mapping[str, np.ndarray] = field(default_factory=dict)
     """With `adapter.type = "adalora"`, the importance of every component, [rank] per layer under its wire name."""
     trust: Mapping[str | None, float] = field(default_factory=dict)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from server.aggregation import ClientUpdate, adalora, fedavg, fedex, flexlora, flora
+from server.aggregation import ClientUpdate, adalora, fedavg, fedex, fednova, flexlora, flora
 from server.aggregation.mixed_ranks import padded
 from shared.adapter import BASE, pack_steps
 from shared.codec import Arrays
@@ -37,8 +37,7 @@ def aggregate(
             return fedavg.apply(state, (), weighting=weighting)
     if federation.adapter.type == "adalora":
         told: adalora.Told = {}
-        filled = (padded(update, state) for update in adalora.noted(updates, told))
-        new, diagnostics = fedavg.apply(state, filled, weighting=weighting)
+        new, diagnostics = _average(state, adalora.noted(updates, told), federation)
         return adalora.allocate(new, told, diagnostics.weights, federation=federation, round=round), diagnostics
     if name == "flexlora":
         return flexlora.apply(state, updates, weighting=weighting)
@@ -49,5 +48,17 @@ def aggregate(
         seed = federation.seed + round
         new, steps, diagnostics = flora.apply(state, updates, weighting=weighting, scale=scale, seed=seed)
         return new | pack_steps(steps), diagnostics
+    return _average(state, updates, federation)
+
+
+def _average(
+    state: Mapping[str, np.ndarray], updates: Iterable[ClientUpdate], federation: Federation
+) -> tuple[Arrays, fedavg.Diagnostics]:
+    """Add the mean update, element by element."""
+    weighting = federation.rounds.weighting
     filled = (padded(update, state) for update in updates)
+    if federation.rounds.normalize_steps:
+        training = federation.training
+        momentum = training.momentum if training.optimizer == "sgd" else 0.0
+        return fednova.apply(state, filled, weighting=weighting, momentum=momentum)
     return fedavg.apply(state, filled, weighting=weighting)

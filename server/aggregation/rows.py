@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from shared.adapter import HEAD
+from shared.adapter import HEAD, task_of
 
 LAST_LAYER = ("linear.weight", "linear.bias")
 """Parameters of a head with one row per output."""
@@ -32,3 +32,34 @@ def row_masks(
         if not mask.all():
             masks |= {f"{HEAD}{task}/{parameter}": mask for parameter in LAST_LAYER}
     return masks
+
+
+def moved_rows(
+    shapes: Mapping[str, tuple[int, ...]],
+    examples: Mapping[str, Mapping[str, int]],
+    *,
+    outputs: Mapping[str, Sequence[str | None]],
+    labels: Mapping[str, Mapping[str, Mapping[str, int]]],
+) -> dict[str, np.ndarray]:
+    """What the institutions of a round may have moved.
+
+    Args:
+        shapes: Of the arrays that institutions send in the round.
+        examples: Per institution that took part, its tasks.
+        outputs: Per task, as `row_masks`.
+        labels: Per institution, as `row_masks`.
+
+    Returns:
+        By array that somebody holds, which of its rows are somebody's: booleans that broadcast to the array.
+    """
+    masks = {
+        name: row_masks({task: outputs[task] for task in held}, labels.get(name, {})) for name, held in examples.items()
+    }
+    moved: dict[str, np.ndarray] = {}
+    for array, shape in shapes.items():
+        task = task_of(array)
+        for name, held in examples.items():
+            if task is None or task in held:
+                rows = masks[name].get(array, np.ones(1, bool)).reshape(-1, *(1,) * (len(shape) - 1))
+                moved[array] = moved.get(array, np.zeros_like(rows)) | rows
+    return moved

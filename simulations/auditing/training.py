@@ -14,8 +14,9 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from client import trainer
 from client.institution import Institution
+from client.opening import build_site
 from client.privacy.account import privacy_of
-from client.site import Site, build_site
+from client.site import Site
 from server.store import Store
 from shared.adapter import get_state, set_state
 from shared.codec import Arrays

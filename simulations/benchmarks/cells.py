@@ -19,7 +19,7 @@ import typer
 
 from client.data.loading import TaskData
 from client.data.sources import read_rows
-from client.site import score
+from client.scoring import score
 from shared.adapter import get_state
 from shared.backbone import fingerprint, locate
 from shared.console import announce, print_table

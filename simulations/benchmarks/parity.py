@@ -21,7 +21,7 @@ from torch import nn
 from transformers import Trainer, TrainingArguments
 
 from client.data.loading import TaskData
-from client.site import score
+from client.scoring import score
 from shared.adapter import get_state, set_state
 from shared.console import announce, print_table
 from shared.federation import Training

@@ -40,25 +40,26 @@ class Setting:
 
     epsilon: float | None
     method: str = "fedsvd"
-    rounds: int = 12
-    sampling_rate: float = 0.5
+    rounds: int = 8
+    sampling_rate: float = 0.25
     training: Mapping[str, Any] = field(default_factory=dict)
+    alpha: float = 16.0
     task: str = TASK
     records: int | None = None
 
 
-OURS: dict[str, Any] = {"epochs_per_round": 2, "learning_rate": 5e-3, "head_learning_rate": 0.1, "head_dropout": 0.0}
+OURS: dict[str, Any] = {"epochs_per_round": 1, "learning_rate": 1e-3, "head_learning_rate": 0.2, "head_dropout": 0.0}
 NAIVE: dict[str, Any] = {"epochs_per_round": 1, "learning_rate": 2e-3}
 PLAIN: dict[str, Any] = {"epochs_per_round": 1, "learning_rate": 3e-3}
 SETTINGS = {
     "without privacy": Setting(None, rounds=6, training=PLAIN),
-    "epsilon 8": Setting(8.0, training=OURS),
-    "epsilon 3": Setting(3.0, training=OURS),
-    "epsilon 1": Setting(1.0, training=OURS),
-    "epsilon 8, both factors": Setting(8.0, "fedavg", training=OURS),
-    "epsilon 8, naive": Setting(8.0, "fedavg", sampling_rate=32 / 1963, training=NAIVE),
+    "epsilon 8": Setting(8.0, training=OURS, alpha=1.0),
+    "epsilon 3": Setting(3.0, training=OURS, alpha=1.0),
+    "epsilon 1": Setting(1.0, training=OURS, alpha=1.0),
+    "epsilon 8, both factors": Setting(8.0, "fedavg", training=OURS, alpha=1.0),
+    "epsilon 8, naive": Setting(8.0, "fedavg", rounds=12, sampling_rate=32 / 1963, training=NAIVE),
     **{
-        f"epsilon 8, {n} records each": Setting(8.0, training=OURS, task="medical_relation", records=n)
+        f"epsilon 8, {n} records each": Setting(8.0, training=OURS, alpha=1.0, task="medical_relation", records=n)
         for n in (500, 1000, 2000, 4000)
     },
 }
@@ -133,6 +134,7 @@ def experiment_of(setting: Setting, source: Path, folder: Path) -> Experiment:
             "max_length": 160 if relation else 96,
         },
         "tasks": {setting.task: task | ({"no_relation": "none"} if relation else {})},
+        "adapter": {"alpha": setting.alpha},
         "training": {"weight_decay": 0.0} | dict(setting.training),
         "rounds": {
             "count": setting.rounds,

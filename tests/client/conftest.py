@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from client.institution import Data, Institution, Runtime
+from client.opening import build_site
 from client.policy import Policy
-from client.site import Site, build_site
+from client.site import Site
 from shared.federation import Federation
 from shared.model import build_model
 

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from client import trainer
 from client.augmentation import Augmentation, open_rewording, read_synonyms, replace_words, reword_text
 from client.institution import Institution
-from client.site import Site, build_site
+from client.opening import build_site
+from client.site import Site
 from shared.errors import ConfigError
 from shared.tasks import Example, build_task
 from shared.tasks.token_classification import TokenClassificationSpec

@@ -18,7 +18,7 @@ from client.policy import Policy
 from client.site import Site
 from shared import codec
 from shared.adapter import get_state
-from shared.codec import Arrays
+from shared.codec import Arrays, CodecName, Coding
 from shared.errors import PolicyError
 from shared.federation import Federation
 from shared.protocol import QueryReply, Refusal, TrainReply, TrainRequest
@@ -31,13 +31,13 @@ def arrays(**changes: Any) -> Arrays:
     return made | {name.replace("_", "/"): value for name, value in changes.items()}
 
 
-def pass_gate(update: Arrays, codec_name: str = "float32", **rules: Any) -> bytes:
-    parcel = pack(update, shapes=SHAPES, tasks={"t"}, codec_name=codec_name, policy=Policy.model_validate(rules))
+def pass_gate(update: Arrays, coding: CodecName = "float32", **rules: Any) -> bytes:
+    parcel = pack(update, shapes=SHAPES, tasks={"t"}, coding=Coding(coding), policy=Policy.model_validate(rules))
     return parcel.blob
 
 
 def test_a_good_update_passes_unchanged_with_its_norm() -> None:
-    parcel = pack(arrays(), shapes=SHAPES, tasks={"t"}, codec_name="float32", policy=Policy())
+    parcel = pack(arrays(), shapes=SHAPES, tasks={"t"}, coding=Coding("float32"), policy=Policy())
     assert parcel.blob == codec.encode(arrays(), "float32")
     assert parcel.norm == pytest.approx(np.sqrt(10.0))
     assert pass_gate(arrays(), max_norm=3.17, max_upload_bytes=len(parcel.blob)) == parcel.blob
@@ -85,7 +85,7 @@ def test_the_gate_is_the_only_place_that_encodes_at_the_institution() -> None:
                     found.append(file.name)
             elif isinstance(node, ast.ImportFrom) and node.module in {"shared.codec", "safetensors.numpy"}:
                 found += [file.name for name in node.names if name.name in {"encode", "save", "save_file"}]
-    assert found == ["gate.py", "keep.py"], "and what keep.py writes stays in the site's own folder"
+    assert found == ["gate.py", "keep.py", "personal.py"], "what the other two write stays in the site's own folder"
 
 
 def test_a_diverged_training_is_refused_at_the_site(

@@ -16,9 +16,10 @@ from typer.testing import CliRunner
 
 from client import trainer
 from client.keys import generate_node_key
+from client.opening import open_site
 from client.personal import FILE, keep_model, write_own_bundle
 from client.predict import open_bundle
-from client.site import Site, open_site
+from client.site import Site
 from shared import codec
 from shared.adapter import get_state, is_received, pack_steps, select
 from shared.bundle import federation_toml, load_bundle

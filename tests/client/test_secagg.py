@@ -48,7 +48,9 @@ class Sites:
                 seconds=0.1,
                 update=codec.encode(UPDATE, "float32"),
             )
-            self.trained[name] = self.rounds[name].keep(reply, self.federation)
+            self.trained[name] = self.rounds[name].keep(
+                reply, self.federation, {name: array.shape for name, array in UPDATE.items()}
+            )
 
     def shares_request(self, number: int = 1) -> SharesRequest:
         return SharesRequest(

@@ -6,7 +6,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from client.site import Site, score
+from client.scoring import score
+from client.site import Site
 from shared import codec
 from shared.adapter import get_state, select
 from shared.errors import ConfigError

@@ -8,6 +8,7 @@ import pytest
 
 from server.replies import Holdings, check_query, check_scores, check_types, check_update
 from shared import codec
+from shared.codec import Coding
 from shared.errors import ReplyError
 from shared.protocol import EvaluateReply, EvaluateRequest, QueryReply, TrainReply, TrainRequest
 from shared.tasks import build_task
@@ -49,7 +50,7 @@ def result(**changes: Any) -> EvaluateReply:
 def check(reply: TrainReply) -> Any:
     check_types(reply)
     return check_update(
-        reply, TRAIN, institution="bank", announced=HELD, tasks=TASKS, shapes=SHAPES, codec_name="float16"
+        reply, TRAIN, institution="bank", announced=HELD, tasks=TASKS, shapes=SHAPES, coding=Coding("float16")
     )
 
 
@@ -182,7 +183,7 @@ def test_an_update_may_move_only_the_rows_of_labels_that_the_institution_annotat
     held = query({"t": {"train": 10}}, labels={"t": {"b": 10}})
     reply = update(update=codec.encode(arrays, "float16"))
     accepted = check_update(
-        reply, TRAIN, institution="bank", announced=held, tasks=TASKS, shapes=shapes, codec_name="float16"
+        reply, TRAIN, institution="bank", announced=held, tasks=TASKS, shapes=shapes, coding=Coding("float16")
     )
     assert {name: mask.tolist() for name, mask in accepted.rows.items()} == {
         "head/t/linear.weight": [False, True],
@@ -190,6 +191,6 @@ def test_an_update_may_move_only_the_rows_of_labels_that_the_institution_annotat
     }
     everything = query({"t": {"train": 10}}, labels={"t": {"a": 0, "b": 10}})
     whole = check_update(
-        reply, TRAIN, institution="bank", announced=everything, tasks=TASKS, shapes=shapes, codec_name="float16"
+        reply, TRAIN, institution="bank", announced=everything, tasks=TASKS, shapes=shapes, coding=Coding("float16")
     )
     assert whole.rows == {}

@@ -12,7 +12,8 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
 from client.institution import Data, Institution
-from client.site import Site, build_site
+from client.opening import build_site
+from client.site import Site
 from server import rounds
 from server.store import Store, events, replies, scores
 from server.store import rounds as round_table

@@ -85,7 +85,7 @@ class Institution:
                 seconds=0.1,
                 update=codec.encode(update, "float32"),
             )
-            return self.secure.keep(reply, self.federation) if self.federation.secure_aggregation else reply
+            return self.secure.keep(reply, self.federation, {}) if self.federation.secure_aggregation else reply
         assert not isinstance(request, EvaluateRequest)  # nobody has records to score
         return self.secure.answer(request, name=self.name, federation=self.federation, shapes=SHAPES)
 

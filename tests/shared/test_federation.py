@@ -32,7 +32,7 @@ def write(tmp_path: Path, text: str) -> Path:
 def test_defaults_are_filled_in(tmp_path: Path) -> None:
     federation = load_federation(write(tmp_path, VALID))
     assert federation.adapter.rank == 8
-    assert federation.wire.codec == "float16"
+    assert federation.wire.up == federation.wire.down == "float16"
     assert federation.tasks["clauses"].weight == 1.0
 
 
@@ -89,7 +89,7 @@ def test_a_missing_or_broken_file_is_one_sentence(tmp_path: Path, content: str |
 def test_the_digest_ignores_form_and_sees_meaning(tmp_path: Path) -> None:
     plain = load_federation(write(tmp_path, VALID)).digest
     explicit = load_federation(
-        write(tmp_path, "# a comment\nversion = 1\n" + VALID + "\n[wire]\ncodec = 'float16'\n")
+        write(tmp_path, "# a comment\nversion = 1\n" + VALID + "\n[wire]\nup = 'float16'\n")
     ).digest
     changed = load_federation(write(tmp_path, VALID.replace('["a", "b"]', '["b", "a"]'))).digest
     weighty = load_federation(write(tmp_path, VALID.replace("[rounds]", "weight = 2.0\n[rounds]"))).digest

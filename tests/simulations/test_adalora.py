@@ -14,7 +14,8 @@ from peft.tuners.lora import LoraLayer
 from transformers import BertModel
 
 from client.institution import Data, Institution
-from client.site import Site, build_site
+from client.opening import build_site
+from client.site import Site
 from server import rounds
 from server.aggregation.adalora import budget, mean_importance, prune
 from server.release import release
@@ -193,7 +194,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(store: Store, make: Make) -> 
 
 
 def test_half_precision_on_the_wire_prunes_to_the_target_too(store: Store, make: Make) -> None:
-    made = make(wire={"codec": "float16"})
+    made = make(wire={"up": "float16", "down": "float16"})
     run_id = run(store, LocalGrid(made[1]), made)
     ranks = ranks_left(store.load_checkpoint(run_id, 4))
     assert sum(ranks.values()) == 2 * len(ranks)

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from client.institution import Data, Institution
+from client.opening import build_site
 from client.policy import Policy
-from client.site import Site, build_site
+from client.site import Site
 from server.running import refusals
 from server.store import Store, events, replies, rounds, scores
 from shared.adapter import get_state

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from client.institution import Data, Institution
+from client.opening import build_site
 from client.policy import Policy
 from client.privacy.accounting import Mechanism, epsilon, noise_multiplier_for
 from client.privacy.ledger import Ledger
-from client.site import Site, build_site
+from client.site import Site
 from server.store import Store, events, replies, spending
 from shared.adapter import get_state
 from shared.errors import QuorumError

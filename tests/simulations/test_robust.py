@@ -9,7 +9,8 @@ import pytest
 from flwr.app import Message
 
 from client.institution import Data, Institution
-from client.site import Site, build_site
+from client.opening import build_site
+from client.site import Site
 from server import rounds
 from server.running import outliers
 from server.store import Store, events, findings, scores

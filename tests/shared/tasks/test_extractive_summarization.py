@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from client import trainer
 from client.data.loading import TaskData
-from client.site import score
+from client.scoring import score
 from shared.federation import Federation
 from shared.model import MultiTaskModel, build_model
 from shared.tasks import Example, Record

@@ -1,0 +1,148 @@
+"""From an institution's files to a site that can answer: its data read and encoded, its model loaded."""
+
+import logging
+from pathlib import Path
+
+import torch
+
+from client.augmentation import open_rewording
+from client.data.loading import load_data
+from client.data.readiness import examine, summary
+from client.institution import Data, Institution, load_institution
+from client.keep import Keep
+from client.privacy.account import count_owners, open_account, open_ledger
+from client.privacy.ledger import Ledger
+from client.receipts import Receipts
+from client.site import Site
+from shared.adapter import get_state, is_kept
+from shared.errors import ConfigError
+from shared.federation import Federation, load_federation
+from shared.model import MultiTaskModel, build_model
+
+log = logging.getLogger("collegium.client")
+
+
+def open_site(path: Path, *, model: MultiTaskModel | None = None) -> Site:
+    """Load an institution's file, its approved federation, its data, and the model.
+
+    Args:
+        path: `institution.toml`.
+        model: A model of the same federation to share instead of loading one (the simulator does).
+
+    Raises:
+        ConfigError, DataError, BackboneError: What is wrong, in one sentence.
+    """
+    institution = load_institution(path)
+    receipts = Receipts(institution.runtime.state, institution.identity.key)
+    federation = load_federation(institution.federation)
+    ledger = open_ledger(institution.runtime.state) if federation.privacy else None
+    model = model or load_model(institution, federation)
+    return build_site(institution, federation, model, receipts=receipts, ledger=ledger)
+
+
+def build_site(
+    institution: Institution,
+    federation: Federation,
+    model: MultiTaskModel,
+    *,
+    receipts: Receipts | None = None,
+    ledger: Ledger | None = None,
+) -> Site:
+    """Read and encode the institution's data for the given model.
+
+    Args:
+        institution: Its file.
+        federation: The agreement that it has approved.
+        model: The federation's.
+        receipts: Where everything that leaves is recorded; None in the simulator, whose policy is checked all the same.
+        ledger: Where private training is charged; None in the simulator.
+    """
+    if institution.name not in federation.rounds.institutions:
+        raise ConfigError(
+            f"Expected the institution's name to be among {list(federation.rounds.institutions)} of the federation "
+            f"file, but it is {institution.name!r}."
+        )
+    sources = _allowed(institution)
+    data = load_data(sources, model.tasks, model.tokenizer, federation.backbone.max_length)
+    rewordings = {
+        task: open_rewording(source.augmentation, model.tasks[task])
+        for task, source in sources.items()
+        if source.augmentation
+    }
+    readiness = {
+        name: examine(
+            model.tasks[name],
+            {split: list(enumerate(held.records, 1)) for split, held in splits.items()},
+            model.tokenizer,
+            federation.backbone.max_length,
+            annotates=sources[name].annotates,
+        )
+        for name, splits in data.items()
+    }
+    columns = {task: sources[task].group_by for task in data}
+    return Site(
+        institution.name,
+        federation,
+        model,
+        data,
+        rewordings,
+        summary(readiness),
+        policy=institution.policy,
+        owners={
+            task: {split: count_owners(held.records, columns[task]) for split, held in splits.items()}
+            for task, splits in data.items()
+        },
+        initial={name: array for name, array in get_state(model).items() if is_kept(name, federation.method.keeps)},
+        keep=Keep(institution.runtime.state / "rounds" if receipts else None),
+        account=open_account(
+            {task: splits["train"].records for task, splits in data.items()},
+            columns,
+            federation=federation,
+            policy=institution.policy,
+            ledger=ledger,
+        )
+        if federation.privacy
+        else None,
+        state=institution.runtime.state,
+        receipts=receipts,
+    )
+
+
+def _allowed(institution: Institution) -> dict[str, Data]:
+    """The sources of the tasks that may take part."""
+    allowed = institution.policy.tasks
+    sources = {task: source for task, source in institution.data.items() if allowed is None or task in allowed}
+    if left := sorted(institution.data.keys() - sources.keys()):
+        log.info("policy.tasks leaves out %s", ", ".join(left))
+    if not sources:
+        raise ConfigError(
+            f"Expected policy.tasks to allow one of the tasks under [data], {sorted(institution.data)}, but it names "
+            f"{list(allowed or ())}; correct one of the two."
+        )
+    return sources
+
+
+def load_model(institution: Institution, federation: Federation) -> MultiTaskModel:
+    """The federation's model on this institution's device."""
+    if institution.runtime.threads:
+        torch.set_num_threads(institution.runtime.threads)
+    rank = institution.adapter.rank or federation.adapter.rank
+    if rank not in federation.adapter.ranks:
+        ranks = federation.adapter.ranks
+        raise ConfigError(
+            f"Expected adapter.rank between {ranks.start} and {ranks.stop - 1}, as the federation file allows, "
+            f"not {rank}."
+        )
+    model = build_model(federation, backbone=institution.backbone, rank=rank)
+    return model.to(_device(institution.runtime.device))
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"runtime.device must be auto, cpu, cuda or cuda:N as present here, not {name!r}.") from error
+    return device

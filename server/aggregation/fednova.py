@@ -1,0 +1,73 @@
+"""Averaging per local step (FedNova: Wang et al. 2020, arXiv 2007.07481).
+
+Institutions take different numbers of steps, and under plain averaging whoever takes more pulls the model towards its
+own optimum. Here each update is divided by its steps tau_i before it is averaged with the weights p_i, and the mean is
+multiplied by the effective number of steps, sum_i p_i tau_i (their equation 9), of the array - or the row of a head -
+that it is of. With momentum rho, tau_i is the sum of what the tau_i gradients count for (their section 4.1):
+
+    (tau - rho (1 - rho^tau) / (1 - rho)) / (1 - rho)
+
+For AdamW, whose steps are about equally long whatever the gradient is, it is the number of steps.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from server.aggregation import ClientUpdate, fedavg
+from shared.adapter import task_of
+from shared.codec import Arrays
+from shared.federation import Weighting
+
+
+def gain(steps: int, momentum: float) -> float:
+    """What the gradients of so many steps count for together; at least one step's."""
+    steps = max(1, steps)
+    return (steps - momentum * (1 - momentum**steps) / (1 - momentum)) / (1 - momentum)
+
+
+def apply(
+    state: Mapping[str, np.ndarray], updates: Iterable[ClientUpdate], *, weighting: Weighting, momentum: float = 0.0
+) -> tuple[Arrays, fedavg.Diagnostics]:
+    """Add the normalised mean of the updates to the global state.
+
+    Args:
+        state: The global state, float32 arrays by name.
+        updates: Consumed one at a time; none is kept.
+        weighting: As `fedavg.apply`.
+        momentum: Of the institutions' SGD; 0 for AdamW.
+
+    Returns:
+        As `fedavg.apply`; norms are those of the updates as they came.
+    """
+    lengths: list[ClientUpdate] = []
+
+    def divided() -> Iterator[ClientUpdate]:
+        for update in updates:
+            by = gain(update.steps, momentum)
+            told = {name: np.full(_length_shape(name, array.shape), by) for name, array in update.arrays.items()}
+            lengths.append(replace(update, arrays=told, control={}))
+            yield replace(
+                update, arrays={name: (array / by).astype(np.float32) for name, array in update.arrays.items()}
+            )
+
+    zero = {name: np.zeros_like(array) for name, array in state.items()}
+    steps, diagnostics = fedavg.apply(zero, divided(), weighting=weighting)
+    moved = {name: step for name, step in steps.items() if step is not zero[name]}
+    none = {name: np.zeros(_length_shape(name, step.shape), np.float32) for name, step in moved.items()}
+    effective, _ = fedavg.apply(none, lengths, weighting=weighting)
+    new = {
+        name: (array + moved[name].astype(np.float64) * effective[name]).astype(np.float32) if name in moved else array
+        for name, array in state.items()
+    }
+    norms = {
+        update.institution: gain(update.steps, momentum) * diagnostics.norms[update.institution] for update in lengths
+    }
+    return new, replace(diagnostics, norms=norms, norm=fedavg.step_norm(new, state))
+
+
+def _length_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """One number for an array of the adapter, one per row of a head."""
+    rows = 1 if task_of(name) is None else shape[0]
+    return (rows, *(1,) * (len(shape) - 1))

@@ -1,0 +1,222 @@
+"""Every method in whole federations: it learns, goes on as if not interrupted, and is released as it was scored."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Message
+from flwr.proto.node_pb2 import NodeInfo
+
+from client.institution import AdapterSize, Data, Institution
+from client.opening import build_site
+from client.predict import open_bundle
+from client.scoring import score
+from client.site import Site
+from server import rounds
+from server.release import release
+from server.store import Store, events, replies, scores
+from shared import protocol
+from shared.adapter import get_state
+from shared.codec import Arrays
+from shared.errors import QuorumError
+from shared.federation import Federation
+from shared.methods import METHODS, MethodName
+from shared.model import build_model
+from simulations.engine import LocalGrid
+
+ALL = get_args(MethodName)
+HELD = {"hospital": ("clauses", "entities"), "law_firm": ("clauses",), "bank": ("entities",)}
+
+
+class Grid(LocalGrid):
+    """The simulator's Grid, at which an institution may be away for the first rounds."""
+
+    def __init__(self, sites: dict[str, Site], late: str | None = None, rounds: int = 0) -> None:
+        super().__init__(sites)
+        self.late, self.rounds, self.trained = late, rounds, set[int]()
+
+    def get_nodes(self) -> list[NodeInfo]:
+        away = len(self.trained) <= self.rounds and self.late
+        return [node for node in super().get_nodes() if node.name != away]
+
+    def _deliver(self, message: Message) -> Message:
+        if message.metadata.message_type == "train":
+            self.trained.add(protocol.decode(message.content, protocol.TrainRequest).round)
+        elif self.trained and max(self.trained) == self.rounds:
+            self.trained.add(self.rounds + 1)  # it comes while the round is being scored
+        return super()._deliver(message)
+
+
+@pytest.fixture
+def start(
+    tmp_path: Path, tiny_federation: Callable[..., Federation], write_records: Callable[..., Path]
+) -> Callable[..., tuple[Federation, dict[str, Site], Arrays]]:
+    def build(
+        method: str, ranks: dict[str, int] | None = None, **tables: Any
+    ) -> tuple[Federation, dict[str, Site], Arrays]:
+        tables["rounds"] = {"method": method, "count": 3} | tables.get("rounds", {})
+        tables["training"] = {"learning_rate": 1e-2, "epochs_per_round": 2} | tables.get("training", {})
+        federation, sites = tiny_federation(HELD, **tables), {}
+        models = {
+            rank: build_model(federation, rank=rank) for rank in {federation.adapter.rank, *(ranks or {}).values()}
+        }
+        for name, tasks in HELD.items():
+            data = {
+                task: Data(
+                    train=write_records(tmp_path / name / f"{task}.train.jsonl", task, slice(0, None, 2)),
+                    validation=write_records(tmp_path / name / f"{task}.val.jsonl", task, slice(1, None, 4)),
+                    test=write_records(tmp_path / name / f"{task}.test.jsonl", task, slice(1, None, 2)),
+                )
+                for task in tasks
+            }
+            rank = (ranks or {}).get(name, federation.adapter.rank)
+            institution = Institution(name=name, data=data, adapter=AdapterSize(rank=rank))
+            sites[name] = build_site(institution, federation, models[rank])
+        return federation, sites, get_state(models[federation.adapter.rank])
+
+    return build
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Any:
+    with Store.open(f"sqlite:///{tmp_path / 'store.db'}", checkpoints=tmp_path / "checkpoints") as opened:
+        yield opened
+
+
+def run(store: Store, grid: Grid, federation: Federation, initial: Arrays, run_id: str | None = None) -> str:
+    run_id = run_id or store.create_run(federation)
+    rounds.run(
+        grid,
+        federation=federation,
+        store=store,
+        run_id=run_id,
+        initial_state=initial,
+        announce=lambda _: None,
+        poll_seconds=0.0,
+    )
+    return run_id
+
+
+def scored_on_test(store: Store, run_id: str, round: int) -> dict[tuple[str, str, str], float]:
+    return {
+        (row["institution"], row["task"], row["metric"]): row["value"]
+        for row in store.rows(scores, run_id)
+        if row["round"] == round and row["split"] in ("test", "personal")
+    }
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_federation_learns_by_every_method(store: Store, start: Callable[..., Any], name: MethodName) -> None:
+    federation, sites, initial = start(name, training={"learning_rate": 3e-2 if name == "fed-sb" else 1e-2})
+    run_id = run(store, Grid(sites), federation, initial)
+    best = store.best_round(run_id)
+    assert best
+    before, after = scored_on_test(store, run_id, 0), scored_on_test(store, run_id, best)
+    primary = [key for key in after if key[2] in ("macro_f1", "f1")]
+    assert sum(after[key] for key in primary) > sum(before[key] for key in primary) + 0.1 * len(primary)
+    assert all(row["status"] == "ok" for row in store.rows(replies, run_id))
+    assert any(f"Method: {name} (as rounds.method says)" in row["text"] for row in store.rows(events, run_id))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_resumed_run_ends_like_an_uninterrupted_one(
+    store: Store, start: Callable[..., Any], name: MethodName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation, sites, initial = start(name)
+    whole = run(store, Grid(sites), federation, initial)
+    federation, sites, initial = start(name)
+    save, stopped = Store.save_checkpoint, store.create_run(federation)
+
+    def die(self: Store, run_id: str, round: int, state: Arrays) -> None:
+        if round == 2:
+            raise KeyboardInterrupt
+        save(self, run_id, round, state)
+
+    monkeypatch.setattr(Store, "save_checkpoint", die)
+    with pytest.raises(KeyboardInterrupt):
+        run(store, Grid(sites), federation, initial, stopped)
+    monkeypatch.undo()
+    if not METHODS[name].keeps:  # what is kept at home is in these sites' memory
+        federation, sites, initial = start(name)
+    run(store, Grid(sites), federation, initial, stopped)
+    one, other = (store.load_checkpoint(run_id, 3) for run_id in (whole, stopped))
+    assert one.keys() == other.keys()
+    for array in one:
+        np.testing.assert_allclose(one[array], other[array], atol=2e-5, err_msg=array)
+    assert scored_on_test(store, whole, 3) == pytest.approx(scored_on_test(store, stopped, 3), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if not METHODS[name].keeps])
+def test_what_is_released_scores_what_was_reported(
+    store: Store, start: Callable[..., Any], name: MethodName, tmp_path: Path
+) -> None:
+    federation, sites, initial = start(name)
+    run_id = run(store, Grid(sites), federation, initial)
+    best = store.best_round(run_id)
+    assert best
+    predictor = open_bundle(release(store, run_id, tmp_path / "bundle"))
+    for institution, site in sites.items():
+        for task in site.data:
+            found = score(predictor.model, task, site.data[task], "test", "float32")
+            for metric, value in found.items():
+                reported = scored_on_test(store, run_id, best)[institution, task, metric]
+                assert value == pytest.approx(reported, abs=1e-6), (institution, task, metric)
+
+
+@pytest.mark.parametrize("name", ["fedex", "flora"])
+def test_a_late_institution_catches_up_with_moved_weights(
+    store: Store, start: Callable[..., Any], name: MethodName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "GRACE_SECONDS", 0.5)
+    federation, sites, initial = start(name, rounds={"count": 4})
+    other, _, _ = start(name, rounds={"count": 4})
+    late = dataclasses.replace(sites["bank"], model=build_model(other))  # a model of its own, as in a deployment
+    run_id = run(store, Grid({**sites, "bank": late}, "bank", rounds=2), federation, initial)
+    rows = [row for row in store.rows(replies, run_id) if row["institution"] == "bank" and row["kind"] == "train"]
+    assert [(row["round"], row["status"]) for row in rows] == [
+        (1, "missing"),
+        (2, "missing"),
+        (3, "ok"),
+        (4, "ok"),
+    ]
+    assert late.model.base.version == sites["hospital"].model.base.version == f"{run_id}:{store.best_round(run_id)}"
+    fresh = build_model(other).state_dict()
+    for key, weight in sites["hospital"].model.state_dict().items():
+        if ".base_layer.weight" in key:
+            torch.testing.assert_close(late.model.state_dict()[key], weight, atol=1e-5, rtol=0)
+            assert not torch.equal(fresh[key], weight)
+
+
+@pytest.mark.parametrize("name", ["fedavg", "flexlora", "flora"])
+def test_institutions_of_different_ranks(store: Store, start: Callable[..., Any], name: MethodName) -> None:
+    ranks = {"hospital": 4, "law_firm": 2, "bank": 1}
+    federation, sites, initial = start(name, ranks, adapter={"min_rank": 1})
+    run_id = run(store, Grid(sites), federation, initial)
+    rows = [row for row in store.rows(replies, run_id) if row["kind"] == "train"]
+    assert {row["status"] for row in rows} == {"ok"}
+    up = {row["institution"]: row["bytes_up"] for row in rows}
+    assert up["bank"] < up["hospital"]
+    best = store.best_round(run_id)
+    assert best
+    before, after = scored_on_test(store, run_id, 0), scored_on_test(store, run_id, best)
+    assert sum(after.values()) > sum(before.values())
+
+
+def test_a_rank_that_the_federation_does_not_allow_is_refused(store: Store, start: Callable[..., Any]) -> None:
+    federation, sites, initial = start("flexlora", {"bank": 1}, adapter={"min_rank": 2}, rounds={"quorum": 3})
+    with pytest.raises(QuorumError):
+        run(store, Grid(sites), federation, initial)
+    said = [row["text"] for row in store.rows(events)]
+    assert any("Expected an adapter of a rank from 2 to 4, but bank's is 1" in text for text in said), said
+
+
+def test_a_method_without_a_choice_of_ranks_refuses_them(tiny_federation: Callable[..., Federation]) -> None:
+    with pytest.raises(ValueError, match=r"with adapter\.min_rank, rounds\.method must be one of"):
+        tiny_federation(adapter={"min_rank": 2}, rounds={"method": "fedex"})
+    with pytest.raises(ValueError, match="min_rank must be at most rank, 4, not 5"):
+        tiny_federation(adapter={"min_rank": 5})
+    assert tiny_federation(adapter={"min_rank": 2}, rounds={"method": "auto"}).method_name == "flexlora"
