@@ -3,17 +3,17 @@
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from client.institution import Data, Institution
+from client.institution import AdapterSize, Data, Institution
 from client.opening import build_site
 from client.site import Site
 from shared.backbone import fingerprint, locate
 from shared.errors import ConfigError
 from shared.federation import Federation, Model, Name, parse, read_toml
-from shared.model import MultiTaskModel
+from shared.model import MultiTaskModel, build_model
 from shared.tasks import build_task
 from simulations.partition import MOST, Partition, partition, site_names
 
@@ -29,6 +29,8 @@ class Experiment(Model):
     """Per institution and task, the data files, relative to the data folder."""
     partition: dict[str, Partition] = Field(default_factory=dict)
     """By task, one data set that is split over institutions called site-01, site-02, ..."""
+    ranks: dict[Name, Annotated[int, Field(ge=1, le=256)]] = Field(default_factory=dict)
+    """By institution, `adapter.rank` of its own file; the federation's for those that are not named."""
     baselines: tuple[Baseline, ...] = ("centralised", "local_only")
     """`centralised`: all data pooled; `local_only`: each institution alone; both by the same trainer."""
 
@@ -38,6 +40,11 @@ class Experiment(Model):
             raise ValueError("give [institutions], or [partition] of a task")
         if unknown := sorted(self.partition.keys() - self.federation.tasks.keys()):
             raise ValueError(f"[partition] must be of tasks among {sorted(self.federation.tasks)}, not of {unknown}")
+        if unknown := sorted(self.ranks.keys() - set(self.federation.rounds.institutions)):
+            raise ValueError(f"[ranks] must be of {list(self.federation.rounds.institutions)}, not of {unknown}")
+        allowed = self.federation.adapter.ranks
+        if wrong := {name: rank for name, rank in self.ranks.items() if rank not in allowed}:
+            raise ValueError(f"[ranks] must be from {allowed.start} to {allowed.stop - 1} (adapter), not {wrong}")
         return self
 
 
@@ -88,11 +95,21 @@ def load_experiment(
 
 
 def open_sites(experiment: Experiment, model: MultiTaskModel) -> dict[str, Site]:
-    """The experiment's institutions, all on one model: each loads the state it receives before it works."""
-    return {
-        name: build_site(Institution(name=name, data=tasks), experiment.federation, model)
-        for name, tasks in experiment.institutions.items()
-    }
+    """The experiment's institutions, all of a rank on one model: each loads the state it receives before it works.
+
+    Args:
+        experiment: The file.
+        model: Of the federation's own rank.
+    """
+    federation, models = experiment.federation, {experiment.federation.adapter.rank: model}
+    sites = {}
+    for name, tasks in experiment.institutions.items():
+        rank = experiment.ranks.get(name, federation.adapter.rank)
+        if rank not in models:
+            models[rank] = build_model(federation, rank=rank).to(model.device)
+        institution = Institution(name=name, data=tasks, adapter=AdapterSize(rank=rank))
+        sites[name] = build_site(institution, federation, models[rank])
+    return sites
 
 
 def _fill_in(values: dict[str, Any]) -> None:

@@ -59,7 +59,9 @@ SETTINGS = {
     "epsilon 8, both factors": Setting(8.0, "fedavg", training=OURS, alpha=1.0),
     "epsilon 8, naive": Setting(8.0, "fedavg", rounds=12, sampling_rate=32 / 1963, training=NAIVE),
     **{
-        f"epsilon 8, {n} records each": Setting(8.0, training=OURS, alpha=1.0, task="medical_relation", records=n)
+        f"epsilon 8, {n} records each": Setting(
+            8.0, rounds=4, training=OURS, alpha=1.0, task="medical_relation", records=n
+        )
         for n in (500, 1000, 2000, 4000)
     },
 }
