@@ -113,8 +113,11 @@ def status(home: Home, run: RunOption = None, as_json: JsonOption = False) -> No
     )
     if report["rounds"]:
         print_table(
-            ["round", "score", "took part", "did not", "seconds"],
-            [[r["round"], r["score"], r["took_part"], r["absent"], r["seconds"]] for r in report["rounds"]],
+            ["round", "score", "took part", "did not", "bytes up", "bytes down", "seconds"],
+            [
+                [r[key] for key in ("round", "score", "took_part", "absent", "bytes_up", "bytes_down", "seconds")]
+                for r in report["rounds"]
+            ],
             title=f"Run {report['run']}",
         )
     if report["tests"]:

@@ -127,6 +127,8 @@ def status_report(folder: Path, run_id: str | None) -> dict[str, Any]:
                     "score": row["score"],
                     "took_part": ", ".join(_names(answers, row["round"], ok=True)),
                     "absent": ", ".join(_names(answers, row["round"], ok=False)),
+                    "bytes_up": sum(reply["bytes_up"] for reply in replied if reply["round"] == row["round"]),
+                    "bytes_down": sum(reply["bytes_down"] for reply in replied if reply["round"] == row["round"]),
                     "seconds": row["seconds"],
                 }
                 for row in done

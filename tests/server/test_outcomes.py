@@ -13,7 +13,7 @@ from server.home import ServerHome
 from server.outcomes import Outcome, outcomes
 from server.release import release
 from server.running import open_store
-from server.store import Score
+from server.store import Reply, Score
 from shared.adapter import get_state
 from shared.federation import Federation
 from shared.model import build_model
@@ -65,11 +65,15 @@ def test_status_and_release_show_what_there_is(
         if fine_tuned:
             store.add_scores(run, [scored(1, "personal", 0.75)])
         store.add_round(run, 1, 1.0, 0.9)
+        for kind, sent in (("train", 1000), ("evaluate validation", 10)):
+            store.add_reply(run, Reply(1, kind, "hospital", "ok", bytes_up=sent, bytes_down=2 * sent))
         store.update_run(run, status="completed")
         folder = release(store, run, tmp_path / "bundle")
     monkeypatch.setattr(running, "OperatorClient", NobodyHome)
     said = CliRunner().invoke(app, ["server", "status", str(home.root), "--json"])
-    (row,) = json.loads(said.stdout)["tests"]
+    report = json.loads(said.stdout)
+    assert [(row["bytes_up"], row["bytes_down"]) for row in report["rounds"]] == [(1010, 2020)]
+    (row,) = report["tests"]
     personal = 0.75 if fine_tuned else None
     assert row == vars(Outcome("hospital", "clauses", "macro_f1", 0.25, 0.5, personal))
     table = CliRunner().invoke(app, ["server", "status", str(home.root)]).stdout
