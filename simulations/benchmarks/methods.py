@@ -31,8 +31,8 @@ from simulations.experiment import Experiment, load_experiment, open_sites
 
 TASK = "legal_classification"
 LABELS = ["Evidence", "Citation", "LegalRule", "Other", "Reasoning", "Finding"]
-ROUNDS = 8
-LIMIT = 1200
+ROUNDS = 6
+LIMIT = 800
 """Training records of a federation, and test records; without validation records the last round counts."""
 SEEDS = (13, 14, 15)
 
