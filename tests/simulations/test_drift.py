@@ -285,6 +285,17 @@ def test_variates_travel_beside_what_they_correct_and_nothing_else(store: Store,
     assert not any(CONTROL in name or "scaffold" in name for name in written)
 
 
+def test_parts_at_home_are_not_corrected(store: Store, make: Make) -> None:
+    federation, sites, initial = make(**SCAFFOLD, personal={"keep": ["heads"]})
+    grid = Watched(sites)
+    run_id = run(store, grid, federation, initial)
+    assert {row["status"] for row in store.rows(replies, run_id)} == {"ok"}
+    for _, reply in grid.up:
+        arrays, control = split_control(codec.decode(reply.update, "float32"))
+        assert arrays.keys() == control.keys()
+        assert all(array.startswith("adapter/") for array in control)
+
+
 def test_one_institution_with_scaffold_is_plain_sgd(store: Store, make: Make) -> None:
     alone = {"hospital": ("clauses", "entities")}
     federation, sites, initial = make(alone, **SCAFFOLD)
