@@ -33,7 +33,7 @@ TASK = "legal_classification"
 LABELS = ["Evidence", "Citation", "LegalRule", "Other", "Reasoning", "Finding"]
 ROUNDS = 6
 LIMIT = 800
-"""Training records of a federation, and test records; without validation records the last round counts."""
+"""Training records of a federation, of which a tenth is held out for validation, and test records."""
 SEEDS = (13, 14, 15)
 
 
