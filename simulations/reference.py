@@ -32,9 +32,11 @@ from shared.federation import (
     Robust,
     Rounds,
     SecureAggregation,
+    ServerOptimizer,
     Training,
     Wire,
 )
+from shared.methods import METHODS, columns
 from shared.tasks import TASK_TYPES, TaskSpec
 
 HEAD = """\
@@ -52,6 +54,7 @@ FEDERATION: Mapping[str, type[BaseModel]] = {
     "personal": Personal,
     "rounds": Rounds,
     "robust": Robust,
+    "server_optimizer": ServerOptimizer,
     "wire": Wire,
     "secure_aggregation": SecureAggregation,
 }
@@ -78,7 +81,21 @@ def reference() -> str:
         "## institution.toml\nThe institution's own; it never leaves the site. Relative paths start from it.\n"
     )
     parts += [_table(name, model) for name, model in INSTITUTION.items()]
+    parts.append(_methods())
     return "\n".join(parts)
+
+
+def _methods() -> str:
+    rows = [
+        {"method": f"`{name}`", "": method.summary, "source": method.source, **columns(method)}
+        for name, method in METHODS.items()
+    ]
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return (
+        "## Methods\nWhat `rounds.method` may be. r is the rank, K the number of institutions; with `[personal]`, what "
+        f"stays at home does not travel.\n\n{table}\n"
+    )
 
 
 def _spec(model: type[BaseModel]) -> str:
