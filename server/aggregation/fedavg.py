@@ -181,7 +181,7 @@ class _Sums:
 
 def _weigh(groups: list[_Group], counts: Says, size: int) -> list[tuple[np.ndarray, float]]:
     """The sums that an institution's update goes into, and its weight in each; groups that it tells apart are split."""
-    for group in list(groups):
+    for group in [group for group in groups if len(group.counts) > 1]:
         apart: dict[Fraction, dict[str, float]] = {}
         for task, first in group.counts.items():
             apart.setdefault(Fraction(counts.get(task, 0)) / Fraction(first), {})[task] = first
@@ -242,17 +242,16 @@ def _runs(arrays: Sequence[np.ndarray], scratch: np.ndarray) -> Iterator[tuple[i
     """Arrays one behind the other, as float64 in runs that fit into `scratch`, with where each run begins."""
     start = filled = 0
     room = scratch.size
+    waiting: list[np.ndarray] = []
     for array in arrays:
-        flat = array.reshape(-1)
-        for piece in [flat] if flat.size <= room else np.split(flat, range(room, flat.size, room)):
+        for piece in [array] if array.size <= room else np.split(array.reshape(-1), range(room, array.size, room)):
             if filled + piece.size > room:
-                yield start, scratch[:filled]
-                start, filled = start + filled, 0
-            end = filled + piece.size
-            scratch[filled:end] = piece
-            filled = end
+                yield start, np.concatenate(waiting, axis=None, out=scratch[:filled])
+                start, filled, waiting = start + filled, 0, []
+            waiting.append(piece)
+            filled += piece.size
     if filled:
-        yield start, scratch[:filled]
+        yield start, np.concatenate(waiting, axis=None, out=scratch[:filled])
 
 
 def _size(arrays: Sequence[np.ndarray]) -> int:

@@ -1,6 +1,7 @@
 """One round's updates become the new state, by the federation's method (`shared.methods`)."""
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 import numpy as np
 
@@ -56,7 +57,7 @@ def _average(
 ) -> tuple[Arrays, fedavg.Diagnostics]:
     """Add the mean update, element by element."""
     weighting = federation.rounds.weighting
-    filled = (padded(update, state) for update in updates)
+    filled = map(partial(padded, state=state), updates)  # holds no update while the next one arrives
     if federation.rounds.normalize_steps:
         training = federation.training
         momentum = training.momentum if training.optimizer == "sgd" else 0.0

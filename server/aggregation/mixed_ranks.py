@@ -22,6 +22,8 @@ def narrow_shapes(shapes: Mapping[str, tuple[int, ...]], rank: int | None) -> di
 
 def padded(update: ClientUpdate, state: Mapping[str, np.ndarray]) -> ClientUpdate:
     """The update in the state's shapes, zero where the institution's rank does not reach."""
+    if all(array.shape == state[name].shape for name, array in update.arrays.items()):
+        return update
     arrays = {
         name: array
         if array.shape == state[name].shape
