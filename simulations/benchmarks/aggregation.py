@@ -24,7 +24,7 @@ from shared.adapter import factor_name, is_sent
 from shared.codec import Arrays
 from shared.console import announce, print_table
 from shared.federation import Federation
-from shared.methods import METHODS, MethodName
+from shared.methods import METHODS, Factor, MethodName
 
 LAYERS, WIDTH = 12, 768
 """Of BERT-base."""
@@ -147,7 +147,7 @@ def federation_of(method: MethodName, rank: int) -> Federation:
 def initial_state(federation: Federation) -> Arrays:
     """An adapter of BERT-base, at random."""
     rng, rank = np.random.default_rng(13), federation.adapter.rank
-    shapes = {"A": (rank, WIDTH), "B": (WIDTH, rank)}
+    shapes: dict[Factor, tuple[int, int]] = {"A": (rank, WIDTH), "B": (WIDTH, rank)}
     if federation.method_name == "fed-sb":
         shapes["R"] = (rank, rank)
     return {
