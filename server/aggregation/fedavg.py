@@ -9,9 +9,10 @@ multiplied by in a head, and all that an institution weighs in the adapter, what
 
 N_t is known only at the end, so each task needs a running sum of its own, except that tasks whose examples have had the
 same ratio at every institution so far share one (`_Group`). The memory needed does not grow with the number of
-institutions: one update, and twice its size for every such sum. Sums are float64: with K institutions they are within
-K * 2^-53 of the exact ones, relative to the sum of magnitudes, so that the new state's own rounding to float32 (2^-24)
-is what remains. `simulations/benchmarks/aggregation.py` measures seconds and bytes.
+institutions: one update, and twice its size for every such sum. Sums are float32, in stages: with K institutions they
+are within (32 + K / 32) * 2^-24 of the exact ones, relative to the sum of magnitudes, and in practice within its square
+root; updates themselves come with a precision of 2^-11. `simulations/benchmarks/aggregation.py` measures seconds and
+bytes.
 """
 
 import math
@@ -21,7 +22,7 @@ from fractions import Fraction
 from types import MappingProxyType
 
 import numpy as np
-from scipy.linalg.blas import daxpy
+from scipy.linalg.blas import saxpy
 
 from server.aggregation import ClientUpdate
 from shared.adapter import task_of
@@ -29,8 +30,8 @@ from shared.codec import Arrays
 from shared.errors import ReplyError
 from shared.federation import Weighting
 
-BLOCK = 1 << 15
-"""Values that are widened to float64 at a time: they stay in a processor's cache."""
+STAGE = 32
+"""Updates that are added up before they join the sum."""
 Says = Mapping[str, float]
 """What an institution's word counts for in the adapter, by task."""
 NOBODY: Mapping[str | None, float] = MappingProxyType({})
@@ -107,18 +108,53 @@ def step_norm(new: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray]) ->
     return _norm(new[name].astype(np.float64) - state[name] for name in new if new[name] is not state[name])
 
 
+class _Running:
+    """A flat float32 sum of arrays that lie one behind the other.
+
+    What has come lately is added up apart from the rest, so that numbers are seldom added to one much larger than they
+    are, and rounded away.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._whole, self._lately, self._waiting = np.zeros(size, np.float32), np.zeros(size, np.float32), 0
+
+    def add(self, arrays: Sequence[np.ndarray], weight: float) -> None:
+        """Add float32 arrays times a weight."""
+        start = 0
+        for array in arrays:
+            saxpy(array.reshape(-1), self._lately, a=weight, offy=start)
+            start += array.size
+        self._waiting += 1
+        if self._waiting == STAGE:
+            self.total()
+
+    def total(self) -> np.ndarray:
+        """The sum so far, itself and not a copy."""
+        if self._waiting:
+            self._whole += self._lately
+            self._lately[:] = 0
+            self._waiting = 0
+        return self._whole
+
+    def copy(self) -> "_Running":
+        """Another sum that begins with this one."""
+        other = _Running(0)
+        other._whole, other._lately, other._waiting = self.total().copy(), np.zeros_like(self._lately), 0
+        return other
+
+
 @dataclass
 class _Group:
     """Tasks whose examples have had the same ratio at every institution so far: one running sum serves them all."""
 
     counts: dict[str, float]
     """That ratio: the examples at the first institution that had them."""
-    total: np.ndarray
-    """Flat sum of the adapter; times `counts` of a task, it is the task's sum over institutions of n_it * update_i."""
+    sum: _Running
+    """Of the adapter; times `counts` of a task, it is the task's sum over institutions of n_it * update_i."""
 
 
 class _Sums:
-    """What has been added up so far: flat float64 sums, the arrays of the adapter or of a head one behind the other."""
+    """What has been added up so far: flat sums, the arrays of the adapter or of a head one behind the other."""
 
     def __init__(self, state: Mapping[str, np.ndarray], weighting: Weighting) -> None:
         self._state = state
@@ -129,46 +165,46 @@ class _Sums:
             self._parts.setdefault(task_of(name), []).append(name)
         self._sent: dict[str | None, list[str]] = {}
         self._groups: list[_Group] = []
-        self._heads: dict[str, np.ndarray] = {}
+        self._heads: dict[str, _Running] = {}
         self._weighed: Arrays = {}
-        self._scratch = np.empty(BLOCK)
 
     def add(self, update: ClientUpdate) -> float:
         """Add one institution's update; its Euclidean norm, without the rows that are not its own to move."""
         squares = 0.0
         if arrays := self._take(None, update):
             says = _says(update.examples, self._weighting, update.trust)
-            sums = _weigh(self._groups, says, _size(arrays))
-            squares += _add(arrays, sums, self._scratch)
+            for running, weight in _weigh(self._groups, says, _size(arrays)):
+                running.add(arrays, weight)
+            squares += _squares(arrays)
         for task, held in counts_for(update.examples, self._weighting).items():
             count = held * update.trust.get(task, 1.0)
             if arrays := self._take(task, update):
                 if task not in self._heads:
-                    self._heads[task] = np.zeros(_size(arrays))
-                squares += _add(arrays, [(self._heads[task], count)], self._scratch)
+                    self._heads[task] = _Running(_size(arrays))
+                self._heads[task].add(arrays, count)
+                squares += _squares(arrays)
                 for name, array in zip(self._sent[task], arrays, strict=True):
-                    weight = row_weights(count, array, update.rows.get(name))
-                    self._weighed[name] = self._weighed[name] + weight if name in self._weighed else weight
+                    rows = row_weights(count, array, update.rows.get(name))
+                    self._weighed[name] = self._weighed[name] + rows if name in self._weighed else rows
         return math.sqrt(squares)
 
     def means(self, totals: Mapping[str, float]) -> Iterator[tuple[str, np.ndarray]]:
         """Every array's step, given what all institutions' examples add up to. Uses up the sums."""
-        for task, total in self._heads.items():
-            for name, sum_ in self._cut(total, task):
+        for task, running in self._heads.items():
+            for name, sum_ in self._cut(running.total(), task):
                 # A row that nobody may move keeps its value: its total is zero, whatever it is divided by.
                 yield name, sum_ / np.where(self._weighed[name] > 0, self._weighed[name], 1.0)
         if self._groups:
             yield from self._cut(_mean(self._groups, totals), None)
 
     def _take(self, part: str | None, update: ClientUpdate) -> list[np.ndarray]:
-        """The update's arrays of the adapter or a head, zero in rows that are not the institution's to move."""
+        """The update's arrays of the adapter or a head as float32, zero in rows that are not the institution's."""
         if names := [name for name in self._parts.get(part, ()) if name in update.arrays]:
             self._sent[part] = names
+        arrays = [update.arrays[name].astype(np.float32, copy=False) for name in names]
         return [
-            update.arrays[name] * _column(update.rows[name], update.arrays[name])
-            if name in update.rows
-            else update.arrays[name]
-            for name in names
+            array * _column(update.rows[name], array) if name in update.rows else array
+            for name, array in zip(names, arrays, strict=True)
         ]
 
     def _cut(self, total: np.ndarray, part: str | None) -> Iterator[tuple[str, np.ndarray]]:
@@ -179,25 +215,26 @@ class _Sums:
             start += size
 
 
-def _weigh(groups: list[_Group], counts: Says, size: int) -> list[tuple[np.ndarray, float]]:
+def _weigh(groups: list[_Group], counts: Says, size: int) -> list[tuple[_Running, float]]:
     """The sums that an institution's update goes into, and its weight in each; groups that it tells apart are split."""
     for group in [group for group in groups if len(group.counts) > 1]:
         apart: dict[Fraction, dict[str, float]] = {}
         for task, first in group.counts.items():
             apart.setdefault(Fraction(counts.get(task, 0)) / Fraction(first), {})[task] = first
         group.counts, *others = apart.values()
-        groups += [_Group(other, group.total.copy()) for other in others]
+        groups += [_Group(other, group.sum.copy()) for other in others]
     if new := {task: count for task, count in counts.items() if all(task not in group.counts for group in groups)}:
-        groups.append(_Group(new, np.zeros(size)))
-    leads = [(group.total, *next(iter(group.counts.items()))) for group in groups]
-    return [(total, counts[task] / first) for total, task, first in leads if task in counts]
+        groups.append(_Group(new, _Running(size)))
+    leads = [(group.sum, *next(iter(group.counts.items()))) for group in groups]
+    return [(running, counts[task] / first) for running, task, first in leads if task in counts]
 
 
 def _mean(groups: Sequence[_Group], totals: Mapping[str, float]) -> np.ndarray:
     """The adapter's step: the mean over tasks of each one's weighted mean. Uses up the groups' sums."""
     for group in groups:
-        group.total *= sum(count / (totals[task] * len(totals)) for task, count in group.counts.items())
-    first, *others = (group.total for group in groups)
+        whole = group.sum.total()
+        whole *= sum(count / (totals[task] * len(totals)) for task, count in group.counts.items())
+    first, *others = (group.sum.total() for group in groups)
     for other in others:
         first += other
     return first
@@ -228,30 +265,8 @@ def _totals(says: Mapping[str, Says]) -> dict[str, float]:
     return totals
 
 
-def _add(arrays: Sequence[np.ndarray], sums: Sequence[tuple[np.ndarray, float]], scratch: np.ndarray) -> float:
-    """Add arrays, one behind the other, times a weight to each of several sums in place; their squared norm."""
-    squares = 0.0
-    for start, run in _runs(arrays, scratch):
-        squares += float(run.dot(run))
-        for total, weight in sums:
-            daxpy(run, total, a=weight, offy=start)
-    return squares
-
-
-def _runs(arrays: Sequence[np.ndarray], scratch: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Arrays one behind the other, as float64 in runs that fit into `scratch`, with where each run begins."""
-    start = filled = 0
-    room = scratch.size
-    waiting: list[np.ndarray] = []
-    for array in arrays:
-        for piece in [array] if array.size <= room else np.split(array.reshape(-1), range(room, array.size, room)):
-            if filled + piece.size > room:
-                yield start, np.concatenate(waiting, axis=None, out=scratch[:filled])
-                start, filled, waiting = start + filled, 0, []
-            waiting.append(piece)
-            filled += piece.size
-    if filled:
-        yield start, np.concatenate(waiting, axis=None, out=scratch[:filled])
+def _squares(arrays: Sequence[np.ndarray]) -> float:
+    return sum(float(flat.dot(flat)) for flat in (array.reshape(-1) for array in arrays))
 
 
 def _size(arrays: Sequence[np.ndarray]) -> int:

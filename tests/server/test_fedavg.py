@@ -142,21 +142,24 @@ def test_tasks_share_a_sum_only_while_nothing_tells_them_apart(
         np.testing.assert_allclose(new[name], STATE[name] + slow_mean(updates, name, weighting), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("size", [fedavg.BLOCK - 1, fedavg.BLOCK, 2 * fedavg.BLOCK + 3])
-def test_arrays_of_any_size_keep_their_places(size: int) -> None:
+@pytest.mark.parametrize("number", [1, 2, fedavg.STAGE - 1, fedavg.STAGE, 2 * fedavg.STAGE + 3, 1000])
+def test_many_updates_are_the_mean_in_double_precision(number: int) -> None:
     names = ("adapter/a", "adapter/b", "adapter/c", "head/t/w")
-    rng = np.random.default_rng(size)
-    shapes = dict(zip(names, ((size,), (2, 3), (size, 1), (5, size)), strict=True))
+    rng = np.random.default_rng(number)
+    shapes = dict(zip(names, ((37,), (2, 3), (41, 1), (5, 7)), strict=True))
     state = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
     updates = [
-        ClientUpdate(who, {"t": 1}, {n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()})
-        for who in ("a", "b")
+        ClientUpdate(str(who), {"t": who + 1}, {n: rng.normal(0.5, 1, s).astype(np.float32) for n, s in shapes.items()})
+        for who in range(number)
     ]
     new, diagnostics = fedavg.apply(state, updates)
+    counts = np.arange(1, number + 1, dtype=np.float64)
     for name in names:
-        np.testing.assert_allclose(new[name], (updates[0].arrays[name] + updates[1].arrays[name]) / 2, atol=1e-6)
+        every = np.stack([update.arrays[name].astype(np.float64) for update in updates])
+        mean = np.tensordot(counts / counts.sum(), every, axes=1)
+        np.testing.assert_allclose(new[name], mean, rtol=0, atol=2e-6)
     whole = np.concatenate([array.ravel() for array in updates[0].arrays.values()])
-    assert diagnostics.norms["a"] == pytest.approx(float(np.linalg.norm(whole)), rel=1e-5)
+    assert diagnostics.norms["0"] == pytest.approx(float(np.linalg.norm(whole)), rel=1e-5)
 
 
 def test_an_update_without_a_head_leaves_it_to_the_others() -> None:
