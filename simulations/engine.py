@@ -100,9 +100,21 @@ def run_federation(
     sites: Mapping[str, Site], federation: Federation, initial: Arrays, store: Store, announce: Callable[[str], None]
 ) -> str:
     """Run a federation from its first round to its last in this process; the id of the run in the store."""
-    run_id = store.create_run(federation)
+    return run_on(LocalGrid(sites), federation, initial, store, announce)
+
+
+def run_on(
+    grid: Grid,
+    federation: Federation,
+    initial: Arrays,
+    store: Store,
+    announce: Callable[[str], None] = lambda _: None,
+    run_id: str | None = None,
+) -> str:
+    """Run a federation whose institutions answer on this Grid, or go on with a run; its id in the store."""
+    run_id = run_id or store.create_run(federation)
     rounds.run(
-        LocalGrid(sites),
+        grid,
         federation=federation,
         store=store,
         run_id=run_id,

@@ -17,6 +17,7 @@ bytes.
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from fractions import Fraction
 from types import MappingProxyType
@@ -136,12 +137,6 @@ class _Running:
             self._waiting = 0
         return self._whole
 
-    def copy(self) -> "_Running":
-        """Another sum that begins with this one."""
-        other = _Running(0)
-        other._whole, other._lately, other._waiting = self.total().copy(), np.zeros_like(self._lately), 0
-        return other
-
 
 @dataclass
 class _Group:
@@ -222,7 +217,7 @@ def _weigh(groups: list[_Group], counts: Says, size: int) -> list[tuple[_Running
         for task, first in group.counts.items():
             apart.setdefault(Fraction(counts.get(task, 0)) / Fraction(first), {})[task] = first
         group.counts, *others = apart.values()
-        groups += [_Group(other, group.sum.copy()) for other in others]
+        groups += [_Group(other, deepcopy(group.sum)) for other in others]
     if new := {task: count for task, count in counts.items() if all(task not in group.counts for group in groups)}:
         groups.append(_Group(new, _Running(size)))
     leads = [(group.sum, *next(iter(group.counts.items()))) for group in groups]

@@ -6,7 +6,6 @@ A cell is one public data set (docs/data.md says how to build the folder). Its s
 is kept in --out, so that an interrupted run goes on where it stopped.
 """
 
-import json
 import sys
 import time
 from collections import Counter, defaultdict
@@ -22,12 +21,13 @@ from client.data.sources import read_rows
 from client.scoring import score
 from shared.adapter import get_state
 from shared.backbone import fingerprint, locate
-from shared.console import announce, print_table
+from shared.console import print_table
 from shared.errors import ConfigError
 from shared.model import build_model
 from shared.tasks import Record, Task
 from shared.tasks.token_classification import to_bio
 from simulations.baselines import train_on
+from simulations.benchmarks.resumable import finish
 from simulations.experiment import Experiment, open_sites
 
 TYPES = {
@@ -87,18 +87,9 @@ def main(
     seed: Annotated[int, typer.Option(help="Of the initial heads and the order of records.")] = 13,
 ) -> None:
     """Train every cell that is not in --out yet, and print the table."""
-    if unknown := sorted(set(only or ()) - CELLS.keys()):
-        raise ConfigError(f"Expected --only to name cells among {list(CELLS)}, not {unknown}.")
-    done = {row["cell"]: row for row in map(json.loads, out.read_text().splitlines())} if out.exists() else {}
-    for name in only or CELLS:
-        if name in done:
-            continue
-        announce(name)
-        done[name] = run_cell(name, CELLS[name], data, seed)
-        with out.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(done[name]) + "\n")
-    keys = ("cell", "metric", "score", "baseline", "baseline_is", "train", "test", "epochs", "seconds")
-    print_table(keys, [[done[name][key] for key in keys] for name in CELLS if name in done])
+    done = finish(CELLS, out, only, lambda name, cell: run_cell(name, cell, data, seed))
+    keys = ("row", "metric", "score", "baseline", "baseline_is", "train", "test", "epochs", "seconds")
+    print_table(keys, [[row[key] for key in keys] for row in done])
 
 
 def run_cell(name: str, cell: Cell, data: Path, seed: int) -> dict[str, Any]:
@@ -114,7 +105,6 @@ def run_cell(name: str, cell: Cell, data: Path, seed: int) -> dict[str, Any]:
     scores = score(model, name, site.data[name], "test", federation.training.precision)
     baseline, what = baseline_of(kind_of(name), task, train, test, scores)
     return {
-        "cell": name,
         "metric": task.metric,
         "score": scores[task.metric],
         "baseline": baseline,

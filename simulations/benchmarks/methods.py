@@ -6,7 +6,6 @@ Every row is a whole federation that classifies the sentences of `legal_classifi
 records pooled. What is done is kept in --out, so that an interrupted run goes on where it stopped.
 """
 
-import json
 import sys
 import tempfile
 import time
@@ -26,6 +25,7 @@ from shared.console import announce, print_table
 from shared.errors import ConfigError
 from shared.model import MultiTaskModel, build_model
 from simulations.baselines import train_on
+from simulations.benchmarks.resumable import finish
 from simulations.engine import run_federation
 from simulations.experiment import Experiment, load_experiment, open_sites
 
@@ -88,19 +88,9 @@ def main(
     only: Annotated[list[str] | None, typer.Option(help="One row; repeat. All if not given.")] = None,
 ) -> None:
     """Run every setting that is not in --out yet, and print the table."""
-    known = settings()
-    if unknown := sorted(set(only or ()) - known.keys()):
-        raise ConfigError(f"Expected --only to name rows among {list(known)}, not {unknown}.")
-    done = {row["row"]: row for row in map(json.loads, out.read_text().splitlines())} if out.exists() else {}
-    for name in only or known:
-        if name in done:
-            continue
-        announce(name)
-        done[name] = {"row": name} | run_setting(known[name], data)
-        with out.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(done[name]) + "\n")
+    done = finish(settings(), out, only, lambda _, setting: run_setting(setting, data))
     keys = ("row", "accuracy", "macro_f1", "kilobytes", "fewer", "seconds")
-    print_table(keys, [[done[name][key] for key in keys] for name in known if name in done])
+    print_table(keys, [[row[key] for key in keys] for row in done])
 
 
 def run_setting(setting: Setting, data: Path) -> dict[str, Any]:

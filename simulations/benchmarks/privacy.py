@@ -26,6 +26,7 @@ from shared.backbone import fingerprint, locate
 from shared.console import announce, print_table
 from shared.errors import ConfigError
 from shared.model import build_model
+from simulations.benchmarks.resumable import finish
 from simulations.engine import run_federation
 from simulations.experiment import Experiment, open_sites
 
@@ -74,18 +75,9 @@ def main(
     only: Annotated[list[str] | None, typer.Option(help="One row; repeat. All if not given.")] = None,
 ) -> None:
     """Run every setting that is not in --out yet, and print the table."""
-    if unknown := sorted(set(only or ()) - SETTINGS.keys()):
-        raise ConfigError(f"Expected --only to name rows among {list(SETTINGS)}, not {unknown}.")
-    done = {row["row"]: row for row in map(json.loads, out.read_text().splitlines())} if out.exists() else {}
-    for name in only or SETTINGS:
-        if name in done:
-            continue
-        announce(name)
-        done[name] = {"row": name} | run_setting(SETTINGS[name], data)
-        with out.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(done[name]) + "\n")
+    done = finish(SETTINGS, out, only, lambda _, setting: run_setting(setting, data))
     keys = ("row", "accuracy", "macro_f1", "epsilon", "records", "seconds")
-    print_table(keys, [[done[name][key] for key in keys] for name in SETTINGS if name in done])
+    print_table(keys, [[row[key] for key in keys] for row in done])
 
 
 def run_setting(setting: Setting, data: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import socket
 import ssl
 import threading
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +15,38 @@ import tomli_w
 
 from client.institution import Data
 from server.home import ServerHome, read_settings
+from server.store import Store
 from shared.federation import Federation
 from simulations import demo
 from simulations.experiment import Experiment
 
 OWN_LABELS = {"payment": "Zahlungsklausel", "liability": "Haftungsklausel"}
 """The law firm's own spelling of the federation's labels, in its files only."""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """The coordinator's, empty."""
+    with Store.open(f"sqlite:///{tmp_path / 'store.db'}", checkpoints=tmp_path / "checkpoints") as opened:
+        yield opened
+
+
+@pytest.fixture
+def split_data(tmp_path: Path, write_records: Callable[..., Path]) -> Callable[[str, Iterable[str]], dict[str, Data]]:
+    """Writes the tiny records of an institution's tasks, each split into training, validation and test."""
+
+    def write(name: str, tasks: Iterable[str]) -> dict[str, Data]:
+        folder = tmp_path / name
+        return {
+            task: Data(
+                train=write_records(folder / f"{task}.train.jsonl", task, slice(0, None, 2)),
+                validation=write_records(folder / f"{task}.validation.jsonl", task, slice(1, None, 4)),
+                test=write_records(folder / f"{task}.test.jsonl", task, slice(1, None, 2)),
+            )
+            for task in tasks
+        }
+
+    return write
 
 
 class Tap:

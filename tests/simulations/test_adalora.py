@@ -1,7 +1,7 @@
 """A federation whose layers get ranks: what is pruned stays so, travels no more, and is the same after a crash."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from transformers import BertModel
 from client.institution import Data, Institution
 from client.opening import build_site
 from client.site import Site
-from server import rounds
 from server.aggregation.adalora import budget, mean_importance, prune
 from server.release import release
 from server.store import Store, events, replies
@@ -29,7 +28,7 @@ from shared.errors import StoreError
 from shared.federation import Federation
 from shared.lora import factors, lora_layers
 from shared.model import build_model
-from simulations.engine import LocalGrid
+from simulations.engine import LocalGrid, run_on
 
 ROUNDS = {"count": 4, "quorum": 2}
 ADAPTER = {"type": "adalora", "rank": 4, "target_rank": 2, "warmup_rounds": 1, "final_rounds": 1}
@@ -62,28 +61,14 @@ class Tap(LocalGrid):
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(f"sqlite:///{tmp_path / 'store.db'}", checkpoints=tmp_path / "checkpoints") as opened:
-        yield opened
-
-
-@pytest.fixture
-def make(tmp_path: Path, tiny_federation: Callable[..., Federation], write_records: Callable[..., Path]) -> Make:
+def make(tiny_federation: Callable[..., Federation], split_data: Callable[..., dict[str, Data]]) -> Make:
     def build(**tables: Any) -> Made:
         federation = tiny_federation(
             **{"adapter": ADAPTER, "rounds": ROUNDS, "training": {"batch_tokens": 96}, **tables}
         )
         model, sites = build_model(federation), {}
         for name, tasks in {"hospital": ("clauses", "entities"), "law_firm": ("clauses",)}.items():
-            data = {
-                task: Data(
-                    train=write_records(tmp_path / name / f"{task}.train.jsonl", task, slice(0, None, 2)),
-                    validation=write_records(tmp_path / name / f"{task}.val.jsonl", task, slice(1, None, 4)),
-                    test=write_records(tmp_path / name / f"{task}.test.jsonl", task, slice(1, None, 2)),
-                )
-                for task in tasks
-            }
-            sites[name] = build_site(Institution(name=name, data=data), federation, model)
+            sites[name] = build_site(Institution(name=name, data=split_data(name, tasks)), federation, model)
         return federation, sites, get_state(model)
 
     return build
@@ -91,17 +76,7 @@ def make(tmp_path: Path, tiny_federation: Callable[..., Federation], write_recor
 
 def run(store: Store, grid: LocalGrid, made: Made, run_id: str | None = None) -> str:
     federation, _, initial = made
-    run_id = run_id or store.create_run(federation)
-    rounds.run(
-        grid,
-        federation=federation,
-        store=store,
-        run_id=run_id,
-        initial_state=initial,
-        announce=lambda _: None,
-        poll_seconds=0.0,
-    )
-    return run_id
+    return run_on(grid, federation, initial, store, run_id=run_id)
 
 
 def test_ranks_fall_to_the_target_and_what_is_pruned_stays_zero(store: Store, make: Make) -> None:

@@ -1,7 +1,6 @@
 """Every codec in whole federations: it learns, sends what it promises, and goes on as if not interrupted."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, get_args
 
 import numpy as np
@@ -10,13 +9,12 @@ import pytest
 from client.institution import Data, Institution
 from client.opening import build_site
 from client.site import RESIDUAL, Site
-from server import rounds
 from server.store import Store, replies, scores
 from shared.adapter import get_state
 from shared.codec import Arrays, CodecName, StateCodec
 from shared.federation import Federation
 from shared.model import build_model
-from simulations.engine import LocalGrid
+from simulations.engine import LocalGrid, run_on
 
 UP, DOWN = get_args(CodecName), get_args(StateCodec)
 HELD = {"hospital": ("clauses", "entities"), "law_firm": ("clauses",), "bank": ("entities",)}
@@ -25,28 +23,14 @@ Make = Callable[..., tuple[Federation, dict[str, Site], Arrays]]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(f"sqlite:///{tmp_path / 'store.db'}", checkpoints=tmp_path / "checkpoints") as opened:
-        yield opened
-
-
-@pytest.fixture
-def make(tmp_path: Path, tiny_federation: Callable[..., Federation], write_records: Callable[..., Path]) -> Make:
+def make(tiny_federation: Callable[..., Federation], split_data: Callable[..., dict[str, Data]]) -> Make:
     def build(wire: dict[str, Any], **tables: Any) -> tuple[Federation, dict[str, Site], Arrays]:
         tables["rounds"] = {"count": 5, "method": "fedavg"} | tables.get("rounds", {})
         tables["training"] = {"learning_rate": 2e-2, "epochs_per_round": 3} | tables.get("training", {})
         federation, sites = tiny_federation(HELD, wire=wire, **tables), {}
         model = build_model(federation)
         for name, tasks in HELD.items():
-            data = {
-                task: Data(
-                    train=write_records(tmp_path / name / f"{task}.train.jsonl", task, slice(0, None, 2)),
-                    validation=write_records(tmp_path / name / f"{task}.val.jsonl", task, slice(1, None, 4)),
-                    test=write_records(tmp_path / name / f"{task}.test.jsonl", task, slice(1, None, 2)),
-                )
-                for task in tasks
-            }
-            sites[name] = build_site(Institution(name=name, data=data), federation, model)
+            sites[name] = build_site(Institution(name=name, data=split_data(name, tasks)), federation, model)
         return federation, sites, get_state(model)
 
     return build
@@ -54,17 +38,7 @@ def make(tmp_path: Path, tiny_federation: Callable[..., Federation], write_recor
 
 def run(store: Store, made: tuple[Federation, dict[str, Site], Arrays], run_id: str | None = None) -> str:
     federation, sites, initial = made
-    run_id = run_id or store.create_run(federation)
-    rounds.run(
-        LocalGrid(sites),
-        federation=federation,
-        store=store,
-        run_id=run_id,
-        initial_state=initial,
-        announce=lambda _: None,
-        poll_seconds=0.0,
-    )
-    return run_id
+    return run_on(LocalGrid(sites), federation, initial, store, run_id=run_id)
 
 
 def final(store: Store, run_id: str) -> float:

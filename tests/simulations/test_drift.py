@@ -1,6 +1,6 @@
 """SCAFFOLD on quadratics and in whole runs; server optimizers in whole runs: what both sides do together."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from shared.errors import StoreError
 from shared.federation import Federation
 from shared.model import build_model
 from shared.protocol import EvaluateRequest, TrainRequest
-from simulations.engine import LocalGrid, run_federation
+from simulations.engine import LocalGrid, run_federation, run_on
 
 W = "adapter/x.lora_A.weight"
 CURVATURE = {"hospital": np.array([[1.0, 4.0]]), "law_firm": np.array([[5.0, 1.0]])}
@@ -135,12 +135,6 @@ class Watched(LocalGrid):
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(f"sqlite:///{tmp_path / 'store.db'}", checkpoints=tmp_path / "checkpoints") as opened:
-        yield opened
-
-
-@pytest.fixture
 def make(tmp_path: Path, tiny_federation: Callable[..., Federation], write_records: Callable[..., Path]) -> Make:
     def build(
         held: dict[str, tuple[str, ...]] | None = None, **tables: Any
@@ -160,29 +154,13 @@ def make(tmp_path: Path, tiny_federation: Callable[..., Federation], write_recor
     return build
 
 
-def run(store: Store, grid: LocalGrid, federation: Federation, initial: Arrays, run_id: str | None = None) -> str:
-    from server import rounds
-
-    run_id = run_id or store.create_run(federation)
-    rounds.run(
-        grid,
-        federation=federation,
-        store=store,
-        run_id=run_id,
-        initial_state=initial,
-        announce=lambda _: None,
-        poll_seconds=0.0,
-    )
-    return run_id
-
-
 @pytest.mark.parametrize("tables", [SCAFFOLD, ADAM], ids=["scaffold", "fedadam"])
 @pytest.mark.parametrize("cut", [1, 3])
 def test_a_resumed_run_equals_an_uninterrupted_one(
     store: Store, make: Make, tables: dict[str, Any], cut: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     federation, sites, initial = make(**tables)
-    whole = run(store, LocalGrid(sites), federation, initial)
+    whole = run_on(LocalGrid(sites), federation, initial, store)
     original = store.save_checkpoint
 
     def die(run_id: str, number: int, state: Any) -> None:
@@ -193,10 +171,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     with monkeypatch.context() as patch:
         patch.setattr(store, "save_checkpoint", die)
         with pytest.raises(StoreError):
-            run(store, LocalGrid(sites), federation, initial)
+            run_on(LocalGrid(sites), federation, initial, store)
     broken = str(store.run()["run"])
     assert store.last_round(broken) == cut - 1
-    run(store, LocalGrid(sites), federation, initial, broken)
+    run_on(LocalGrid(sites), federation, initial, store, run_id=broken)
     one, other = store.load_checkpoint(whole, 4), store.load_checkpoint(broken, 4)
     assert one.keys() == other.keys()
     assert any(not is_shared(name) for name in one)
@@ -206,7 +184,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
 def test_moments_stay_at_the_coordinator(store: Store, make: Make, tmp_path: Path) -> None:
     federation, sites, initial = make(**ADAM)
     grid = Watched(sites)
-    run_id = run(store, grid, federation, initial)
+    run_id = run_on(grid, federation, initial, store)
     state = store.load_checkpoint(run_id, 4)
     factors = [name for name in initial if ".lora_A." in name]
     assert {f"optimizer/{moment}/{name}" for moment in "mv" for name in initial} <= state.keys()
@@ -229,10 +207,10 @@ def test_the_server_optimizer_moves_along_the_mean(store: Store, make: Make) -> 
     """FedAvgM without momentum at half the rate goes half of the way of the mean update."""
     tables = {"rounds": {"count": 1, "method": "fedavg"}}
     federation, sites, initial = make(**tables)
-    plain = store.load_checkpoint(run(store, LocalGrid(sites), federation, initial), 1)
+    plain = store.load_checkpoint(run_on(LocalGrid(sites), federation, initial, store), 1)
     half = {"server_optimizer": {"type": "fedavgm", "beta_1": 0.0, "learning_rate": 0.5}}
     federation, sites, initial = make(**tables, **half)
-    moved = store.load_checkpoint(run(store, LocalGrid(sites), federation, initial), 1)
+    moved = store.load_checkpoint(run_on(LocalGrid(sites), federation, initial, store), 1)
     for name, array in initial.items():
         np.testing.assert_allclose(moved[name] - array, (plain[name] - array) / 2, atol=1e-6)
 
@@ -259,7 +237,7 @@ def test_c_is_the_mean_of_what_the_sites_keep_though_an_update_was_lost(store: S
     """In round 3 the coordinator drops a reply: the site's variates of that round do not count on either side."""
     federation, sites, initial = make(**SCAFFOLD)
     grid = Watched(sites, lost=("law_firm", 3))
-    run_id = run(store, grid, federation, initial)
+    run_id = run_on(grid, federation, initial, store)
     status = {(r["round"], r["institution"]): r["status"] for r in store.rows(replies, run_id) if r["kind"] == "train"}
     assert status[3, "law_firm"] == "dropped"
     assert status[4, "law_firm"] == "ok"
@@ -272,7 +250,7 @@ def test_c_is_the_mean_of_what_the_sites_keep_though_an_update_was_lost(store: S
 def test_variates_travel_beside_what_they_correct_and_nothing_else(store: Store, make: Make, tmp_path: Path) -> None:
     federation, sites, initial = make(**SCAFFOLD)
     grid = Watched(sites)
-    run_id = run(store, grid, federation, initial)
+    run_id = run_on(grid, federation, initial, store)
     for _, request in grid.down:
         _, control = split_control(codec.decode(request.state, "float32"))
         assert bool(control) == isinstance(request, TrainRequest)
@@ -288,7 +266,7 @@ def test_variates_travel_beside_what_they_correct_and_nothing_else(store: Store,
 def test_parts_at_home_are_not_corrected(store: Store, make: Make) -> None:
     federation, sites, initial = make(**SCAFFOLD, personal={"keep": ["heads"]})
     grid = Watched(sites)
-    run_id = run(store, grid, federation, initial)
+    run_id = run_on(grid, federation, initial, store)
     assert {row["status"] for row in store.rows(replies, run_id)} == {"ok"}
     for _, reply in grid.up:
         arrays, control = split_control(codec.decode(reply.update, "float32"))
@@ -299,10 +277,10 @@ def test_parts_at_home_are_not_corrected(store: Store, make: Make) -> None:
 def test_one_institution_with_scaffold_is_plain_sgd(store: Store, make: Make) -> None:
     alone = {"hospital": ("clauses", "entities")}
     federation, sites, initial = make(alone, **SCAFFOLD)
-    corrected = store.load_checkpoint(run(store, LocalGrid(sites), federation, initial), 4)
+    corrected = store.load_checkpoint(run_on(LocalGrid(sites), federation, initial, store), 4)
     tables = SCAFFOLD | {"training": SCAFFOLD["training"] | {"scaffold": False}}
     federation, sites, initial = make(alone, **tables)
-    plain = store.load_checkpoint(run(store, LocalGrid(sites), federation, initial), 4)
+    plain = store.load_checkpoint(run_on(LocalGrid(sites), federation, initial, store), 4)
     assert any(plain[name].tobytes() != initial[name].tobytes() for name in initial)
     assert all(corrected[name].tobytes() == plain[name].tobytes() for name in initial)
 
@@ -317,7 +295,7 @@ def test_a_site_that_has_lost_its_variates_says_so(store: Store, make: Make, tmp
             sites["law_firm"].keep.after(run_id, 1, {})
 
     store.save_checkpoint = forget  # type: ignore[method-assign,assignment]
-    run_id = run(store, LocalGrid(sites), federation, initial)
+    run_id = run_on(LocalGrid(sites), federation, initial, store)
     reasons = [r["reason"] for r in store.rows(replies, run_id) if r["kind"] == "train" and r["round"] == 3]
     assert any("control variates of round 2" in str(reason) for reason in reasons)
 
@@ -329,7 +307,7 @@ def test_normalised_updates_move_less_unequally(store: Store, make: Make) -> Non
     for normalize in (False, True):
         federation, sites, initial = make(**(tables | {"rounds": tables["rounds"] | {"normalize_steps": normalize}}))
         grid = Watched(sites)
-        run_id = run(store, grid, federation, initial)
+        run_id = run_on(grid, federation, initial, store)
         ends.append(store.load_checkpoint(run_id, 1))
     steps = {name: reply.steps for name, reply in grid.up}
     assert steps["hospital"] != steps["law_firm"]

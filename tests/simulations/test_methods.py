@@ -26,7 +26,7 @@ from shared.errors import QuorumError
 from shared.federation import Federation
 from shared.methods import METHODS, MethodName
 from shared.model import build_model
-from simulations.engine import LocalGrid
+from simulations.engine import LocalGrid, run_on
 
 ALL = get_args(MethodName)
 HELD = {"hospital": ("clauses", "entities"), "law_firm": ("clauses",), "bank": ("entities",)}
@@ -53,7 +53,7 @@ class Grid(LocalGrid):
 
 @pytest.fixture
 def start(
-    tmp_path: Path, tiny_federation: Callable[..., Federation], write_records: Callable[..., Path]
+    tiny_federation: Callable[..., Federation], split_data: Callable[..., dict[str, Data]]
 ) -> Callable[..., tuple[Federation, dict[str, Site], Arrays]]:
     def build(
         method: str, ranks: dict[str, int] | None = None, **tables: Any
@@ -65,40 +65,12 @@ def start(
             rank: build_model(federation, rank=rank) for rank in {federation.adapter.rank, *(ranks or {}).values()}
         }
         for name, tasks in HELD.items():
-            data = {
-                task: Data(
-                    train=write_records(tmp_path / name / f"{task}.train.jsonl", task, slice(0, None, 2)),
-                    validation=write_records(tmp_path / name / f"{task}.val.jsonl", task, slice(1, None, 4)),
-                    test=write_records(tmp_path / name / f"{task}.test.jsonl", task, slice(1, None, 2)),
-                )
-                for task in tasks
-            }
             rank = (ranks or {}).get(name, federation.adapter.rank)
-            institution = Institution(name=name, data=data, adapter=AdapterSize(rank=rank))
+            institution = Institution(name=name, data=split_data(name, tasks), adapter=AdapterSize(rank=rank))
             sites[name] = build_site(institution, federation, models[rank])
         return federation, sites, get_state(models[federation.adapter.rank])
 
     return build
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Any:
-    with Store.open(f"sqlite:///{tmp_path / 'store.db'}", checkpoints=tmp_path / "checkpoints") as opened:
-        yield opened
-
-
-def run(store: Store, grid: Grid, federation: Federation, initial: Arrays, run_id: str | None = None) -> str:
-    run_id = run_id or store.create_run(federation)
-    rounds.run(
-        grid,
-        federation=federation,
-        store=store,
-        run_id=run_id,
-        initial_state=initial,
-        announce=lambda _: None,
-        poll_seconds=0.0,
-    )
-    return run_id
 
 
 def scored_on_test(store: Store, run_id: str, round: int) -> dict[tuple[str, str, str], float]:
@@ -112,7 +84,7 @@ def scored_on_test(store: Store, run_id: str, round: int) -> dict[tuple[str, str
 @pytest.mark.parametrize("name", ALL)
 def test_a_federation_learns_by_every_method(store: Store, start: Callable[..., Any], name: MethodName) -> None:
     federation, sites, initial = start(name, training={"learning_rate": 3e-2 if name == "fed-sb" else 1e-2})
-    run_id = run(store, Grid(sites), federation, initial)
+    run_id = run_on(Grid(sites), federation, initial, store)
     best = store.best_round(run_id)
     assert best
     before, after = scored_on_test(store, run_id, 0), scored_on_test(store, run_id, best)
@@ -127,7 +99,7 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(
     store: Store, start: Callable[..., Any], name: MethodName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     federation, sites, initial = start(name)
-    whole = run(store, Grid(sites), federation, initial)
+    whole = run_on(Grid(sites), federation, initial, store)
     federation, sites, initial = start(name)
     save, stopped = Store.save_checkpoint, store.create_run(federation)
 
@@ -138,11 +110,11 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(
 
     monkeypatch.setattr(Store, "save_checkpoint", die)
     with pytest.raises(KeyboardInterrupt):
-        run(store, Grid(sites), federation, initial, stopped)
+        run_on(Grid(sites), federation, initial, store, run_id=stopped)
     monkeypatch.undo()
     if not METHODS[name].keeps:  # what is kept at home is in these sites' memory
         federation, sites, initial = start(name)
-    run(store, Grid(sites), federation, initial, stopped)
+    run_on(Grid(sites), federation, initial, store, run_id=stopped)
     one, other = (store.load_checkpoint(run_id, 3) for run_id in (whole, stopped))
     assert one.keys() == other.keys()
     for array in one:
@@ -155,7 +127,7 @@ def test_what_is_released_scores_what_was_reported(
     store: Store, start: Callable[..., Any], name: MethodName, tmp_path: Path
 ) -> None:
     federation, sites, initial = start(name)
-    run_id = run(store, Grid(sites), federation, initial)
+    run_id = run_on(Grid(sites), federation, initial, store)
     best = store.best_round(run_id)
     assert best
     predictor = open_bundle(release(store, run_id, tmp_path / "bundle"))
@@ -175,7 +147,7 @@ def test_a_late_institution_catches_up_with_moved_weights(
     federation, sites, initial = start(name, rounds={"count": 4})
     other, _, _ = start(name, rounds={"count": 4})
     late = dataclasses.replace(sites["bank"], model=build_model(other))  # a model of its own, as in a deployment
-    run_id = run(store, Grid({**sites, "bank": late}, "bank", rounds=2), federation, initial)
+    run_id = run_on(Grid({**sites, "bank": late}, "bank", rounds=2), federation, initial, store)
     rows = [row for row in store.rows(replies, run_id) if row["institution"] == "bank" and row["kind"] == "train"]
     assert [(row["round"], row["status"]) for row in rows] == [
         (1, "missing"),
@@ -195,7 +167,7 @@ def test_a_late_institution_catches_up_with_moved_weights(
 def test_institutions_of_different_ranks(store: Store, start: Callable[..., Any], name: MethodName) -> None:
     ranks = {"hospital": 4, "law_firm": 2, "bank": 1}
     federation, sites, initial = start(name, ranks, adapter={"min_rank": 1})
-    run_id = run(store, Grid(sites), federation, initial)
+    run_id = run_on(Grid(sites), federation, initial, store)
     rows = [row for row in store.rows(replies, run_id) if row["kind"] == "train"]
     assert {row["status"] for row in rows} == {"ok"}
     up = {row["institution"]: row["bytes_up"] for row in rows}
@@ -209,7 +181,7 @@ def test_institutions_of_different_ranks(store: Store, start: Callable[..., Any]
 def test_a_rank_that_the_federation_does_not_allow_is_refused(store: Store, start: Callable[..., Any]) -> None:
     federation, sites, initial = start("flexlora", {"bank": 1}, adapter={"min_rank": 2}, rounds={"quorum": 3})
     with pytest.raises(QuorumError):
-        run(store, Grid(sites), federation, initial)
+        run_on(Grid(sites), federation, initial, store)
     said = [row["text"] for row in store.rows(events)]
     assert any("Expected an adapter of a rank from 2 to 4, but bank's is 1" in text for text in said), said
 

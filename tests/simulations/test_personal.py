@@ -1,7 +1,7 @@
 """Parts kept at home and the final fine-tune: what travels, what is scored, and what each institution ends up with."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from flwr.app import Message
 from client.institution import Data
 from client.keep import Keep
 from client.site import Site
-from server import rounds
 from server.outcomes import primary_outcomes
 from server.release import release
 from server.store import Store, scores
@@ -25,7 +24,7 @@ from shared.errors import ConfigError
 from shared.federation import Federation
 from shared.model import build_model
 from shared.protocol import EvaluateRequest, TrainRequest
-from simulations.engine import LocalGrid
+from simulations.engine import LocalGrid, run_on
 from simulations.experiment import Experiment, open_sites
 from simulations.results import means, rows_of
 
@@ -58,12 +57,6 @@ class Listening(LocalGrid):
                 if kind in ("state", "base") or isinstance(reply, protocol.TrainReply):
                     names |= codec.decode(blob, "float32").keys() if blob else set()
         return names
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(f"sqlite:///{tmp_path / 'store.db'}", checkpoints=tmp_path / "checkpoints") as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -105,23 +98,10 @@ def run(store: Store) -> Callable[..., tuple[str, Listening]]:
         sites = open_sites(experiment, model)
         if keep:
             sites = {name: replace(site, keep=Keep(keep / name)) for name, site in sites.items()}
-        grid, run_id = Listening(sites), store.create_run(federation)
-        play(grid, federation, store, run_id, initial)
-        return run_id, grid
+        grid = Listening(sites)
+        return run_on(grid, federation, initial, store), grid
 
     return run
-
-
-def play(grid: LocalGrid, federation: Federation, store: Store, run_id: str, initial: Arrays) -> None:
-    rounds.run(
-        grid,
-        federation=federation,
-        store=store,
-        run_id=run_id,
-        initial_state=initial,
-        announce=lambda _: None,
-        poll_seconds=0.0,
-    )
 
 
 def by_institution(store: Store, run_id: str) -> dict[str, tuple[float | None, float | None]]:

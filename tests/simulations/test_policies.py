@@ -1,6 +1,6 @@
 """A run among institutions with policies of their own: the coordinator does without what is not shared, and says so."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,6 @@ from shared.model import build_model
 from simulations.engine import run_federation
 
 Make = Callable[..., tuple[Federation, dict[str, Site], Arrays]]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(f"sqlite:///{tmp_path / 'store.db'}", checkpoints=tmp_path / "checkpoints") as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -11,14 +11,13 @@ from flwr.app import Message
 from client.institution import Data, Institution
 from client.opening import build_site
 from client.site import Site
-from server import rounds
 from server.running import outliers
 from server.store import Store, events, findings, scores
 from shared import codec, protocol
 from shared.adapter import get_state
 from shared.federation import Federation
 from shared.model import build_model
-from simulations.engine import LocalGrid
+from simulations.engine import LocalGrid, run_on
 
 FIVE = [f"i{n}" for n in range(5)]
 POISONED = "i4"
@@ -63,16 +62,7 @@ def score(
             data = {"clauses": Data(train=train, test=test)}
             sites[name] = build_site(Institution(name=name, data=data), federation, model)
         with Store.open("sqlite://", checkpoints=tmp_path / "checkpoints") as store:
-            run_id = store.create_run(federation)
-            rounds.run(
-                PoisonedGrid(sites, factor),
-                federation=federation,
-                store=store,
-                run_id=run_id,
-                initial_state=get_state(model),
-                announce=lambda _: None,
-                poll_seconds=0.0,
-            )
+            run_id = run_on(PoisonedGrid(sites, factor), federation, get_state(model), store)
             kept = {table.name: store.rows(table, run_id) for table in (events, findings, scores)}
         tested = [
             r["value"] for r in kept["scores"] if r["split"] == "test" and r["round"] and r["institution"] != POISONED

@@ -1,6 +1,6 @@
 """Real sites under secure aggregation: the same state as without, whoever is lost at whatever step."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ from flwr.app.error import Error
 from flwr.common.constant import ErrorCode
 
 from client.institution import Data
-from server import rounds
 from server.store import Store, replies
 from shared import protocol
 from shared.adapter import get_state
@@ -19,7 +18,7 @@ from shared.codec import Arrays
 from shared.federation import Federation
 from shared.model import build_model
 from shared.protocol import MaskRequest, SharesRequest, TrainRequest, UnmaskRequest
-from simulations.engine import LocalGrid
+from simulations.engine import LocalGrid, run_on
 from simulations.experiment import Experiment, open_sites
 
 NAMES = ("bank", "hospital", "law_firm")
@@ -41,12 +40,6 @@ class LosingGrid(LocalGrid):
         reply = super()._deliver(message)
         self.replies.append(protocol.decode(reply.content, *protocol.REPLIES))
         return reply
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(f"sqlite:///{tmp_path / 'store.db'}", checkpoints=tmp_path / "checkpoints") as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -75,17 +68,7 @@ def run(
         model = build_model(federation)
         initial: Arrays = get_state(model)
         grid = LosingGrid(open_sites(Experiment(federation=federation, institutions=institutions), model), lost)
-        run_id = store.create_run(federation)
-        rounds.run(
-            grid,
-            federation=federation,
-            store=store,
-            run_id=run_id,
-            initial_state=initial,
-            announce=lambda _: None,
-            poll_seconds=0.0,
-        )
-        return run_id, grid
+        return run_on(grid, federation, initial, store), grid
 
     return run
 
