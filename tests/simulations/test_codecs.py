@@ -10,8 +10,9 @@ from client.institution import Data, Institution
 from client.opening import build_site
 from client.site import RESIDUAL, Site
 from server.store import Store, replies, scores
+from shared import codec
 from shared.adapter import get_state
-from shared.codec import Arrays, CodecName, StateCodec
+from shared.codec import Arrays, CodecName, Coding, StateCodec
 from shared.federation import Federation
 from shared.model import build_model
 from simulations.engine import LocalGrid, run_on
@@ -96,14 +97,28 @@ def test_a_round_trained_twice_sends_the_same(store: Store, make: Make, up: str,
         np.testing.assert_allclose(one[name], other[name], atol=1e-6, err_msg=name)
 
 
-def test_what_top_k_leaves_out_is_kept_and_sent_later(store: Store, make: Make) -> None:
+def test_what_top_k_leaves_out_is_kept_and_sent_later(store: Store, make: Make, monkeypatch: Any) -> None:
+    given, left, original = list[Arrays](), list[Arrays](), codec.with_feedback
+
+    def watched(update: Arrays, residual: Arrays, coding: Coding) -> tuple[Arrays, Arrays]:
+        sent, after = original(update, residual, coding)
+        given.append(residual)
+        left.append(after)
+        return sent, after
+
+    monkeypatch.setattr(codec, "with_feedback", watched)
     made = make({"up": "top-k", "top_k": 0.05, "down": "float32"})
     run_id = run(store, made)
-    for site in made[1].values():
-        first, last = (site.keep.upto(run_id, round)[RESIDUAL] for round in (1, 5))
-        largest = {name: float(np.abs(array).max()) for name, array in last.items()}
-        assert any(largest.values())
-        assert any(not np.array_equal(first[name], last[name]) for name in first)
+    number = len(made[1])
+    assert len(given) == 5 * number
+    assert not any(given[:number]), "nothing was left out before the first round"
+    for before, after in zip(left, given[number:], strict=False):
+        assert before.keys() == after.keys()
+        assert all(np.array_equal(before[name], after[name]) for name in before)
+        assert any(array.any() for array in before.values())
+    for site, after in zip(made[1].values(), left[-number:], strict=True):
+        kept = site.keep.upto(run_id, 5)[RESIDUAL]
+        assert all(np.array_equal(kept[name], after[name]) for name in after)
 
 
 def test_compression_goes_with_masked_sums(store: Store, make: Make) -> None:
