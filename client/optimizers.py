@@ -7,6 +7,9 @@ import torch
 
 from shared.federation import Training
 
+WARM_STEPS = 5
+"""Steps of AdamW in which its moments are of too few batches to be trusted with the whole learning rate."""
+
 
 def build_optimizer(
     adapter: Iterable[torch.nn.Parameter], training: Training, heads: Iterable[torch.nn.Parameter] = ()
@@ -39,6 +42,22 @@ def learning_rate(training: Training, done: float) -> float:
     if done < training.warmup:
         return training.learning_rate * (done + 1e-3) / (training.warmup + 1e-3)
     return training.learning_rate * SCHEDULES[training.schedule](done, training.warmup)
+
+
+def warm_up(training: Training, step: int, steps: int) -> float:
+    """The share of the learning rate that a step of a round may take.
+
+    AdamW begins every round without moments, and its first step then moves each parameter by the whole learning rate
+    towards the sign of one batch's gradient, noise or not. So the first WARM_STEPS rise linearly (at most half of the
+    round). SGD has no such step.
+
+    Args:
+        training: Which optimizer.
+        step: Steps of the round before this one.
+        steps: Of the whole round.
+    """
+    rising = min(WARM_STEPS, steps // 2) if training.optimizer == "adamw" else 0
+    return min(1.0, (step + 1) / rising) if rising else 1.0
 
 
 def _linear(done: float, warmup: float) -> float:

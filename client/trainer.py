@@ -15,7 +15,7 @@ import torch
 from client.batching import evaluation_batches, sample_by_temperature, training_batches
 from client.drift import anchors, correct, corrections, pull
 from client.gradients import accumulate
-from client.optimizers import build_optimizer, head_scale, learning_rate, set_learning_rate
+from client.optimizers import build_optimizer, head_scale, learning_rate, set_learning_rate, warm_up
 from client.precision import autocast
 from client.privacy.dpsgd import Private, poisson_batches, private_steps, steps_per_round
 from shared.balancing import BALANCERS, State
@@ -60,9 +60,9 @@ def train(
 ) -> Outcome:
     """Train adapter and heads in place for one round.
 
-    The optimizer starts afresh every round; the learning rate follows one schedule over the whole run. With `private`
-    the round is one epoch of Poisson batches and noisy steps (`client.privacy.dpsgd`), and else as many epochs as
-    `training` says.
+    The optimizer starts afresh every round, and its first steps are small ones (`optimizers.warm_up`); the learning
+    rate follows one schedule over the whole run. With `private` the round is one epoch of Poisson batches and noisy
+    steps (`client.privacy.dpsgd`), and else as many epochs as `training` says.
 
     Args:
         model: Holds the global state; changed in place.
@@ -103,7 +103,7 @@ def train(
         for epoch in epochs:
             rows: dict[str, list[torch.Tensor]] = defaultdict(list)
             for batch in epoch:
-                rate = learning_rate(training, (round - 1 + done / steps) / rounds)
+                rate = learning_rate(training, (round - 1 + done / steps) / rounds) * warm_up(training, done, steps)
                 set_learning_rate(optimizer, rate)
                 if step:
                     measured = step(batch)

@@ -52,6 +52,7 @@ class Setting:
     """Of the institutions in their order, repeated; `rank` if empty."""
     pooled: bool = False
     seed: int = SEEDS[0]
+    rounds: int = ROUNDS
 
 
 CODECS: dict[str, dict[str, Any]] = {
@@ -70,8 +71,8 @@ def settings() -> dict[str, Setting]:
     """All rows by name, the ones that matter most first."""
     found = {}
     for seed in SEEDS:
-        found[f"three alike, together, seed {seed}"] = Setting("a", seed=seed)
-        found[f"three alike, pooled, seed {seed}"] = Setting("a", pooled=True, seed=seed)
+        found[f"three alike, together, seed {seed}"] = Setting("a", seed=seed, rounds=10)
+        found[f"three alike, pooled, seed {seed}"] = Setting("a", pooled=True, seed=seed, rounds=10)
     for alpha in (0.1, 0.01):
         for method in ("rolora", "fedavg", "ffa", "flexlora"):
             found[f"Dirichlet {alpha}, {method}"] = Setting("b", method, rank=2, alpha=alpha, institutions=20)
@@ -149,7 +150,7 @@ def experiment_of(setting: Setting) -> dict[str, Any]:
             "adapter": {"rank": setting.rank, "alpha": 2.0 * setting.rank, "target_modules": ["query", "value"]}
             | ({"min_rank": min(setting.ranks)} if setting.ranks else {}),
             "training": {"epochs_per_round": 1, "learning_rate": 3e-3, "batch_tokens": 512},
-            "rounds": {"count": ROUNDS, "method": setting.method},
+            "rounds": {"count": setting.rounds, "method": setting.method},
             "wire": dict(setting.wire),
             "tasks": {TASK: {"type": "text-classification", "labels": LABELS}},
         },

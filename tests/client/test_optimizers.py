@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 import torch
 
-from client.optimizers import SCHEDULES, build_optimizer, learning_rate, set_learning_rate
+from client.optimizers import SCHEDULES, build_optimizer, learning_rate, set_learning_rate, warm_up
 from shared.federation import Training
 
 
@@ -83,3 +83,16 @@ def test_adamw_decays_apart_from_the_gradient() -> None:
         value -= 0.1 * (first / (1 - 0.9**step)) / ((second / (1 - 0.999**step)) ** 0.5 + 1e-8)
         slow.append(value)
     assert steps(Training(weight_decay=0.3), [0.5, -0.2, 0.1]) == pytest.approx(slow)
+
+
+def test_the_first_steps_of_a_round_are_small() -> None:
+    assert [warm_up(Training(), step, 40) for step in (0, 1, 3, 4, 5, 39)] == [0.2, 0.4, 0.8, 1.0, 1.0, 1.0]
+
+
+def test_a_short_round_warms_up_for_half_of_it_and_a_single_step_not_at_all() -> None:
+    assert [warm_up(Training(), step, 5) for step in range(5)] == [0.5, 1.0, 1.0, 1.0, 1.0]
+    assert warm_up(Training(), 0, 1) == 1.0
+
+
+def test_sgd_has_no_moments_to_wait_for() -> None:
+    assert warm_up(Training(optimizer="sgd"), 0, 40) == 1.0

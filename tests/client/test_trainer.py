@@ -1,13 +1,14 @@
 """The training loop against a slow, obvious one, and what it must never depend on."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 
 from client import trainer
-from client.optimizers import learning_rate
+from client.optimizers import WARM_STEPS, learning_rate
 from client.site import Site
 from shared.adapter import get_state, set_state
 from shared.balancing import BALANCERS
@@ -166,6 +167,35 @@ def test_seeds_differ_by_site_and_round() -> None:
     seeds = {trainer.derive_seed(13, name, round) for name in ("bank", "hospital") for round in (1, 2)}
     assert len(seeds) == 4
     assert trainer.derive_seed(13, "bank", 1) == trainer.derive_seed(13, "bank", 1)
+
+
+def test_a_round_begins_with_small_steps(make_site: MakeSite) -> None:
+    few = {
+        "batch_tokens": 16,
+        "epochs_per_round": 2,
+        "warmup": 0.0,
+        "schedule": "constant",
+        "weight_decay": 0.0,
+        "clip_norm": 1e9,
+    }
+    site = make_site("clauses", training=NO_DROPOUT | few)
+    states = [get_state(site.model)]
+    for round in (1, 2):
+        trainer.train(
+            site.model,
+            site.examples("train"),
+            site.federation.training,
+            seed=round,
+            round=round,
+            rounds=2,
+            progress=lambda *_: states.append(get_state(site.model)),
+        )
+    moved = [max(float(np.abs(b[n] - a[n]).max()) for n in a) for a, b in pairwise(states)]
+    half = len(moved) // 2
+    assert half > 2 * WARM_STEPS
+    for first in (0, half):  # AdamW's first step moves by the whole rate, 1e-2, wherever there is a gradient
+        assert moved[first] == pytest.approx(1e-2 / 5, rel=1e-2)
+    assert max(moved[5:half]) > 1e-2 / 2
 
 
 def test_progress_is_told_of_every_step(make_site: MakeSite) -> None:
