@@ -188,7 +188,7 @@ def test_a_round_begins_with_small_steps(make_site: MakeSite) -> None:
             seed=round,
             round=round,
             rounds=2,
-            progress=lambda *_, states=states: states.append(get_state(site.model)),  # type: ignore[misc]
+            progress=lambda *_, states=states: states.append(get_state(site.model)),
         )
         moved = [max(float(np.abs(b[n] - a[n]).max()) for n in a) for a, b in pairwise(states)]
         # AdamW's first step moves by the whole rate, 1e-2, wherever there is a gradient.
