@@ -1,6 +1,7 @@
 """Fixtures for all rooms: a tiny random BERT and small federations over it."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from shared.backbone import fingerprint
 from shared.federation import Federation
 
 torch.set_num_threads(1)  # tiny models: more threads only wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # and so for the commands that tests run
 
 TINY_TASKS: dict[str, dict[str, Any]] = {
     "clauses": {"type": "text-classification", "labels": ["payment", "liability"]},
