@@ -117,11 +117,11 @@ def _together(experiment: Experiment, model: MultiTaskModel, folder: Path) -> di
     url = f"sqlite:///{folder / 'collegium.db'}"
     with Store.open(url, checkpoints=folder / "checkpoints") as store:
         run = run_federation(sites, federation, get_state(model), store, announce)
-        last = experiment.federation.rounds.count
+        best = store.best_round(run)
         found = {
             row["metric"]: row["value"]
             for row in store.rows(scores, run)
-            if row["round"] == last and row["split"] == "test"
+            if row["round"] == best and row["split"] == "test"
         }
         asked = [row for row in store.rows(replies, run) if row["kind"] == "train"]
     moved = float(np.mean([row["bytes_up"] + row["bytes_down"] for row in asked]))
