@@ -33,6 +33,7 @@ from simulations.experiment import open_sites
 
 CELLS = {
     "financial_classification": Cell(1500, 3, 96),
+    "legal_classification": Cell(1500, 3, 96),
     "medical_ner": Cell(1500, 3),
     "legal_relation": Cell(800, 3, 160, options={"no_relation": "none"}),
 }
@@ -41,10 +42,14 @@ CELLS = {
 def main(
     data: Annotated[Path, typer.Option(help="The folder of data sets.")],
     seeds: Annotated[int, typer.Option(min=1, help="Seeds per side.")] = 3,
+    only: Annotated[list[str] | None, typer.Option(help="One cell; repeat. All if not given.")] = None,
 ) -> None:
     """Train every cell on both sides with every seed, in turns, and print the means of the test scores."""
+    if unknown := sorted(set(only or ()) - CELLS.keys()):
+        raise typer.BadParameter(f"expected cells among {list(CELLS)}, not {unknown}", param_hint="--only")
     table = []
-    for name, cell in CELLS.items():
+    for name in only or CELLS:
+        cell = CELLS[name]
         ours, theirs, ratios = [], [], []
         for seed in range(seeds):
             experiment = experiment_of(name, cell, data, seed)
