@@ -2,11 +2,12 @@
 
     python -m simulations.benchmarks.joint simulations/configs/real.toml --data DIR --limit 250
 
-The federation of a single task has the same institutions, rounds and seed, and only the holders of that task.
+The federation of a single task has the same seed and as many epochs, and only the holders of that task.
 `--method fedsa`, or `--keep B --keep heads`, say what stays at home: the scores are then of institutions' own models.
 """
 
 import tempfile
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -29,28 +30,47 @@ def main(
     method: Annotated[str | None, typer.Option(help="As `rounds.method`; the file's own if not given.")] = None,
     keep: Annotated[list[str] | None, typer.Option(help="What stays at home: B or heads; may be repeated.")] = None,
     fine_tune: Annotated[int, typer.Option(min=0, help="Epochs of a final local fine-tune.")] = 0,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds; as many as the file says if not given.")] = None,
+    without: Annotated[list[str] | None, typer.Option(help="A task to leave out; may be repeated.")] = None,
 ) -> None:
     """Run the joint federation, then each task's own, and print both scores on the test records."""
     loaded = load_experiment(experiment, data=data, limit=limit)
-    loaded = changed(loaded, method=method, keep=keep or [], fine_tune=fine_tune)
+    loaded = only_tasks(loaded, [task for task in loaded.federation.tasks if task not in (without or [])])
+    loaded = changed(loaded, rounds=rounds)
     announce("all tasks together")
-    joint = {(row.institution, row.task): row for row in federated(loaded)}
+    together = changed(loaded, method=method, keep=keep or [], fine_tune=fine_tune)
+    joint = {(row.institution, row.task): row for row in federated(together)}
+    epochs = loaded.federation.training.epochs_per_round
+    longer = changed(loaded, rounds=loaded.federation.rounds.count + round(fine_tune / epochs))
     table = []
     for task in loaded.federation.tasks:
         announce(f"{task} alone")
-        for row in federated(single_task(loaded, task)):
-            together = joint[row.institution, row.task]
-            table.append([row.institution, task, row.metric, together.final, row.final, together.final - row.final])
+        for row in federated(only_tasks(longer, [task])):
+            here = joint[row.institution, row.task]
+            table.append([row.institution, task, row.metric, here.final, row.final, here.final - row.final])
     print_table(["institution", "task", "metric", "together", "alone", "difference"], table)
 
 
-def changed(experiment: Experiment, *, method: str | None, keep: list[str], fine_tune: int) -> Experiment:
-    """The experiment under another method, with other parts at home. Raises ConfigError if they do not go together."""
+def changed(
+    experiment: Experiment,
+    *,
+    rounds: int | None = None,
+    method: str | None = None,
+    keep: Sequence[str] = (),
+    fine_tune: int = 0,
+) -> Experiment:
+    """The experiment in other rounds, under another method, with other parts at home.
+
+    Raises:
+        ConfigError: They do not go together.
+    """
     values = experiment.federation.model_dump(mode="json", exclude_none=True)
+    if rounds:
+        values["rounds"]["count"] = rounds
     if method:
         values["rounds"]["method"] = method
     if keep or fine_tune:
-        values["personal"] = {"keep": keep, "fine_tune_epochs": fine_tune}
+        values["personal"] = {"keep": list(keep), "fine_tune_epochs": fine_tune}
     return experiment.model_copy(update={"federation": parse(Federation, values, where="the command line")})
 
 
@@ -67,11 +87,15 @@ def federated(experiment: Experiment) -> list[Row]:
             return rows_of(store, run_id)
 
 
-def single_task(experiment: Experiment, task: str) -> Experiment:
-    """The experiment with one task and its holders only."""
-    holders = {name: {task: held[task]} for name, held in experiment.institutions.items() if task in held}
+def only_tasks(experiment: Experiment, tasks: Collection[str]) -> Experiment:
+    """The experiment with some of its tasks, and their holders only."""
+    held = {
+        name: {task: source for task, source in sources.items() if task in tasks}
+        for name, sources in experiment.institutions.items()
+    }
+    holders = {name: sources for name, sources in held.items() if sources}
     values = experiment.federation.model_dump(mode="json", exclude_none=True)
-    values["tasks"] = {task: values["tasks"][task]}
+    values["tasks"] = {task: values["tasks"][task] for task in tasks}
     values["rounds"] |= {"institutions": list(holders), "quorum": len(holders)}
     return experiment.model_copy(update={"federation": Federation.model_validate(values), "institutions": holders})
 
