@@ -42,7 +42,7 @@ def run(
         federation = tiny_federation(
             tasks={"entities": {"type": "token-classification", "types": ["Drug", "Party"]}},
             rounds={"count": 6, "quorum": 2},
-            training={"epochs_per_round": 12, "learning_rate": 2e-2},
+            training={"epochs_per_round": 20, "learning_rate": 3e-2},
         )
         model = build_model(federation)
         initial = get_state(model)
