@@ -17,6 +17,14 @@ from shared.federation import Federation
 
 torch.set_num_threads(1)  # tiny models: more threads only wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # and so for the commands that tests run
+LONG_SECONDS = 1000
+"""A test that may take so long comes first, so that in the end no worker waits for it."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first; all others as they were found."""
+    items.sort(key=lambda item: all(mark.args[0] < LONG_SECONDS for mark in item.iter_markers("timeout")))
+
 
 TINY_TASKS: dict[str, dict[str, Any]] = {
     "clauses": {"type": "text-classification", "labels": ["payment", "liability"]},
