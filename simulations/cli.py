@@ -15,9 +15,6 @@ from server.cli import app as server_app
 from shared import console
 from shared.console import JsonOption, announce, print_json
 
-# Before torch is loaded: threads that wait should sleep, or whatever else trains on this machine waits with them.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 app = typer.Typer(
     name="collegium",
     help="Train one BERT together across institutions that may not share their text.",

@@ -1,7 +1,6 @@
 """Fixtures for all rooms: a tiny random BERT and small federations over it."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -16,7 +15,6 @@ from shared.backbone import fingerprint
 from shared.federation import Federation
 
 torch.set_num_threads(1)  # tiny models: more threads only wait for each other
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # and so for the commands that tests run
 LONG_SECONDS = 1000
 """A test that may take so long comes first, so that in the end no worker waits for it."""
 

@@ -2,7 +2,7 @@
 
     python -m simulations.benchmarks.joint simulations/configs/real.toml --data DIR --limit 250
 
-The federation of a single task has the same seed and as many epochs, and only the holders of that task.
+The federation of a single task has the same seed, as many epochs (in whole rounds), and only the holders of that task.
 `--method fedsa`, or `--keep B --keep heads`, say what stays at home: the scores are then of institutions' own models.
 """
 
@@ -35,13 +35,16 @@ def main(
 ) -> None:
     """Run the joint federation, then each task's own, and print both scores on the test records."""
     loaded = load_experiment(experiment, data=data, limit=limit)
-    loaded = only_tasks(loaded, [task for task in loaded.federation.tasks if task not in (without or [])])
+    known = list(loaded.federation.tasks)
+    if unknown := sorted(set(without or ()) - set(known)):
+        raise typer.BadParameter(f"expected tasks among {known}, not {unknown}", param_hint="--without")
+    loaded = only_tasks(loaded, [task for task in known if task not in (without or ())])
     loaded = changed(loaded, rounds=rounds)
     announce("all tasks together")
     together = changed(loaded, method=method, keep=keep or [], fine_tune=fine_tune)
     joint = {(row.institution, row.task): row for row in federated(together)}
-    epochs = loaded.federation.training.epochs_per_round
-    longer = changed(loaded, rounds=loaded.federation.rounds.count + round(fine_tune / epochs))
+    tuned = -(-fine_tune // loaded.federation.training.epochs_per_round)
+    longer = changed(loaded, rounds=loaded.federation.rounds.count + tuned)
     table = []
     for task in loaded.federation.tasks:
         announce(f"{task} alone")
