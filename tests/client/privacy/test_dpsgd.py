@@ -305,7 +305,7 @@ def test_steps_do_not_depend_on_the_data(epochs: int, rate: float, steps: int) -
 
 
 def test_training_learns_without_noise_and_ends_as_no_seed_tells(tiny_federation: MakeFederation) -> None:
-    training = {"epochs_per_round": 20, "learning_rate": 2e-2}
+    training = {"epochs_per_round": 20, "learning_rate": 1e-2}
     model, examples = build(tiny_federation, "sentiment", "entities", **training)
     start = [parameter.detach().clone() for parameter in trained(model)]
     owners = {(e.task, e.record): f"{e.task} {e.record}" for e in examples}
