@@ -7,8 +7,6 @@ path, where such names would hide the installed packages.
 import warnings
 from pathlib import Path
 
-from flwr.cli.build import build_fab_from_files
-
 RUN_KEY = "collegium-run"
 
 PYPROJECT = f"""\
@@ -48,6 +46,8 @@ def pointer_bundle() -> bytes:
         `collegium_clientapp.py` and Flower's own `.info/CONTENT`. A run may override the one configuration key,
         `collegium-run` (a string).
     """
+    from flwr.cli.build import build_fab_from_files  # loads all that `flwr` the command needs
+
     files: dict[str, bytes | Path] = {
         "pyproject.toml": PYPROJECT.encode(),
         "collegium_serverapp.py": MODULE.format(package="server").encode(),

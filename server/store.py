@@ -13,16 +13,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import sqlalchemy as sa
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from server.robust import Finding
 from shared.codec import Arrays
 from shared.errors import ConfigError, StoreError
 from shared.federation import Federation, parse
+
+if TYPE_CHECKING:
+    from server.robust import Finding
 
 SCHEMA_VERSION = 1
 """Of the tables below; a database of a later version is refused rather than misread."""
@@ -262,7 +264,7 @@ class Store:
         row = self._one(query.order_by(spending.c.id.desc()))
         return str(row["ledger"]) if row else None
 
-    def add_findings(self, run: str, round: int, found: Sequence[Finding]) -> None:
+    def add_findings(self, run: str, round: int, found: Sequence["Finding"]) -> None:
         """Record what a robust filter found in a round; an earlier attempt at the round is replaced."""
         with self._writing("store findings") as connection:
             connection.execute(sa.delete(findings).where(findings.c.run == run, findings.c.round == round))

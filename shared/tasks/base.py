@@ -6,13 +6,15 @@ A task type is one file beside this one. It holds a pydantic spec (what the fede
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
-from transformers import PreTrainedTokenizerFast
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 Record = Mapping[str, Any]
 Target = Mapping[str, Any]
@@ -154,7 +156,7 @@ class Task(Protocol):
         """
         return []
 
-    def encode(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Example]:
+    def encode(self, records: Sequence[Record], tokenizer: "PreTrainedTokenizerFast", max_length: int) -> list[Example]:
         """Turn records into examples of at most `max_length` sub-tokens; one without a label has no target."""
         ...
 

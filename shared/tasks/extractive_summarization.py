@@ -10,17 +10,19 @@ import itertools
 import math
 import re
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal, final
+from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import nn
 from torch.nn import functional
-from transformers import PreTrainedTokenizerFast
 
 from shared.tasks import rouge
 from shared.tasks.base import Card, Example, Head, Record, Spec, Target, Task, Tensors, require_text, shown
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 LAYERS = 2
 ATTENTION_HEADS = 8
@@ -154,7 +156,7 @@ class ExtractiveSummarization(Task):
         """The document's sentences."""
         return list(record["sentences"])
 
-    def encode(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Example]:
+    def encode(self, records: Sequence[Record], tokenizer: "PreTrainedTokenizerFast", max_length: int) -> list[Example]:
         """One example per window of a record's sentences.
 
         A sentence longer than a window is cut to it; a query is cut to leave the sentences half of the room.
@@ -291,7 +293,7 @@ def _texts(value: Any, field: str) -> list[str]:
     return value
 
 
-def _query(record: Record, tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[int]:
+def _query(record: Record, tokenizer: "PreTrainedTokenizerFast", max_length: int) -> list[int]:
     """Sub-tokens of the record's query with [CLS] and [SEP], cut; none without a query."""
     if not record.get("query"):
         return []

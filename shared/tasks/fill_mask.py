@@ -9,17 +9,19 @@ import dataclasses
 import itertools
 import zlib
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, final
+from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import nn
 from torch.nn import functional
-from transformers import PreTrainedTokenizerFast
 
 from shared.tasks.base import Card, Example, Head, Record, Spec, Target, Task, Tensors, require_text
 from shared.tasks.vocabulary import TiedOutput
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 MASK = "[MASK]"
 """How a place to fill is written in a text."""
@@ -99,7 +101,7 @@ class FillMask(Task):
         """The text."""
         return [record["text"]]
 
-    def encode(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Example]:
+    def encode(self, records: Sequence[Record], tokenizer: "PreTrainedTokenizerFast", max_length: int) -> list[Example]:
         """One example per record, or several windows of whole words; masked by a seed from the window's own text."""
         if not records:
             return []
@@ -189,7 +191,7 @@ class FillMask(Task):
         }
 
     def _example(
-        self, record: int, window: list[int], words: list[tuple[int, int]], tokenizer: PreTrainedTokenizerFast
+        self, record: int, window: list[int], words: list[tuple[int, int]], tokenizer: "PreTrainedTokenizerFast"
     ) -> Example:
         """A window as it is, not masked yet; its words' places count from [CLS]."""
         ids = [tokenizer.cls_token_id, *window, tokenizer.sep_token_id]

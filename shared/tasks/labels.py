@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import numpy as np
 from pydantic import AfterValidator, Field
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from shared.tasks.base import Example, Record, shown, unique
 
@@ -71,6 +70,8 @@ def label_scores(truth: Sequence[str], predictions: Sequence[str]) -> dict[str, 
     Macro-F1 is the mean over the labels that occur in truth or predictions; what is undefined (nothing to find and
     nothing found) counts 0.
     """
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
     with warnings.catch_warnings():  # scikit-learn remarks on few records: one label alone, or one for each
         warnings.simplefilter("ignore", UserWarning)
         return {

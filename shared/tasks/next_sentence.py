@@ -9,17 +9,18 @@ same document.
 import itertools
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, final
+from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 
 import numpy as np
 import torch
 from pydantic import Field
-from sklearn.metrics import accuracy_score, f1_score
 from torch.nn import functional
-from transformers import PreTrainedTokenizerFast
 
 from shared.tasks.base import Card, Example, Head, Record, Spec, Target, Task, Tensors, shown
 from shared.tasks.pooling import PooledHead
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 DRAWS = 32
 """Tries to find a stranger by drawing; where all fail, most of the pool is unfit, and it is searched in order."""
@@ -75,7 +76,7 @@ class NextSentencePrediction(Task):
         """The document's sentences, or the two that are asked of."""
         return list(_sentences_of(record)) or [record["text_a"], record["text_b"]]
 
-    def encode(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Example]:
+    def encode(self, records: Sequence[Record], tokenizer: "PreTrainedTokenizerFast", max_length: int) -> list[Example]:
         """Per document its pairs of neighbours, each followed by a pair of strangers; one example per given pair.
 
         Both sentences are cut to fit `max_length`, the longer one first. What is drawn at random depends only on
@@ -140,6 +141,8 @@ class NextSentencePrediction(Task):
 
     def score(self, records: Sequence[Record], predictions: Sequence[Any]) -> dict[str, float]:
         """Accuracy and F1 over all pairs of all documents; the pairs that do follow are the positive ones."""
+        from sklearn.metrics import accuracy_score, f1_score
+
         pairs = [pair for prediction in predictions for pair in prediction]
         truth, found = [pair["truth"] for pair in pairs], [pair["found"] for pair in pairs]
         return {

@@ -9,16 +9,18 @@ import collections
 import re
 import string
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, final
+from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import nn
 from torch.nn import functional
-from transformers import PreTrainedTokenizerFast
 
 from shared.tasks.base import Card, Example, Head, Record, Spec, Target, Task, Tensors, require_text, shown
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 SPECIAL = 3
 """[CLS] and the two [SEP] of an input."""
@@ -103,7 +105,7 @@ class QuestionAnswering(Task):
         """The question and the context."""
         return [record["question"], record["context"]]
 
-    def encode(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Example]:
+    def encode(self, records: Sequence[Record], tokenizer: "PreTrainedTokenizerFast", max_length: int) -> list[Example]:
         """One example per window of a record's context; a longer question is cut to leave the context half of the room.
 
         Windows are cut here because the tokenizer's stride is one for the whole batch: it panics where a single long

@@ -6,14 +6,12 @@ stay frozen. The head reads the states of both first markers (Zhong and Chen 202
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self, final
+from typing import TYPE_CHECKING, Any, Literal, Self, final
 
 import numpy as np
 import torch
 from pydantic import model_validator
-from sklearn.metrics import accuracy_score, f1_score
 from torch import nn
-from transformers import PreTrainedTokenizerFast
 
 from shared.tasks.base import (
     Card,
@@ -31,6 +29,9 @@ from shared.tasks.base import (
 )
 from shared.tasks.labels import Labels, likeliest, renamed, require_label
 from shared.tasks.partial import cross_entropy, known_outputs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 Span = tuple[int, int]
 """First position, and the one after the last."""
@@ -109,7 +110,7 @@ class RelationExtraction(Task):
         """The label."""
         return [record["label"]] if "label" in record else []
 
-    def encode(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Example]:
+    def encode(self, records: Sequence[Record], tokenizer: "PreTrainedTokenizerFast", max_length: int) -> list[Example]:
         """One example per record; of a longer sentence stays what is nearest to the entities (see `_kept`).
 
         Raises:
@@ -177,6 +178,8 @@ class RelationExtraction(Task):
 
         Macro-F1 is the mean over the relations that occur in records or predictions; both are 0 where none does.
         """
+        from sklearn.metrics import accuracy_score, f1_score
+
         truth = [record["label"] for record in records]
         occurring = [label for label in self.relations if label in truth or label in predictions]
         scores = {"micro_f1": 0.0, "macro_f1": 0.0, "accuracy": float(accuracy_score(truth, predictions))}

@@ -6,17 +6,20 @@ Lin 2004. A text is its lower-case runs of ASCII letters and digits, as in the `
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from functools import cache, lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-from rouge_score import tokenize
-from rouge_score.rouge_scorer import RougeScorer
-from rouge_score.tokenizers import DefaultTokenizer
+
+if TYPE_CHECKING:
+    from rouge_score.rouge_scorer import RougeScorer
 
 METRICS = ("rouge1", "rouge2", "rougeLsum")
 
 
 def words(text: str) -> list[str]:
     """The words of a text as ROUGE sees them, not stemmed."""
+    from rouge_score import tokenize
+
     found: list[str] = tokenize.tokenize(text, None)
     return found
 
@@ -105,5 +108,8 @@ class _Overlap:
 
 
 @cache
-def _scorer(metrics: tuple[str, ...]) -> RougeScorer:
+def _scorer(metrics: tuple[str, ...]) -> "RougeScorer":
+    from rouge_score.rouge_scorer import RougeScorer
+    from rouge_score.tokenizers import DefaultTokenizer
+
     return RougeScorer(list(metrics), tokenizer=DefaultTokenizer(use_stemmer=True))

@@ -7,14 +7,12 @@ medical abstracts. Loss: cross-entropy; with several labels, the mean over label
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self, final
+from typing import TYPE_CHECKING, Any, Literal, Self, final
 
 import numpy as np
 import torch
 from pydantic import model_validator
-from sklearn.metrics import accuracy_score, f1_score
 from torch.nn import functional
-from transformers import PreTrainedTokenizerFast
 
 from shared.tasks.base import (
     Card,
@@ -42,6 +40,9 @@ from shared.tasks.labels import (
 )
 from shared.tasks.partial import cross_entropy, known_outputs
 from shared.tasks.pooling import PooledHead, Pooling
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 class TextClassificationSpec(Spec):
@@ -113,7 +114,7 @@ class TextClassification(Task):
             return list(record.get("labels", ()))
         return [record["label"]] if "label" in record else []
 
-    def encode(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Example]:
+    def encode(self, records: Sequence[Record], tokenizer: "PreTrainedTokenizerFast", max_length: int) -> list[Example]:
         """One example per record, cut at `max_length`."""
         if not records:
             return []
@@ -165,6 +166,8 @@ class TextClassification(Task):
         Macro-F1 is the mean over the labels that occur in records or predictions, as in scikit-learn; what is
         undefined (nothing to find and nothing found) counts 0.
         """
+        from sklearn.metrics import accuracy_score, f1_score
+
         if self.multi_label:
             gold = np.array([self._bits(record["labels"]) for record in records])
             found = np.array([self._bits(prediction) for prediction in predictions])

@@ -6,19 +6,19 @@ What is written is what the backbone's tokenizer can say: an uncased BERT writes
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, final
+from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 
 import numpy as np
 import torch
 from pydantic import Field
-from sacrebleu.metrics.bleu import BLEU
-from sacrebleu.metrics.chrf import CHRF
 from torch.nn import functional
-from transformers import PreTrainedTokenizerFast
 
 from shared.tasks import rouge
 from shared.tasks.base import Card, Example, Head, LabelSmoothing, Record, Spec, Target, Task, Tensors, require_text
 from shared.tasks.decoder import DecoderHead
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 IGNORE = -100
 """The target of a step that only pads."""
@@ -71,7 +71,7 @@ class TextGeneration(Task):
         """The source."""
         return [record["source"]]
 
-    def encode(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Example]:
+    def encode(self, records: Sequence[Record], tokenizer: "PreTrainedTokenizerFast", max_length: int) -> list[Example]:
         """One example per record; the source is cut at `max_length`, the target at `max_target_tokens`."""
         if not records:
             return []
@@ -141,6 +141,9 @@ class TextGeneration(Task):
         chrF and BLEU are of lower-case texts with punctuation set apart on both sides, because an uncased tokenizer
         knows neither case nor spacing. BLEU has 4-grams: shorter texts alone score 0.
         """
+        from sacrebleu.metrics.bleu import BLEU
+        from sacrebleu.metrics.chrf import CHRF
+
         golds = [record["target"] for record in records]
         shares = [rouge.f1([gold], [found], ROUGE) for gold, found in zip(golds, predictions, strict=True)]
         found, gold = [_apart(text) for text in predictions], [_apart(text) for text in golds]

@@ -7,14 +7,12 @@ the longer one is cut until both fit. Head: the mean over both texts or the stat
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Self, final
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, final
 
 import numpy as np
 import torch
 from pydantic import Field, model_validator
-from scipy.stats import DegenerateDataWarning, pearsonr, spearmanr
 from torch.nn import functional
-from transformers import PreTrainedTokenizerFast
 
 from shared.tasks.base import (
     Card,
@@ -33,6 +31,9 @@ from shared.tasks.base import (
 from shared.tasks.labels import ClassWeights, Labels, check_weights, label_scores, likeliest, renamed, require_label
 from shared.tasks.partial import cross_entropy, known_outputs
 from shared.tasks.pooling import PooledHead, Pooling
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 Bound = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -109,7 +110,7 @@ class TextPairClassification(Task):
         """The label."""
         return [record["label"]] if "label" in record else []
 
-    def encode(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Example]:
+    def encode(self, records: Sequence[Record], tokenizer: "PreTrainedTokenizerFast", max_length: int) -> list[Example]:
         """One example per record, both texts cut to fit `max_length`."""
         targets = [{"labels": self.labels.index(r["label"])} if "label" in r else {} for r in records]
         return _encode(self.name, records, targets, tokenizer, max_length)
@@ -179,7 +180,7 @@ class SentenceSimilarity(Task):
         """Both texts."""
         return [record["text_a"], record["text_b"]]
 
-    def encode(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Example]:
+    def encode(self, records: Sequence[Record], tokenizer: "PreTrainedTokenizerFast", max_length: int) -> list[Example]:
         """One example per record, both texts cut to fit `max_length`; the target is scaled to [0, 1]."""
         targets = [{"score": self._scaled(record)} if "score" in record else {} for record in records]
         return _encode(self.name, records, targets, tokenizer, max_length)
@@ -209,6 +210,8 @@ class SentenceSimilarity(Task):
 
     def score(self, records: Sequence[Record], predictions: Sequence[Any]) -> dict[str, float]:
         """Pearson's and Spearman's correlation by scipy, in [-1, 1]; 0 where one side is constant."""
+        from scipy.stats import pearsonr, spearmanr
+
         gold = [self._score_of(record) for record in records]
         return {
             "pearson": _correlation(pearsonr, gold, predictions),
@@ -247,7 +250,7 @@ def _encode(
     task: str,
     records: Sequence[Record],
     targets: Sequence[Target],
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: "PreTrainedTokenizerFast",
     max_length: int,
 ) -> list[Example]:
     if not records:
@@ -264,6 +267,8 @@ def _encode(
 
 
 def _correlation(coefficient: Any, gold: Sequence[float], predictions: Sequence[float]) -> float:
+    from scipy.stats import DegenerateDataWarning
+
     if len(gold) < 2:
         return 0.0
     with warnings.catch_warnings():  # scipy warns of a constant side, whose correlation it calls nan

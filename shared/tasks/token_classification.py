@@ -5,15 +5,12 @@ seqeval's in strict mode (IOB2), which equal conlleval's on legal sequences; pre
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, final
+from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 
 import numpy as np
 import torch
 from pydantic import AfterValidator, Field
-from seqeval.metrics.v1 import precision_recall_fscore_support
-from seqeval.scheme import IOB2
 from torch import nn
-from transformers import PreTrainedTokenizerFast
 
 from shared.tasks.base import (
     Card,
@@ -32,6 +29,9 @@ from shared.tasks.base import (
 )
 from shared.tasks.labels import hint
 from shared.tasks.partial import IGNORE, cross_entropy, fold_unknown, known_outputs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 class TokenClassificationSpec(Spec):
@@ -113,7 +113,7 @@ class TokenClassification(Task):
         ]
         return [tag.partition("-")[2] or tag for tag, begin in zip(tags, begins, strict=True) if begin]
 
-    def encode(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Example]:
+    def encode(self, records: Sequence[Record], tokenizer: "PreTrainedTokenizerFast", max_length: int) -> list[Example]:
         """One example per record, or several windows of whole words."""
         if not records:
             return []
@@ -196,6 +196,9 @@ class TokenClassification(Task):
 
     def score(self, records: Sequence[Record], predictions: Sequence[Any]) -> dict[str, float]:
         """Entity-level micro F1, precision and recall, strict IOB2."""
+        from seqeval.metrics.v1 import precision_recall_fscore_support
+        from seqeval.scheme import IOB2
+
         gold = [list(record["tags"]) for record in records]
         precision, recall, f1, _ = precision_recall_fscore_support(
             gold, list(predictions), average="micro", scheme=IOB2, zero_division=0
