@@ -119,22 +119,23 @@ class _Running:
     def __init__(self, size: int) -> None:
         self._whole, self._lately, self._waiting = np.zeros(size, np.float32), np.zeros(size, np.float32), 0
 
-    def add(self, arrays: Sequence[np.ndarray], weight: float) -> None:
-        """Add float32 arrays times a weight."""
-        start = 0
-        for array in arrays:
-            saxpy(array.reshape(-1), self._lately, a=weight, offy=start)
-            start += array.size
+    def add(self, flat: np.ndarray, weight: float, start: int) -> None:
+        """Add an array of an update, flat and float32, times a weight, from its place on."""
+        saxpy(flat, self._lately, a=weight, offy=start)
+
+    def added(self) -> None:
+        """All arrays of an update have been added."""
         self._waiting += 1
         if self._waiting == STAGE:
-            self.total()
-
-    def total(self) -> np.ndarray:
-        """The sum so far, itself and not a copy."""
-        if self._waiting:
             self._whole += self._lately
             self._lately[:] = 0
             self._waiting = 0
+
+    def total(self) -> np.ndarray:
+        """The sum, itself and not a copy; nothing can be added afterwards."""
+        if self._lately.size:
+            self._whole += self._lately
+            self._lately = np.empty(0, np.float32)  # its memory is wanted for the new state
         return self._whole
 
 
@@ -168,16 +169,13 @@ class _Sums:
         squares = 0.0
         if arrays := self._take(None, update):
             says = _says(update.examples, self._weighting, update.trust)
-            for running, weight in _weigh(self._groups, says, _size(arrays)):
-                running.add(arrays, weight)
-            squares += _squares(arrays)
+            squares += _add(arrays, _weigh(self._groups, says, _size(arrays)))
         for task, held in counts_for(update.examples, self._weighting).items():
             count = held * update.trust.get(task, 1.0)
             if arrays := self._take(task, update):
                 if task not in self._heads:
                     self._heads[task] = _Running(_size(arrays))
-                self._heads[task].add(arrays, count)
-                squares += _squares(arrays)
+                squares += _add(arrays, [(self._heads[task], count)])
                 for name, array in zip(self._sent[task], arrays, strict=True):
                     rows = row_weights(count, array, update.rows.get(name))
                     self._weighed[name] = self._weighed[name] + rows if name in self._weighed else rows
@@ -260,8 +258,17 @@ def _totals(says: Mapping[str, Says]) -> dict[str, float]:
     return totals
 
 
-def _squares(arrays: Sequence[np.ndarray]) -> float:
-    return sum(float(flat.dot(flat)) for flat in (array.reshape(-1) for array in arrays))
+def _add(arrays: Sequence[np.ndarray], sums: Sequence[tuple[_Running, float]]) -> float:
+    """Add float32 arrays, times each sum's weight, to the sums; their squared Euclidean norm."""
+    squares, start = 0.0, 0
+    for flat in (array.reshape(-1) for array in arrays):
+        squares += float(flat.dot(flat))
+        for running, weight in sums:
+            running.add(flat, weight, start)
+        start += flat.size
+    for running, _ in sums:
+        running.added()
+    return squares
 
 
 def _size(arrays: Sequence[np.ndarray]) -> int:

@@ -73,6 +73,7 @@ def settings() -> dict[str, Setting]:
     for seed in SEEDS:
         found[f"three alike, together, seed {seed}"] = Setting("a", seed=seed, rounds=16)
         found[f"three alike, together, 32 rounds, seed {seed}"] = Setting("a", seed=seed, rounds=32)
+        found[f"three alike, fedex, seed {seed}"] = Setting("a", "fedex", seed=seed, rounds=16)
         found[f"three alike, pooled, seed {seed}"] = Setting("a", pooled=True, seed=seed, rounds=16)
     for alpha in (0.1, 0.01):
         for method in ("rolora", "fedavg", "ffa", "flexlora"):

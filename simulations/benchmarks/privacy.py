@@ -63,7 +63,7 @@ SETTINGS = {
     "epsilon 8, naive": Setting(8.0, "fedavg", rounds=12, sampling_rate=32 / 1963, training=NAIVE),
     **{
         f"epsilon 8, {n} records each": Setting(
-            8.0, rounds=4, training=OURS, alpha=1.0, task="medical_relation", records=n
+            8.0, rounds=2, training=OURS, alpha=1.0, task="medical_relation", records=n
         )
         for n in (500, 1000, 2000, 4000)
     },
@@ -78,8 +78,8 @@ def main(
 ) -> None:
     """Run every setting that is not in --out yet, and print the table."""
     done = finish(SETTINGS, out, only, lambda _, setting: run_setting(setting, data))
-    keys = ("row", "accuracy", "macro_f1", "epsilon", "records", "seconds")
-    print_table(keys, [[row[key] for key in keys] for row in done])
+    keys = ("row", "accuracy", "macro_f1", "micro_f1", "epsilon", "records", "seconds")
+    print_table(keys, [[row.get(key) for key in keys] for row in done])
 
 
 def run_setting(setting: Setting, data: Path) -> dict[str, Any]:
@@ -100,6 +100,7 @@ def run_setting(setting: Setting, data: Path) -> dict[str, Any]:
     return {
         "accuracy": found["accuracy"],
         "macro_f1": found["macro_f1"],
+        "micro_f1": found.get("micro_f1"),
         "epsilon": max(spent, default=None),
         "records": records,
         "seconds": round(time.perf_counter() - started),
