@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,6 +53,7 @@ class Setting:
     pooled: bool = False
     seed: int = SEEDS[0]
     rounds: int = ROUNDS
+    batch_tokens: int = 512
     validation: bool = False
     """Choose the round by records of the set's own validation split, ten times as many as are held out else."""
 
@@ -74,7 +75,9 @@ def settings() -> dict[str, Setting]:
     found = {}
     for seed in SEEDS:
         for method in ("fedex", "rolora"):
-            found[f"three alike, {method}, seed {seed}"] = Setting("a", method, seed=seed, rounds=16, validation=True)
+            alike = Setting("a", method, seed=seed, rounds=16, validation=True)
+            found[f"three alike, {method}, seed {seed}"] = alike
+            found[f"three alike, {method}, a third of the batch, seed {seed}"] = replace(alike, batch_tokens=171)
         found[f"three alike, pooled, seed {seed}"] = Setting("a", pooled=True, seed=seed, rounds=16, validation=True)
     for alpha in (0.1, 0.01):
         for method in ("rolora", "fedavg", "ffa", "flexlora"):
@@ -152,7 +155,7 @@ def experiment_of(setting: Setting) -> dict[str, Any]:
             "backbone": {"name": "minilm-l6", "max_length": 96},
             "adapter": {"rank": setting.rank, "alpha": 2.0 * setting.rank, "target_modules": ["query", "value"]}
             | ({"min_rank": min(setting.ranks)} if setting.ranks else {}),
-            "training": {"epochs_per_round": 1, "learning_rate": 3e-3, "batch_tokens": 512},
+            "training": {"epochs_per_round": 1, "learning_rate": 3e-3, "batch_tokens": setting.batch_tokens},
             "rounds": {"count": setting.rounds, "method": setting.method},
             "wire": dict(setting.wire),
             "tasks": {TASK: {"type": "text-classification", "labels": LABELS}},
