@@ -31,11 +31,11 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """Watch a hospital, a law firm and a bank train one model on this machine."""
+    folder = _fresh_folder(workdir)  # before torch is loaded: a wrong folder is told at once
     from simulations.demo import as_json as result_as_json
     from simulations.demo import run_demo
     from simulations.results import print_rows
 
-    folder = _fresh_folder(workdir)
     for number in (signal.SIGINT, signal.SIGTERM):  # both end the daemons first, also where a shell ignores SIGINT
         signal.signal(number, signal.default_int_handler)
     result = run_demo(folder, announce)
