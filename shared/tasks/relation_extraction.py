@@ -27,7 +27,7 @@ from shared.tasks.base import (
     require_words,
     shown,
 )
-from shared.tasks.labels import Labels, likeliest, renamed, require_label
+from shared.tasks.labels import ClassWeights, Labels, check_weights, likeliest, renamed, require_label
 from shared.tasks.partial import cross_entropy, known_outputs
 
 if TYPE_CHECKING:
@@ -45,6 +45,9 @@ class RelationExtractionSpec(Spec):
     type: Literal["relation-extraction"]
     labels: Labels
     """All labels, in the order of the head's outputs."""
+    class_weights: ClassWeights | None = None
+    """Each row's loss is multiplied by its label's weight, and divided by nothing. Where most rows bear no relation and
+    few are learnt from, a low weight of that label keeps it from being every answer; under [privacy] most of all."""
     label_smoothing: LabelSmoothing = 0.0
     """Share of the target that is spread over all labels in training."""
     no_relation: str | None = None
@@ -54,6 +57,11 @@ class RelationExtractionSpec(Spec):
     def _no_relation_is_a_label(self) -> Self:
         if self.no_relation is not None and self.no_relation not in self.labels:
             raise ValueError(f"no_relation must be among the labels {list(self.labels)}, not {self.no_relation!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_weight_per_label(self) -> Self:
+        check_weights(self.labels, self.class_weights)
         return self
 
 
@@ -91,6 +99,7 @@ class RelationExtraction(Task):
         self.name = name
         self.metric = "micro_f1"
         self.labels = spec.labels
+        self.class_weights = spec.class_weights
         self.label_smoothing = spec.label_smoothing
         self.relations = tuple(label for label in spec.labels if label != spec.no_relation)
 
@@ -167,7 +176,10 @@ class RelationExtraction(Task):
 
     def loss(self, logits: torch.Tensor, targets: Tensors) -> torch.Tensor:
         """Cross-entropy of each row."""
-        return cross_entropy(logits, targets["labels"], targets.get("known"), label_smoothing=self.label_smoothing)
+        weights = None if self.class_weights is None else logits.new_tensor(self.class_weights)
+        return cross_entropy(
+            logits, targets["labels"], targets.get("known"), weight=weights, label_smoothing=self.label_smoothing
+        )
 
     def predict(self, examples: Sequence[Example], logits: Sequence[np.ndarray]) -> dict[int, Any]:
         """The likeliest label."""

@@ -28,8 +28,8 @@ WORDS = ("dose", "pain", "the", "law", "bank", "of", "given", "ten", "court", "p
 MakeModel = Callable[..., MultiTaskModel]
 
 
-def make(no_relation: str | None = "none") -> RelationExtraction:
-    spec = RelationExtractionSpec(type="relation-extraction", labels=LABELS, no_relation=no_relation)
+def make(no_relation: str | None = "none", **options: Any) -> RelationExtraction:
+    spec = RelationExtractionSpec(type="relation-extraction", labels=LABELS, no_relation=no_relation, **options)
     return RelationExtraction("effects", spec)
 
 
@@ -60,6 +60,7 @@ def markers_of(example: Example) -> list[str]:
         ({"labels": ["one"]}, "at least 2 items"),
         ({"labels": ["one", "one"]}, "distinct and not empty"),
         ({"labels": ["one", "two"], "no_relation": "none"}, "no_relation must be among the labels"),
+        ({"labels": ["one", "two"], "class_weights": [1.0]}, "one for each of the 2 labels, not 1"),
         ({"labels": ["one", "two"], "types": ["Drug"]}, "Extra inputs"),
     ],
 )
@@ -230,6 +231,14 @@ def test_loss_is_that_of_each_row_alone() -> None:
     assert losses.tolist() == pytest.approx(expected, rel=1e-5)
 
 
+def test_class_weights_multiply_the_loss_of_their_rows() -> None:
+    torch.manual_seed(0)
+    logits, gold = torch.randn(6, 3), [0, 2, 1, 1, 0, 2]
+    targets = TASK.collate([{"labels": label} for label in gold], 16)
+    task, weights = make(class_weights=(0.1, 0.5, 3.0)), torch.tensor([0.1, 3.0, 0.5, 0.5, 0.1, 3.0])
+    torch.testing.assert_close(task.loss(logits, targets), TASK.loss(logits, targets) * weights)
+
+
 def scores(truth: Sequence[str], found: Sequence[str], task: RelationExtraction = TASK) -> dict[str, float]:
     return task.score([{"label": label} for label in truth], found)
 
@@ -312,7 +321,8 @@ RECORDS: list[Record] = [  # one sentence, so that only the markers tell
 def test_inside_the_model(
     make_model: MakeModel, rows_stand_alone: Callable[..., None], learn_by_heart: Callable[..., Any]
 ) -> None:
-    model = make_model(effects={"type": "relation-extraction", "labels": LABELS, "no_relation": "none"})
+    options = {"labels": LABELS, "no_relation": "none", "class_weights": (0.5, 2.0, 1.0)}
+    model = make_model(effects={"type": "relation-extraction"} | options)
     longer = [GOOD | {"tokens": ["Well"] * 50, "head": [40, 43], "tail": [2, 4], "tail_type": "Ulcer"}]
     entities = [{"tokens": ["She", "takes", "aspirin"], "tags": ["O", "O", "B-Drug"]}] * 3
     rows_stand_alone(model, {"effects": RECORDS + longer, "entities": entities})
