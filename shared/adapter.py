@@ -72,7 +72,7 @@ def is_kept(name: str, keeps: Collection[Kept]) -> bool:
 def is_frozen(name: str, method: Method) -> bool:
     """Whether the array is of the adapter and never changes, being what everybody begins with."""
     factor = factor_of(name)
-    return factor is not None and method.begins == "principal" and factor != "R"
+    return factor is not None and (method.frozen or (method.begins == "principal" and factor != "R"))
 
 
 def is_sent(name: str, method: Method, round: int) -> bool:

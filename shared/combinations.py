@@ -1,4 +1,4 @@
-"""What parts of a federation file cannot work together, and why: server optimizers, client drift, codecs."""
+"""What parts of a federation file cannot work together, and why: server optimizers, drift, codecs, heads alone."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, get_args
@@ -18,13 +18,14 @@ OTHER_AXES: Mapping[str, str] = {
 
 
 def wrong_combinations(federation: "Federation") -> list[str]:
-    """Everything wrong with the server optimizer, the corrections of drift and the codecs, one clause each."""
+    """Everything wrong with server optimizer, corrections of drift, codecs and heads alone, one clause each."""
     return [
         *_server_optimizer(federation),
         *_scaffold(federation),
         *_normalized(federation),
         *_proximal(federation),
         *_wire(federation),
+        *_frozen(federation),
     ]
 
 
@@ -118,3 +119,18 @@ def _wire(federation: "Federation") -> list[str]:
     if federation.training.scaffold:
         wrong.append("wire.up must not be 'top-k' with training.scaffold: control variates have no next update")
     return wrong
+
+
+def _frozen(federation: "Federation") -> list[str]:
+    if not federation.method.frozen:
+        return []
+    training, wrong = federation.training, []
+    if training.combine in ("gradnorm", "pcgrad"):
+        wrong.append(f"training.combine must not be {training.combine!r}: no two tasks train the same parameters")
+    if training.adversarial_epsilon:
+        wrong.append("training.adversarial_epsilon must be 0: no gradient reaches the embeddings")
+    if federation.adapter.type == "adalora":
+        wrong.append("adapter.type must be 'lora', since no adapter is trained, not 'adalora'")
+    if federation.personal and "heads" in federation.personal.keep:
+        wrong.append('"heads" must not be in personal.keep: nothing would be shared')
+    return [f"with rounds.method {federation.method_name!r}, {clause}" for clause in wrong]

@@ -12,7 +12,9 @@ Factor = Literal["A", "B", "R"]
 """Of an adapter's product: B A, or with `fed-sb` B R A."""
 Kept = Literal["B", "heads"]
 """What may stay at home."""
-MethodName = Literal["fedavg", "ffa", "rolora", "fedex", "flora", "flexlora", "fedsa", "fedsvd", "fedrot", "fed-sb"]
+MethodName = Literal[
+    "fedavg", "ffa", "rolora", "fedex", "flora", "flexlora", "fedsa", "fedsvd", "fedrot", "fed-sb", "heads"
+]
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,11 @@ class Method:
     def factors(self, round: int) -> tuple[Factor, ...]:
         """The factors that institutions train in a round, counted from 1."""
         return self.trains[(round - 1) % len(self.trains)]
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the encoder, adapter and all, stays what everybody begins with."""
+        return not any(self.trains)
 
 
 BOTH: tuple[tuple[Factor, ...], ...] = (("A", "B"),)
@@ -153,6 +160,15 @@ METHODS: Mapping[MethodName, Method] = {
         up="R, r x r",
         down="R, r x r",
         begins="principal",
+    ),
+    "heads": Method(
+        "no adapter: heads on states of the frozen encoder, which a site computes once",
+        "linear probing; under privacy, Tramer and Boneh 2021, arXiv 2011.11660",
+        ((),),
+        exact=True,
+        linear=True,
+        up="heads alone",
+        down="heads alone",
     ),
 }
 """By `rounds.method`."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from peft import LoraConfig, PeftModel
@@ -11,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from shared.backbone import LoadedBackbone, load_backbone
 from shared.errors import ConfigError
 from shared.federation import Federation
+from shared.frozen import FrozenStates
 from shared.lora import Base, adapt, add_lora
 from shared.tasks import Example, Task, build_task
 from shared.tasks.base import Head, Tensors
@@ -47,11 +49,22 @@ class Batch:
 
 
 class MultiTaskModel(nn.Module):
-    """A frozen BERT with LoRA and one head per task; one encoder forward serves rows of every task."""
+    """A frozen BERT with LoRA and one head per task; one encoder forward serves rows of every task.
 
-    def __init__(self, encoder: PeftModel, backbone: LoadedBackbone, tasks: Mapping[str, Task], dropout: float) -> None:
+    With `frozen`, where heads alone are trained, it serves the same text ever after, and has no dropout.
+    """
+
+    def __init__(
+        self,
+        encoder: PeftModel,
+        backbone: LoadedBackbone,
+        tasks: Mapping[str, Task],
+        dropout: float,
+        frozen: FrozenStates | None = None,
+    ) -> None:
         super().__init__()
         self.encoder = encoder
+        self.frozen = frozen
         self.base = Base(encoder)
         self.tokenizer: PreTrainedTokenizerFast = backbone.tokenizer
         self.tasks = dict(tasks)
@@ -112,9 +125,20 @@ class MultiTaskModel(nn.Module):
         assert isinstance(head, Head)
         return head
 
+    def train(self, mode: bool = True) -> Self:
+        """As in torch; an encoder that is not trained has no dropout."""
+        super().train(mode)
+        if self.frozen:
+            self.encoder.eval()
+        return self
+
     def _states(self, batch: Batch) -> torch.Tensor:
+        texts = batch.input_ids, batch.attention_mask, batch.token_type_ids
+        return self.frozen.of(*texts, self._encode) if self.frozen else self._encode(*texts)
+
+    def _encode(self, input_ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
         states: torch.Tensor = self.encoder(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask, token_type_ids=batch.token_type_ids
+            input_ids=input_ids, attention_mask=mask, token_type_ids=types
         ).last_hidden_state
         return states
 
@@ -152,7 +176,8 @@ def build_model(
             if released
             else add_lora(loaded.encoder, federation.adapter, federation.method, rank)
         )
-        return MultiTaskModel(encoder, loaded, tasks, federation.training.head_dropout)
+        frozen = FrozenStates() if federation.method.frozen and not released else None
+        return MultiTaskModel(encoder, loaded, tasks, federation.training.head_dropout, frozen)
 
 
 def _to(groups: Mapping[str, Tensors], device: torch.device) -> dict[str, Tensors]:
