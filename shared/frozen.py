@@ -1,23 +1,25 @@
 """States of a frozen encoder, computed once per text: where heads alone are trained, the rest never changes."""
 
+import os
 from collections.abc import Callable
 
 import torch
 
-CACHE_BYTES = 2**30
-"""How much memory the states may take; texts beyond it are encoded every time."""
+MEMORY_SHARE = 4
+"""The states may take one part in so many of the machine's memory; texts beyond it are encoded every time."""
 Encode = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """(input_ids, attention_mask, token_type_ids), each [rows, length], to states [rows, length, hidden]."""
 
 
 class FrozenStates:
-    """Remembers the states of every text that it has seen, in main memory, until CACHE_BYTES are full.
+    """Remembers the states of every text that it has seen, in main memory, until its share of that is full.
 
     Nothing is ever thrown out: epochs read every text in turn, and what was used longest ago is wanted next.
     """
 
-    def __init__(self, limit: int = CACHE_BYTES) -> None:
-        self._limit = limit
+    def __init__(self, limit: int | None = None) -> None:
+        """Remember at most `limit` bytes; a part of the machine's memory if not given."""
+        self._limit = _memory() // MEMORY_SHARE if limit is None else limit
         self._bytes = 0
         self._states: dict[bytes, torch.Tensor] = {}
 
@@ -55,3 +57,8 @@ class FrozenStates:
 
 def _key(ids: torch.Tensor, types: torch.Tensor, length: int) -> bytes:
     return torch.stack([ids[:length], types[:length]]).numpy().tobytes()
+
+
+def _memory() -> int:
+    """Bytes of main memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -163,7 +163,7 @@ METHODS: Mapping[MethodName, Method] = {
     ),
     "heads": Method(
         "no adapter: heads on states of the frozen encoder, which a site computes once",
-        "linear probing; under privacy, Tramer and Boneh 2021, arXiv 2011.11660",
+        "linear probing; under privacy, Tramèr and Boneh 2021, arXiv 2011.11660",
         ((),),
         exact=True,
         linear=True,
