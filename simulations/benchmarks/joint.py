@@ -1,79 +1,103 @@
-"""Does a task gain or lose when it is trained with the others? One federation of all tasks beside one for each.
+r"""Does a task gain or lose when it is trained with the others? One federation of all tasks beside one for each.
 
-    python -m simulations.benchmarks.joint simulations/configs/real.toml --data DIR --limit 250
+    python -m simulations.benchmarks.joint simulations/configs/real.toml --data DIR --limit 300 --out joint.jsonl \
+        --both training.batch_tokens=512 --together 'rounds.method="fedsa"' --together personal.fine_tune_epochs=4
 
-The federation of a single task has the same seed, as many epochs (in whole rounds), and only the holders of that task.
-`--method fedsa`, or `--keep B --keep heads`, say what stays at home: the scores are then of institutions' own models.
+The federation of a single task has the same seed, as many epochs (in whole rounds; a final fine-tune counts), and only
+the holders of that task. `--both` changes the federation file for both, `--together` for the joint one. Where parts
+stay at home or are tuned there, its scores are of institutions' own models. What is done is kept in --out.
 """
 
+import sys
 import tempfile
-from collections.abc import Collection, Sequence
+import time
+import tomllib
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from server.store import Store
 from shared.adapter import get_state
 from shared.console import announce, print_table
+from shared.errors import ConfigError
 from shared.federation import Federation, parse
 from shared.model import build_model
+from simulations.benchmarks.resumable import finish
 from simulations.engine import run_federation
 from simulations.experiment import Experiment, load_experiment, open_sites
 from simulations.results import Row, rows_of
 
+TOGETHER = "together"
+"""The row of the joint federation."""
+
 
 def main(
     experiment: Annotated[Path, typer.Argument(help="An experiment file.")],
+    out: Annotated[Path, typer.Option(help="JSON Lines file of finished federations; new ones are added.")],
     data: Annotated[Path | None, typer.Option(help="Folder that its data paths start from.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Most records per task and split.")] = None,
-    method: Annotated[str | None, typer.Option(help="As `rounds.method`; the file's own if not given.")] = None,
-    keep: Annotated[list[str] | None, typer.Option(help="What stays at home: B or heads; may be repeated.")] = None,
-    fine_tune: Annotated[int, typer.Option(min=0, help="Epochs of a final local fine-tune.")] = 0,
-    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds; as many as the file says if not given.")] = None,
+    both: Annotated[list[str] | None, typer.Option(help="A line of TOML for both sides; may be repeated.")] = None,
+    together: Annotated[list[str] | None, typer.Option(help="And for the joint federation alone.")] = None,
     without: Annotated[list[str] | None, typer.Option(help="A task to leave out; may be repeated.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="`together`, or `TASK alone`; repeat. All if not given.")
+    ] = None,
 ) -> None:
-    """Run the joint federation, then each task's own, and print both scores on the test records."""
+    """Run the joint federation and each task's own, if not in --out yet; print both scores on the test records."""
     loaded = load_experiment(experiment, data=data, limit=limit)
     known = list(loaded.federation.tasks)
     if unknown := sorted(set(without or ()) - set(known)):
         raise typer.BadParameter(f"expected tasks among {known}, not {unknown}", param_hint="--without")
     loaded = only_tasks(loaded, [task for task in known if task not in (without or ())])
-    loaded = changed(loaded, rounds=rounds)
-    announce("all tasks together")
-    together = changed(loaded, method=method, keep=keep or [], fine_tune=fine_tune)
-    joint = {(row.institution, row.task): row for row in federated(together)}
-    tuned = -(-fine_tune // loaded.federation.training.epochs_per_round)
-    longer = changed(loaded, rounds=loaded.federation.rounds.count + tuned)
-    table = []
-    for task in loaded.federation.tasks:
-        announce(f"{task} alone")
-        for row in federated(only_tasks(longer, [task])):
-            here = joint[row.institution, row.task]
-            table.append([row.institution, task, row.metric, here.final, row.final, here.final - row.final])
-    print_table(["institution", "task", "metric", "together", "alone", "difference"], table)
+    loaded = changed(loaded, both or [])
+    shared = changed(loaded, together or [])
+    tuned = -(-shared.federation.fine_tunes // loaded.federation.training.epochs_per_round)
+    longer = changed(loaded, [f"rounds.count = {shared.federation.rounds.count + tuned}"])
+    runs = {TOGETHER: shared} | {f"{task} alone": only_tasks(longer, [task]) for task in loaded.federation.tasks}
+    done = finish(runs, out, only, lambda _, run: scored(run))
+    print_table(["institution", "task", "metric", "together", "alone", "difference"], beside(done))
 
 
-def changed(
-    experiment: Experiment,
-    *,
-    rounds: int | None = None,
-    method: str | None = None,
-    keep: Sequence[str] = (),
-    fine_tune: int = 0,
-) -> Experiment:
-    """The experiment in other rounds, under another method, with other parts at home.
+def scored(experiment: Experiment) -> dict[str, Any]:
+    """Simulate a federation; what every institution's tasks end with, and the seconds it took."""
+    started = time.perf_counter()
+    scores = [[row.institution, row.task, row.metric, row.final] for row in federated(experiment)]
+    return {"scores": scores, "seconds": round(time.perf_counter() - started)}
+
+
+def beside(done: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+    """Both scores of every task of every institution, as far as they are there, and their difference."""
+    sides: dict[bool, dict[tuple[str, ...], float]] = {True: {}, False: {}}
+    for run in done:
+        sides[run["row"] == TOGETHER] |= {tuple(key): score for *key, score in run["scores"]}
+    joint, alone = sides[True], sides[False]
+    return [
+        [*key, joint.get(key), alone.get(key), joint[key] - alone[key] if key in joint and key in alone else None]
+        for key in joint | alone
+    ]
+
+
+def changed(experiment: Experiment, lines: Sequence[str]) -> Experiment:
+    """The experiment with other values in its federation file.
+
+    Args:
+        experiment: As it is.
+        lines: Of TOML, with dotted keys: `rounds.count = 8`.
 
     Raises:
+        BadParameter: They are not TOML, or not of a table.
         ConfigError: They do not go together.
     """
     values = experiment.federation.model_dump(mode="json", exclude_none=True)
-    if rounds:
-        values["rounds"]["count"] = rounds
-    if method:
-        values["rounds"]["method"] = method
-    if keep or fine_tune:
-        values["personal"] = {"keep": list(keep), "fine_tune_epochs": fine_tune}
+    try:
+        for table, changes in tomllib.loads("\n".join(lines)).items():
+            values[table] = values.get(table, {}) | changes
+    except (tomllib.TOMLDecodeError, TypeError) as error:
+        raise typer.BadParameter(
+            f"expected lines such as training.batch_tokens=512, not {list(lines)}: {error}"
+        ) from None
     return experiment.model_copy(update={"federation": parse(Federation, values, where="the command line")})
 
 
@@ -104,4 +128,7 @@ def only_tasks(experiment: Experiment, tasks: Collection[str]) -> Experiment:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    try:
+        typer.run(main)
+    except ConfigError as error:
+        sys.exit(f"error: {error}")

@@ -1,5 +1,7 @@
 """What the benchmark of joint training compares."""
 
+from pathlib import Path
+
 import pytest
 import typer
 
@@ -21,6 +23,33 @@ def test_a_task_is_left_to_its_holders() -> None:
     assert {"sentiment", "clauses"} <= set(experiment.federation.tasks)
 
 
+def test_lines_of_toml_change_the_agreement() -> None:
+    experiment = load_experiment(CONFIG, data=SAMPLES)
+    other = joint.changed(experiment, ["rounds.count = 9", 'rounds.method="fedsa"', "personal.fine_tune_epochs=2"])
+    assert (other.federation.rounds.count, other.federation.method_name, other.federation.fine_tunes) == (9, "fedsa", 2)
+    assert other.federation.rounds.quorum == experiment.federation.rounds.quorum
+    assert other.institutions == experiment.institutions
+
+
+@pytest.mark.parametrize("lines", [["rounds.count"], ["rounds = 4"], ["rounds.count = 1", "rounds.count = 2"]])
+def test_what_is_not_a_line_of_a_table_is_refused(lines: list[str]) -> None:
+    with pytest.raises(typer.BadParameter, match=r"training\.batch_tokens=512"):
+        joint.changed(load_experiment(CONFIG, data=SAMPLES), lines)
+
+
 def test_a_task_that_there_is_not_cannot_be_left_out() -> None:
     with pytest.raises(typer.BadParameter, match="'clause'"):
-        joint.main(CONFIG, data=SAMPLES, without=["clause"])
+        joint.main(CONFIG, Path("none.jsonl"), data=SAMPLES, without=["clause"])
+
+
+def test_both_scores_stand_side_by_side() -> None:
+    done = [
+        {"row": "together", "scores": [["bank", "ner", "f1", 0.5], ["bank", "mood", "f1", 0.75]], "seconds": 1},
+        {"row": "ner alone", "scores": [["bank", "ner", "f1", 0.25]], "seconds": 1},
+        {"row": "qa alone", "scores": [["clinic", "qa", "f1", 0.125]], "seconds": 1},
+    ]
+    assert joint.beside(done) == [
+        ["bank", "ner", "f1", 0.5, 0.25, 0.25],
+        ["bank", "mood", "f1", 0.75, None, None],
+        ["clinic", "qa", "f1", None, 0.125, None],
+    ]
