@@ -13,11 +13,13 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from client.institution import Data
 from server.store import Store
 from shared.adapter import get_state
 from shared.console import announce, print_table
@@ -38,6 +40,7 @@ def main(
     out: Annotated[Path, typer.Option(help="JSON Lines file of finished federations; new ones are added.")],
     data: Annotated[Path | None, typer.Option(help="Folder that its data paths start from.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Most records per task and split.")] = None,
+    tested: Annotated[int | None, typer.Option(min=1, help="Most test records; --limit if not given.")] = None,
     both: Annotated[list[str] | None, typer.Option(help="A line of TOML for both sides; may be repeated.")] = None,
     together: Annotated[list[str] | None, typer.Option(help="And for the joint federation alone.")] = None,
     without: Annotated[list[str] | None, typer.Option(help="A task to leave out; may be repeated.")] = None,
@@ -56,14 +59,20 @@ def main(
     tuned = -(-shared.federation.fine_tunes // loaded.federation.training.epochs_per_round)
     longer = changed(loaded, [f"rounds.count = {shared.federation.rounds.count + tuned}"])
     runs = {TOGETHER: shared} | {f"{task} alone": only_tasks(longer, [task]) for task in loaded.federation.tasks}
-    done = finish(runs, out, only, lambda _, run: scored(run))
+    sources = load_experiment(experiment, data=data, limit=tested or limit).institutions
+    done = finish(runs, out, only, lambda _, run: scored(run, sources))
     print_table(["institution", "task", "metric", "together", "alone", "difference"], beside(done))
 
 
-def scored(experiment: Experiment) -> dict[str, Any]:
-    """Simulate a federation; what every institution's tasks end with, and the seconds it took."""
+def scored(experiment: Experiment, tested: Mapping[str, Mapping[str, Data]]) -> dict[str, Any]:
+    """Simulate a federation; what every institution's tasks end with, and the seconds it took.
+
+    Args:
+        experiment: What is trained.
+        tested: By institution and task, where test records come from.
+    """
     started = time.perf_counter()
-    scores = [[row.institution, row.task, row.metric, row.final] for row in federated(experiment)]
+    scores = [[row.institution, row.task, row.metric, row.final] for row in federated(experiment, tested)]
     return {"scores": scores, "seconds": round(time.perf_counter() - started)}
 
 
@@ -101,12 +110,16 @@ def changed(experiment: Experiment, lines: Sequence[str]) -> Experiment:
     return experiment.model_copy(update={"federation": parse(Federation, values, where="the command line")})
 
 
-def federated(experiment: Experiment) -> list[Row]:
+def federated(experiment: Experiment, tested: Mapping[str, Mapping[str, Data]]) -> list[Row]:
     """Simulate a federation without baselines; its rows."""
     federation = experiment.federation
     model = build_model(federation)
     initial = get_state(model)
     sites = open_sites(experiment, model)
+    held = {name: {task: tested[name][task] for task in tasks} for name, tasks in experiment.institutions.items()}
+    for name, other in open_sites(experiment.model_copy(update={"institutions": held}), model).items():
+        data = {task: {**own, "test": other.data[task]["test"]} for task, own in sites[name].data.items()}
+        sites[name] = replace(sites[name], data=data)
     with tempfile.TemporaryDirectory(prefix="collegium-joint-") as folder:
         store_url = f"sqlite:///{Path(folder) / 'collegium.db'}"
         with Store.open(store_url, checkpoints=Path(folder) / "checkpoints") as store:
