@@ -26,6 +26,8 @@ from shared.console import announce, print_table
 from shared.federation import Federation
 from shared.methods import METHODS, Factor, MethodName
 
+ADAPTED = {name: method for name, method in METHODS.items() if not method.frozen}
+"""Of heads alone there is nothing here to add up."""
 LAYERS, WIDTH = 12, 768
 """Of BERT-base."""
 RANK, SAME_BYTES = 8, 111
@@ -43,7 +45,7 @@ def main(
     few: Annotated[int, typer.Option(min=1, help="Of the other methods; also measured at a tenth.")] = 100,
 ) -> None:
     """Measure every method and print two tables."""
-    linear = [(name, RANK) for name, method in METHODS.items() if method.linear] + [("fed-sb", SAME_BYTES)]
+    linear = [(name, RANK) for name, method in ADAPTED.items() if method.linear] + [("fed-sb", SAME_BYTES)]
     rows: list[list[Any]] = []
     for name, rank in linear:
         announce(f"{name}, rank {rank}")
@@ -52,7 +54,7 @@ def main(
     columns += [f"us an update of {number}" for number in _numbers(updates)]
     print_table(columns, rows)
     rows = []
-    for name in [name for name, method in METHODS.items() if not method.linear]:
+    for name in [name for name, method in ADAPTED.items() if not method.linear]:
         for number in (max(1, few // 10), few):
             announce(f"{name}, {number} updates")
             rows.append([name, number, *measure(federation_of(name, RANK), number)])

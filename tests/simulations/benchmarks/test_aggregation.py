@@ -8,7 +8,7 @@ import pytest
 from server.aggregation import ClientUpdate
 from shared.codec import Arrays
 from shared.federation import Federation
-from shared.methods import METHODS, MethodName
+from shared.methods import MethodName
 from simulations.benchmarks import aggregation
 
 
@@ -32,10 +32,10 @@ def test_both_sides_add_up_the_same_updates() -> None:
         np.testing.assert_allclose(bare[name], np.sum(added, axis=0), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", aggregation.ADAPTED)
 def test_every_method_is_measured(name: MethodName) -> None:
     federation = aggregation.federation_of(name, 2)
-    if METHODS[name].linear:
+    if aggregation.ADAPTED[name].linear:
         found = aggregation.measure_linear(federation, 8, 1)
         assert len(found) == 9
     else:
