@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 from transformers import BertConfig
 
+from client.privacy.dpsgd import owner_gradients, per_example_gradients
 from client.trainer import infer
 from shared.federation import Federation
 from shared.frozen import FrozenStates
@@ -101,6 +102,24 @@ def test_states_known_from_scoring_serve_in_training(model: MultiTaskModel) -> N
         model.frozen = FrozenStates()
     for one, other in zip(*plain.values(), strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+def test_private_gradients_are_those_of_each_owner_alone(tiny_federation: Make) -> None:
+    training = tiny_federation(rounds={"method": "heads"}, training={"head_dropout": 0.0}).training
+    model = build_model(tiny_federation(rounds={"method": "heads"}, training={"head_dropout": 0.0})).train()
+    examples = encoded(model, *TEXTS)
+    with per_example_gradients(model):
+        found = owner_gradients(model, [[examples[0], examples[2]], [examples[1]]], training)
+    heads = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.frozen = FrozenStates()
+    for owner, own in enumerate(([examples[0], examples[2]], [examples[1]])):
+        model.zero_grad()
+        for example in own:
+            batch = model.collate([example])
+            model.losses(batch, model(batch))["clauses"].sum().backward()  # type: ignore[no-untyped-call]
+        for gradients, parameter in zip(found, heads, strict=True):
+            wanted = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            torch.testing.assert_close(gradients[owner], wanted, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
