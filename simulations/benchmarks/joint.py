@@ -8,6 +8,8 @@ the holders of that task. `--both` changes the federation file for both, `--toge
 stay at home or are tuned there, its scores are of institutions' own models. What is done is kept in --out.
 """
 
+import hashlib
+import json
 import sys
 import tempfile
 import time
@@ -60,6 +62,7 @@ def main(
     longer = changed(loaded, [f"rounds.count = {shared.federation.rounds.count + tuned}"])
     runs = {TOGETHER: shared} | {f"{task} alone": only_tasks(longer, [task]) for task in loaded.federation.tasks}
     sources = load_experiment(experiment, data=data, limit=tested or limit).institutions
+    check_same(out, {name: fingerprint(run, sources) for name, run in runs.items()})
     done = finish(runs, out, only, lambda _, run: scored(run, sources))
     print_table(["institution", "task", "metric", "together", "alone", "difference"], beside(done))
 
@@ -73,15 +76,33 @@ def scored(experiment: Experiment, tested: Mapping[str, Mapping[str, Data]]) -> 
     """
     started = time.perf_counter()
     scores = [[row.institution, row.task, row.metric, row.final] for row in federated(experiment, tested)]
-    return {"scores": scores, "seconds": round(time.perf_counter() - started)}
+    settings = fingerprint(experiment, tested)
+    return {"scores": scores, "settings": settings, "seconds": round(time.perf_counter() - started)}
+
+
+def fingerprint(experiment: Experiment, tested: Mapping[str, Mapping[str, Data]]) -> str:
+    """Names what is trained and tested: another one, another score."""
+    sources = {name: {task: str(source) for task, source in tasks.items()} for name, tasks in tested.items()}
+    told = experiment.model_dump_json() + json.dumps(sources, sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+def check_same(out: Path, settings: Mapping[str, str]) -> None:
+    """ConfigError if the file holds a row of other settings than these, by row."""
+    for row in map(json.loads, out.read_text().splitlines()) if out.exists() else ():
+        if row["row"] in settings and row["settings"] != settings[row["row"]]:
+            raise ConfigError(
+                f"Expected {out} to hold rows of these settings, but {row['row']!r} is not; name another."
+            )
 
 
 def beside(done: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
     """Both scores of every task of every institution, as far as they are there, and their difference."""
-    sides: dict[bool, dict[tuple[str, ...], float]] = {True: {}, False: {}}
+    joint: dict[tuple[str, ...], float] = {}
+    alone: dict[tuple[str, ...], float] = {}
     for run in done:
-        sides[run["row"] == TOGETHER] |= {tuple(key): score for *key, score in run["scores"]}
-    joint, alone = sides[True], sides[False]
+        side = joint if run["row"] == TOGETHER else alone
+        side.update({tuple(key): score for *key, score in run["scores"]})
     return [
         [*key, joint.get(key), alone.get(key), joint[key] - alone[key] if key in joint and key in alone else None]
         for key in joint | alone

@@ -119,7 +119,7 @@ def run_setting(setting: Setting, data: Path) -> dict[str, Any]:
 
 
 def draw(experiment: Experiment, model: MultiTaskModel, initial: Arrays, folder: Path) -> dict[str, float]:
-    """One run: accuracy, F1 scores and epsilon; 0 where nothing was accounted for."""
+    """One run: accuracy, F1 scores, and epsilon where the federation is private."""
     folder.mkdir()
     sites = open_sites(experiment, model)
     with Store.open(f"sqlite:///{folder / 'collegium.db'}", checkpoints=folder / "checkpoints") as store:
@@ -128,7 +128,7 @@ def draw(experiment: Experiment, model: MultiTaskModel, initial: Arrays, folder:
         tested = [r for r in store.rows(scores, run) if r["round"] == last and r["split"] == "test"]
         spent = [row["epsilon"] for row in store.rows(spending, run)]
     found = {row["metric"]: row["value"] for row in tested}
-    return {key: found[key] for key in METRICS if key in found} | {"epsilon": max(spent, default=0.0)}
+    return {key: found[key] for key in METRICS if key in found} | ({"epsilon": max(spent)} if spent else {})
 
 
 def read_part(source: Path, split: str) -> list[Mapping[str, Any]]:

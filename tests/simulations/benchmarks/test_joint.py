@@ -1,10 +1,12 @@
 """What the benchmark of joint training compares."""
 
+import json
 from pathlib import Path
 
 import pytest
 import typer
 
+from shared.errors import ConfigError
 from simulations.benchmarks import joint
 from simulations.demo import CONFIG
 from simulations.experiment import load_experiment
@@ -40,6 +42,17 @@ def test_what_is_not_a_line_of_a_table_is_refused(lines: list[str]) -> None:
 def test_a_task_that_there_is_not_cannot_be_left_out() -> None:
     with pytest.raises(typer.BadParameter, match="'clause'"):
         joint.main(CONFIG, Path("none.jsonl"), data=SAMPLES, without=["clause"])
+
+
+def test_rows_of_other_settings_are_not_taken(tmp_path: Path) -> None:
+    experiment, out = load_experiment(CONFIG, data=SAMPLES), tmp_path / "joint.jsonl"
+    longer = joint.changed(experiment, ["rounds.count=9"])
+    names = [joint.fingerprint(each, experiment.institutions) for each in (experiment, longer)]
+    out.write_text(json.dumps({"row": "together", "scores": [], "settings": names[0], "seconds": 1}) + "\n")
+    joint.check_same(out, {"together": names[0], "clauses alone": "another"})
+    with pytest.raises(ConfigError, match="'together' is not; name another"):
+        joint.check_same(out, {"together": names[1]})
+    joint.check_same(tmp_path / "none.jsonl", {"together": names[1]})
 
 
 def test_both_scores_stand_side_by_side() -> None:
