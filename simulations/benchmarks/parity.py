@@ -2,9 +2,9 @@
 
     python -m simulations.benchmarks.parity --data DIR
 
-Both sides have the same weights to start from (MiniLM-L6, our LoRA factors and head), learning rate, warm-up, linear
-decay, weight decay, clipping, dropout, precision and, to one, number of steps. They differ in the order of records, in
-the batches (ours hold a number of sub-tokens, theirs a number of records that is the same on average) and in the loop.
+Both sides have the same weights to start from (MiniLM-L6, our LoRA factors and head), learning rate of every step,
+weight decay, clipping, dropout, precision and, to one, number of steps. They differ in the order of records, in the
+batches (ours hold a number of sub-tokens, theirs a number of records that is the same on average) and in the loop.
 The seconds of both are of the same run, one side after the other for every seed.
 """
 
@@ -21,6 +21,7 @@ from torch import nn
 from transformers import Trainer, TrainingArguments
 
 from client.data.loading import TaskData
+from client.optimizers import learning_rate, warm_up
 from client.scoring import score
 from shared.adapter import get_state, set_state
 from shared.console import announce, print_table
@@ -76,6 +77,30 @@ def main(
     print_table(["cell", "metric", "ours", "range", "Trainer", "range", "difference", "time ratio"], table)
 
 
+class OurRates(Trainer):
+    """Trainer with the learning rate of our steps, the small first ones too."""
+
+    def __init__(self, training: Training, **options: Any) -> None:
+        super().__init__(**options)
+        self.training = training
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """The share of `TrainingArguments.learning_rate` that each step takes."""
+
+        def share(step: int) -> float:
+            # The scheduler asks for a step after the last, which has no rate.
+            step = min(step, num_training_steps - 1)
+            rate = learning_rate(self.training, step / num_training_steps) / self.training.learning_rate
+            return rate * warm_up(self.training, step, num_training_steps)
+
+        optimizer = optimizer or self.optimizer
+        assert optimizer is not None
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+        return self.lr_scheduler
+
+
 class OneTask(nn.Module):
     """Our model with the interface that Trainer expects: a batch in, the mean loss out."""
 
@@ -101,8 +126,6 @@ def by_trainer(model: MultiTaskModel, task: str, data: TaskData, training: Train
             learning_rate=training.learning_rate,
             weight_decay=training.weight_decay,
             max_grad_norm=training.clip_norm,
-            lr_scheduler_type="linear",
-            warmup_steps=training.warmup,
             seed=seed,
             bf16=bool(torch.cpu._is_avx512_bf16_supported()),
             use_cpu=True,
@@ -117,7 +140,13 @@ def by_trainer(model: MultiTaskModel, task: str, data: TaskData, training: Train
         def together(examples: list[Example]) -> dict[str, Any]:
             return {"examples": examples}
 
-        Trainer(OneTask(model, task), arguments, train_dataset=list(data.examples), data_collator=together).train()
+        OurRates(
+            training,
+            model=OneTask(model, task),
+            args=arguments,
+            train_dataset=list(data.examples),
+            data_collator=together,
+        ).train()
     model.eval()
 
 
