@@ -10,14 +10,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
+from shared.config import Model
 from shared.errors import ConfigError
-from shared.federation import Model
-from shared.tasks import Record, Task
+
+if TYPE_CHECKING:
+    from shared.tasks import Record, Task
 
 Synonyms = Mapping[str, Sequence[str]]
 """Other words, by lower-case word."""
@@ -56,7 +58,7 @@ class Rewording:
     words: Sequence[str]
     """Fields with lists of words."""
 
-    def __call__(self, record: Record, rng: np.random.Generator) -> Record:
+    def __call__(self, record: "Record", rng: np.random.Generator) -> "Record":
         """A copy of the record, reworded."""
         changed: dict[str, str | list[str]] = {}
         for field in self.texts:
@@ -66,7 +68,7 @@ class Rewording:
         return {**record, **changed}
 
 
-def open_rewording(options: Augmentation, task: Task) -> Rewording:
+def open_rewording(options: Augmentation, task: "Task") -> Rewording:
     """Read the synonyms and check that the task can be reworded.
 
     Raises:

@@ -8,8 +8,8 @@ from pydantic import Field, model_validator
 from client.augmentation import Augmentation
 from client.data.sources import FORMATS, format_of
 from client.policy import Policy
-from shared.federation import Model, Name, parse, read_toml
-from shared.tasks.base import Scheme
+from shared.config import Model, Name, parse, read_toml
+from shared.tags import Scheme
 
 
 class Server(Model):

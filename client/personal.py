@@ -17,9 +17,10 @@ from client.institution import load_institution
 from client.keep import write_synced
 from shared.adapter import get_state, select
 from shared.bundle import write_bundle
+from shared.config import parse
 from shared.deployed import deployed
 from shared.errors import ConfigError, StoreError
-from shared.federation import Federation, parse
+from shared.federation import Federation
 from shared.lora import set_trained
 from shared.model import MultiTaskModel
 from shared.tasks import Example

@@ -7,12 +7,12 @@ is reduced to what the policy shares. Nothing that a coordinator sends can chang
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 from pydantic import Field
 
+from shared.config import Model, Name
 from shared.errors import PolicyError
-from shared.federation import Federation, Model, Name
 from shared.protocol import (
     Counts,
     EvaluateReply,
@@ -24,6 +24,9 @@ from shared.protocol import (
     TrainedReply,
     TrainReply,
 )
+
+if TYPE_CHECKING:
+    from shared.federation import Federation
 
 Owners = Mapping[str, Mapping[Split, int]]
 """Per task and split, how many owners (or records, where none are named) this site holds."""
@@ -66,7 +69,7 @@ class Policy(Model):
     """How long an update waits for that, and never beyond the federation's `rounds.deadline_seconds`."""
 
 
-def check_request(policy: Policy, request: Request, federation: Federation, owners: Owners) -> None:
+def check_request(policy: Policy, request: Request, federation: "Federation", owners: Owners) -> None:
     """Whether the policy allows any answer but a refusal.
 
     Args:
@@ -138,7 +141,7 @@ def two_digits(number: float) -> float:
     return round(number, 1 - math.floor(math.log10(size)) if size >= 1 else 2)
 
 
-def _check_federation(policy: Policy, federation: Federation) -> None:
+def _check_federation(policy: Policy, federation: "Federation") -> None:
     if policy.federations is not None and federation.digest not in policy.federations:
         raise PolicyError(
             f"This site has approved the digests of its policy.federations, but its federation.toml has "

@@ -20,8 +20,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from shared.codec import Arrays
+from shared.config import parse
 from shared.errors import ConfigError, StoreError
-from shared.federation import Federation, parse
+from shared.federation import Federation
 
 if TYPE_CHECKING:
     from server.robust import Finding

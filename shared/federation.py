@@ -7,32 +7,22 @@
 import hashlib
 import json
 import re
-import tomllib
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from shared.codec import CodecName, Coding, StateCodec
 from shared.combinations import wrong_combinations
+from shared.config import Model, Name, parse, read_toml
 from shared.errors import ConfigError
 from shared.filters import FilterName, wrong_filter
 from shared.fixedpoint import word_for
 from shared.methods import METHODS, Kept, Method, MethodName, choose
 from shared.personal import wrong_personal
 from shared.pruning import wrong_pruning
-from shared.tasks import TASK_TYPES, TaskSpec
-
-NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,47}$"
-Name = Annotated[str, Field(pattern=NAME_PATTERN)]
-M = TypeVar("M", bound=BaseModel)
-
-
-class Model(BaseModel):
-    """Base of every configuration model: immutable, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+from shared.tasks import TaskSpec
 
 
 class Backbone(Model):
@@ -458,43 +448,6 @@ class Federation(Model):
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file; ConfigError if it is missing, not UTF-8 or not TOML."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"Expected a file at {path}, but there is none; check the path.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"Could not read {path}: {error}.") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}; mend that line.") from error
-
-
-def parse(model: type[M], values: dict[str, Any], *, where: str) -> M:
-    """Validate `values` as `model`; ConfigError lists every error at once, each with its key and what came."""
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(f"{where}: " + "; ".join(_explain(item) for item in error.errors())) from None
-
-
 def load_federation(path: Path) -> Federation:
     """Read `federation.toml`. Raises ConfigError naming every wrong key."""
     return parse(Federation, read_toml(path), where=str(path))
-
-
-def _explain(item: Any) -> str:
-    key = ".".join(str(part) for part in item["loc"] if part not in TASK_TYPES) or "file"
-    if item["type"] == "extra_forbidden":
-        return f"{key} is not a known key; remove it or check its spelling"
-    if item["type"] == "missing":
-        return f"{key} is required but missing"
-    if item["type"] == "value_error":
-        return f"{key}: {item['msg'].removeprefix('Value error, ')}"
-    message = item["msg"][0].lower() + item["msg"][1:]
-    return f"{key}: {message}, not {_shown(item['input'])}"
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -11,8 +11,9 @@ from client.institution import AdapterSize, Data, Institution
 from client.opening import build_site
 from client.site import Site
 from shared.backbone import fingerprint, locate
+from shared.config import Model, Name, parse, read_toml
 from shared.errors import ConfigError
-from shared.federation import Federation, Model, Name, parse, read_toml
+from shared.federation import Federation
 from shared.model import MultiTaskModel, build_model
 from shared.tasks import build_task
 from simulations.partition import MOST, Partition, partition, site_names

@@ -18,8 +18,8 @@ from pydantic import Field, model_validator
 
 from client.data.loading import paths_of, read_records
 from client.institution import Data
+from shared.config import Model
 from shared.errors import ConfigError, DataError
-from shared.federation import Model
 from shared.protocol import Split
 from shared.tasks import Record, Task
 

@@ -6,12 +6,14 @@ A task type is one file beside this one. It holds a pydantic spec (what the fede
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
+
+from shared.tags import Scheme
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
 Record = Mapping[str, Any]
 Target = Mapping[str, Any]
 Tensors = dict[str, torch.Tensor]
-Scheme = Literal["BIO", "IOB", "BIOES"]
 
 
 @dataclass(frozen=True)

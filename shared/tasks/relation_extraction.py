@@ -13,13 +13,13 @@ import torch
 from pydantic import model_validator
 from torch import nn
 
+from shared.tags import Scheme
 from shared.tasks.base import (
     Card,
     Example,
     Head,
     LabelSmoothing,
     Record,
-    Scheme,
     Spec,
     Target,
     Task,

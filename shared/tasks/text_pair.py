@@ -14,13 +14,13 @@ import torch
 from pydantic import Field, model_validator
 from torch.nn import functional
 
+from shared.tags import Scheme
 from shared.tasks.base import (
     Card,
     Example,
     Head,
     LabelSmoothing,
     Record,
-    Scheme,
     Spec,
     Target,
     Task,

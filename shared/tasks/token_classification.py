@@ -12,13 +12,13 @@ import torch
 from pydantic import AfterValidator, Field
 from torch import nn
 
+from shared.tags import Scheme, begun, to_bio
 from shared.tasks.base import (
     Card,
     Example,
     Head,
     LabelSmoothing,
     Record,
-    Scheme,
     Spec,
     Target,
     Task,
@@ -206,7 +206,7 @@ class TokenClassification(Task):
         return {"f1": float(f1), "precision": float(precision), "recall": float(recall)}
 
     def _greedy(self, scores: np.ndarray) -> list[str]:
-        return _legal([self.tags[choice] for choice in scores.argmax(-1)])
+        return begun([self.tags[choice] for choice in scores.argmax(-1)])
 
     def _viterbi(self, scores: np.ndarray) -> list[str]:
         """The tag sequence of the highest total log-probability in which every `I-` continues its entity."""
@@ -235,19 +235,6 @@ class TokenClassification(Task):
         return {"tags": [IGNORE if word is None else self.tags.index(record["tags"][word]) for word in words]}
 
 
-def to_bio(tags: Sequence[str], scheme: Scheme) -> list[str]:
-    """Tags of another scheme as BIO.
-
-    In IOB an entity begins with `I-`, and with `B-` only right after another of its type (Ramshaw and Marcus 1995). In
-    BIOES, and BILOU, single words are `S-` or `U-`, and last ones `E-` or `L-`.
-    """
-    if scheme == "BIO":
-        return list(tags)
-    if scheme == "IOB":
-        return _legal(tags)
-    return [{"S": "B", "U": "B", "E": "I", "L": "I"}.get(tag[:1], tag[:1]) + tag[1:] for tag in tags]
-
-
 def _first_pieces(word_ids: Sequence[int | None]) -> list[int | None]:
     """The word that each sub-token begins; None where it continues one."""
     return [word if i == 0 or word != word_ids[i - 1] else None for i, word in enumerate(word_ids)]
@@ -265,11 +252,3 @@ def _windows(words: Sequence[int | None], size: int) -> list[tuple[int, int]]:
         start = end
     windows.append((start, len(words)))
     return [(a, b) for a, b in windows if any(word is not None for word in words[a:b])] or windows[:1]
-
-
-def _legal(tags: Sequence[str]) -> list[str]:
-    legal: list[str] = []
-    for tag in tags:
-        continues = bool(legal) and legal[-1][1:] == tag[1:]
-        legal.append("B" + tag[1:] if tag[0] == "I" and not continues else tag)
-    return legal

@@ -24,9 +24,10 @@ import typer
 from client.institution import Data
 from server.store import Store
 from shared.adapter import get_state
+from shared.config import parse
 from shared.console import announce, print_table
 from shared.errors import ConfigError
-from shared.federation import Federation, parse
+from shared.federation import Federation
 from shared.model import build_model
 from simulations.benchmarks.resumable import finish
 from simulations.engine import run_federation

@@ -20,7 +20,6 @@ import typer
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
-from client.data.loading import TaskData
 from client.optimizers import learning_rate, warm_up
 from client.scoring import score
 from shared.adapter import get_state, set_state
@@ -65,7 +64,7 @@ def main(
             ours.append(score(model, name, site.data[name], "test", federation.training.precision)[metric])
             set_state(model, initial)
             theirs_started = time.perf_counter()
-            by_trainer(model, name, site.data[name]["train"], federation.training, seed)
+            by_trainer(model, name, site.data[name]["train"].examples, federation.training, seed)
             ratios.append((time.perf_counter() - theirs_started) / (ours_done - started))
             theirs.append(score(model, name, site.data[name], "test", federation.training.precision)[metric])
             announce(
@@ -115,9 +114,13 @@ class OneTask(nn.Module):
         return {"loss": self.model.losses(batch, self.model(batch))[self.task].mean()}
 
 
-def by_trainer(model: MultiTaskModel, task: str, data: TaskData, training: Training, seed: int) -> None:
-    """Train in place by `transformers.Trainer`."""
-    tokens = sum(len(example) for example in data.examples) / len(data.examples)
+def by_trainer(model: MultiTaskModel, task: str, examples: Sequence[Example], training: Training, seed: int) -> int:
+    """Train in place by `transformers.Trainer`, in batches of as many rows as ours have on average.
+
+    Returns:
+        The steps that it took.
+    """
+    tokens = sum(len(example) for example in examples) / len(examples)
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,
@@ -140,14 +143,16 @@ def by_trainer(model: MultiTaskModel, task: str, data: TaskData, training: Train
         def together(examples: list[Example]) -> dict[str, Any]:
             return {"examples": examples}
 
-        OurRates(
+        trainer = OurRates(
             training,
             model=OneTask(model, task),
             args=arguments,
-            train_dataset=list(data.examples),
+            train_dataset=list(examples),
             data_collator=together,
-        ).train()
+        )
+        trainer.train()
     model.eval()
+    return int(trainer.state.global_step)
 
 
 if __name__ == "__main__":

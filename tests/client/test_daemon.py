@@ -6,6 +6,8 @@ import os
 import signal
 import socket
 import stat
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -63,6 +65,12 @@ class Background:
         self.thread.join(seconds)
         assert self.error, self.said
         return self.error[0]
+
+
+def test_the_daemon_does_without_torch() -> None:
+    """A mistake is told at once, and while the executor works the daemon takes no memory for it."""
+    code = "import sys, client.daemon; sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'peft')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def make_coordinator(folder: Path) -> ServerHome:

