@@ -105,12 +105,14 @@ def collect(
     require_quorum(this, number, directory)
     shares = _share(secure, directory)
     require_quorum(this, number, shares)
-    weights = _weights(secure, list(shares))
+    adapter = fedavg.adapter_weights({name: secure.examples[name] for name in shares}, this.federation.rounds.weighting)
+    weights = _weights(secure, adapter)
     _say_what_is_not_hidden(secure, list(shares))
     total, survivors = _mask(secure, shares, weights)
     require_quorum(this, number, survivors)
     clear = _unmask(secure, directory, shares, survivors, total)
-    return _average(secure, state, clear, {name: weights[name] for name in survivors})
+    told = {name: adapter[name] for name in survivors}
+    return _average(secure, state, clear, {name: weights[name] for name in survivors}, told)
 
 
 def _train(secure: _Secure, requests: Mapping[str, TrainRequest]) -> dict[str, PublicKeys]:
@@ -243,13 +245,16 @@ def _unmask(
     return secagg.unmask(total, seeds=seeds, lost=keys, directory=directory)
 
 
-def _weights(secure: _Secure, names: list[str]) -> dict[str, dict[str, np.ndarray]]:
-    """What each of those who have shared secrets multiplies its update by: array by array, row by row."""
+def _weights(secure: _Secure, adapter: Mapping[str, float]) -> dict[str, dict[str, np.ndarray]]:
+    """What each of those who have shared secrets multiplies its update by: array by array, row by row.
+
+    Args:
+        secure: The round.
+        adapter: Their weights in the adapter.
+    """
     this = secure.run
     weighting, tasks = this.federation.rounds.weighting, build_tasks(this)
-    examples = {name: secure.examples[name] for name in names}
-    counts = {name: fedavg.counts_for(held, weighting) for name, held in examples.items()}
-    adapter = fedavg.adapter_weights(examples, weighting)
+    counts = {name: fedavg.counts_for(secure.examples[name], weighting) for name in adapter}
     weights: dict[str, dict[str, np.ndarray]] = {}
     for name, held in counts.items():
         masks = row_masks({task: tasks[task].outputs() for task in held}, this.announced[name].labels)
@@ -280,9 +285,21 @@ def _say_what_is_not_hidden(secure: _Secure, names: list[str]) -> None:
 
 
 def _average(
-    secure: _Secure, state: Mapping[str, np.ndarray], clear: np.ndarray, weights: Mapping[str, Weights]
+    secure: _Secure,
+    state: Mapping[str, np.ndarray],
+    clear: np.ndarray,
+    weights: Mapping[str, Weights],
+    adapter: Mapping[str, float],
 ) -> tuple[Arrays, fedavg.Diagnostics]:
-    """The state moved by the sums, each divided by the weights that are in it."""
+    """The state moved by the sums, each divided by the weights that are in it.
+
+    Args:
+        secure: The round.
+        state: What it began with.
+        clear: The sums, as integers.
+        weights: By institution, what it multiplied each array by.
+        adapter: By institution, its weight in the adapter before others were lost.
+    """
     agreed, new = secure.agreed, dict(state)
     slack = len(weights) * 2.0**-agreed.fraction_bits
     for name, total in fixedpoint.decode(clear, shapes=secure.shapes, fraction_bits=agreed.fraction_bits).items():
@@ -295,12 +312,10 @@ def _average(
             )
         if weighed.any():
             new[name] = (state[name] + total / np.where(weighed > 0, weighed, 1.0)).astype(np.float32)
-    adapter = next(name for name in secure.shapes if task_of(name) is None)
-    told = {name: float(arrays[adapter].flat[0]) for name, arrays in weights.items()}
-    whole = sum(told.values())
+    whole = sum(adapter.values())
     return new, fedavg.Diagnostics(
         examples={name: secure.examples[name] for name in weights},
         norms={},
-        weights={name: weight / whole for name, weight in told.items()},
+        weights={name: weight / whole for name, weight in adapter.items()},
         norm=fedavg.step_norm(new, state),
     )

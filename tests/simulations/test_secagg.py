@@ -99,6 +99,9 @@ def test_one_lost_at_any_step(store: Store, run: Callable[..., Any], lost: type[
     assert status == {"bank": "ok", "hospital": "ok" if counted else "missing", "law_firm": "ok"}
 
 
-def test_the_simpler_methods_of_the_adapter_work_as_well(store: Store, run: Callable[..., Any]) -> None:
-    (plain, _), (secure, _) = run(False, method="ffa"), run(True, method="ffa")
+@pytest.mark.parametrize("method", ["ffa", "heads"])
+def test_the_simpler_methods_work_as_well(store: Store, run: Callable[..., Any], method: str) -> None:
+    (plain, _), (secure, _) = run(False, method=method), run(True, method=method)
     assert distance(store, plain, secure, 1) < 2**-20
+    before, after = store.load_checkpoint(secure, 0), store.load_checkpoint(secure, 1)
+    assert np.abs(after["head/clauses/linear.weight"] - before["head/clauses/linear.weight"]).max() > 1e-3
