@@ -1,11 +1,11 @@
-"""Is our trainer as good as the field's? The same model, data, LoRA, epochs and seeds by Hugging Face's Trainer.
+"""Is our trainer as good as the field's? The same model, data, LoRA, batches and seeds by Hugging Face's Trainer.
 
     python -m simulations.benchmarks.parity --data DIR
 
-Both sides have the same weights to start from (MiniLM-L6, our LoRA factors and head), learning rate of every step,
-weight decay, clipping, dropout, precision and, to one, number of steps. They differ in the order of records, in the
-batches (ours hold a number of sub-tokens, theirs a number of records that is the same on average) and in the loop.
-The seconds of both are of the same run, one side after the other for every seed.
+Both sides have the same weights to start from (MiniLM-L6, our LoRA factors and head), the same batches in the same
+order, learning rate of every step, weight decay, clipping, dropout and precision. They differ in what dropout leaves
+out and in the loop: without dropout they end at the same weights (tests). The seconds of both are of the same run, one
+side after the other for every seed.
 """
 
 import statistics
@@ -15,13 +15,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import typer
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
+from client.batching import training_batches
 from client.optimizers import learning_rate, warm_up
 from client.scoring import score
+from client.trainer import derive_seed
 from shared.adapter import get_state, set_state
 from shared.console import announce, print_table
 from shared.federation import Training
@@ -63,8 +67,10 @@ def main(
             ours_done = time.perf_counter()
             ours.append(score(model, name, site.data[name], "test", federation.training.precision)[metric])
             set_state(model, initial)
+            site_seed = derive_seed(federation.seed, site.name, 1)
+            batches = our_batches(site.data[name]["train"].examples, federation.training, site_seed)
             theirs_started = time.perf_counter()
-            by_trainer(model, name, site.data[name]["train"].examples, federation.training, seed)
+            by_trainer(model, name, batches, federation.training)
             ratios.append((time.perf_counter() - theirs_started) / (ours_done - started))
             theirs.append(score(model, name, site.data[name], "test", federation.training.precision)[metric])
             announce(
@@ -76,12 +82,17 @@ def main(
     print_table(["cell", "metric", "ours", "range", "Trainer", "range", "difference", "time ratio"], table)
 
 
-class OurRates(Trainer):
-    """Trainer with the learning rate of our steps, the small first ones too."""
+class OurSteps(Trainer):
+    """Trainer with our batches in our order, and the learning rate of our steps."""
 
     def __init__(self, training: Training, **options: Any) -> None:
         super().__init__(**options)
         self.training = training
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The batches as they are."""
+        assert self.train_dataset is not None
+        return DataLoader(self.train_dataset, batch_size=1, collate_fn=self.data_collator)
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
@@ -114,22 +125,23 @@ class OneTask(nn.Module):
         return {"loss": self.model.losses(batch, self.model(batch))[self.task].mean()}
 
 
-def by_trainer(model: MultiTaskModel, task: str, examples: Sequence[Example], training: Training, seed: int) -> int:
-    """Train in place by `transformers.Trainer`, in batches of as many rows as ours have on average.
+def our_batches(examples: Sequence[Example], training: Training, seed: int) -> list[list[Example]]:
+    """The batches that `client.trainer.train` makes of the examples with that seed, of all epochs one after another."""
+    rng = np.random.default_rng(seed)
+    epochs = range(training.epochs_per_round)
+    return [batch for _ in epochs for batch in training_batches(examples, training.batch_tokens, rng)]
 
-    Returns:
-        The steps that it took.
-    """
-    tokens = sum(len(example) for example in examples) / len(examples)
+
+def by_trainer(model: MultiTaskModel, task: str, batches: Sequence[Sequence[Example]], training: Training) -> None:
+    """Train in place by `transformers.Trainer`, a step for every batch."""
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,
-            num_train_epochs=training.epochs_per_round,
-            per_device_train_batch_size=max(1, round(training.batch_tokens / tokens)),
+            num_train_epochs=1,  # the batches are of all epochs
+            per_device_train_batch_size=1,  # of ours
             learning_rate=training.learning_rate,
             weight_decay=training.weight_decay,
             max_grad_norm=training.clip_norm,
-            seed=seed,
             bf16=bool(torch.cpu._is_avx512_bf16_supported()),
             use_cpu=True,
             report_to=[],
@@ -140,19 +152,18 @@ def by_trainer(model: MultiTaskModel, task: str, examples: Sequence[Example], tr
             dataloader_pin_memory=False,
         )
 
-        def together(examples: list[Example]) -> dict[str, Any]:
-            return {"examples": examples}
+        def unwrapped(items: list[Sequence[Example]]) -> dict[str, Any]:
+            (batch,) = items
+            return {"examples": batch}
 
-        trainer = OurRates(
+        OurSteps(
             training,
             model=OneTask(model, task),
             args=arguments,
-            train_dataset=list(examples),
-            data_collator=together,
-        )
-        trainer.train()
+            train_dataset=batches,
+            data_collator=unwrapped,
+        ).train()
     model.eval()
-    return int(trainer.state.global_step)
 
 
 if __name__ == "__main__":
