@@ -155,7 +155,10 @@ class Deployed:
 
 @pytest.fixture(scope="session")
 def deployed(tmp_path_factory: pytest.TempPathFactory, experiment: Experiment) -> Deployed:
-    """The experiment, run once by real daemons that have been stopped since."""
+    """The experiment, run once by real daemons that have been stopped since.
+
+    Tests that use it are of the xdist group `deployed`, so that it runs in one worker only.
+    """
     folder, taps = tmp_path_factory.mktemp("deployed"), dict[str, Tap]()
     make = demo._make_institution
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tests.simulations.conftest import Deployed
 
 
+@pytest.mark.xdist_group("deployed")
 @pytest.mark.timeout(600)
 # peft 0.21 reads a property that transformers 5.23 renames.
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

@@ -107,6 +107,7 @@ SCAFFOLD: dict[str, dict[str, Any]] = {
     "rounds": {"count": 4, "weighting": "equal", "method": "rolora"},
 }
 ADAM = {"server_optimizer": {"type": "fedadam"}, "rounds": {"count": 4, "method": "rolora"}}
+HEADS = {"server_optimizer": {"type": "fedyogi"}, "rounds": {"count": 4, "method": "heads"}}
 Make = Callable[..., tuple[Federation, dict[str, Site], Arrays]]
 
 
@@ -154,7 +155,7 @@ def make(tmp_path: Path, tiny_federation: Callable[..., Federation], write_recor
     return build
 
 
-@pytest.mark.parametrize("tables", [SCAFFOLD, ADAM], ids=["scaffold", "fedadam"])
+@pytest.mark.parametrize("tables", [SCAFFOLD, ADAM, HEADS], ids=["scaffold", "fedadam", "heads"])
 @pytest.mark.parametrize("cut", [1, 3])
 def test_a_resumed_run_equals_an_uninterrupted_one(
     store: Store, make: Make, tables: dict[str, Any], cut: int, monkeypatch: pytest.MonkeyPatch

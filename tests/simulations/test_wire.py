@@ -20,7 +20,7 @@ from simulations.experiment import Experiment
 if TYPE_CHECKING:
     from tests.simulations.conftest import Deployed
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("deployed")]
 INSTITUTIONS = ("hospital", "law_firm")
 
 

@@ -364,7 +364,7 @@ def test_the_null_threshold_is_tuned_like_an_exhaustive_search() -> None:
     texts = [" ".join(WORDS[:6]), "Take ten mg daily.", "The dose was low then.", "No pain was felt at all."]
     records = [record_of(text, text.split()[1] if i % 3 else None, "What?") for i, text in enumerate(texts * 5)]
     examples = TASK.encode(records, TOKENIZER, 64)
-    for _ in range(20):
+    for _ in range(5):
         logits = [rng.normal(size=(len(example), 2)) for example in examples]
         tuned = TASK.calibrate(records, examples, logits)
 
