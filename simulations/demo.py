@@ -1,5 +1,7 @@
 """The demonstration: a coordinator and three institutions as separate daemons on this machine, over real TLS."""
 
+import math
+import os
 import socket
 import sys
 import threading
@@ -110,6 +112,7 @@ def _make_institution(workdir: Path, home: ServerHome, experiment: Experiment, n
         "name": name,
         "server": {"address": f"127.0.0.1:{read_settings(home).public_port}"},
         "data": data,
+        "runtime": {"threads": threads_for(len(experiment.institutions))},
     }
     file = folder / "institution.toml"
     file.write_text(tomli_w.dumps(institution), encoding="utf-8")
@@ -177,6 +180,11 @@ def _centralised(experiment: Experiment, announce: Announce) -> dict[str, dict[s
     model = build_model(experiment.federation)
     sites = open_sites(experiment, model)
     return centralised(model, get_state(model), sites, experiment.federation, quarters(announce))
+
+
+def threads_for(institutions: int) -> int:
+    """CPU threads for each of several institutions that train on this machine at once."""
+    return math.ceil((os.cpu_count() or 1) / institutions)
 
 
 def free_ports(count: int) -> list[int]:

@@ -27,7 +27,7 @@ def running_under(folder: Path) -> list[str]:
     return found
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_the_demonstration_shows_what_it_promises(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     done = subprocess.run([*DEMO, "--json", "--workdir", str(folder)], capture_output=True, text=True, check=False)
