@@ -153,12 +153,9 @@ class Deployed:
     taps: Mapping[str, Tap]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def deployed(tmp_path_factory: pytest.TempPathFactory, experiment: Experiment) -> Deployed:
-    """The experiment, run once by real daemons that have been stopped since.
-
-    Tests that use it are of the xdist group `deployed`, so that it runs in one worker only.
-    """
+    """The experiment, run once by real daemons that have been stopped since."""
     folder, taps = tmp_path_factory.mktemp("deployed"), dict[str, Tap]()
     make = demo._make_institution
 

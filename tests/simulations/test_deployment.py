@@ -1,8 +1,16 @@
-"""A real deployment on loopback, with the tiny BERT: daemons, TLS, node keys, rounds, release."""
+"""A real deployment on loopback, with the tiny BERT: daemons, TLS, node keys, rounds, release, every byte on the wire.
 
+An institution's receipts say all of what leaves it, and none of its text is in it.
+"""
+
+import base64
+import gzip
+import hashlib
 import json
+import tomllib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -10,14 +18,18 @@ import torch
 from peft import PeftModel
 from transformers import BertModel
 
+from client.keys import read_public_key
 from client.personal import write_own_bundle
 from client.predict import open_bundle
+from client.receipts import verify
 from server import rounds
 from server.running import open_store, release_run
 from server.store import Store
 from shared.adapter import get_state
 from shared.bundle import load_bundle
+from shared.federation import Federation
 from shared.model import build_model
+from shared.tasks import build_task
 from simulations.engine import LocalGrid
 from simulations.experiment import Experiment, open_sites
 from simulations.results import rows_of_run
@@ -25,9 +37,10 @@ from simulations.results import rows_of_run
 if TYPE_CHECKING:
     from tests.simulations.conftest import Deployed
 
+pytestmark = pytest.mark.timeout(600)
+INSTITUTIONS = ("hospital", "law_firm")
 
-@pytest.mark.xdist_group("deployed")
-@pytest.mark.timeout(600)
+
 # peft 0.21 reads a property that transformers 5.23 renames.
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_a_deployment_ends_as_the_simulator_does_and_its_bundle_loads(
@@ -85,3 +98,154 @@ def _check_plain_peft(bundle: Path, tiny_bert: Path) -> None:
         states = plain(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state
         theirs = head(states, inputs["attention_mask"], {})[0].numpy()
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def bodies(streams: Iterable[bytes | bytearray]) -> Iterator[bytes]:
+    """The bodies of the HTTP/1.1 messages of each connection, put together and unpacked."""
+    for stream in map(bytes, streams):
+        rest = stream
+        while b"\r\n\r\n" in rest:
+            head, _, rest = rest.partition(b"\r\n\r\n")
+            headers = dict(
+                (name.strip().lower(), value.strip().lower())
+                for name, _, value in (line.partition(b":") for line in head.split(b"\r\n")[1:])
+            )
+            if headers.get(b"transfer-encoding") == b"chunked":
+                body, rest = _chunks(rest)
+            else:
+                length = int(headers.get(b"content-length", b"0"))
+                body, rest = rest[:length], rest[length:]
+            coding = headers.get(b"content-encoding", b"identity")
+            assert coding in (b"identity", b"gzip"), f"unpack {coding!r} here too"
+            yield gzip.decompress(body) if coding == b"gzip" and body else body
+
+
+def _chunks(rest: bytes) -> tuple[bytes, bytes]:
+    body = b""
+    while True:
+        size, _, rest = rest.partition(b"\r\n")
+        length = int(size.split(b";")[0] or b"0", 16)
+        body += rest[:length]
+        rest = rest[length + 2 :]
+        if not length:
+            return body, rest
+
+
+def spellings(text: str) -> dict[str, bytes]:
+    """How a text may be written: as it is, in UTF-16, escaped for JSON, in hexadecimal, in base64 at each offset."""
+    raw = text.encode()
+    found = {
+        "utf-8": raw,
+        "utf-16": text.encode("utf-16-le"),
+        "json": json.dumps(text)[1:-1].encode(),
+        "hex": raw.hex().encode(),
+        "reversed": raw[::-1],
+    }
+    for offset in range(3):
+        coded = base64.b64encode(b"\0" * offset + raw)
+        # Characters that hold bits of what stands before or after are cut off.
+        whole = coded[-(-offset * 8 // 6) : (offset + len(raw)) * 8 // 6]
+        found[f"base64 at {offset}"] = whole
+        found[f"base64url at {offset}"] = whole.replace(b"+", b"-").replace(b"/", b"_")
+    return found
+
+
+def occurrences(text: str, streams: list[bytes]) -> list[str]:
+    """The spellings of a text that occur in any stream."""
+    return [how for how, needle in spellings(text).items() if any(needle in stream for stream in streams)]
+
+
+def secrets_of(experiment: Experiment, name: str, folder: Path) -> dict[str, set[str]]:
+    """Everything of one institution that must never leave."""
+    federation = experiment.federation
+    texts, entities, labels, paths = set(), set(), set(), {str(folder), "institution.toml", "node.key"}
+    for task_name, source in experiment.institutions[name].items():
+        task = build_task(task_name, federation.tasks[task_name])
+        labels |= set(source.rename)
+        for path in (source.train, source.test):
+            assert path
+            paths |= {str(path), path.name, str(path.parent)}
+            for line in path.read_text(encoding="utf-8").splitlines():
+                record: dict[str, Any] = json.loads(line)
+                texts |= {text for text in task.texts_of(record) if len(text) > 5}
+                texts |= {answer["text"] for answer in record.get("answers", ()) if len(answer["text"]) > 4}
+                texts |= {" ".join(record["tokens"])} if "tokens" in record else set()
+                tagged = zip(record.get("tokens", ()), record.get("tags", ()), strict=True)
+                entities |= {token for token, tag in tagged if tag != "O"}
+                labels |= {tag for tag in record.get("tags", ()) if tag != "O"}
+    return {"text": texts, "entity": entities, "label": labels, "path": paths}
+
+
+@pytest.mark.parametrize("name", INSTITUTIONS)
+def test_no_text_entity_label_or_path_is_in_any_byte(deployed: "Deployed", experiment: Experiment, name: str) -> None:
+    tap = deployed.taps[name]
+    streams = [*map(bytes, tap.sent), *map(bytes, tap.received)]
+    streams += [b"".join(bodies(tap.sent)), b"".join(bodies(tap.received))]
+    assert sum(map(len, tap.sent)) > 50_000, "the tap sees the updates"
+    looked_for = secrets_of(experiment, name, deployed.folder / name)
+    assert len(looked_for["text"]) >= 8
+    assert len(looked_for["entity"]) >= 8
+    for kind, texts in looked_for.items():
+        for text in texts:
+            assert not (found := occurrences(text, streams)), f"{kind} {text!r} went over the wire as {found}"
+
+
+@pytest.mark.parametrize("name", INSTITUTIONS)
+def test_the_federations_labels_leave_in_the_inventory_alone(
+    deployed: "Deployed", experiment: Experiment, name: str
+) -> None:
+    """Their names are in the federation file, which everybody holds; that a record bears one is said by counts only."""
+    sent = b"".join(bodies(deployed.taps[name].sent))
+    for receipt in receipts_of(deployed, name):
+        if receipt["kind"] == "query":
+            assert set(json.loads(receipt["body"])["labels"]) <= set(experiment.federation.tasks)
+            sent = sent.replace(receipt["body"].encode(), b"")
+    for label in labels_of(experiment.federation):
+        assert label.encode() not in sent, label
+
+
+@pytest.mark.parametrize("name", INSTITUTIONS)
+def test_the_receipts_are_what_went_over_the_wire(deployed: "Deployed", experiment: Experiment, name: str) -> None:
+    sent = b"".join(bodies(deployed.taps[name].sent))
+    receipts = receipts_of(deployed, name)
+    kinds = [receipt["kind"] for receipt in receipts]
+    assert kinds.count("train") == experiment.federation.rounds.count
+    assert sent.count(f'"institution": "{name}"'.encode()) == len(receipts), "each reply has its receipt"
+    for receipt in receipts:
+        assert sent.count(receipt["body"].encode()) >= 1
+        if receipt["kind"] == "train":
+            assert receipt["sha256"] in set(updates_in(sent, receipt["bytes"]))
+            assert receipt["norm"] > 0
+            assert receipt["run"]
+
+
+def test_the_search_finds_what_is_there() -> None:
+    text = "Die Patientin nimmt täglich Aspirin?>"
+    packed = b"POST / HTTP/1.1\r\nContent-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n"
+    content = gzip.compress(text.encode())
+    packed += b"%x\r\n%b\r\n%x\r\n%b\r\n0\r\n\r\n" % (10, content[:10], len(content) - 10, content[10:])
+    plain = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabcHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nde"
+    assert list(bodies([packed, plain])) == [text.encode(), b"abc", b"de"]
+    assert "json" in occurrences(text, [json.dumps([text]).encode()])
+    for lead in range(6):
+        coded = base64.b64encode(b"x" * lead + text.encode() + b"y" * lead)
+        assert f"base64 at {lead % 3}" in occurrences(text, [coded])
+        assert f"base64url at {lead % 3}" in occurrences(text, [coded.translate(bytes.maketrans(b"+/", b"-_"))])
+
+
+def receipts_of(deployed: "Deployed", name: str) -> list[dict[str, Any]]:
+    folder = deployed.folder / name
+    assert tomllib.loads((folder / "institution.toml").read_text(encoding="utf-8"))["name"] == name
+    return verify(folder / "state", [read_public_key(folder / "node.pub")])
+
+
+def labels_of(federation: Federation) -> set[str]:
+    return {label for name, spec in federation.tasks.items() for label in build_task(name, spec).labels}
+
+
+def updates_in(stream: bytes, size: int) -> Iterator[str]:
+    """SHA-256 of all blobs of a size in a stream; a safetensors blob begins with its header's length and JSON."""
+    at = stream.find(b'{"adapter/')
+    while at >= 0:
+        yield hashlib.sha256(stream[at - 8 : at - 8 + size]).hexdigest()
+        at = stream.find(b'{"adapter/', at + 1)
