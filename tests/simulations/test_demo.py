@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from simulations.demo import threads_for
+
 DEMO = [sys.executable, "-m", "simulations.cli", "demo"]
 FIELDS = {"institution", "task", "metric", "before", "after", "centralised", "bytes_up", "bytes_down", "seconds"}
 
@@ -73,3 +75,9 @@ def test_a_folder_with_content_is_refused(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.count("\n") == 1
     assert "name another" in done.stderr
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(2, 1), (4, 2), (8, 3), (None, 1)])
+def test_institutions_share_the_cores(monkeypatch: pytest.MonkeyPatch, cores: int | None, threads: int) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert threads_for(3) == threads
