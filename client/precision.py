@@ -8,9 +8,14 @@ import torch
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
     """The context for a forward pass; `precision` as in `Training.precision`."""
-    if precision == "float32" or (precision == "auto" and not _native_bfloat16(device)):
+    if not is_bfloat16(device, precision):
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def is_bfloat16(device: torch.device, precision: str) -> bool:
+    """Whether `precision`, as in `Training.precision`, means bfloat16 on this device."""
+    return precision == "bfloat16" or (precision == "auto" and _native_bfloat16(device))
 
 
 def _native_bfloat16(device: torch.device) -> bool:

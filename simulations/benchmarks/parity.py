@@ -24,6 +24,7 @@ from transformers import Trainer, TrainingArguments
 
 from client.batching import training_batches
 from client.optimizers import learning_rate, warm_up
+from client.precision import is_bfloat16
 from client.scoring import score
 from client.trainer import derive_seed
 from shared.adapter import get_state, set_state
@@ -142,7 +143,7 @@ def by_trainer(model: MultiTaskModel, task: str, batches: Sequence[Sequence[Exam
             learning_rate=training.learning_rate,
             weight_decay=training.weight_decay,
             max_grad_norm=training.clip_norm,
-            bf16=bool(torch.cpu._is_avx512_bf16_supported()),
+            bf16=is_bfloat16(model.device, training.precision),
             use_cpu=True,
             report_to=[],
             save_strategy="no",

@@ -1,0 +1,24 @@
+"""The federation file: everything that coordinator and institutions must agree on before a run."""
+
+from shared.federation.agreement import Federation, load_federation
+from shared.federation.encoder import TARGET_PRESETS, Adapter, Backbone
+from shared.federation.protection import Privacy, SecureAggregation
+from shared.federation.rounds import Personal, Robust, Rounds, ServerOptimizer, Weighting, Wire
+from shared.federation.training import Training
+
+__all__ = [
+    "TARGET_PRESETS",
+    "Adapter",
+    "Backbone",
+    "Federation",
+    "Personal",
+    "Privacy",
+    "Robust",
+    "Rounds",
+    "SecureAggregation",
+    "ServerOptimizer",
+    "Training",
+    "Weighting",
+    "Wire",
+    "load_federation",
+]

@@ -1,0 +1,80 @@
+"""`[backbone]` and `[adapter]`: the frozen BERT, and what is trained beside its weights."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from shared.config import Model
+
+
+class Backbone(Model):
+    """The frozen BERT that everybody starts from."""
+
+    name: str = "minilm-l6"
+    """`minilm-l6` (bundled), a hub id such as `google-bert/bert-base-uncased`, or a folder."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """Fingerprint of weights, vocabulary and configuration; `collegium server init` fills it in."""
+    max_length: Annotated[int, Field(ge=16, le=512)] = 256
+    """Longest input in sub-tokens; longer texts are cut, longer question-answering contexts are windowed."""
+
+
+TARGET_PRESETS = {"query,value": ("query", "value"), "all-linear": ("query", "key", "value", "dense")}
+"""What `adapter.target_modules` may be besides a list: the linear layers of a BERT."""
+
+
+def _modules(value: Any) -> Any:
+    if isinstance(value, str):
+        if value not in TARGET_PRESETS:
+            raise ValueError(f"must be a list of layers, or one of {list(TARGET_PRESETS)}, not {value!r}")
+        return TARGET_PRESETS[value]
+    return value
+
+
+class Adapter(Model):
+    """LoRA (Hu et al. 2021): W = W0 + alpha / rank * B A on the named linear layers."""
+
+    type: Literal["lora", "adalora"] = "lora"
+    """`adalora` begins with `rank` in every layer and prunes those components that matter least (Zhang et al. 2023)."""
+    rank: Annotated[int, Field(ge=1, le=256)] = 8
+    """Inner width r of every factor pair; where `min_rank` is given, the widest that an institution may have."""
+    min_rank: Annotated[int, Field(ge=1, le=256)] | None = None
+    """The narrowest that an institution may choose in its own file, by its machine; `rank` if not given."""
+    target_rank: Annotated[int, Field(ge=1, le=256)] | None = None
+    """With `adalora`, the layers' mean rank in the end; half of `rank` if not given."""
+    warmup_rounds: Annotated[int, Field(ge=1, le=10_000)] = 1
+    """With `adalora`, the first rounds, which all layers train at `rank`."""
+    final_rounds: Annotated[int, Field(ge=1, le=10_000)] = 2
+    """With `adalora`, the last rounds, which are trained at `target_rank`; the released round is one of these.
+
+    In between the mean rank falls, fast at first (the paper's cubic schedule).
+    """
+    alpha: Annotated[float, Field(gt=0)] = 16.0
+    """Scales the adapter: alpha / rank."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(rank), so that a higher rank is not scaled down to nothing (Kalajdzievski 2023)."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """On what the adapter reads, while training."""
+    target_modules: Annotated[tuple[str, ...], BeforeValidator(_modules), Field(min_length=1)] = TARGET_PRESETS[
+        "all-linear"
+    ]
+    """Names of linear layers, or "query,value" (the paper's own choice), or "all-linear": query, key, value, dense."""
+
+    @property
+    def ranks(self) -> range:
+        """What an institution's rank may be."""
+        return range(self.min_rank or self.rank, self.rank + 1)
+
+    @property
+    def target(self) -> int:
+        """The layers' mean rank in the end."""
+        return self.rank if self.type == "lora" else self.target_rank or max(1, self.rank // 2)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.ranks:
+            raise ValueError(f"min_rank must be at most rank, {self.rank}, not {self.min_rank}")
+        if self.target_rank is not None and self.type == "lora":
+            raise ValueError(f"target_rank {self.target_rank} is given, but only type 'adalora' has one")
+        if self.target > self.rank:
+            raise ValueError(f"target_rank must be at most rank, {self.rank}, not {self.target_rank}")
+        return self

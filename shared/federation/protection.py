@@ -1,0 +1,46 @@
+"""`[privacy]` and `[secure_aggregation]`: what protects owners, and what protects single updates."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from shared.config import Model
+
+
+class Privacy(Model):
+    """Differential privacy of the owners of records, by DP-SGD at every institution (Abadi et al. 2016).
+
+    One unit is protected: whatever one owner (`data.TASK.group_by` of an institution, else a single record) contributes
+    to all tasks. Neighbouring data sets differ by adding or removing one owner; the sampling rate and the number of
+    steps do not depend on the data.
+    """
+
+    epsilon: Annotated[float, Field(gt=0)] | None = None
+    """What the planned rounds may cost an owner; the noise is calibrated to it. Or give `noise_multiplier`."""
+    noise_multiplier: Annotated[float, Field(gt=0)] | None = None
+    """Standard deviation of the noise, in units of the largest contribution of an owner."""
+    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    """Of (epsilon, delta); below one over the number of owners."""
+    sampling_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Chance of an owner to be in a step (Poisson sampling): large, since a step's noise does not grow with it."""
+    clipping: Literal["flat", "automatic"] = "flat"
+    """`flat` scales an owner's gradient down to `clip`; `automatic` scales every one to almost 1 (Bu et al. 2022)."""
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    """Longest gradient of an owner over adapter and heads together, as a Euclidean norm; for `flat`."""
+
+    @model_validator(mode="after")
+    def _one_target(self) -> Self:
+        if (self.epsilon is None) == (self.noise_multiplier is None):
+            raise ValueError("give either epsilon or noise_multiplier")
+        return self
+
+
+class SecureAggregation(Model):
+    """The coordinator sees sums of masked updates only (`shared.secagg`)."""
+
+    threshold: Annotated[int, Field(ge=2)]
+    """Fewest institutions that can unmask a sum: more than half of all, and at most the quorum."""
+    clip: Annotated[float, Field(gt=0)] = 4.0
+    """Largest change of one parameter in a round; what goes beyond is cut to it."""
+    fraction_bits: Annotated[int, Field(ge=8, le=40)] = 24
+    """Binary places of the integers that are added up; they are 32 bits wide where all sums fit, else 64."""

