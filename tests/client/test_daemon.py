@@ -187,6 +187,7 @@ def test_a_key_that_is_not_enrolled_is_one_sentence(institution: Callable[..., P
     assert processes(file.parent) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("only_supernode")
 def test_a_killed_supernode_is_let_in_again(coordinator: ServerHome, institution: Callable[..., Path]) -> None:
     file = institution()

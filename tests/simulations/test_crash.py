@@ -54,6 +54,7 @@ class Killer:
             os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_killed_institution_is_named_and_comes_back(
     tmp_path: Path, tiny_federation: Callable[..., Federation], write_records: Callable[..., Path]

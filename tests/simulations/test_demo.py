@@ -29,6 +29,7 @@ def running_under(folder: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_the_demonstration_shows_what_it_promises(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
@@ -52,7 +53,14 @@ def test_the_demonstration_shows_what_it_promises(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("moment", "later"), [("1/6  ", 0.5), ("3/6  ", 2.0), ("4/6  ", 8.0)])
+@pytest.mark.parametrize(
+    ("moment", "later"),
+    [
+        ("1/6  ", 0.5),
+        pytest.param("3/6  ", 2.0, marks=pytest.mark.slow),
+        pytest.param("4/6  ", 8.0, marks=pytest.mark.slow),
+    ],
+)
 def test_ctrl_c_leaves_nothing_running(tmp_path: Path, moment: str, later: float) -> None:
     folder = tmp_path / "demo"
     with subprocess.Popen(

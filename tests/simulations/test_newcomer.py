@@ -20,6 +20,7 @@ from server.operator import OperatorClient
 from shared.bundle import federation_toml
 from shared.federation import Federation
 
+pytestmark = pytest.mark.slow
 COLLEGIUM = [sys.executable, "-m", "simulations.cli"]
 
 

@@ -21,6 +21,7 @@ from simulations.experiment import Experiment
 HELD = {"hospital": ("clauses", "notes_qa"), "law_firm": ("clauses",), "bank": ("clauses",)}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_private_run_of_real_daemons_is_charged_signed_and_seen_as_sums_alone(
     tmp_path: Path, tiny_federation: Callable[..., Federation], write_records: Callable[..., Path]

@@ -89,6 +89,7 @@ def check(folder: Path) -> Book:
     return book
 
 
+@pytest.mark.slow
 def test_two_hundred_kills_at_random_moments(trainings: Trainings, folder: Path) -> None:
     rng = random.Random(1)
     charges, left_open, place = 0, 0, folder
