@@ -4,7 +4,7 @@ The unit that is added or removed is whatever is Poisson-sampled and clipped: th
 owner column. The reported figure is the upper bound of the numerical composition of privacy loss random variables (PRV;
 Gopi, Lee and Wutschitz 2021, arXiv 2106.02848) as opacus computes it. Renyi DP (Mironov, Talwar and Zhang 2019, arXiv
 1908.10530; conversion of Balle et al. 2020, arXiv 1905.09982) is looser, and checks it. Both are pure functions of the
-mechanisms: nothing here counts steps by itself.
+mechanisms: nothing here counts steps by itself. Where nothing is subsampled, composition is exact (`gaussian`).
 """
 
 import math
@@ -26,6 +26,7 @@ from opacus.accountants.analysis.prv import (
 from opacus.accountants.analysis.rdp import compute_rdp, get_privacy_spent
 from scipy.optimize import brentq
 
+from client.privacy import gaussian
 from shared.errors import ConfigError
 
 _ORDERS = (
@@ -63,11 +64,14 @@ class Mechanism:
 def epsilon(mechanisms: Sequence[Mechanism], delta: float) -> float:
     """Epsilon of all mechanisms together, in whatever order they ran: an upper bound, 0.0 for none, inf without noise.
 
-    PRV's bound, at most 0.2 % above its own estimate unless there are very many steps; where its grid does not hold the
+    Exact where every sampling rate is 1. Else PRV's bound, at most 0.2 % above its own estimate unless there are very many steps; where its grid does not hold the
     mechanisms, and where it is the smaller one, the bound of Renyi DP.
     """
     _check_delta(delta)
-    return _prv(_merge(mechanisms), delta)
+    merged = _merge(mechanisms)
+    if all(each.sampling_rate == 1 for each in merged):
+        return gaussian.epsilon_of(_mu(merged), delta)
+    return _prv(merged, delta)
 
 
 def rdp_epsilon(mechanisms: Sequence[Mechanism], delta: float) -> float:
@@ -83,6 +87,8 @@ def noise_multiplier_for(target_epsilon: float, delta: float, sampling_rate: flo
     Raises:
         ConfigError: No noise within reason meets the target.
     """
+    if sampling_rate == 1:
+        return math.sqrt(steps) / gaussian.mu_for(target_epsilon, delta)
 
     def meets(measure: Callable[[Sequence[Mechanism], float], float], noise: float) -> bool:
         return measure([Mechanism(noise, sampling_rate, steps)], delta) <= target_epsilon
@@ -124,6 +130,13 @@ def _merge(mechanisms: Sequence[Mechanism]) -> tuple[Mechanism, ...]:
     for mechanism in mechanisms:
         steps[mechanism.noise_multiplier, mechanism.sampling_rate] += mechanism.steps
     return tuple(sorted(Mechanism(*key, count) for key, count in steps.items() if count))
+
+
+def _mu(mechanisms: Sequence[Mechanism]) -> float:
+    """Of all together, none of them subsampled; see `gaussian`."""
+    if any(each.noise_multiplier == 0 for each in mechanisms):
+        return math.inf
+    return math.sqrt(sum(each.steps / each.noise_multiplier**2 for each in mechanisms))
 
 
 @lru_cache(maxsize=4096)
