@@ -64,8 +64,8 @@ class Mechanism:
 def epsilon(mechanisms: Sequence[Mechanism], delta: float) -> float:
     """Epsilon of all mechanisms together, in whatever order they ran: an upper bound, 0.0 for none, inf without noise.
 
-    Exact where every sampling rate is 1. Else PRV's bound, at most 0.2 % above its own estimate unless there are very many steps; where its grid does not hold the
-    mechanisms, and where it is the smaller one, the bound of Renyi DP.
+    Exact where every sampling rate is 1. Else PRV's bound, at most 0.2 % above its own estimate unless there are very
+    many steps; where its grid does not hold the mechanisms, and where it is the smaller one, the bound of Renyi DP.
     """
     _check_delta(delta)
     merged = _merge(mechanisms)

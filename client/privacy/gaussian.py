@@ -35,7 +35,7 @@ def mu_for(epsilon: float, delta: float) -> float:
 
 
 def _log_delta(epsilon: float, mu: float) -> float:
-    """ln of Phi(mu / 2 - epsilon / mu) - e^epsilon Phi(-mu / 2 - epsilon / mu)."""
+    """The logarithm of Phi(mu / 2 - epsilon / mu) - e^epsilon Phi(-mu / 2 - epsilon / mu)."""
     first, second = (float(log_ndtr(sign * mu / 2 - epsilon / mu)) for sign in (1, -1))
     gap = epsilon + second - first
     return first + math.log(-math.expm1(gap)) if gap < 0 else -math.inf
