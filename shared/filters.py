@@ -1,11 +1,8 @@
-"""Robust filters of updates: what each is, how many institutions it needs, and what it cannot work with."""
+"""Robust filters of updates: what each is, and how many institutions it needs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
-
-if TYPE_CHECKING:
-    from shared.federation import Federation
+from typing import Literal, get_args
 
 FilterName = Literal["norm-bound", "median", "trimmed-mean", "geometric-median", "krum", "multi-krum", "fltrust"]
 
@@ -54,35 +51,3 @@ def fewest(name: FilterName, byzantine: int) -> int:
     """The fewest updates among which a filter withstands so many poisoned ones."""
     beyond = FILTERS[name].beyond
     return 1 if beyond is None else 2 * byzantine + beyond
-
-
-def wrong_filter(federation: "Federation") -> list[str]:
-    """Everything that the table [robust] cannot work with, one clause each."""
-    robust, rounds, method, wrong = federation.robust, federation.rounds, federation.method, []
-    if robust is None:
-        return []
-    if federation.secure_aggregation:
-        wrong.append("[secure_aggregation] must not be given: a filter needs single updates")
-    if rounds.weighting != "equal":
-        wrong.append(
-            f"rounds.weighting must be 'equal', since record counts are an institution's own word, not "
-            f"{rounds.weighting!r}"
-        )
-    if federation.adapter.type == "adalora":
-        wrong.append("adapter.type must be 'lora', since importance is an institution's own word, not 'adalora'")
-    sent = [[factor for factor in factors if factor not in method.keeps] for factors in method.trains]
-    if FILTERS[robust.filter].by_coordinate and max(map(len, sent)) > 1:
-        wrong.append(
-            f"robust.filter {robust.filter!r} needs a method under which a single factor is sent in a round, such as "
-            f"'rolora', not {federation.method_name!r}: of two, each may look harmless while their product is not"
-        )
-    if rounds.quorum < (least := fewest(robust.filter, robust.byzantine)):
-        wrong.append(
-            f"rounds.quorum must be at least {least}, for {robust.filter!r} to withstand {robust.byzantine} poisoned "
-            f"updates, not {rounds.quorum}"
-        )
-    if (robust.filter == "fltrust") != (robust.root is not None):
-        wrong.append("robust.root must be given for 'fltrust', and for no other filter")
-    elif robust.root is not None and robust.root not in rounds.institutions:
-        wrong.append(f"robust.root must be one of {list(rounds.institutions)}, not {robust.root!r}")
-    return [f"with [robust], {clause}" for clause in wrong]

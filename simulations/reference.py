@@ -36,6 +36,7 @@ from shared.federation import (
     Training,
     Wire,
 )
+from shared.federation.rules import RULES, shown
 from shared.methods import METHODS, columns
 from shared.tasks import TASK_TYPES, TaskSpec
 
@@ -81,8 +82,23 @@ def reference() -> str:
         "## institution.toml\nThe institution's own; it never leaves the site. Relative paths start from it.\n"
     )
     parts += [_table(name, model) for name, model in INSTITUTION.items()]
-    parts.append(_methods())
+    parts += [_rules(), _methods()]
     return "\n".join(parts)
+
+
+def _rules() -> str:
+    lines = ["| while | must | because |", "|---|---|---|"]
+    for rule in RULES:
+        if rule.needs:
+            path, *allowed = rule.needs
+            must = f"`{path}` be " + " or ".join(f"`{json.dumps(value)}`" for value in allowed)
+        else:
+            must = f"`{shown(rule.forbids)}` not be given"
+        lines.append(f"| `{shown(rule.when)}` | {must} | {rule.because} |")
+    return (
+        "## What goes with what\nA federation file that breaks a rule is refused when it is read, with all breaches at "
+        "once. What no rule speaks of goes together.\n\n" + "\n".join(lines) + "\n"
+    )
 
 
 def _methods() -> str:

@@ -13,18 +13,13 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from shared.combinations import wrong_combinations
 from shared.config import Model, Name, parse, read_toml
-from shared.errors import ConfigError
 from shared.federation.encoder import Adapter, Backbone
 from shared.federation.protection import Privacy, SecureAggregation
 from shared.federation.rounds import Personal, Robust, Rounds, ServerOptimizer, Wire
+from shared.federation.rules import violations
 from shared.federation.training import Training
-from shared.filters import wrong_filter
-from shared.fixedpoint import word_for
 from shared.methods import METHODS, Kept, Method, MethodName, choose
-from shared.personal import wrong_personal
-from shared.pruning import wrong_pruning
 from shared.tasks import TaskSpec
 
 
@@ -57,69 +52,19 @@ class Federation(Model):
         return self
 
     @model_validator(mode="after")
-    def _ranks(self) -> Self:
-        """Refuse different ranks where one institution's factors do not fit another's."""
-        if len(self.adapter.ranks) > 1 and not self.method.mixed_ranks:
-            able = [name for name, method in METHODS.items() if method.mixed_ranks]
-            raise ValueError(f"with adapter.min_rank, rounds.method must be one of {able}, not {self.method_name!r}")
-        return self
-
-    @model_validator(mode="after")
-    def _private(self) -> Self:
-        """Nothing that [privacy] does not account for may look at the records."""
-        if self.privacy is None:
-            return self
-        training, rounds = self.training, self.rounds
-        wrong = [
-            f"training.{key} must be {allowed!r}, not {value!r}"
-            for key, allowed, value in (
-                ("combine", "fixed", training.combine),
-                ("sampling", "all", training.sampling),
-                ("adversarial_epsilon", 0.0, training.adversarial_epsilon),
-                ("weight_decay", 0.0, training.weight_decay),
-            )
-            if value != allowed
-        ]
-        if rounds.weighting != "equal":
-            wrong.append(f"rounds.weighting must be 'equal', since record counts are private, not {rounds.weighting!r}")
-        if rounds.patience:
-            wrong.append(f"rounds.patience must be 0, since validation records are private, not {rounds.patience}")
-        for name, spec in self.tasks.items():
-            if reason := spec.crosses_records():
-                wrong.append(f"tasks.{name}: {reason}")
-        if wrong:
-            raise ValueError("with [privacy], " + "; ".join(wrong))
-        return self
-
-    @model_validator(mode="after")
-    def _secure(self) -> Self:
-        """Refuse what secure aggregation cannot work with."""
-        agreed, rounds = self.secure_aggregation, self.rounds
-        if agreed is None:
-            return self
-        number, wrong = len(rounds.institutions), []
-        if not self.method.linear:
-            summable = [name for name, method in METHODS.items() if method.linear]
-            wrong.append(f"rounds.method must be one of {summable}: {self.method_name!r} needs single updates")
-        if len(self.adapter.ranks) > 1:
-            wrong.append("adapter.min_rank must not be given: masked updates have one shape")
-        if number < 3:
-            wrong.append(f"rounds.institutions must name at least 3, since of two each knows the other, not {number}")
-        if not number < 2 * agreed.threshold:
-            wrong.append(f"threshold must be more than half of the {number} institutions, not {agreed.threshold}")
-        if rounds.quorum < agreed.threshold:
-            wrong.append(f"rounds.quorum must be at least the threshold {agreed.threshold}, not {rounds.quorum}")
-        try:
-            word_for(number, agreed.clip, agreed.fraction_bits)
-        except ConfigError as error:
-            wrong.append(str(error))
-        if wrong:
-            raise ValueError("with [secure_aggregation], " + "; ".join(wrong))
-        return self
-
-    @model_validator(mode="after")
     def _together(self) -> Self:
-        if wrong := [*wrong_combinations(self), *wrong_filter(self), *wrong_pruning(self), *wrong_personal(self)]:
+        """Every breach of `rules`, and of what is arithmetic between two tables, in one error."""
+        wrong = violations(self) + self.adapter.wrong_numbers(self.rounds)
+        if self.privacy:
+            crossing = {name: spec.crosses_records() for name, spec in self.tasks.items()}
+            wrong += [f"with [privacy], tasks.{name}: {reason}" for name, reason in crossing.items() if reason]
+        if self.secure_aggregation:
+            wrong += self.secure_aggregation.wrong_numbers(self.rounds)
+        if self.robust:
+            wrong += self.robust.wrong_numbers(self.rounds)
+            sent = [[factor for factor in factors if factor not in self.method.keeps] for factors in self.method.trains]
+            wrong += self.robust.wrong_factors(self.method_name, most=max(map(len, sent)))
+        if wrong:
             raise ValueError("; ".join(wrong))
         return self
 
@@ -129,6 +74,11 @@ class Federation(Model):
         method = METHODS[self.method_name]
         wanted = {*method.keeps, *(self.personal.keep if self.personal else ())}
         return replace(method, keeps=tuple(part for part in get_args(Kept) if part in wanted))
+
+    @property
+    def narrowest(self) -> int | None:
+        """`adapter.min_rank` where institutions may have different ranks, else None."""
+        return self.adapter.min_rank if len(self.adapter.ranks) > 1 else None
 
     @property
     def fine_tunes(self) -> int:

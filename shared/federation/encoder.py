@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from shared.config import Model
+from shared.federation.rounds import Rounds
 
 
 class Backbone(Model):
@@ -78,3 +79,12 @@ class Adapter(Model):
         if self.target > self.rank:
             raise ValueError(f"target_rank must be at most rank, {self.rank}, not {self.target_rank}")
         return self
+
+    def wrong_numbers(self, rounds: Rounds) -> list[str]:
+        """What does not add up with [rounds], one clause each."""
+        if self.type == "lora" or self.warmup_rounds + self.final_rounds <= rounds.count:
+            return []
+        return [
+            f"with adapter.type = 'adalora', adapter.warmup_rounds and adapter.final_rounds must be at most "
+            f"rounds.count, {rounds.count}, together, not {self.warmup_rounds} and {self.final_rounds}"
+        ]

@@ -5,6 +5,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from shared.config import Model
+from shared.errors import ConfigError
+from shared.federation.rounds import Rounds
+from shared.fixedpoint import word_for
 
 
 class Privacy(Model):
@@ -44,3 +47,18 @@ class SecureAggregation(Model):
     """Largest change of one parameter in a round; what goes beyond is cut to it."""
     fraction_bits: Annotated[int, Field(ge=8, le=40)] = 24
     """Binary places of the integers that are added up; they are 32 bits wide where all sums fit, else 64."""
+
+    def wrong_numbers(self, rounds: Rounds) -> list[str]:
+        """What does not add up with [rounds], one clause each."""
+        number, wrong = len(rounds.institutions), []
+        if number < 3:
+            wrong.append(f"rounds.institutions must name at least 3, since of two each knows the other, not {number}")
+        if not number < 2 * self.threshold:
+            wrong.append(f"threshold must be more than half of the {number} institutions, not {self.threshold}")
+        if rounds.quorum < self.threshold:
+            wrong.append(f"rounds.quorum must be at least the threshold {self.threshold}, not {rounds.quorum}")
+        try:
+            word_for(number, self.clip, self.fraction_bits)
+        except ConfigError as error:
+            wrong.append(str(error))
+        return [f"with [secure_aggregation], {clause}" for clause in wrong]

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from shared.codec import CodecName, Coding, StateCodec
 from shared.config import Model, Name
-from shared.filters import FilterName
+from shared.filters import FILTERS, FilterName, fewest
 from shared.methods import Kept, MethodName
 
 Weighting = Literal["tasks", "examples", "equal"]
@@ -75,6 +75,13 @@ class ServerOptimizer(Model):
         """beta_1."""
         return self.beta_1 if self.beta_1 is not None else 0.0 if self.type == "fedadagrad" else 0.9
 
+    @model_validator(mode="after")
+    def _does_something(self) -> Self:
+        given = [key for key, value in self if value != type(self).model_fields[key].default]
+        if self.type == "none" and given:
+            raise ValueError(f"server_optimizer.{given[0]} does nothing while server_optimizer.type is 'none'")
+        return self
+
 
 class Wire(Model):
     """What the arrays look like on the wire; the coordinator adds up in float32 or better."""
@@ -117,6 +124,33 @@ class Robust(Model):
     """How many poisoned institutions it must withstand, f: the quorum is at least 2 f + 3 for Krum, else 2 f + 1."""
     root: Name | None = None
     """With `fltrust`, the institution that is trusted: one of your own with a small public data set, for instance."""
+
+    @model_validator(mode="after")
+    def _rooted(self) -> Self:
+        if (self.filter == "fltrust") != (self.root is not None):
+            raise ValueError("robust.root must be given for 'fltrust', and for no other filter")
+        return self
+
+    def wrong_numbers(self, rounds: Rounds) -> list[str]:
+        """What does not add up with [rounds], one clause each."""
+        wrong = []
+        if rounds.quorum < (least := fewest(self.filter, self.byzantine)):
+            wrong.append(
+                f"rounds.quorum must be at least {least}, for {self.filter!r} to withstand {self.byzantine} poisoned "
+                f"updates, not {rounds.quorum}"
+            )
+        if self.root is not None and self.root not in rounds.institutions:
+            wrong.append(f"robust.root must be one of {list(rounds.institutions)}, not {self.root!r}")
+        return [f"with [robust], {clause}" for clause in wrong]
+
+    def wrong_factors(self, method: MethodName, most: int) -> list[str]:
+        """Whether the filter can judge `most` factors sent in a round."""
+        if most <= 1 or not FILTERS[self.filter].by_coordinate:
+            return []
+        return [
+            f"with [robust], robust.filter {self.filter!r} needs a method under which a single factor is sent in a "
+            f"round, such as 'rolora', not {method!r}: of two, each may look harmless while their product is not"
+        ]
 
 
 class Personal(Model):

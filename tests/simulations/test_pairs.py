@@ -1,0 +1,81 @@
+"""Every feature of a federation file with every other that the rules allow: a round that trains and is scored."""
+
+from collections.abc import Callable
+from itertools import combinations
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from client.institution import Data, Institution
+from client.opening import build_site
+from server.store import Store, replies, scores
+from shared.adapter import get_state
+from shared.federation import Federation
+from shared.filters import FilterName
+from shared.methods import MethodName
+from shared.model import build_model
+from simulations.engine import LocalGrid, run_on
+
+HELD = {"hospital": ("clauses", "entities"), "law_firm": ("clauses",), "bank": ("entities", "clauses")}
+SGD = {"optimizer": "sgd", "momentum": 0.0, "learning_rate": 1e-2}
+EQUAL = {"weighting": "equal"}
+FEATURES: dict[str, dict[str, Any]] = {
+    "privacy": {"privacy": {"epsilon": 8.0}, "training": {"weight_decay": 0.0}, "rounds": EQUAL},
+    "secure aggregation": {"secure_aggregation": {"threshold": 2}, "rounds": {"quorum": 2}},
+    "scaffold": {"training": SGD | {"scaffold": True}, "rounds": EQUAL},
+    "fedprox": {"training": {"proximal_mu": 0.1}},
+    "fednova": {"rounds": {"normalize_steps": True}},
+    "adalora": {"adapter": {"type": "adalora", "warmup_rounds": 1, "final_rounds": 1}, "rounds": {"count": 2}},
+    "fedadam": {"server_optimizer": {"type": "fedadam"}},
+    "top-k": {"wire": {"up": "top-k"}},
+    "int8": {"wire": {"up": "int8", "down": "int8"}},
+    "heads at home": {"personal": {"keep": ["heads"]}},
+    "fine-tune": {"personal": {"fine_tune_epochs": 1}},
+    "gradnorm": {"training": {"combine": "gradnorm"}},
+    "pcgrad": {"training": {"combine": "pcgrad"}},
+    "temperature": {"training": {"sampling": "temperature"}},
+    "adversarial": {"training": {"adversarial_epsilon": 0.1}},
+    "patience": {"rounds": {"patience": 1}},
+    "median": {"robust": {"filter": "median"}, "rounds": EQUAL | {"quorum": 3}},
+    "norm-bound": {"robust": {"filter": "norm-bound"}, "rounds": EQUAL | {"quorum": 3}},
+    **{method: {"rounds": {"method": method}} for method in get_args(MethodName)},
+}
+PAIRS = list(combinations(FEATURES, 2))
+
+
+def joined(*parts: dict[str, Any]) -> dict[str, Any]:
+    whole: dict[str, Any] = {"rounds": {"count": 1, "method": "auto"}}
+    for part in parts:
+        for table, keys in part.items():
+            whole[table] = whole.get(table, {}) | keys
+    return whole
+
+
+def test_the_filters_and_methods_are_known() -> None:
+    assert {"median", "norm-bound"} < set(get_args(FilterName))
+    assert set(get_args(MethodName)) < FEATURES.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("one", "other"), PAIRS, ids=[" + ".join(pair) for pair in PAIRS])
+def test_what_is_allowed_together_works_together(
+    one: str,
+    other: str,
+    tiny_federation: Callable[..., Federation],
+    split_data: Callable[..., dict[str, Data]],
+    store: Store,
+) -> None:
+    try:
+        federation = tiny_federation(HELD, **joined(FEATURES[one], FEATURES[other]))
+    except ValidationError:
+        return  # a rule forbids it: tests/shared/federation/test_rules.py
+    model, sites = build_model(federation), {}
+    for name, tasks in HELD.items():
+        sites[name] = build_site(Institution(name=name, data=split_data(name, tasks)), federation, model)
+    run_id = run_on(LocalGrid(sites), federation, get_state(model), store)
+    assert all(row["status"] == "ok" for row in store.rows(replies, run_id))
+    told = [row["value"] for row in store.rows(scores, run_id)]
+    assert told
+    assert np.isfinite(told).all()
