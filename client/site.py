@@ -20,6 +20,7 @@ from client.importance import Importance
 from client.keep import Keep, Parts
 from client.policy import Owners, Policy, check_request, check_tasks, disclose, offered
 from client.privacy.account import Account, parse_head
+from client.privacy.randomness import Chance
 from client.receipts import Receipts, Release
 from client.rotation import align
 from client.scoring import score, tune
@@ -196,12 +197,13 @@ class Site:
         """The encoded examples of every task, in a fixed order."""
         return [example for task in sorted(self.data) for example in self._split(task, split).examples]
 
-    def draw_examples(self, rng: np.random.Generator) -> list[Example]:
-        """The training examples of one epoch: texts of tasks with an augmentation are reworded anew."""
+    def draw_examples(self, chance: Chance) -> list[Example]:
+        """The training examples of one epoch; where a task has an augmentation, each is reworded by its own chance."""
         examples = []
         for task in sorted(self.data):
             if task in self.rewordings:
-                records = [self.rewordings[task](record, rng) for record in self.records(task, "train")]
+                reword, held = self.rewordings[task], self.records(task, "train")
+                records = [reword(record, chance(task, number)) for number, record in enumerate(held)]
                 length = self.federation.backbone.max_length
                 encoded = self.model.tasks[task].encode(records, self.model.tokenizer, length)
                 examples += mark_known(encoded, self.model.tasks[task], self._split(task, "train").annotates)

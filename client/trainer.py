@@ -18,6 +18,7 @@ from client.gradients import accumulate
 from client.optimizers import build_optimizer, head_scale, learning_rate, set_learning_rate, warm_up
 from client.precision import autocast
 from client.privacy.dpsgd import Private, poisson_batches, private_steps, steps_per_round
+from client.privacy.randomness import Chance
 from shared.balancing import BALANCERS, State
 from shared.federation import Training
 from shared.model import MultiTaskModel
@@ -25,8 +26,8 @@ from shared.tasks import Example, Task
 
 Progress = Callable[[int, int], None]
 """Called after every step with (steps done, steps in all)."""
-Augment = Callable[[np.random.Generator], Sequence[Example]]
-"""Encoded training records whose texts are reworded at random; see `client.augmentation`."""
+Augment = Callable[[Chance], Sequence[Example]]
+"""Encoded training records whose texts are reworded, each by its own chance; see `client.augmentation`."""
 
 
 @dataclass(frozen=True)
@@ -62,17 +63,18 @@ def train(
 
     The optimizer starts afresh every round, and its first steps are small ones (`optimizers.warm_up`); the learning
     rate follows one schedule over the whole run. With `private` the round is one epoch of Poisson batches and noisy
-    steps (`client.privacy.dpsgd`), and else as many epochs as `training` says.
+    steps (`client.privacy.dpsgd`) in which each record's random choices are its own and secret, and else as many epochs
+    as `training` says, reproducible from `seed`.
 
     Args:
         model: Holds the global state; changed in place.
         examples: The site's encoded training records, tasks mixed.
         training: The federation's hyperparameters.
-        seed: Decides order and dropout; see `derive_seed`.
+        seed: Decides order, masks, rewording and dropout, unless `private`; see `derive_seed`.
         round: This round, from 1.
         rounds: Rounds in the whole run.
         balance: `Outcome.balance` of the round before; None begins afresh.
-        augment: Draws the examples of each epoch in place of `examples`; of the same tasks.
+        augment: Draws the examples of each epoch in place of `examples`; of the same tasks. Once a round if `private`.
         private: The owners of the records and the noise that protects them.
         watch: Called after every backward pass over a batch, while the gradients are there; not with `private`.
         correction: What is added to every step's gradient, by array; c - c_i of SCAFFOLD (`client.drift`).
@@ -82,11 +84,11 @@ def train(
         Steps, mean loss per task in the last epoch, seconds, the balancer's state, and how far the rates carried.
 
     Raises:
-        DataError: A loss is not finite; the model is left as it was before that step.
+        DataError: A loss is not finite, and not `private`; the model is left as it was before that step.
     """
     started = time.perf_counter()
     rng = np.random.default_rng(seed)
-    epochs = _epochs(model, augment or (lambda rng: examples), training, rng, private)
+    epochs = _epochs(model, augment or (lambda chance: examples), training, rng, private)
     steps, done, travelled = sum(len(epoch) for epoch in epochs), 0, 0.0
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     adapter = [parameter for parameter in model.encoder.parameters() if parameter.requires_grad]
@@ -169,13 +171,20 @@ def _epochs(
 ) -> list[list[list[Example]]]:
     """The batches of the round's epochs, drawn anew."""
     if private:
-        steps = steps_per_round(private.privacy, training)
-        epochs = [poisson_batches(draw(rng), private, steps)]
-    else:
-        epochs = [_epoch(draw(rng), training, rng) for _ in range(training.epochs_per_round)]
-    return [
-        [[model.tasks[example.task].redraw(example, rng) for example in batch] for batch in epoch] for epoch in epochs
-    ]
+        batches = poisson_batches(draw(private.chance("reword")), private, steps_per_round(private.privacy, training))
+        return [[_redrawn(model, batch, private.chance("redraw", step)) for step, batch in enumerate(batches)]]
+
+    def chance(task: str, record: int) -> np.random.Generator:
+        return rng
+
+    epochs = [_epoch(draw(chance), training, rng) for _ in range(training.epochs_per_round)]
+    return [[_redrawn(model, batch, chance) for batch in epoch] for epoch in epochs]
+
+
+def _redrawn(model: MultiTaskModel, batch: Sequence[Example], chance: Chance) -> list[Example]:
+    """A batch as this step shows it."""
+    tasks = model.tasks
+    return [tasks[e.task].redraw(e, chance(e.task, e.record)) if tasks[e.task].redraws else e for e in batch]
 
 
 def _epoch(examples: Sequence[Example], training: Training, rng: np.random.Generator) -> list[list[Example]]:

@@ -71,6 +71,6 @@ def train_on(
         examples,
         federation.training.model_copy(update={"epochs_per_round": epochs}),
         seed=trainer.derive_seed(federation.seed, "+".join(site.name for site in sites), 1),
-        augment=(lambda rng: [example for site in sites for example in site.draw_examples(rng)]) if augmented else None,
+        augment=(lambda chance: [e for site in sites for e in site.draw_examples(chance)]) if augmented else None,
         progress=progress,
     )

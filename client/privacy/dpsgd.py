@@ -4,25 +4,29 @@ Every step draws owners by a coin each (Poisson sampling), sums each drawn owner
 tasks, clips that sum, adds noise to the sum over owners, and divides by the expected number of owners. A step that drew
 nobody is noise alone. Owners pass through the model sorted by length, whole, in micro-batches.
 
-Coins and noise come from the operating system's entropy, never from the federation's seed: whoever knows the seed could
-take the noise away again.
+Coins, noise and what a record draws for itself (which words are masked) come from keys of the operating system, never
+from the federation's seed (`client.privacy.randomness`): whoever knows the seed could take the noise away again, and
+numbers that are drawn in a row over a batch would shift for all when one owner is added.
 """
 
-import secrets
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from opacus.grad_sample.grad_sample_module import GradSampleHooks
 from opacus.optimizers import DPOptimizer
+from opacus.optimizers.optimizer import _check_processed_flag, _mark_as_processed
 
 from client.batching import cut_by_length, pack, padded_length
 from client.gradients import Measured
 from client.precision import autocast
-from shared.errors import DataError
+from client.privacy.randomness import Chance, Secret, Stream
 from shared.federation import Privacy, Training
 from shared.model import Batch, MultiTaskModel
 from shared.tasks import Example
@@ -41,8 +45,33 @@ class Private:
     privacy: Privacy
     noise_multiplier: float
     """Standard deviation of the noise, in units of an owner's largest contribution."""
-    owners: Mapping[Key, Owner]
+    owners: Mapping[Key, Owner] = field(repr=False)
     """Whose each training record is."""
+    secret: Secret = field(default_factory=Secret, repr=False)
+    """Of one training: what the random choices of each record come from."""
+
+    def chance(self, *when: str | int) -> Chance:
+        """The random numbers of each record, at this point of the training.
+
+        They are the record's own: they depend on its owner and on its place among the owner's records of the task, and
+        on nothing that anybody else brings.
+        """
+
+        @cache
+        def draw(task: str, record: int) -> np.random.Generator:
+            return self.secret.generator(*when, task, *self._places[task, record])
+
+        return draw
+
+    @cached_property
+    def _places(self) -> dict[Key, tuple[Owner, int]]:
+        """Of every record, its owner and how many of the owner's records of the task stand before it."""
+        before = Counter[tuple[str, Owner]]()
+        places = {}
+        for (task, record), owner in sorted(self.owners.items()):
+            places[task, record] = owner, before[task, owner]
+            before[task, owner] += 1
+        return places
 
     @property
     def expected_owners(self) -> float:
@@ -58,7 +87,7 @@ def steps_per_round(privacy: Privacy, training: Training) -> int:
 
 
 def poisson_batches(
-    examples: Sequence[Example], private: Private, steps: int, rng: np.random.Generator | None = None
+    examples: Sequence[Example], private: Private, steps: int, stream: Stream | None = None
 ) -> list[list[Example]]:
     """The examples of each step: those of every owner that the step's coin picked. Some may be empty.
 
@@ -66,14 +95,14 @@ def poisson_batches(
         examples: Encoded training records.
         private: Whose they are, and how often each owner is drawn.
         steps: How many.
-        rng: Only for tests; by default the operating system's entropy.
+        stream: Of the coins; only for tests, by default one of its own.
     """
-    rng = rng or np.random.default_rng(secrets.randbits(128))
+    stream = stream or Stream()
     groups = _by_owner(examples, private.owners)
     return [
         [
             example
-            for group, coin in zip(groups, rng.random(len(groups)), strict=True)
+            for group, coin in zip(groups, stream.uniform(len(groups)), strict=True)
             if coin < private.privacy.sampling_rate
             for example in group
         ]
@@ -81,51 +110,79 @@ def poisson_batches(
     ]
 
 
-class AutomaticClipping(DPOptimizer):  # type: ignore[misc]
-    """Clips by AUTO-S: g / (|g| + gamma), so that nobody contributes more than 1 (Bu et al. 2022, arXiv 2206.07136)."""
+class NoisyOptimizer(DPOptimizer):  # type: ignore[misc]
+    """opacus's, with noise from a cryptographic stream, and automatic clipping if asked for.
+
+    Automatic clipping is AUTO-S: g / (|g| + gamma), so that nobody contributes more than 1 (Bu et al. 2022, arXiv
+    2206.07136).
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, *, stream: Stream, automatic: bool, **options: Any) -> None:
+        """Draw noise from `stream`; `options` are opacus's."""
+        super().__init__(optimizer, **options)
+        self.stream = stream
+        self.automatic = automatic
 
     def clip_and_accumulate(self) -> None:
-        """Scale every owner's gradient to almost 1, then as opacus does."""
-        norms = _norms(self.grad_samples)
-        for p in self.params:
-            scale = (1 / (norms + STABILITY)).reshape(-1, *(1,) * (p.grad_sample.dim() - 1))
-            p.grad_sample = p.grad_sample * scale
+        """Scale every owner's gradient to almost 1 if so agreed, then as opacus does."""
+        if self.automatic:
+            norms = _norms(self.grad_samples)
+            for p in self.params:
+                scale = (1 / (norms + STABILITY)).reshape(-1, *(1,) * (p.grad_sample.dim() - 1))
+                p.grad_sample = p.grad_sample * scale
         super().clip_and_accumulate()
+
+    def add_noise(self) -> None:
+        """Add noise to the sum of clipped gradients, in float64, and round once; whatever device the sum is on."""
+        deviation = self.noise_multiplier * self.max_grad_norm
+        sizes = [p.numel() for p in self.params]
+        noise = torch.split(self.stream.noise(sum(sizes)).mul_(deviation), sizes)
+        for p, own in zip(self.params, noise, strict=True):
+            _check_processed_flag(p.summed_grad)
+            noisy = p.summed_grad.cpu().double() + own.view_as(p)
+            p.grad = noisy.to(p.dtype).to(p.device)
+            _mark_as_processed(p.summed_grad)
 
 
 def private_optimizer(
-    optimizer: torch.optim.Optimizer, private: Private, device: torch.device, seed: int | None = None
-) -> DPOptimizer:
+    optimizer: torch.optim.Optimizer, private: Private, stream: Stream | None = None
+) -> NoisyOptimizer:
     """An optimizer that clips each owner, adds noise and divides by the expected number of owners.
 
     Args:
         optimizer: Takes the step in the end.
         private: Clipping and noise.
-        device: Of the parameters.
-        seed: Only for tests; by default the operating system's entropy.
+        stream: Of the noise; only for tests, by default one of its own.
     """
     automatic = private.privacy.clipping == "automatic"
-    generator = torch.Generator(device).manual_seed(secrets.randbits(63) if seed is None else seed)
-    kind = AutomaticClipping if automatic else DPOptimizer
-    return kind(
+    return NoisyOptimizer(
         optimizer,
+        stream=stream or Stream(),
+        automatic=automatic,
         noise_multiplier=private.noise_multiplier,
         max_grad_norm=1.0 if automatic else private.privacy.clip,
         expected_batch_size=private.expected_owners,
         loss_reduction="mean",
-        generator=generator,
-        secure_mode=True,  # noise that does not betray itself by how floats are rounded (Holohan and Braghin 2021)
     )
 
 
 @contextmanager
 def per_example_gradients(model: MultiTaskModel) -> Iterator[None]:
-    """Inside, a backward pass leaves every trained parameter's gradient of each row in its `grad_sample`."""
+    """Inside, a backward pass leaves every trained parameter's gradient of each row in its `grad_sample`.
+
+    Outside nothing is left of it, however it ended: no hook, no gradient, no activation of a record.
+    """
     hooks = GradSampleHooks(model, loss_reduction="sum")
     try:
         yield
     finally:
         hooks.cleanup()
+        for module in model.modules():
+            for name in ("activations", "max_batch_len"):
+                module.__dict__.pop(name, None)
+        for parameter in model.parameters():
+            parameter.__dict__.pop("summed_grad", None)
+        model.zero_grad(set_to_none=True)
 
 
 @contextmanager
@@ -140,7 +197,7 @@ def private_steps(
 
     `pull_back` may add to the gradients, after the noise, what rests on no record but through the parameters.
     """
-    noisy = private_optimizer(optimizer, private, model.device)
+    noisy = private_optimizer(optimizer, private)
     noisy.attach_step_hook(lambda _: pull_back())
     with per_example_gradients(model):
         yield lambda batch: private_step(model, batch, training, private, noisy)
@@ -149,10 +206,9 @@ def private_steps(
 def private_step(
     model: MultiTaskModel, batch: Sequence[Example], training: Training, private: Private, optimizer: DPOptimizer
 ) -> Measured:
-    """One step, inside `per_example_gradients`.
+    """One step, inside `per_example_gradients`; no record can make it fail.
 
-    Raises:
-        DataError: A loss is not finite.
+    An owner whose gradient is not finite contributes nothing. Losses that are not finite are told as 0.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     losses: dict[str, list[torch.Tensor]] = {}
@@ -166,7 +222,8 @@ def private_step(
         parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))  # type: ignore[attr-defined]
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return Measured({task: torch.cat(values) for task, values in losses.items()}, {})
+    told = {task: torch.cat(values).double() for task, values in losses.items()}  # float32 may not hold their sum
+    return Measured({task: values.where(values.isfinite(), 0.0) for task, values in told.items()}, {})
 
 
 def owner_batches(owners: Sequence[Sequence[Example]], batch_tokens: int) -> list[list[Sequence[Example]]]:
@@ -195,6 +252,8 @@ def owner_gradients(
 ) -> list[torch.Tensor]:
     """Each owner's gradient of the sum of its weighted losses: float32 [owners, ...] per trained parameter.
 
+    It is zero for an owner of whose gradient any number is not finite: an error would tell that the owner is there.
+
     Args:
         model: In training mode, inside `per_example_gradients`.
         owners: The examples of each.
@@ -215,6 +274,10 @@ def owner_gradients(
                 total.index_add_(0, own, parameter.grad_sample.float())  # type: ignore[attr-defined]
                 parameter.grad_sample = None  # type: ignore[attr-defined]
             parameter.grad = None
+    finite = torch.stack([total.flatten(1).isfinite().all(1) for total in sums]).all(0)
+    if not finite.all():
+        for total in sums:
+            total[~finite] = 0
     return sums
 
 
@@ -229,8 +292,6 @@ def _backward(model: MultiTaskModel, batch: Batch, training: Training) -> dict[s
         logits = model(batch)
     losses = model.losses(batch, logits)
     total = torch.stack([model.tasks[task].weight * values.sum() for task, values in losses.items()]).sum()
-    if not torch.isfinite(total):
-        raise DataError(f"Expected a finite training loss, but it became {total.item()}; lower training.learning_rate.")
     with warnings.catch_warnings():  # the first LoRA layer reads frozen embeddings
         warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
         total.backward()  # type: ignore[no-untyped-call]

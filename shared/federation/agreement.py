@@ -9,7 +9,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -50,6 +50,17 @@ class Federation(Model):
             if not re.match(r"^[a-z][a-z0-9_]{0,47}$", name):
                 raise ValueError(f"a task name must be lower-case letters, digits and underscores, not {name!r}")
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_dropout(cls, values: Any) -> Any:
+        """Under [privacy] a file that says nothing of `training.head_dropout` has none."""
+        if not isinstance(values, dict) or not values.get("privacy"):
+            return values
+        training = values.get("training", {})
+        if isinstance(training, Training):
+            training = training.model_dump(exclude_unset=True)
+        return {**values, "training": {"head_dropout": 0.0, **training}} if isinstance(training, dict) else values
 
     @model_validator(mode="after")
     def _together(self) -> Self:

@@ -31,7 +31,7 @@ class Training(Model):
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
     """Longest gradient, as the Euclidean norm over adapter and heads; a longer one is scaled down."""
     head_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """On what the heads read, while training."""
+    """On what the heads read, while training; 0 under [privacy], also where it is left out."""
     proximal_mu: Annotated[float, Field(ge=0)] = 0.0
     """Pulls a round's training back to where it began: mu / 2 times the squared distance (FedProx, Li et al. 2020)."""
     scaffold: bool = False

@@ -142,6 +142,8 @@ class Task(Protocol):
     """Fields of running text that augmentation may reword, because the labels belong to the whole of it."""
     free_words: ClassVar[tuple[str, ...]] = ()
     """Fields that list words which augmentation may replace one for one, because the labels count words."""
+    redraws: ClassVar[bool] = False
+    """Whether `redraw` does anything."""
 
     def check(self, record: Record) -> None:
         """Raise ValueError saying what is wrong with a labelled record (the caller adds file and line)."""

@@ -85,6 +85,7 @@ class FillMask(Task):
         metrics="accuracy, perplexity (lower is better), both over masked sub-tokens",
         source="Devlin et al. 2019, section 3.1; whole-word masking as in their later models",
     )
+    redraws = True
 
     def __init__(self, name: str, spec: FillMaskSpec) -> None:
         self.name = name

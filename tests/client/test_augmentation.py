@@ -14,6 +14,7 @@ from client import trainer
 from client.augmentation import Augmentation, open_rewording, read_synonyms, replace_words, reword_text
 from client.institution import Institution
 from client.opening import build_site
+from client.privacy.randomness import Chance
 from client.site import Site
 from shared.errors import ConfigError
 from shared.tasks import Example, build_task
@@ -103,6 +104,12 @@ def augmented(site: Site, task: str, options: Augmentation) -> Site:
     return replace(site, rewordings={task: open_rewording(options, site.model.tasks[task])})
 
 
+def all_from(seed: int) -> Chance:
+    """One generator for all records, as where there is no [privacy]."""
+    rng = np.random.default_rng(seed)
+    return lambda task, record: rng
+
+
 def test_tasks_whose_labels_are_places_refuse(make_site: MakeSite) -> None:
     site = make_site("notes_qa", "entities")
     with pytest.raises(ConfigError, match=r"\[data\.notes_qa\.augmentation\] only for a task whose labels hold"):
@@ -116,7 +123,7 @@ def test_only_the_training_texts_of_that_task_change_and_anew_each_time(make_sit
     words = synonyms.with_name("drugs.json")
     words.write_text(json.dumps({"daily": ["weekly", "hourly"], "takes": ["swallows"]}), encoding="utf-8")
     site = augmented(plain, "entities", Augmentation(synonyms=words, replace=0.5))
-    draw = [site.draw_examples(np.random.default_rng(seed)) for seed in (1, 2, 1)]
+    draw = [site.draw_examples(all_from(seed)) for seed in (1, 2, 1)]
     assert [[e.input_ids for e in examples] for examples in draw[::2]] == [[e.input_ids for e in draw[0]]] * 2
     assert draw[0] != draw[1]
     for examples in draw:
@@ -135,7 +142,7 @@ def test_whole_texts_are_reworded_in_every_way(make_site: MakeSite, synonyms: Pa
         assert new["label"] == old["label"]
         assert "buyer" not in new["text"]
         assert new["text"] != old["text"]
-    examples = site.draw_examples(np.random.default_rng(1))
+    examples = site.draw_examples(all_from(1))
     assert [e.target for e in examples] == [e.target for e in site.examples("train")]
 
 
@@ -143,8 +150,8 @@ def test_training_sees_each_epochs_own_texts(make_site: MakeSite) -> None:
     site = make_site("clauses", training={"epochs_per_round": 3})
     seen: list[int] = []
 
-    def draw(rng: np.random.Generator) -> list[Example]:
-        seen.append(int(rng.integers(2**31)))
+    def draw(chance: Chance) -> list[Example]:
+        seen.append(int(chance("clauses", 0).integers(2**31)))
         return site.examples("train")[: 2 * len(seen)]
 
     outcome = trainer.train(site.model, site.examples("train"), site.federation.training, seed=1, augment=draw)

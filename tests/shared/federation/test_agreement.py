@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from shared.errors import ConfigError
-from shared.federation import Federation, Privacy, load_federation
+from shared.federation import Federation, Privacy, Training, load_federation
 
 VALID = """
 name = "demo"
@@ -153,6 +153,22 @@ def test_privacy_needs_what_looks_at_no_record(tiny_federation: Callable[..., Fe
     for key in (*training, "weighting", "patience", "tasks.next"):
         assert key in str(error.value), key
     tiny_federation(**PRIVATE, tasks={"next": {"type": "next-sentence-prediction", "strangers": "document"}})
+
+
+def test_under_privacy_there_is_no_dropout(tiny_federation: Callable[..., Federation]) -> None:
+    """Left out, written as 0, and given as an object are one agreement; anything else is refused."""
+    left_out, zero = tiny_federation(**PRIVATE), {"weight_decay": 0.0, "head_dropout": 0.0}
+    assert left_out.training.head_dropout == 0.0
+    assert tiny_federation(**PRIVATE | {"training": zero}).digest == left_out.digest
+    values = left_out.model_dump(exclude={"training"})
+    assert Federation.model_validate(values | {"training": Training(weight_decay=0.0)}).training.head_dropout == 0.0
+    assert Federation.model_validate(left_out.model_dump(mode="json")).digest == left_out.digest
+    with pytest.raises(ValidationError, match=r"training\.head_dropout must be 0\.0"):
+        tiny_federation(**PRIVATE | {"training": {"weight_decay": 0.0, "head_dropout": 0.1}})
+    with pytest.raises(ValidationError, match=r"adapter\.dropout must be 0\.0"):
+        tiny_federation(**PRIVATE, adapter={"dropout": 0.2})
+    assert tiny_federation().training.head_dropout == 0.1
+    assert tiny_federation(privacy=None).training.head_dropout == 0.1
 
 
 @pytest.mark.parametrize("given", [{}, {"epsilon": 3.0, "noise_multiplier": 1.0}])

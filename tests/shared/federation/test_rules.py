@@ -26,6 +26,8 @@ OTHER: dict[str, Any] = {
     "training.sampling": "temperature",
     "training.adversarial_epsilon": 0.1,
     "training.weight_decay": 0.01,
+    "training.head_dropout": 0.1,
+    "adapter.dropout": 0.1,
     "training.optimizer": "adamw",
     "training.momentum": 0.9,
     "rounds.weighting": "tasks",
