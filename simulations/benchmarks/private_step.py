@@ -98,7 +98,7 @@ def private_side(
     )
 
     def private() -> None:
-        noisy = private_optimizer(build_optimizer(parameters, training), settings, model.device)
+        noisy = private_optimizer(build_optimizer(parameters, training), settings)
         with per_example_gradients(model):
             private_step(model, examples, training, settings, noisy)
 
