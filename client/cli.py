@@ -57,14 +57,25 @@ def ledger(
     verify: Annotated[
         bool, typer.Option("--verify", help="Hold it against the receipts of what has left too.")
     ] = False,
+    approve: Annotated[
+        str | None,
+        typer.Option(metavar="DATASET", help="Let a data set that waits, since it is new, begin a budget of its own."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what differential privacy your data have spent and have left, over all rounds, runs and coordinators.
 
     The exit code is 1 if the ledger has been edited, cannot be read, or with --verify is older than the receipts.
     """
-    from client.privacy.report import examine_ledger, print_report, report_as_json
+    from client.privacy.report import approve_dataset, examine_ledger, print_report, report_as_json
 
+    if approve is not None:
+        approved = approve_dataset(institution, approve)
+        if as_json:
+            print_json({"approved": approved.fingerprint})
+        else:
+            announce(f"The data set {approved.fingerprint} begins a budget of its own: {approved.owners} owners.")
+        return
     report = examine_ledger(institution, verify=verify)
     if as_json:
         print_json(report_as_json(report))

@@ -6,11 +6,12 @@ from pathlib import Path
 import torch
 
 from client.augmentation import open_rewording
+from client.data.identity import count_owners
 from client.data.loading import load_data
 from client.data.readiness import examine, summary
 from client.institution import Data, Institution, load_institution
 from client.keep import Keep
-from client.privacy.account import count_owners, open_account, open_ledger
+from client.privacy.account import open_account, open_ledger
 from client.privacy.ledger import Ledger
 from client.receipts import Receipts
 from client.site import Site
@@ -89,7 +90,9 @@ def build_site(
         summary(readiness),
         policy=institution.policy,
         owners={
-            task: {split: count_owners(held.records, columns[task]) for split, held in splits.items()}
+            task: {
+                split: count_owners(held.records, model.tasks[task], columns[task]) for split, held in splits.items()
+            }
             for task, splits in data.items()
         },
         initial={name: array for name, array in get_state(model).items() if is_kept(name, federation.method.keeps)},
@@ -97,6 +100,7 @@ def build_site(
         account=open_account(
             {task: splits["train"].records for task, splits in data.items()},
             columns,
+            tasks=model.tasks,
             federation=federation,
             policy=institution.policy,
             ledger=ledger,

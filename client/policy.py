@@ -41,6 +41,10 @@ class Policy(Model):
     """Most epsilon that an owner here may ever spend, over all tasks, runs and coordinators; requires privacy."""
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     """At which that epsilon is counted; a federation whose own `privacy.delta` is larger is refused."""
+    new_data: Literal["ask", "allow"] | None = None
+    """Training data of which the ledger knows no owner and no record, although it knows others: whether they may be
+    trained on only once `collegium client ledger --approve` has said so. `ask` under `max_epsilon`, else `allow`.
+    """
     require_dp: bool = False
     """Refuse every federation that has no `[privacy]`."""
     tasks: tuple[Name, ...] | None = None
@@ -67,6 +71,11 @@ class Policy(Model):
     """Keep every update in the outbox until it is approved by `collegium client outbox --approve`."""
     hold_seconds: Annotated[float, Field(gt=0)] = 3600.0
     """How long an update waits for that, and never beyond the federation's `rounds.deadline_seconds`."""
+
+    @property
+    def asks_for_new_data(self) -> bool:
+        """`new_data`, with its default."""
+        return self.max_epsilon is not None if self.new_data is None else self.new_data == "ask"
 
 
 def check_request(policy: Policy, request: Request, federation: "Federation", owners: Owners) -> None:

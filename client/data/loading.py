@@ -8,6 +8,7 @@ from typing import TypeVar
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
+from client.data.identity import owner_of
 from client.data.sources import BadRow, scan_rows
 from client.institution import Data
 from shared.errors import ConfigError, DataError
@@ -93,6 +94,8 @@ def check_rows(path: Path, task: Task, source: Data | None = None) -> Iterator[t
             record = task.relabel(row, source.rename, source.scheme) if source else row
             task.check(record)
             _check_annotated(record, task, source)
+            if source and source.group_by:
+                owner_of(record, task, source.group_by)
         except ValueError as error:
             yield number, BadRow(str(error))
         else:

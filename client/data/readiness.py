@@ -4,7 +4,6 @@ Nothing here raises because of what the data are: a bad row or file is counted, 
 records it looks at those that training would use, as `client.data.loading` chooses them.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
+from client.data.identity import hash_texts
 from client.data.loading import CHOICE_SEED, check_labels, check_rows, choose, paths_of
 from client.data.quality import troubles_of
 from client.data.sources import BadRow
@@ -69,7 +69,7 @@ class SplitReport:
     contradictions: int
     """Those of them whose labels are others."""
     overlap: int
-    """Records whose texts are also in train but for case and white space; 0 for train itself."""
+    """Records that are also in train (`client.data.identity`); 0 for train itself."""
     non_ascii: int
     """Records with a character beyond ASCII."""
     labels: Mapping[str, int]
@@ -134,7 +134,7 @@ def examine(
         files: What reading the files brought to light, if they were read for this.
         annotates: The labels that the institution annotates; None if all.
     """
-    trained = {_digest(task.texts_of(record)) for _, record in splits.get("train", ())}
+    trained = {hash_texts(task.texts_of(record)) for _, record in splits.get("train", ())}
     reports = {
         split: _examine_split(task, rows, tokenizer, max_length, frozenset() if split == "train" else trained)
         for split, rows in splits.items()
@@ -209,7 +209,7 @@ def _examine_split(
     rows: Sequence[Row],
     tokenizer: PreTrainedTokenizerFast,
     max_length: int,
-    trained: set[bytes] | frozenset[bytes],
+    trained: set[str] | frozenset[str],
 ) -> SplitReport:
     seen: dict[tuple[str, ...], list[str]] = {}
     duplicates = contradictions = overlap = non_ascii = unlabelled = 0
@@ -220,7 +220,7 @@ def _examine_split(
         labels.update(own)
         unlabelled += not own
         non_ascii += not all(text.isascii() for text in texts)
-        overlap += bool(trained) and _digest(texts) in trained
+        overlap += bool(trained) and hash_texts(texts) in trained
         for kind in troubles_of(texts):
             troubles.setdefault(kind, []).append(number)
         first = seen.setdefault(tuple(texts), own)
@@ -263,9 +263,3 @@ def _lengths_of(
     for example in task.encode(records, tokenizer, bound):
         lengths[example.record].append(len(example))
     return lengths
-
-
-def _digest(texts: Sequence[str]) -> bytes:
-    """Equal for texts that differ in case and white space alone."""
-    plain = "\x00".join(" ".join(text.split()).casefold() for text in texts)
-    return hashlib.blake2b(plain.encode(), digest_size=16).digest()

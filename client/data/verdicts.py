@@ -124,7 +124,7 @@ def _look_for_duplicates(task: TaskReport, split: Split, records: SplitReport) -
 def _look_for_overlap(task: TaskReport, split: Split, records: SplitReport) -> Said:
     if split == "train":
         return
-    found = f"{_count(records.overlap, records.records)} are in train too (but for case and white space)"
+    found = f"{_count(records.overlap, records.records)} are in train too (but for case, white space and punctuation)"
     rate = share(records.overlap, records.records)
     if split not in task.files and rate >= MANY_OVERLAPPING:
         yield "warning", f"{found}, out of which they are held; take what is repeated out of that file."

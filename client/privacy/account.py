@@ -7,15 +7,16 @@ from functools import cache
 from pathlib import Path
 
 from client import receipts
+from client.data.identity import hash_texts, owner_of
 from client.policy import Policy
 from client.privacy.accounting import Mechanism, epsilon, noise_multiplier_for
 from client.privacy.chain import Head
-from client.privacy.dataset import Dataset, describe_dataset, hash_record
+from client.privacy.dataset import Dataset, describe_dataset
 from client.privacy.dpsgd import Key, Owner, Private, steps_per_round
 from client.privacy.ledger import FILE, Ledger
 from shared.errors import BudgetError, DataError, ProtocolError
 from shared.federation import Federation, Privacy, Training
-from shared.tasks import Record
+from shared.tasks import Record, Task
 
 
 @dataclass
@@ -52,11 +53,13 @@ class Account:
             return
         if known:
             self.ledger.check([known])
+        max_epsilon, delta = self._budget()
         reservation = self.ledger.reserve(
             self.dataset,
             mechanism,
-            delta=self.policy.delta,
-            max_epsilon=self._budget(),
+            delta=delta,
+            max_epsilon=max_epsilon,
+            ask=self.policy.asks_for_new_data,
             federation=self.federation.digest,
             run=run,
             round=round,
@@ -74,16 +77,17 @@ class Account:
         """The ledger's last entry, for others to remember."""
         return self.ledger.head if self.ledger else None
 
-    def _budget(self) -> float:
-        """The policy's, or else what the federation file that this site has approved plans to spend."""
-        planned = privacy_of(self.federation).epsilon
-        allowed = planned if self.policy.max_epsilon is None else self.policy.max_epsilon
-        if allowed is None:
+    def _budget(self) -> tuple[float, float]:
+        """Epsilon and delta: the policy's, or else those of the federation file that this site has approved."""
+        privacy = privacy_of(self.federation)
+        if self.policy.max_epsilon is not None:
+            return self.policy.max_epsilon, self.policy.delta
+        if privacy.epsilon is None:
             raise BudgetError(
                 "Expected policy.max_epsilon in institution.toml, since the federation's [privacy] gives a "
                 "noise_multiplier and no epsilon; say how much this site's data may spend."
             )
-        return allowed
+        return privacy.epsilon, privacy.delta
 
 
 def privacy_of(federation: Federation) -> Privacy:
@@ -107,29 +111,6 @@ def _mechanism(privacy: Privacy, training: Training, rounds: int) -> Mechanism:
     return Mechanism(noise, privacy.sampling_rate, steps)
 
 
-def owner_of(record: Record, column: str | None, where: str) -> Owner:
-    """Whose a record is: the value in its owner column, or, without one, its own.
-
-    Raises:
-        DataError: The column is missing or empty.
-    """
-    if column is None:
-        return f"record {hash_record(record)}"
-    value = record.get(column)
-    if value is None or not str(value).strip():
-        raise DataError(
-            f"Expected the owner of every record in the column {column!r} (group_by), but {where} has none."
-        )
-    return str(value).strip()
-
-
-def count_owners(records: Sequence[Record], column: str | None) -> int:
-    """How many owners some records have."""
-    if column is None:
-        return len(records)
-    return len({owner_of(record, column, "a record") for record in records})
-
-
 def open_ledger(state: Path) -> Ledger:
     """The ledger in a site's state folder, held against what the receipts remember of it."""
     return Ledger.open(state / FILE, known=[Head(*head) for head in receipts.heads(state)])
@@ -147,31 +128,39 @@ def open_account(
     records: Mapping[str, Sequence[Record]],
     columns: Mapping[str, str | None],
     *,
+    tasks: Mapping[str, Task],
     federation: Federation,
     policy: Policy,
     ledger: Ledger | None,
 ) -> Account:
-    """The account of a site's training records.
+    """The account of a site's training records; the ledger then knows them.
 
     Owners are the same across tasks and columns if their values are: a patient of two tasks is one owner.
 
     Args:
         records: Training records per task.
         columns: Per task the column that names owners, or None.
+        tasks: What reads them.
         federation: The agreement; it has [privacy].
         policy: The site's budget.
         ledger: Where what is spent is kept; None in the simulator.
 
     Raises:
         DataError: A record lacks its owner.
+        BudgetError: The ledger could not be read or written.
     """
-    owners = {
-        (task, i): owner_of(record, columns[task], f"record {i + 1} of {task}")
-        for task, held in records.items()
-        for i, record in enumerate(held)
-    }
+    owners: dict[Key, Owner] = {}
     held_by: dict[Owner, list[str]] = {}
-    for (task, i), owner in owners.items():
-        held_by.setdefault(owner, []).append(hash_record(records[task][i]))
+    for name, held in records.items():
+        task, column = tasks[name], columns[name]
+        for i, record in enumerate(held):
+            try:
+                owner = owners[name, i] = owner_of(record, task, column)
+            except ValueError as error:
+                raise DataError(f"Record {i + 1} of {name}: {error}.") from None
+            held_by.setdefault(owner, []).append(hash_texts(task.texts_of(record)))
     named = ", ".join(sorted({column for column in columns.values() if column})) or None
-    return Account(federation, policy, owners, describe_dataset(held_by, named), ledger)
+    dataset = describe_dataset(held_by, named)
+    if ledger:
+        ledger.introduce(dataset)
+    return Account(federation, policy, owners, dataset, ledger)

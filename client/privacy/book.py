@@ -1,7 +1,9 @@
 """What the entries of a ledger say: data sets, what was reserved on them, and what of that was taken.
 
-Kinds of entries, after the first: `dataset`, `reserve` (steps of a mechanism on a data set, named by the number of its
-entry), `commit` (a reservation, and the steps it took).
+Kinds of entries, after the first: `data` (a data set), `reserve` (steps of a mechanism on a data set, named by the
+number of its entry), `commit` (a reservation, and the steps it took), `approve` (a data set that the operator lets
+begin a budget of its own). `dataset` is a data set as it was marked before owners and records had one spelling; it is
+not written any more, and whatever it has spent counts for every data set.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,13 +32,14 @@ class Book:
 
     datasets: dict[int, Dataset] = field(default_factory=dict)
     charges: dict[int, Charge] = field(default_factory=dict)
+    approved: set[int] = field(default_factory=set)
 
     def add(self, entry: Entry) -> None:
         """Take in one entry; ValueError, TypeError, KeyError or BudgetError if it does not follow from the others."""
         body = entry.body
-        if entry.kind == "dataset":
-            marks = frozenset(body["marks"])
-            self.datasets[entry.sequence] = Dataset(body["fingerprint"], body["owner_column"], body["owners"], marks)
+        if entry.kind in ("data", "dataset"):
+            told = body["fingerprint"], body["owner_column"], body["owners"], frozenset(body["marks"])
+            self.datasets[entry.sequence] = Dataset(*told, legacy=entry.kind == "dataset")
         elif entry.kind == "reserve":
             if body["dataset"] not in self.datasets:
                 raise ValueError(f"there is no data set {body['dataset']}")
@@ -46,6 +49,8 @@ class Book:
             charge = self.charge_to_settle(body["reserve"], body["steps"])
             taken = replace(charge.mechanism, steps=body["steps"])
             self.charges[body["reserve"]] = replace(charge, mechanism=taken, open=False)
+        elif entry.kind == "approve":
+            self.approved.add(self.number_to_approve(body["dataset"]))
         else:
             raise ValueError(f"its kind is {entry.kind!r}")
 
@@ -68,14 +73,32 @@ class Book:
         """The number of this very data set's entry, if it has one."""
         return next((number for number, each in self.datasets.items() if each == dataset), None)
 
+    def related(self, dataset: Dataset) -> set[int]:
+        """The data sets that may share an owner or a record with this one, by number."""
+        return {number for number, each in self.datasets.items() if each == dataset or each.may_share(dataset)}
+
     def counted(self, dataset: Dataset) -> list[Charge]:
-        """The charges of all data sets that share a mark with this one."""
-        related = {
-            number
-            for number, each in self.datasets.items()
-            if each.fingerprint == dataset.fingerprint or not each.marks.isdisjoint(dataset.marks)
-        }
+        """The charges of all data sets that may share an owner or a record with this one."""
+        related = self.related(dataset)
         return [charge for charge in self.charges.values() if charge.dataset in related]
+
+    def is_new(self, dataset: Dataset) -> bool:
+        """Whether its budget would begin at nothing although another data set has one: it shares nothing with any.
+
+        The first data set of a ledger is not new; one that was trained on, or that the operator approved, is known.
+        """
+        known = self.approved | {charge.dataset for charge in self.charges.values()}
+        return bool(known) and known.isdisjoint(self.related(dataset))
+
+    def number_to_approve(self, number: int) -> int:
+        """The number of a data set's entry that may be approved; BudgetError if it is none, or known already."""
+        if number not in self.datasets or not self.is_new(self.datasets[number]):
+            raise BudgetError(
+                f"Expected entry {number} of the privacy ledger to be a data set that waits to be approved, but it is "
+                f"{'one that may be trained on' if number in self.datasets else 'none'}; `collegium client ledger` "
+                "lists them."
+            )
+        return number
 
 
 def read_book(entries: Sequence[Entry]) -> Book:
@@ -93,7 +116,7 @@ def read_book(entries: Sequence[Entry]) -> Book:
 
 
 def dataset_body(dataset: Dataset) -> Mapping[str, Any]:
-    """What a `dataset` entry says."""
+    """What a `data` entry says."""
     return {
         "fingerprint": dataset.fingerprint,
         "owner_column": dataset.owner_column,

@@ -1,10 +1,11 @@
 """Which data a budget belongs to: the marks of its owners and records, by which another version is known again."""
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from client.data.identity import sha256
 
 
 @dataclass(frozen=True)
@@ -17,10 +18,17 @@ class Dataset:
     """The column that names each record's owner; None where every record stands for itself."""
     owners: int
     marks: frozenset[str]
-    """SHA-256 of each owner's key, where there is an owner column, and of each record.
+    """SHA-256 of each owner's name, where there is an owner column, and of each record, both as `client.data.identity`
+    spells them.
 
     Two data sets that share one mark hold the same owner or the same record: what one has spent, the other has too.
     """
+    legacy: bool = False
+    """Marked by raw fields, before owners and records had one spelling: what it holds cannot be told any more."""
+
+    def may_share(self, other: "Dataset") -> bool:
+        """Whether an owner or a record may stand in both."""
+        return self.legacy != other.legacy or not self.marks.isdisjoint(other.marks)
 
 
 def describe_dataset(records: Mapping[str, Iterable[str]], owner_column: str | None) -> Dataset:
@@ -30,7 +38,7 @@ def describe_dataset(records: Mapping[str, Iterable[str]], owner_column: str | N
     marked too, so neither does naming an owner column, or dropping it.
 
     Args:
-        records: `hash_record` of every record, under the key of its owner (any name of its own without owner column).
+        records: `client.data.identity.hash_texts` of every record, under its owner (any name without owner column).
         owner_column: The column that names owners, if there is one.
     """
     held = {owner: sorted(hashes) for owner, hashes in records.items()}
@@ -38,16 +46,7 @@ def describe_dataset(records: Mapping[str, Iterable[str]], owner_column: str | N
     if owner_column is None:
         content: list[Any] = sorted(held.values())
     else:
-        content = sorted([_sha256(f"owner {owner}"), hashes] for owner, hashes in held.items())
+        content = sorted([sha256(f"owner {owner}"), hashes] for owner, hashes in held.items())
         marks.update(mark for mark, _ in content)
-    fingerprint = _sha256(json.dumps([owner_column, content]))
+    fingerprint = sha256(json.dumps([owner_column, content]))
     return Dataset(fingerprint, owner_column, len(held), frozenset(marks))
-
-
-def hash_record(record: Mapping[str, Any]) -> str:
-    """SHA-256 of a record's fields, whatever their order; 64 hex digits."""
-    return _sha256(json.dumps(record, sort_keys=True, default=str))
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

@@ -3,9 +3,11 @@
 Every training is reserved before its first step and settled after its last. A reservation that was never settled, since
 the process died, counts in full for ever. What counts for a data set is every reservation of every data set that shares
 an owner or a record with it: an owner in both has lost in both (sound under add/remove of owners), and a record added
-or removed gives no new budget.
+or removed gives no new budget. A data set that shares nothing with any that has a budget begins one of its own; that is
+announced, recorded, and waits for the operator's word where the policy says so.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,8 +21,11 @@ from client.privacy.chain import Chain, Entry, Head
 from client.privacy.dataset import Dataset
 from shared.errors import BudgetError
 
+log = logging.getLogger("collegium.client")
 FILE = "ledger.sqlite"
 """Name of the ledger in the state folder."""
+SHOWN = 12
+"""Characters of a fingerprint that are enough to name a data set."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,49 @@ class Ledger:
         with self._transaction(write=False) as (found, _):
             _check_heads(self.path, found.entries, known)
 
+    def introduce(self, dataset: Dataset) -> bool:
+        """Record a data set that the ledger does not have yet, and announce it if its budget would begin at nothing.
+
+        Returns:
+            Whether it is new: it shares no owner and no record with any that has been trained on or approved, although
+            there is one.
+
+        Raises:
+            BudgetError: The ledger could not be read or written.
+        """
+        with self._transaction(write=True) as (found, book):
+            recorded, new = book.number_of(dataset) is not None, book.is_new(dataset)
+            if not recorded:
+                found.append("data", dataset_body(dataset))
+        if new and not recorded:
+            log.warning(
+                "the data set %s of %d owners shares no owner and no record with any in the privacy ledger: its budget "
+                "begins anew",
+                dataset.fingerprint[:SHOWN],
+                dataset.owners,
+            )
+        return new
+
+    def approve(self, name: str) -> Dataset:
+        """Let a data set that is new begin a budget of its own.
+
+        Args:
+            name: How its fingerprint begins.
+
+        Raises:
+            BudgetError: No data set, or more than one, is called so; it does not wait; or the ledger could not be read
+                or written.
+        """
+        with self._transaction(write=True) as (found, book):
+            named = [number for number, each in book.datasets.items() if name and each.fingerprint.startswith(name)]
+            if len(named) != 1:
+                raise BudgetError(
+                    f"Expected the beginning of one data set's fingerprint, but {name[:80]!r} begins {len(named)}; "
+                    "`collegium client ledger` lists them."
+                )
+            found.append("approve", {"dataset": book.number_to_approve(named[0])})
+            return book.datasets[named[0]]
+
     def reserve(
         self,
         dataset: Dataset,
@@ -101,6 +149,7 @@ class Ledger:
         federation: str,
         run: str | None,
         round: int,
+        ask: bool = False,
     ) -> Reservation:
         """Take steps from the data set's budget; they are on disk when this returns, so that training may begin.
 
@@ -112,17 +161,24 @@ class Ledger:
             federation: Digest of the federation file.
             run: The run, if known.
             round: The round.
+            ask: Refuse a data set that is new to the ledger until the operator has approved it.
 
         Raises:
-            BudgetError: The budget does not allow it, or the ledger could not be read or written: nothing is reserved.
+            BudgetError: The budget does not allow it, the data set waits to be approved, or the ledger could not be
+                read or written: nothing is reserved.
         """
+        if self.introduce(dataset) and ask:
+            raise BudgetError(
+                "This site's training data share no owner and no record with any that its privacy ledger knows: their "
+                'budget would begin anew, and that waits for its operator (policy.new_data = "ask"); '
+                "`collegium client ledger institution.toml` lists them, and --approve lets them be trained on."
+            )
         with self._transaction(write=True) as (found, book):
             if max_epsilon is not None:
                 before = [charge.mechanism for charge in book.counted(dataset)]
                 _check_budget(before, mechanism, delta, max_epsilon)
-            number = book.number_of(dataset) or found.append("dataset", dataset_body(dataset)).sequence
             body = {
-                "dataset": number,
+                "dataset": book.number_of(dataset),
                 "fingerprint": dataset.fingerprint,
                 "noise_multiplier": float(mechanism.noise_multiplier),
                 "sampling_rate": float(mechanism.sampling_rate),
@@ -161,9 +217,14 @@ class Ledger:
         )
 
     def datasets(self) -> list[Dataset]:
-        """Every data set that has been trained on, the oldest first."""
+        """Every data set that was to be trained on, the oldest first."""
         with self._transaction(write=False) as (_, book):
             return list(book.datasets.values())
+
+    def is_new(self, dataset: Dataset) -> bool:
+        """Whether its budget would begin at nothing although another data set has one, and nobody has approved it."""
+        with self._transaction(write=False) as (_, book):
+            return book.is_new(dataset)
 
     @contextmanager
     def _transaction(self, *, write: bool) -> Iterator[tuple[Chain, Book]]:

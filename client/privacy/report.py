@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from client import receipts
-from client.institution import load_institution
+from client.institution import Institution, load_institution
 from client.privacy.chain import Head
 from client.privacy.dataset import Dataset
-from client.privacy.ledger import FILE, Ledger, Spent
+from client.privacy.ledger import FILE, SHOWN, Ledger, Spent
 from shared.console import print_table
+from shared.errors import BudgetError
+from shared.federation import load_federation
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Report:
     """How many heads that the receipts name it was held against; None if that was not asked."""
     max_epsilon: float | None
     datasets: list[tuple[Dataset, Spent]]
+    waiting: frozenset[str] = frozenset()
+    """Fingerprints of those that are new, and may be trained on only once they are approved."""
 
 
 def examine_ledger(path: Path, *, verify: bool) -> Report:
@@ -47,8 +51,30 @@ def examine_ledger(path: Path, *, verify: bool) -> Report:
     if not file.exists() and not known:
         return Report(file, None, checked, policy.max_epsilon, [])
     ledger = Ledger.open(file, known=known)
-    datasets = [(dataset, ledger.spent(dataset, policy.delta)) for dataset in ledger.datasets()]
-    return Report(file, ledger.head, checked, policy.max_epsilon, datasets)
+    delta = _delta(institution)
+    datasets = [(dataset, ledger.spent(dataset, delta)) for dataset in ledger.datasets()]
+    new = frozenset(dataset.fingerprint for dataset, _ in datasets if ledger.is_new(dataset))
+    waiting = new if policy.asks_for_new_data else frozenset()
+    return Report(file, ledger.head, checked, policy.max_epsilon, datasets, waiting)
+
+
+def approve_dataset(path: Path, name: str) -> Dataset:
+    """Let a data set that is new to the institution's ledger be trained on, under a budget that begins anew.
+
+    Args:
+        path: `institution.toml`.
+        name: How the data set's fingerprint begins.
+
+    Raises:
+        ConfigError: `institution.toml` is wrong.
+        BudgetError: There is no ledger, it cannot be read or written, or no such data set waits.
+        StoreError: The receipts cannot be read.
+    """
+    state = load_institution(path).runtime.state
+    file = state / FILE
+    if not file.exists():
+        raise BudgetError(f"Expected a privacy ledger at {file}, but there is none: nothing waits to be approved.")
+    return Ledger.open(file, known=[Head(*head) for head in receipts.heads(state)]).approve(name)
 
 
 def report_as_json(report: Report) -> Mapping[str, Any]:
@@ -63,6 +89,7 @@ def report_as_json(report: Report) -> Mapping[str, Any]:
                 "fingerprint": dataset.fingerprint,
                 "owner_column": dataset.owner_column,
                 "owners": dataset.owners,
+                "waiting": dataset.fingerprint in report.waiting,
                 **{name: _finite(value) for name, value in asdict(spent).items()},
                 "left": _finite(_left(report, spent)),
             }
@@ -78,7 +105,7 @@ def print_report(report: Report) -> None:
         return
     rows = [
         (
-            dataset.fingerprint[:12],
+            dataset.fingerprint[:SHOWN],
             dataset.owner_column or "(each record)",
             dataset.owners,
             spent.reservations,
@@ -108,7 +135,20 @@ def print_report(report: Report) -> None:
     print_table(columns, rows, title="Spent, by data set")
     print("A data set's figures count the entries of every data set that shares an owner or a record with it.")
     against = "" if report.known is None else f", and the {report.known} heads that the receipts name are in it"
+    for waiting in sorted(report.waiting):
+        print(
+            f"{waiting[:SHOWN]} shares nothing with the others, and waits: if its owners are others indeed, let it "
+            f"begin a budget of its own by --approve {waiting[:SHOWN]}"
+        )
     print(f"{report.path} is whole{against}; its last entry is {report.head.sequence}, {report.head.sha256}.")
+
+
+def _delta(institution: Institution) -> float:
+    """That of the budget: the policy's where it has one, else the federation's."""
+    if institution.policy.max_epsilon is None and institution.federation.exists():
+        privacy = load_federation(institution.federation).privacy
+        return privacy.delta if privacy else institution.policy.delta
+    return institution.policy.delta
 
 
 def _left(report: Report, spent: Spent) -> float | None:

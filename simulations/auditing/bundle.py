@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from client.data.identity import hash_texts
 from client.data.loading import read_records
 from client.predict import open_bundle
-from client.privacy.dataset import hash_record
 from shared.errors import ConfigError, DataError
 from shared.model import MultiTaskModel, build_model
 from shared.tasks import Record
@@ -61,7 +61,8 @@ def audit_bundle(
     for file, records in ((members, inside), (others, outside)):
         if len(records) < FEWEST:
             raise DataError(f"Expected at least {FEWEST} records in {file}, but it has {len(records)}; add more.")
-    if common := {hash_record(record) for record in inside} & {hash_record(record) for record in outside}:
+    inputs = ({hash_texts(told.texts_of(record)) for record in records} for records in (inside, outside))
+    if common := set.intersection(*inputs):
         raise DataError(
             f"Expected no record in both {members} and {others}, but {len(common)} are; take them out "
             "of one of the two."

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from client.data.identity import hash_texts
 from client.privacy.accounting import Mechanism
-from client.privacy.dataset import Dataset, describe_dataset, hash_record
+from client.privacy.dataset import Dataset, describe_dataset
 from client.privacy.ledger import Ledger, Reservation
 
 Reserve = Callable[..., Reservation]
@@ -42,5 +43,5 @@ def dataset_of() -> Callable[..., Dataset]:
 
 
 def make_dataset(texts: dict[str, list[str]], owner_column: str | None = "patient_id") -> Dataset:
-    records = {owner: [hash_record({"text": text}) for text in held] for owner, held in texts.items()}
+    records = {owner: [hash_texts([text]) for text in held] for owner, held in texts.items()}
     return describe_dataset(records, owner_column)

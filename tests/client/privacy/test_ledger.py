@@ -255,3 +255,80 @@ def test_a_writer_that_does_not_end_is_waited_for_and_then_named(
         reserve(ledger)
     other.close()
     reserve(ledger)
+
+
+def test_new_data_are_recorded_and_wait_for_the_operator(
+    path: Path, patients: Dataset, reserve: Reserve, dataset_of: MakeDataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    ledger = Ledger.open(path)
+    assert not ledger.introduce(patients), "the first of a ledger has nothing to evade"
+    reserve(ledger, ask=True)
+    reserve(ledger, dataset=dataset_of({"17": ["x"], "99": ["y"]}), ask=True)
+    other, overlapping = dataset_of({"30": ["x2"]}), dataset_of({"30": ["y2"], "31": ["z2"]})
+    assert not caplog.messages
+    for dataset in (other, overlapping):  # that one waits does not make known another one like it
+        for _ in range(2):
+            with pytest.raises(BudgetError, match=r"no owner and no record .*policy\.new_data = \"ask\".* --approve"):
+                reserve(ledger, dataset=dataset, ask=True)
+        assert ledger.is_new(dataset)
+        assert used(ledger, dataset) == (0, 0, 0)
+    assert [
+        dataset.fingerprint[:12] in line for dataset, line in zip((other, overlapping), caplog.messages, strict=True)
+    ]
+    assert ledger.datasets()[2:] == [other, overlapping]
+    assert ledger.approve(other.fingerprint[:12]) == other
+    assert not ledger.is_new(other)
+    assert not ledger.is_new(overlapping), "it now goes on from what the approved one has"
+    reserve(ledger, 5, dataset=other, ask=True)
+    reserve(ledger, 5, dataset=overlapping, ask=True)
+    assert used(ledger, other) == (2, 2, 10)
+    assert used(ledger, patients)[2] == 20
+
+
+def test_without_the_question_new_data_are_announced_only(
+    path: Path, reserve: Reserve, dataset_of: MakeDataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    ledger = Ledger.open(path)
+    reserve(ledger)
+    new = dataset_of({"30": ["x"]})
+    reserve(ledger, dataset=new)
+    assert f"the data set {new.fingerprint[:12]} of 1 owners shares no owner and no record" in caplog.text
+    assert not ledger.is_new(new)
+
+
+def test_only_what_waits_can_be_approved(
+    path: Path, patients: Dataset, reserve: Reserve, dataset_of: MakeDataset
+) -> None:
+    ledger = Ledger.open(path)
+    reserve(ledger)
+    before = ledger.head
+    for name, said in (("", "begins 0"), ("no such", "begins 0"), (patients.fingerprint, "may be trained on")):
+        with pytest.raises(BudgetError, match=said):
+            ledger.approve(name)
+    assert Ledger.open(path).head == before
+    with chain.transaction(path, write=True) as found:
+        found.append("approve", {"dataset": 77})
+    with pytest.raises(BudgetError, match=r"right entry .* entry 77 .* but it is none"):
+        Ledger.open(path)
+
+
+def test_what_an_older_version_recorded_counts_for_every_data_set(
+    path: Path, patients: Dataset, reserve: Reserve, dataset_of: MakeDataset
+) -> None:
+    """Its marks were of raw fields: nobody can tell any more whether the same owners stand in a data set of today."""
+    Ledger.open(path)
+    old = dataset_of({"17": ["old"]})
+    body = {"fingerprint": old.fingerprint, "owner_column": None, "owners": 1, "marks": sorted(old.marks)}
+    with chain.transaction(path, write=True) as found:
+        found.append("dataset", body)
+        spent = {"dataset": 1, "noise_multiplier": 1.0, "sampling_rate": 0.1, "steps": 9}
+        found.append("reserve", spent)
+    ledger = Ledger.open(path)
+    assert used(ledger, dataset_of({"30": ["x"]})) == used(ledger, patients) == (1, 1, 9)
+    assert not ledger.introduce(patients), "it inherits everything, so there is nothing to ask"
+    assert not ledger.introduce(old), "what has the same hashes today is another data set"
+    reserve(ledger, 5)
+    (legacy, *_) = ledger.datasets()
+    assert legacy.legacy
+    assert used(ledger, legacy) == (2, 2, 14)
+    assert used(ledger, dataset_of({"30": ["x"]})) == (1, 1, 9)

@@ -15,6 +15,7 @@ from client.privacy.accounting import Mechanism, epsilon
 from client.privacy.dataset import Dataset
 from client.privacy.ledger import Ledger, Reservation
 from shared.errors import BudgetError
+from shared.federation import Federation
 
 Reserve = Callable[..., Reservation]
 
@@ -115,3 +116,39 @@ def test_an_edited_ledger_fails(institution: Path, path: Path, reserve: Reserve)
     result = CliRunner().invoke(app, ["ledger", str(institution)])
     assert result.exit_code == 1
     assert "has been edited at entry 2" in str(result.exception)
+
+
+def test_what_waits_is_listed_and_approved(
+    institution: Path, path: Path, reserve: Reserve, dataset_of: Callable[..., Dataset]
+) -> None:
+    def run(*options: str) -> str:
+        result = CliRunner().invoke(app, ["ledger", str(institution), *options])
+        assert result.exit_code == 0
+        return result.stdout
+
+    ledger = Ledger.open(path)
+    reserve(ledger)
+    new = dataset_of({"30": ["x"]})
+    ledger.introduce(new)
+    assert [dataset["waiting"] for dataset in json.loads(run("--json"))["datasets"]] == [False, True]
+    assert f"--approve {new.fingerprint[:12]}" in " ".join(run().split())
+    run("--approve", new.fingerprint[:12])
+    assert [dataset["waiting"] for dataset in json.loads(run("--json"))["datasets"]] == [False, False]
+    assert "--approve" not in run()
+    twice = CliRunner().invoke(app, ["ledger", str(institution), "--approve", new.fingerprint])
+    assert isinstance(twice.exception, BudgetError)
+    path.unlink()
+    gone = CliRunner().invoke(app, ["ledger", str(institution), "--approve", new.fingerprint])
+    assert "there is none" in str(gone.exception)
+
+
+def test_without_a_budget_of_its_own_the_federations_delta_counts(
+    institution: Path, path: Path, reserve: Reserve, tiny_federation: Callable[..., Federation]
+) -> None:
+    institution.write_text(institution.read_text().replace("max_epsilon = 3.0\n", ""), encoding="utf-8")
+    privacy = {"privacy": {"epsilon": 3.0, "delta": 1e-6}, "rounds": {"weighting": "equal", "method": "ffa"}}
+    federation = tiny_federation(**privacy, training={"weight_decay": 0.0}).model_dump(mode="json", exclude_none=True)
+    (institution.parent / "federation.toml").write_text(tomli_w.dumps(federation), encoding="utf-8")
+    reserve(Ledger.open(path))
+    (told,) = json.loads(CliRunner().invoke(app, ["ledger", str(institution), "--json"]).stdout)["datasets"]
+    assert (told["delta"], told["epsilon"]) == (1e-6, epsilon([Mechanism(1.0, 0.1, 10)], 1e-6))

@@ -16,7 +16,7 @@ from client.privacy.ledger import Ledger, Reservation
 from shared.errors import BudgetError
 
 Reserve = Callable[..., Reservation]
-KINDS = {0: "ledger", 1: "dataset", 2: "reserve", 3: "commit", 4: "reserve"}
+KINDS = {0: "ledger", 1: "data", 2: "reserve", 3: "commit", 4: "reserve"}
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_another_structure_is_refused(written: Path, statement: str) -> None:
         ("reserve", {"dataset": 2, "noise_multiplier": 1.0, "sampling_rate": 0.1, "steps": 1}),
         ("reserve", {"dataset": 1, "noise_multiplier": 1.0, "sampling_rate": 2.0, "steps": 1}),
         ("reserve", {"dataset": 1, "noise_multiplier": "1", "sampling_rate": 0.1, "steps": 1}),
-        ("dataset", {"marks": 3}),
+        ("data", {"marks": 3}),
         ("gift", {}),
     ],
 )

@@ -25,13 +25,14 @@ from unittest.mock import Mock
 for name in ("opacus", "opacus.accountants", "opacus.accountants.analysis"):
     sys.modules |= {name: Mock(), f"{name}.prv": Mock(), f"{name}.rdp": Mock()}
 
+from client.data.identity import hash_texts  # noqa: E402
 from client.privacy import chain  # noqa: E402
 from client.privacy.accounting import Mechanism  # noqa: E402
-from client.privacy.dataset import Dataset, describe_dataset, hash_record  # noqa: E402
+from client.privacy.dataset import Dataset, describe_dataset  # noqa: E402
 from client.privacy.ledger import Ledger  # noqa: E402
 
 FIRST, SECOND = (
-    describe_dataset({str(n): [hash_record({"text": n})] for n in numbers}, "patient_id")
+    describe_dataset({str(n): [hash_texts([f"text {n}"])] for n in numbers}, "patient_id")
     for numbers in (range(150), range(1000, 1150))
 )
 LOG = "spent.log"
