@@ -130,6 +130,12 @@ def status(home: Home, run: RunOption = None, as_json: JsonOption = False) -> No
             [[s["institution"], s["round"], s["epsilon"]] for s in report["spending"]],
             title="Privacy",
         )
+    if report["cuts"]:
+        print_table(
+            ["institution", "task", "records of", "last in round", "told", "counted"],
+            [[c[key] for key in ("institution", "task", "split", "round", "told", "used")] for c in report["cuts"]],
+            title="Counts above their share",
+        )
     if report["outliers"]:
         print_table(
             ["institution", "part", "round", "norm", "cosine", "verdict", "rounds held back", "reason"],

@@ -11,6 +11,7 @@ import numpy as np
 from flwr.serverapp import Grid
 
 from server.aggregation.mixed_ranks import narrow
+from server.aggregation.shares import Cut
 from server.asking import Answer, online
 from server.asking import ask as ask_all
 from server.replies import Holdings
@@ -52,6 +53,8 @@ class Run:
     """The version of each institution's frozen weights, as far as is known."""
     scored: set[str] = field(default_factory=set)
     """Institutions that have scored the initial state."""
+    cuts: dict[tuple[str, str, str], Cut] = field(default_factory=dict)
+    """By split, task and institution, the count that was last said to be above its share."""
 
     def say(self, text: str) -> None:
         """Announce, and keep for whoever follows the run."""
@@ -131,6 +134,19 @@ def record_spending(this: Run, number: int, institution: str, reply: TrainReply 
         return
     ledger = reply.ledger if reply.ledger and LEDGER.fullmatch(reply.ledger) else None
     this.store.add_spending(this.run_id, number, institution, reply.epsilon, ledger)
+
+
+def record_cuts(this: Run, number: int, split: str, cuts: Sequence[Cut]) -> None:
+    """Record counts that were above `rounds.max_share`, and say those that have not been said."""
+    this.store.add_cuts(this.run_id, number, split, cuts)
+    share = this.federation.rounds.max_share
+    for one in cuts:
+        if this.cuts.get((split, one.task, one.institution)) != one:
+            this.cuts[split, one.task, one.institution] = one
+            this.say(
+                f"{one.institution}'s {one.told:,} {split} records of {one.task} count as {one.used:,.0f}, which is "
+                f"all that rounds.max_share = {share:g} leaves to one institution"
+            )
 
 
 def record_absent(this: Run, number: int, requests: Mapping[str, Request]) -> None:

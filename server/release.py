@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from server.aggregation.shares import capped_mean
 from server.outcomes import outcomes
 from server.store import Store, rounds, scores
 from shared.adapter import is_kept, unpack_steps
@@ -67,20 +68,18 @@ def tuned_settings(
 ) -> dict[str, dict[str, float]]:
     """Per task, the settings that institutions tuned on validation records of the best round.
 
-    The mean over institutions, weighted by their validation records.
+    The mean over institutions, weighted by their validation records as far as `rounds.max_share` lets them count.
     """
     settings: dict[str, dict[str, float]] = {}
     for task, spec in federation.tasks.items():
         for setting in TASK_TYPES[spec.type].tunable:
-            rows = [
-                row
+            told = {
+                row["institution"]: (row["value"], row["examples"])
                 for row in scored
                 if (row["task"], row["metric"], row["round"], row["split"]) == (task, setting, best, "validation")
-            ]
-            if rows:
-                total = sum(row["examples"] for row in rows)
-                value = sum(row["value"] * row["examples"] for row in rows) / total
-                settings.setdefault(task, {})[setting] = value
+            }
+            if told:
+                settings.setdefault(task, {})[setting], _ = capped_mean(told, federation.rounds.max_share)
     return settings
 
 

@@ -16,6 +16,7 @@ from server import optimizers, robust, scaffold, secagg
 from server.aggregation import ClientUpdate, fedavg, fedsvd
 from server.aggregation.methods import aggregate
 from server.aggregation.rows import moved_rows
+from server.aggregation.shares import capped_mean
 from server.asking import IDLE_SECONDS, online
 from server.handshake import describe, gaps
 from server.outcomes import PERSONAL
@@ -31,6 +32,7 @@ from server.progress import (
     present,
     record,
     record_absent,
+    record_cuts,
     record_spending,
     require_quorum,
 )
@@ -182,6 +184,7 @@ def _collect(
     if this.federation.robust:
         updates = _filtered(this, state, list(updates), number)
     new, diagnostics = aggregate(state, updates, federation=this.federation, round=number)
+    record_cuts(this, number, "train", diagnostics.cuts)
     return new | variates, diagnostics
 
 
@@ -320,17 +323,19 @@ def _evaluate(
     def check(reply: EvaluateReply, name: str) -> EvaluateReply:
         return check_scores(reply, requests[name], institution=name, announced=this.announced[name], metrics=metrics)
 
-    sums: dict[str, tuple[float, int]] = {}
+    told: dict[str, dict[str, tuple[float, int]]] = {}
     for answer in ask(this, requests, "evaluate"):
         good, reply = checked(answer, EvaluateReply, check)
         if reply is not None:
             this.bases[answer.institution] = base_version(this, number)
             this.store.add_scores(this.run_id, _scores(reply, stored))
             for task, count in reply.examples.items():
-                value, total = sums.get(task, (0.0, 0))
-                sums[task] = (value + count * reply.scores[task][metrics[task]], total + count)
+                told.setdefault(task, {})[answer.institution] = (reply.scores[task][metrics[task]], count)
         record(this, number, f"evaluate {stored}", good)
-    return sum(value / total for value, total in sums.values()) / len(sums) if sums else None
+    means = {task: capped_mean(values, this.federation.rounds.max_share, task) for task, values in told.items()}
+    if split == "validation":  # no other score steers anything
+        record_cuts(this, number, split, [cut for _, cuts in means.values() for cut in cuts])
+    return sum(mean for mean, _ in means.values()) / len(means) if means else None
 
 
 def _scores(reply: EvaluateReply, stored: str) -> list[Score]:

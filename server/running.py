@@ -11,7 +11,7 @@ from server.bundle import RUN_KEY, pointer_bundle
 from server.home import open_home, read_settings
 from server.operator import OperatorClient
 from server.outcomes import primary_outcomes
-from server.store import Store, events, findings, replies, rounds, runs, spending
+from server.store import Store, cuts, events, findings, replies, rounds, runs, spending
 from shared.errors import ConfigError
 from shared.federation import load_federation
 from shared.protocol import REFUSAL_KINDS
@@ -136,6 +136,7 @@ def status_report(folder: Path, run_id: str | None) -> dict[str, Any]:
             "tests": [asdict(row) for row in primary_outcomes(store, chosen)] if chosen else [],
             "refusals": refusals(replied),
             "spending": last_spending(store.rows(spending, chosen)) if chosen else [],
+            "cuts": last_cuts(store.rows(cuts, chosen)) if chosen else [],
             "outliers": outliers(store.rows(findings, chosen)) if chosen else [],
         }
 
@@ -170,6 +171,13 @@ def outliers(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     held = Counter((row["institution"], row["part"]) for row in rows if row["verdict"] != "kept")
     keys = ("institution", "part", "round", "filter", "norm", "cosine", "verdict", "reason")
     return [{key: row[key] for key in keys} | {"held_back": held[which]} for which, row in sorted(last.items())]
+
+
+def last_cuts(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Counts above their share, as told and used last, by institution, task and split."""
+    last = {(row["institution"], row["task"], row["split"]): row for row in rows}
+    keys = ("institution", "task", "split", "round", "told", "used")
+    return [{key: row[key] for key in keys} for _, row in sorted(last.items())]
 
 
 def last_spending(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ from shared.errors import ConfigError, StoreError
 from shared.federation import Federation
 
 if TYPE_CHECKING:
+    from server.aggregation.shares import Cut
     from server.robust import Finding
 
 SCHEMA_VERSION = 1
@@ -107,6 +108,18 @@ findings = sa.Table(
     sa.Column("cosine", sa.Float),
     sa.Column("verdict", sa.String(16), nullable=False),
     sa.Column("reason", sa.Text),
+)
+cuts = sa.Table(
+    "cuts",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column(*RUN, sa.ForeignKey("runs.run"), nullable=False, index=True),
+    sa.Column("round", sa.Integer, nullable=False),
+    sa.Column("split", sa.String(16), nullable=False),
+    sa.Column("institution", sa.String(64), nullable=False),
+    sa.Column("task", sa.String(64), nullable=False),
+    sa.Column("told", sa.BigInteger, nullable=False),
+    sa.Column("used", sa.Float, nullable=False),
 )
 events = sa.Table(
     "events",
@@ -270,6 +283,16 @@ class Store:
         with self._writing("store findings") as connection:
             connection.execute(sa.delete(findings).where(findings.c.run == run, findings.c.round == round))
             connection.execute(sa.insert(findings), [{"run": run, "round": round, **vars(one)} for one in found])
+
+    def add_cuts(self, run: str, round: int, split: str, found: Sequence["Cut"]) -> None:
+        """Record counts that were above their share; an earlier attempt at the round is replaced."""
+        with self._writing("store cuts") as connection:
+            same = (cuts.c.run == run) & (cuts.c.round == round) & (cuts.c.split == split)
+            connection.execute(sa.delete(cuts).where(same))
+            if found:
+                connection.execute(
+                    sa.insert(cuts), [{"run": run, "round": round, "split": split, **vars(one)} for one in found]
+                )
 
     def trained(self, run: str, *, before: int) -> dict[str, dict[int, list[str]]]:
         """Per institution, the rounds before this one in which its update was taken, with its tasks in them."""

@@ -27,5 +27,7 @@ class ClientUpdate:
     """With `training.scaffold`, by how much its control variates have changed, by array."""
     importance: Mapping[str, np.ndarray] = field(default_factory=dict)
     """With `adapter.type = "adalora"`, the importance of every component, [rank] per layer under its wire name."""
+    counts: Mapping[str | None, float] = field(default_factory=dict)
+    """What its examples of a task, or of all (None), count for where that is less: see `server.aggregation.shares`."""
     trust: Mapping[str | None, float] = field(default_factory=dict)
     """With a robust filter, from 0 to 1 for the adapter (None) and the head of every task: see `server.robust`."""

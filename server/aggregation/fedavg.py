@@ -4,7 +4,8 @@ A head is averaged over the institutions that hold its task, weighted by their e
 different labels, row by row over those that annotate the row's label. The adapter gives every task an equal say:
 institution i weighs w_i = 1/T * sum_t n_it / N_t over the T tasks present, where n_it are its examples of task t and
 N_t all institutions'. Weights by `examples` are w_i = n_i / N instead (McMahan et al. 2017), under which a large task
-drowns a small one. Under `equal` every n_it is 1. Where updates come with a filter's `trust`, that is what n_it is
+drowns a small one. Under `equal` every n_it is 1. Counts that are above their share count for less
+(`server.aggregation.shares`). Where updates come with a filter's `trust`, that is what n_it is
 multiplied by in a head, and all that an institution weighs in the adapter, whatever tasks it holds.
 
 N_t is known only at the end, so each task needs a running sum of its own, except that tasks whose examples have had the
@@ -26,6 +27,7 @@ import numpy as np
 from scipy.linalg.blas import saxpy
 
 from server.aggregation import ClientUpdate
+from server.aggregation.shares import Cut
 from shared.adapter import task_of
 from shared.codec import Arrays
 from shared.errors import ReplyError
@@ -50,6 +52,8 @@ class Diagnostics:
     """Each institution's weight in the adapter; they sum to one."""
     norm: float
     """Euclidean norm of the step that the global state takes."""
+    cuts: Sequence[Cut] = ()
+    """Counts that were above their share."""
 
 
 def apply(
@@ -78,7 +82,7 @@ def apply(
                 f"Expected one update from {update.institution}, but a second one came; it is not counted."
             )
         examples[update.institution] = update.examples
-        says[update.institution] = _says(update.examples, weighting, update.trust)
+        says[update.institution] = _says(update, weighting)
         norms[update.institution] = sums.add(update)
         del update  # or it would still be there while the next one arrives
     new = dict(state)
@@ -87,14 +91,18 @@ def apply(
     return new, Diagnostics(examples, norms, _weights(says), step_norm(new, state))
 
 
-def counts_for(examples: Mapping[str, int], weighting: Weighting) -> Mapping[str, int]:
-    """What an institution's examples per task count for."""
-    return dict.fromkeys(examples, 1) if weighting == "equal" else examples
+def counts_for(
+    examples: Mapping[str, int], weighting: Weighting, counts: Mapping[str | None, float] = NOBODY
+) -> Mapping[str, float]:
+    """What an institution's examples per task count for; `counts` if less."""
+    if weighting == "equal":
+        return dict.fromkeys(examples, 1)
+    return {task: counts.get(task, told) for task, told in examples.items()}
 
 
 def adapter_weights(examples: Mapping[str, Mapping[str, int]], weighting: Weighting) -> dict[str, float]:
     """Each institution's weight in the adapter, by its examples per task; they sum to one."""
-    return _weights({name: _says(held, weighting) for name, held in examples.items()})
+    return _weights({name: _says(ClientUpdate(name, held, {}), weighting) for name, held in examples.items()})
 
 
 def row_weights(count: float, array: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
@@ -168,9 +176,9 @@ class _Sums:
         """Add one institution's update; its Euclidean norm, without the rows that are not its own to move."""
         squares = 0.0
         if arrays := self._take(None, update):
-            says = _says(update.examples, self._weighting, update.trust)
+            says = _says(update, self._weighting)
             squares += _add(arrays, _weigh(self._groups, says, _size(arrays)))
-        for task, held in counts_for(update.examples, self._weighting).items():
+        for task, held in counts_for(update.examples, self._weighting, update.counts).items():
             count = held * update.trust.get(task, 1.0)
             if arrays := self._take(task, update):
                 if task not in self._heads:
@@ -233,11 +241,13 @@ def _mean(groups: Sequence[_Group], totals: Mapping[str, float]) -> np.ndarray:
     return first
 
 
-def _says(examples: Mapping[str, int], weighting: Weighting, trust: Mapping[str | None, float] = NOBODY) -> Says:
+def _says(update: ClientUpdate, weighting: Weighting) -> Says:
     """What an institution's word counts for in the adapter: task by task, or as if all were one."""
-    if None in trust:
-        return {"": trust[None]} if trust[None] > 0 else {}
-    return {"": sum(examples.values())} if weighting == "examples" else counts_for(examples, weighting)
+    if None in update.trust:
+        return {"": update.trust[None]} if update.trust[None] > 0 else {}
+    if weighting == "examples":
+        return {"": update.counts.get(None, sum(update.examples.values()))}
+    return counts_for(update.examples, weighting, update.counts)
 
 
 def _weights(says: Mapping[str, Says]) -> dict[str, float]:

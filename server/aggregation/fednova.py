@@ -7,7 +7,9 @@ that it is of. With momentum rho, tau_i is the sum of what the tau_i gradients c
 
     (tau - rho (1 - rho^tau) / (1 - rho)) / (1 - rho)
 
-For AdamW, whose steps are about equally long whatever the gradient is, it is the number of steps.
+Steps are what institutions say. Told too many, they would stretch the whole mean: in the effective number, though not
+in the division, they are capped (`server.aggregation.shares`). For AdamW, whose steps are about equally long whatever
+the gradient is, tau_i is the number of steps.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,6 +18,7 @@ from dataclasses import replace
 import numpy as np
 
 from server.aggregation import ClientUpdate, fedavg
+from server.aggregation.shares import capped
 from shared.adapter import task_of
 from shared.codec import Arrays
 from shared.federation import Weighting
@@ -28,7 +31,12 @@ def gain(steps: int, momentum: float) -> float:
 
 
 def apply(
-    state: Mapping[str, np.ndarray], updates: Iterable[ClientUpdate], *, weighting: Weighting, momentum: float = 0.0
+    state: Mapping[str, np.ndarray],
+    updates: Iterable[ClientUpdate],
+    *,
+    weighting: Weighting,
+    momentum: float = 0.0,
+    max_share: float = 1.0,
 ) -> tuple[Arrays, fedavg.Diagnostics]:
     """Add the normalised mean of the updates to the global state.
 
@@ -37,6 +45,7 @@ def apply(
         updates: Consumed one at a time; none is kept.
         weighting: As `fedavg.apply`.
         momentum: Of the institutions' SGD; 0 for AdamW.
+        max_share: Of all institutions' steps, the most that one's count for.
 
     Returns:
         As `fedavg.apply`; norms are those of the updates as they came.
@@ -46,8 +55,8 @@ def apply(
     def divided() -> Iterator[ClientUpdate]:
         for update in updates:
             by = gain(update.steps, momentum)
-            told = {name: np.full(_length_shape(name, array.shape), by) for name, array in update.arrays.items()}
-            lengths.append(replace(update, arrays=told, control={}))
+            ones = {name: np.ones(_length_shape(name, array.shape)) for name, array in update.arrays.items()}
+            lengths.append(replace(update, arrays=ones, control={}))
             yield replace(
                 update, arrays={name: (array / by).astype(np.float32) for name, array in update.arrays.items()}
             )
@@ -55,15 +64,16 @@ def apply(
     zero = {name: np.zeros_like(array) for name, array in state.items()}
     steps, diagnostics = fedavg.apply(zero, divided(), weighting=weighting)
     moved = {name: step for name, step in steps.items() if step is not zero[name]}
+    told = {update.institution: gain(update.steps, momentum) for update in lengths}
+    used = capped(told, max_share) if told else {}
+    lengths = [replace(one, arrays={n: a * used[one.institution] for n, a in one.arrays.items()}) for one in lengths]
     none = {name: np.zeros(_length_shape(name, step.shape), np.float32) for name, step in moved.items()}
     effective, _ = fedavg.apply(none, lengths, weighting=weighting)
     new = {
         name: (array + moved[name].astype(np.float64) * effective[name]).astype(np.float32) if name in moved else array
         for name, array in state.items()
     }
-    norms = {
-        update.institution: gain(update.steps, momentum) * diagnostics.norms[update.institution] for update in lengths
-    }
+    norms = {name: length * diagnostics.norms[name] for name, length in told.items()}
     return new, replace(diagnostics, norms=norms, norm=fedavg.step_norm(new, state))
 
 

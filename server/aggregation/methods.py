@@ -1,12 +1,14 @@
 """One round's updates become the new state, by the federation's method (`shared.methods`)."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
 from server.aggregation import ClientUpdate, adalora, fedavg, fedex, fednova, flexlora, flora
 from server.aggregation.mixed_ranks import padded
+from server.aggregation.shares import Cut, capped_updates
 from shared.adapter import BASE, pack_steps
 from shared.codec import Arrays
 from shared.federation import Federation
@@ -16,7 +18,7 @@ from shared.lora import scale_of
 def aggregate(
     state: Mapping[str, np.ndarray], updates: Iterable[ClientUpdate], *, federation: Federation, round: int
 ) -> tuple[Arrays, fedavg.Diagnostics]:
-    """Move the global state by one round's updates.
+    """Move the global state by one round's updates; nobody's count for more than `rounds.max_share`.
 
     Methods that are linear take them one at a time; the others hold all of them.
 
@@ -30,6 +32,16 @@ def aggregate(
         The new state, with this round's steps of the frozen weights if the method folds (`shared.adapter.pack_steps`);
         the diagnostics.
     """
+    agreed, cuts = federation.rounds, list[Cut]()
+    within = capped_updates(updates, weighting=agreed.weighting, max_share=agreed.max_share, cuts=cuts)
+    new, diagnostics = _aggregate(state, within, federation, round)
+    return new, replace(diagnostics, cuts=cuts)
+
+
+def _aggregate(
+    state: Mapping[str, np.ndarray], updates: Iterable[ClientUpdate], federation: Federation, round: int
+) -> tuple[Arrays, fedavg.Diagnostics]:
+    """As the federation's method does it."""
     state = {name: array for name, array in state.items() if not name.startswith(BASE)}
     weighting, scale, name = federation.rounds.weighting, scale_of(federation.adapter), federation.method_name
     if not federation.method.linear:
@@ -61,5 +73,6 @@ def _average(
     if federation.rounds.normalize_steps:
         training = federation.training
         momentum = training.momentum if training.optimizer == "sgd" else 0.0
-        return fednova.apply(state, filled, weighting=weighting, momentum=momentum)
+        share = federation.rounds.max_share
+        return fednova.apply(state, filled, weighting=weighting, momentum=momentum, max_share=share)
     return fedavg.apply(state, filled, weighting=weighting)

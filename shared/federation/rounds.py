@@ -26,6 +26,12 @@ class Rounds(Model):
 
     `equal` does not look at record counts at all: of a task, every holder has the same weight.
     """
+    max_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """No institution's records count for more than this share of a task's, in averages of updates and of scores.
+
+    Counts are what institutions say. What goes beyond is cut, and shown (`collegium server status`). Where the holders
+    of a task are too few for the share they weigh the same, as two do by default; 1 believes every count.
+    """
     method: Literal["auto"] | MethodName = "auto"
     """What institutions train and how it becomes one; `collegium methods` says what each of them is.
 
@@ -34,7 +40,10 @@ class Rounds(Model):
     4, and `fedex` otherwise. Where institutions' labels differ strongly, `rolora` is the better choice too.
     """
     normalize_steps: bool = False
-    """Average updates per local step, so that who takes more steps does not pull harder (FedNova, Wang et al. 2020)."""
+    """Average updates per local step, so that who takes more steps does not pull harder (FedNova, Wang et al. 2020).
+
+    How long the mean step is then, `max_share` limits as well: one institution's steps are at most that share of all.
+    """
     deadline_seconds: Annotated[float, Field(gt=0)] = 1800.0
     """How long the coordinator waits for the replies of one request."""
     patience: Annotated[int, Field(ge=0)] = 0

@@ -78,7 +78,8 @@ def difference(found: np.ndarray, wanted: np.ndarray) -> float:
 @pytest.fixture
 def agree(tiny_federation: Callable[..., Federation]) -> Callable[..., Federation]:
     def make_one(name: str, **rounds: Any) -> Federation:
-        return tiny_federation(adapter={"rank": RANK, "alpha": 7.0}, rounds={"method": name, **rounds})
+        believed: dict[str, Any] = {"method": name, "max_share": 1.0}
+        return tiny_federation(adapter={"rank": RANK, "alpha": 7.0}, rounds=believed | rounds)
 
     return make_one
 

@@ -78,10 +78,10 @@ def test_settings_tuned_on_validation_records_come_with_the_bundle(
     ]
     store.add_scores(completed, tuned)
     folder = release(store, completed, tmp_path / "bundle")
-    assert load_bundle(folder).settings == {"notes_qa": {"null_threshold": 2.0}}
+    assert load_bundle(folder).settings == {"notes_qa": {"null_threshold": 3.0}}, "two weigh the same"
     task = open_bundle(folder).task("notes_qa")
     assert isinstance(task, QuestionAnswering)
-    assert task.spec.null_threshold == 2.0
+    assert task.spec.null_threshold == 3.0
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft 0.21 asks for it

@@ -15,7 +15,8 @@ from client.institution import Data, Institution
 from client.opening import build_site
 from client.site import Site
 from server import rounds
-from server.store import Store, events, replies, scores
+from server.running import last_cuts
+from server.store import Store, cuts, events, replies, scores
 from server.store import rounds as round_table
 from shared import codec, protocol
 from shared.adapter import get_state
@@ -260,7 +261,7 @@ def rows(store: Store, run_id: str, kind: str, institution: str) -> list[tuple[i
 
 
 def test_the_state_is_the_weighted_mean_of_the_updates(store: Store, script: Callable[..., Any]) -> None:
-    federation, grid = script(rounds={"count": 1})
+    federation, grid = script(rounds={"count": 1, "max_share": 1.0})
     run_id = run(store, grid, federation, STATE)
     new = store.load_checkpoint(run_id, 1)
     hospital, law_firm = (30 / 40 + 1) / 2, (10 / 40) / 2
@@ -278,11 +279,34 @@ def test_the_state_is_the_weighted_mean_of_the_updates(store: Store, script: Cal
 
 
 def test_the_federated_score_is_the_mean_over_tasks_of_weighted_means(store: Store, script: Callable[..., Any]) -> None:
-    federation, grid = script(rounds={"count": 1})
+    federation, grid = script(rounds={"count": 1, "max_share": 1.0})
     grid.scripts["hospital"].score = lambda _: 0.8
     grid.scripts["law_firm"].score = lambda _: 0.4
     run_id = run(store, grid, federation, STATE)
     assert store.rows(round_table, run_id)[0]["score"] == pytest.approx((3 * 0.8 + 1 * 0.4) / 4)
+
+
+def test_counts_above_their_share_are_cut_said_once_and_recorded(store: Store, script: Callable[..., Any]) -> None:
+    federation, grid = script(rounds={"count": 2})  # max_share is one half: two holders weigh the same
+    grid.scripts["hospital"].score = lambda _: 0.8
+    grid.scripts["law_firm"].score = lambda _: 0.4
+    run_id = run(store, grid, federation, STATE)
+    assert store.rows(round_table, run_id)[0]["score"] == pytest.approx((0.8 + 0.4) / 2)
+    np.testing.assert_allclose(store.load_checkpoint(run_id, 1)["head/clauses/w"], (1.0 + 3.0) / 2, atol=1e-6)
+    told = [event["text"] for event in store.rows(events, run_id) if "rounds.max_share" in event["text"]]
+    assert told == [
+        "hospital's 30 train records of clauses count as 10, which is all that rounds.max_share = 0.5 leaves to one "
+        "institution",
+        "hospital's 3 validation records of clauses count as 1, which is all that rounds.max_share = 0.5 leaves to one "
+        "institution",
+    ]
+    assert [{k: row[k] for k in ("round", "split", "told", "used")} for row in store.rows(cuts, run_id)] == [
+        {"round": number, "split": split, "told": told, "used": used}
+        for number in (1, 2)
+        for split, told, used in (("train", 30, 10.0), ("validation", 3, 1.0))
+    ]
+    (train, validation) = last_cuts(store.rows(cuts, run_id))
+    assert (train["institution"], train["told"], validation["split"]) == ("hospital", 30, "validation")
 
 
 def test_institutions_get_their_own_heads_only_and_strangers_nothing(store: Store, script: Callable[..., Any]) -> None:

@@ -130,7 +130,7 @@ def go(store: Store, tiny_federation: Callable[..., Federation]) -> Callable[...
         *, secure: bool = True, change: Change = lambda name, request, reply: reply, count: int = 1, **tables: Any
     ) -> tuple[str, FaultyGrid]:
         agreed = {"threshold": 3} if secure else None
-        table = {"count": count, "quorum": 3} | tables.pop("rounds", {})
+        table = {"count": count, "quorum": 3, "max_share": 1.0} | tables.pop("rounds", {})
         federation = tiny_federation(NAMES, rounds=table, secure_aggregation=agreed, **tables)
         grid = FaultyGrid({name: Institution(name, federation) for name in NAMES}, change)
         run_id = store.create_run(federation)
