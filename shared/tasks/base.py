@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from shared.tags import Scheme
+from shared.tasks.tally import Tally
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -138,6 +139,8 @@ class Task(Protocol):
     """`Spec.weight`; `build_task` sets it."""
     labels: tuple[str, ...] = ()
     """The labels that the federation file names, of the kind that `labels_of` returns; empty for a task without any."""
+    tally: Tally | None = None
+    """Makes scores of sums over records; None where a record's part depends on others, or the metric is no such sum."""
     free_texts: ClassVar[tuple[str, ...]] = ()
     """Fields of running text that augmentation may reword, because the labels belong to the whole of it."""
     free_words: ClassVar[tuple[str, ...]] = ()

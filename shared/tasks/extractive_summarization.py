@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from shared.tasks import rouge
 from shared.tasks.base import Card, Example, Head, Record, Spec, Target, Task, Tensors, require_text, shown
+from shared.tasks.tally import MeanTally
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -133,6 +134,7 @@ class ExtractiveSummarization(Task):
     def __init__(self, name: str, spec: ExtractiveSummarizationSpec) -> None:
         self.name = name
         self.metric = "rouge1"
+        self.tally = MeanTally("rouge1", lambda record, found: [rouge.f1(record["summary"], found["text"])["rouge1"]])
         self.spec = spec
 
     def check(self, record: Record) -> None:

@@ -8,7 +8,7 @@ and no other. A text longer than the model's input is cut into windows between w
 import dataclasses
 import itertools
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from shared.tasks.base import Card, Example, Head, Record, Spec, Target, Task, Tensors, require_text
+from shared.tasks.tally import MeanTally
 from shared.tasks.vocabulary import TiedOutput
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class FillMask(Task):
     def __init__(self, name: str, spec: FillMaskSpec) -> None:
         self.name = name
         self.metric = "accuracy"
+        self.tally = MeanTally("accuracy", lambda record, places: [float(_is_right(place)) for place in places])
         self.mask_rate = spec.mask_rate
 
     def check(self, record: Record) -> None:
@@ -187,7 +189,7 @@ class FillMask(Task):
             return {"accuracy": 0.0}
         nll = -float(np.mean([place["log_likelihood"] for place in places]))
         return {
-            "accuracy": float(np.mean([next(iter(place["words"])) == place["truth"] for place in places])),
+            "accuracy": float(np.mean([_is_right(place) for place in places])),
             "perplexity": float(np.exp(min(nll, WORST_NLL))),
         }
 
@@ -199,6 +201,10 @@ class FillMask(Task):
         shift = 1 - words[0][0] if words else 0
         decoding = {"tokenizer": tokenizer, "ids": ids, "words": [(a + shift, b + shift) for a, b in words]}
         return Example(self.name, record, ids, [0] * len(ids), {}, decoding)
+
+
+def _is_right(place: Mapping[str, Any]) -> bool:
+    return bool(next(iter(place["words"])) == place["truth"])
 
 
 def _as_asked(example: Example) -> Example:

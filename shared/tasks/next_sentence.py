@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from shared.tasks.base import Card, Example, Head, Record, Spec, Target, Task, Tensors, shown
 from shared.tasks.pooling import PooledHead
+from shared.tasks.tally import Sums, f1, ratio
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -44,6 +45,25 @@ class NextSentencePredictionSpec(Spec):
         return 'strangers must be "document", since a pair with another document\'s sentence is of two records'
 
 
+class PairsTally:
+    """Of pairs of sentences in a document."""
+
+    def count(self, record: Record, prediction: Any) -> Sums:
+        """Pairs by what is true and what was found: [4]."""
+        counts = np.zeros((2, 2))
+        for pair in prediction:
+            counts[int(pair["truth"]), int(pair["found"])] += 1
+        return counts.ravel()
+
+    def scores(self, sums: Sums, deviation: float = 0.0) -> dict[str, float]:
+        """Accuracy, and F1 of the pairs that do follow."""
+        (strange, false), (missed, right) = np.maximum(sums, 0.0).reshape(2, 2)
+        return {
+            "accuracy": ratio(strange + right, strange + false + missed + right),
+            "f1": f1(right, false, missed),
+        }
+
+
 @final
 class NextSentencePrediction(Task):
     """Two sentences, and whether the second follows the first."""
@@ -62,6 +82,8 @@ class NextSentencePrediction(Task):
         self.metric = "accuracy"
         self.pairs_per_document = spec.pairs_per_document
         self.strangers = spec.strangers
+        if spec.strangers == "document":
+            self.tally = PairsTally()
 
     def check(self, record: Record) -> None:
         """Raise ValueError unless the record is a document of at least two sentences, all with text."""

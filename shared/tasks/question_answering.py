@@ -6,6 +6,7 @@ evaluation.
 """
 
 import collections
+import math
 import re
 import string
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 from shared.tasks.base import Card, Example, Head, Record, Spec, Target, Task, Tensors, require_text, shown
+from shared.tasks.tally import DEVIATIONS, WRONG, Sums, ratio
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -63,6 +65,29 @@ class SpanHead(Head):
         return scores.masked_fill(mask.unsqueeze(-1) == 0, -torch.inf)
 
 
+class AnswersTally:
+    """Of questions, with and without an answer."""
+
+    def count(self, record: Record, prediction: Any) -> Sums:
+        """F1 and what it lacks of 1, with an answer and without one, and exact match: [5], times sqrt(1/2)."""
+        counts, overlap = np.zeros(5), _best_f1(record, prediction)
+        first = 0 if record["answers"] else 2
+        counts[first : first + 2] = overlap, 1 - overlap
+        counts[4] = _is_exact(record, prediction)
+        return WRONG * counts
+
+    def scores(self, sums: Sums, deviation: float = 0.0) -> dict[str, float]:
+        """As `QuestionAnswering.score`, over records with or without an answer where there are such."""
+        counts = np.maximum(sums, 0.0)
+        (answered, lacked), (silent, spoke) = counts[:4].reshape(2, 2)
+        everything = counts[:4].sum()
+        scores = {"f1": ratio(answered + silent, everything), "exact_match": ratio(counts[4], everything)}
+        for name, part, rest in (("has_answer_f1", answered, lacked), ("no_answer_f1", silent, spoke)):
+            if part + rest > DEVIATIONS * math.sqrt(2) * deviation:
+                scores[name] = ratio(part, part + rest)
+        return scores
+
+
 @final
 class QuestionAnswering(Task):
     """A question, a context, and the answer's place in it."""
@@ -81,6 +106,7 @@ class QuestionAnswering(Task):
     def __init__(self, name: str, spec: QuestionAnsweringSpec) -> None:
         self.name = name
         self.metric = "f1"
+        self.tally = AnswersTally()
         self.spec = spec
 
     def check(self, record: Record) -> None:
@@ -205,7 +231,7 @@ class QuestionAnswering(Task):
         """Exact match and F1, and F1 over the records with and without an answer where there are such."""
         exact, f1 = [], []
         for record, prediction in zip(records, predictions, strict=True):
-            exact.append(max(float(_normalise(gold) == _normalise(prediction)) for gold in _golds(record)))
+            exact.append(_is_exact(record, prediction))
             f1.append(_best_f1(record, prediction))
         scores = {"f1": float(np.mean(f1)), "exact_match": float(np.mean(exact))}
         for name, kept in (("has_answer_f1", True), ("no_answer_f1", False)):
@@ -261,6 +287,10 @@ def _golds(record: Record) -> list[str]:
 
 def _best_f1(record: Record, prediction: str) -> float:
     return max(_f1(gold, prediction) for gold in _golds(record))
+
+
+def _is_exact(record: Record, prediction: str) -> float:
+    return max(float(_normalise(gold) == _normalise(prediction)) for gold in _golds(record))
 
 
 def _normalise(text: str) -> str:

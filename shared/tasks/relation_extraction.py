@@ -29,6 +29,7 @@ from shared.tasks.base import (
 )
 from shared.tasks.labels import ClassWeights, Labels, check_weights, likeliest, renamed, require_label
 from shared.tasks.partial import cross_entropy, known_outputs
+from shared.tasks.tally import LabelTally
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -102,6 +103,7 @@ class RelationExtraction(Task):
         self.class_weights = spec.class_weights
         self.label_smoothing = spec.label_smoothing
         self.relations = tuple(label for label in spec.labels if label != spec.no_relation)
+        self.tally = LabelTally(spec.labels, self.relations, ("micro_f1", "macro_f1", "accuracy"))
 
     def check(self, record: Record) -> None:
         """Raise ValueError unless both entities are places in the sentence and the label is one of this task.

@@ -40,6 +40,7 @@ from shared.tasks.labels import (
 )
 from shared.tasks.partial import cross_entropy, known_outputs
 from shared.tasks.pooling import PooledHead, Pooling
+from shared.tasks.tally import LabelsTally, LabelTally
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -91,6 +92,7 @@ class TextClassification(Task):
         self.class_weights = spec.class_weights
         self.pooling = spec.pooling
         self.metric = "macro_f1"
+        self.tally = LabelsTally(spec.labels) if spec.multi_label else LabelTally(spec.labels, spec.labels)
 
     def check(self, record: Record) -> None:
         """Raise ValueError unless the record has text and labels of this task."""

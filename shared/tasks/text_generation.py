@@ -16,6 +16,7 @@ from torch.nn import functional
 from shared.tasks import rouge
 from shared.tasks.base import Card, Example, Head, LabelSmoothing, Record, Spec, Target, Task, Tensors, require_text
 from shared.tasks.decoder import DecoderHead
+from shared.tasks.tally import MeanTally
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -61,6 +62,8 @@ class TextGeneration(Task):
         self.name = name
         self.metric: str = spec.metric
         self.spec = spec
+        if spec.metric == "rougeL":  # chrF and BLEU are of the corpus
+            self.tally = MeanTally("rougeL", lambda record, found: [_rouge(record, found)["rougeL"]])
 
     def check(self, record: Record) -> None:
         """Raise ValueError unless source and target are text."""
@@ -145,12 +148,16 @@ class TextGeneration(Task):
         from sacrebleu.metrics.chrf import CHRF
 
         golds = [record["target"] for record in records]
-        shares = [rouge.f1([gold], [found], ROUGE) for gold, found in zip(golds, predictions, strict=True)]
+        shares = [_rouge(record, found) for record, found in zip(records, predictions, strict=True)]
         found, gold = [_apart(text) for text in predictions], [_apart(text) for text in golds]
         corpus = {"chrf": CHRF(lowercase=True), "bleu": BLEU(lowercase=True)}
         means = {name: float(np.mean([share[name] for share in shares])) for name in ROUGE}
         # sacrebleu may say 100.00000000000004
         return means | {name: min(1.0, by.corpus_score(found, [gold]).score / 100) for name, by in corpus.items()}
+
+
+def _rouge(record: Record, found: str) -> dict[str, float]:
+    return rouge.f1([record["target"]], [found], ROUGE)
 
 
 def _text(example: Example, row: np.ndarray) -> str:

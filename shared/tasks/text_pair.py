@@ -31,6 +31,7 @@ from shared.tasks.base import (
 from shared.tasks.labels import ClassWeights, Labels, check_weights, label_scores, likeliest, renamed, require_label
 from shared.tasks.partial import cross_entropy, known_outputs
 from shared.tasks.pooling import PooledHead, Pooling
+from shared.tasks.tally import LabelTally
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -96,6 +97,7 @@ class TextPairClassification(Task):
         self.class_weights = spec.class_weights
         self.pooling = spec.pooling
         self.metric = "macro_f1"
+        self.tally = LabelTally(spec.labels, spec.labels)
 
     def check(self, record: Record) -> None:
         """Raise ValueError unless the record has two texts and a label of this task."""

@@ -29,6 +29,7 @@ from shared.tasks.base import (
 )
 from shared.tasks.labels import hint
 from shared.tasks.partial import IGNORE, cross_entropy, fold_unknown, known_outputs
+from shared.tasks.tally import FoundTally
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -80,6 +81,7 @@ class TokenClassification(Task):
         self.labels = spec.types
         self.label_smoothing = spec.label_smoothing
         self.decoding = spec.decoding
+        self.tally = FoundTally(lambda record, tags: (_entities(record["tags"]), _entities(tags)))
         self.tags = ("O", *(f"{prefix}-{kind}" for kind in spec.types for prefix in "BI"))
 
     def check(self, record: Record) -> None:
@@ -233,6 +235,13 @@ class TokenClassification(Task):
         if "tags" not in record:
             return {}
         return {"tags": [IGNORE if word is None else self.tags.index(record["tags"][word]) for word in words]}
+
+
+def _entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
+    """Type, first word and the one after the last of every entity in legal BIO tags."""
+    begins = [position for position, tag in enumerate(tags) if tag[0] == "B"]
+    ends = [next((i for i in range(b + 1, len(tags)) if tags[i][0] != "I"), len(tags)) for b in begins]
+    return {(tags[begin][2:], begin, end) for begin, end in zip(begins, ends, strict=True)}
 
 
 def _first_pieces(word_ids: Sequence[int | None]) -> list[int | None]:
