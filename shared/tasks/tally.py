@@ -78,7 +78,7 @@ class LabelsTally:
     labels: tuple[str, ...]
 
     def count(self, record: Mapping[str, Any], prediction: Any) -> Sums:
-        """Right, false and missed of every label, whether the set is right, and wrong: [3 * labels + 2], times WRONG."""
+        """Right, false, missed of every label, if the set is right, and if wrong: [3 * labels + 2], times WRONG."""
         truth, found = (np.array([label in held for label in self.labels]) for held in (record["labels"], prediction))
         same = bool((truth == found).all())
         return WRONG * np.concatenate([truth & found, found & ~truth, truth & ~found, [same, not same]])
