@@ -14,19 +14,26 @@ from shared.errors import ConfigError
 
 NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,47}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+"""With which a file in UTF-16 begins."""
 M = TypeVar("M", bound=BaseModel)
 
 
 class Model(BaseModel):
-    """Base of every configuration model: immutable, and an unknown key is an error."""
+    """Base of every configuration model: immutable, an unknown key is an error, and every number is finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True, allow_inf_nan=False)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file; ConfigError if it is missing, not UTF-8 or not TOML."""
+    """Read a TOML file, with or without a byte order mark; ConfigError if it is missing, not UTF-8 or not TOML."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        if content[:2] in UTF16_MARKS:
+            raise ConfigError(
+                f"Expected UTF-8 text in {path}, but it is UTF-16; save it as UTF-8 (iconv -f UTF-16 -t UTF-8)."
+            )
+        return tomllib.loads(content.decode("utf-8-sig").replace("\r\n", "\n"))
     except FileNotFoundError as error:
         raise ConfigError(f"Expected a file at {path}, but there is none; check the path.") from error
     except (OSError, UnicodeDecodeError) as error:

@@ -1,5 +1,6 @@
 """From an institution's files to checked and encoded records: every bad row is named, none is dropped."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -86,7 +87,7 @@ def check_rows(path: Path, task: Task, source: Data | None = None) -> Iterator[t
         task: Whose records they are.
         source: How the file's labels become the federation's; they are the federation's if None.
     """
-    for number, row in scan_rows(path):
+    for number, row in scan_rows(path, task.lists):
         if isinstance(row, BadRow):
             yield number, row
             continue
@@ -97,9 +98,18 @@ def check_rows(path: Path, task: Task, source: Data | None = None) -> Iterator[t
             if source and source.group_by:
                 owner_of(record, task, source.group_by)
         except ValueError as error:
-            yield number, BadRow(str(error))
+            yield number, BadRow(f"{error}{_other_column(str(error), row)}")
         else:
             yield number, record
+
+
+def _other_column(error: str, row: Record) -> str:
+    """A hint where the field that an error misses has another case or spaces around it in the file."""
+    for field in re.findall(r"'(\w+)'", error):
+        alike = [name for name in row if name.strip().casefold() == field.casefold() != name]
+        if field not in row and alike:
+            return f"; its column is called {alike[0]!r}, so rename it to {field!r}"
+    return ""
 
 
 def read_records(path: Path, task: Task, source: Data | None = None) -> list[Record]:

@@ -4,7 +4,7 @@ import csv
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO, cast
@@ -12,9 +12,15 @@ from typing import Any, TextIO, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from shared.config import UTF16_MARKS
 from shared.errors import DataError
 
-UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+LONGEST_CELL = 2**31 - 1
+"""Characters of a CSV cell; Python's own limit would refuse what JSON Lines may hold."""
+OTHER_DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+
+
+EXAMPLE = '["a", "b"]'
 
 
 @dataclass(frozen=True)
@@ -48,8 +54,14 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
-def scan_rows(path: Path) -> Rows:
+def scan_rows(path: Path, lists: Collection[str] = ()) -> Rows:
     """Yield the records of a file as `read_rows` does, but go on after a bad row, which is yielded as well.
+
+    A field that is null, or an empty cell of CSV, is absent.
+
+    Args:
+        path: The file.
+        lists: Fields that hold a list; in a CSV cell that is JSON. All other cells are text.
 
     Raises:
         DataError: The file is missing, of an unknown format, or broken as a whole.
@@ -58,7 +70,11 @@ def scan_rows(path: Path) -> Rows:
     if suffix is None:
         raise DataError(f"Expected a data file that ends in one of {', '.join(FORMATS)}, but {path} does not.")
     try:
-        yield from FORMATS[suffix](path)
+        for number, row in FORMATS[suffix](path):
+            if isinstance(row, dict):
+                row = {key: value for key, value in row.items() if value is not None}
+                row = _with_lists(row, lists) if suffix == ".csv" else row
+            yield number, row
     except FileNotFoundError as error:
         raise DataError(
             f"Expected a data file at {path}, but there is none; mend the path in institution.toml."
@@ -104,9 +120,13 @@ def _parse_json(line: str) -> dict[str, Any] | BadRow:
     try:
         record = json.loads(line)
     except json.JSONDecodeError as error:
+        if line.lstrip()[:1] == "[":
+            return BadRow("expected a JSON object, but a list begins; write one object per line (jq -c '.[]')")
         return BadRow(f"expected a JSON object, but {error.msg.lower()}")
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, a list in a list in a list ...
         return BadRow(f"expected a JSON object that can be read, but {error}")
+    if isinstance(record, list):
+        return BadRow("expected a JSON object, but a list came; write one object per line (jq -c '.[]')")
     if not isinstance(record, dict):
         return BadRow(f"expected a JSON object, but a {type(record).__name__} came")
     # An escaped half of a character ("\\ud83d") is legal JSON, but no tokenizer reads it.
@@ -116,11 +136,19 @@ def _parse_json(line: str) -> dict[str, Any] | BadRow:
 
 def _read_csv(path: Path) -> Rows:
     with _open_text(path) as stream:
+        csv.field_size_limit(LONGEST_CELL)
         reader = csv.DictReader(stream, strict=True)
         try:
-            columns = len(reader.fieldnames or [])
+            names = reader.fieldnames or []
         except csv.Error as error:
             raise DataError(f"{path}, line 1: expected CSV, but {error}.") from error
+        columns = len(names)
+        for delimiter, plural in OTHER_DELIMITERS.items():
+            if columns == 1 and delimiter in names[0]:
+                raise DataError(
+                    f"{path}, line 1: expected columns between commas, but {plural} seem to stand between them; "
+                    "save the file with commas."
+                )
         while True:
             try:
                 record = next(reader)
@@ -135,7 +163,7 @@ def _read_csv(path: Path) -> Rows:
 def _parse_csv(record: dict[str, Any], columns: int) -> dict[str, Any] | BadRow:
     if None in record or None in record.values():
         return BadRow(f"expected {columns} columns as in the header, but the row has another number")
-    return _not_utf8("".join(record.values())) or {key: _cell(value) for key, value in record.items()}
+    return _not_utf8("".join(record.values())) or {key: value for key, value in record.items() if value}
 
 
 def _read_parquet(path: Path) -> Rows:
@@ -147,14 +175,18 @@ def _read_parquet(path: Path) -> Rows:
                 yield number, record
 
 
-def _cell(value: str) -> Any:
-    """Lists and objects (tokens, tags, answers) stand in a CSV cell as JSON."""
-    if value[:1] in ("[", "{"):
-        try:
-            return json.loads(value)
-        except json.JSONDecodeError:
-            return value
-    return value
+def _with_lists(record: dict[str, Any], lists: Collection[str]) -> dict[str, Any] | BadRow:
+    """A record of CSV with its lists (tokens, tags, answers) read from their cells, in which they stand as JSON."""
+    for name in lists:
+        if name not in record:
+            continue
+        parsed = _parse_json(f'{{"list": {record[name]}}}')
+        if isinstance(parsed, BadRow):
+            python = "a Python list came, in single quotes; write the cell with json.dumps"
+            why = python if record[name].startswith("['") else parsed.what.split(", but ", 1)[-1]
+            return BadRow(f"expected a list as JSON in {name!r}, such as {EXAMPLE}, but {why}")
+        record = {**record, name: parsed["list"]}
+    return record
 
 
 FORMATS: dict[str, Callable[[Path], Rows]] = {

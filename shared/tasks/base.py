@@ -145,6 +145,8 @@ class Task(Protocol):
     """Fields of running text that augmentation may reword, because the labels belong to the whole of it."""
     free_words: ClassVar[tuple[str, ...]] = ()
     """Fields that list words which augmentation may replace one for one, because the labels count words."""
+    lists: ClassVar[tuple[str, ...]] = ()
+    """Fields that hold a list; a CSV cell spells it as JSON."""
     redraws: ClassVar[bool] = False
     """Whether `redraw` does anything."""
 

@@ -130,6 +130,7 @@ class ExtractiveSummarization(Task):
         metrics="rouge1, rouge2, rougeLsum; lead_rouge1 and oracle_rouge1 for comparison",
         source="Liu and Lapata 2019, section 3; Nallapati et al. 2017; Paulus et al. 2018 (trigram blocking); Lin 2004",
     )
+    lists = ("sentences", "summary", "oracle")
 
     def __init__(self, name: str, spec: ExtractiveSummarizationSpec) -> None:
         self.name = name

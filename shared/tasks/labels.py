@@ -40,22 +40,35 @@ def hint(label: Any, known: Sequence[str]) -> str:
     """How to resolve a label that is only spelt differently; nothing if none is like it."""
     plain = {re.sub(r"[\\W_]", "", name).casefold(): name for name in known}
     bare = re.sub(r"[\\W_]", "", str(label)).casefold()
-    if not (close := get_close_matches(bare, plain, n=1, cutoff=0.75)):
+    close = get_close_matches(bare, plain, n=1, cutoff=0.75)
+    whole = str(label).removesuffix(".0")
+    if not close and whole not in known:
         return ""
-    meant = plain[close[0]]
+    meant = whole if whole in known else plain[close[0]]
     return (
         f"; if {meant!r} is meant, add rename = {{{json.dumps(str(label))} = {json.dumps(meant)}}} to its [data] table"
     )
 
 
 def renamed(record: Record, rename: Mapping[str, str]) -> Record:
-    """The record with its `label`, or each of its `labels`, renamed."""
+    """The record with its `label`, or each of its `labels`, as text, and renamed."""
     changes: dict[str, Any] = {}
-    if isinstance(label := record.get("label"), str):
-        changes["label"] = rename.get(label, label)
+    if "label" in record:
+        label = spelt(record["label"])
+        changes["label"] = rename.get(label, label) if isinstance(label, str) else label
     if isinstance(labels := record.get("labels"), list):
-        changes["labels"] = [rename.get(item, item) if isinstance(item, str) else item for item in labels]
+        texts = [spelt(item) for item in labels]
+        changes["labels"] = [rename.get(item, item) if isinstance(item, str) else item for item in texts]
     return {**record, **changes} if changes else record
+
+
+def spelt(label: Any) -> Any:
+    """A label as text whatever type a file gives it: 1 and 1.0 as "1", true as "true"; anything else as it is."""
+    if isinstance(label, bool):
+        return str(label).lower()
+    if isinstance(label, float) and label.is_integer():
+        return str(int(label))
+    return str(label) if isinstance(label, int) else label
 
 
 def likeliest(example: Example, row: np.ndarray, labels: Sequence[str]) -> str:

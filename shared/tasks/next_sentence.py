@@ -76,6 +76,7 @@ class NextSentencePrediction(Task):
         metrics="accuracy, f1 (of the pairs that do follow), both over pairs",
         source="Devlin et al. 2019, section 3.1",
     )
+    lists = ("sentences",)
 
     def __init__(self, name: str, spec: NextSentencePredictionSpec) -> None:
         self.name = name

@@ -102,6 +102,7 @@ class QuestionAnswering(Task):
     )
 
     tunable = ("null_threshold",)
+    lists = ("answers",)
 
     def __init__(self, name: str, spec: QuestionAnsweringSpec) -> None:
         self.name = name

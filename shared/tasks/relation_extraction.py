@@ -95,6 +95,7 @@ class RelationExtraction(Task):
         source="Zhou and Chen 2021 (typed punctuation markers); Zhong and Chen 2021 (head)",
     )
     free_words = ("tokens",)
+    lists = ("tokens", "head", "tail")
 
     def __init__(self, name: str, spec: RelationExtractionSpec) -> None:
         self.name = name

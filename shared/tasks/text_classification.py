@@ -83,6 +83,7 @@ class TextClassification(Task):
         source="Devlin et al. 2019, section 4.1; pooling as in Reimers and Gurevych 2019",
     )
     free_texts = ("text",)
+    lists = ("labels",)
 
     def __init__(self, name: str, spec: TextClassificationSpec) -> None:
         self.name = name

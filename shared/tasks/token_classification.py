@@ -74,6 +74,7 @@ class TokenClassification(Task):
         source="Devlin et al. 2019, section 5.3; Tjong Kim Sang and De Meulder 2003",
     )
     free_words = ("tokens",)
+    lists = ("tokens", "tags")
 
     def __init__(self, name: str, spec: TokenClassificationSpec) -> None:
         self.name = name

@@ -45,7 +45,26 @@ def test_every_format_gives_the_same_records(tmp_path: Path, name: str) -> None:
 def test_lists_stand_in_csv_as_json(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text('tokens,tags\n"[""He"", ""left""]","[""O"", ""O""]"\n', encoding="utf-8")
-    assert next(read_rows(path)) == (2, {"tokens": ["He", "left"], "tags": ["O", "O"]})
+    assert next(scan_rows(path, ("tokens", "tags"))) == (2, {"tokens": ["He", "left"], "tags": ["O", "O"]})
+
+
+def test_all_other_cells_are_text_and_an_empty_one_is_absent(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('text,label,note\n"[1] see below",a,\n', encoding="utf-8")
+    assert list(read_rows(path)) == [(2, {"text": "[1] see below", "label": "a"})]
+
+
+def test_null_is_absent_in_every_format(tmp_path: Path) -> None:
+    (lines := tmp_path / "a.jsonl").write_text('{"text": "x", "query": null}\n', encoding="utf-8")
+    pq.write_table(pa.table({"text": ["x"], "query": pa.array([None], pa.string())}), tmp_path / "a.parquet")
+    assert list(read_rows(lines)) == list(read_rows(tmp_path / "a.parquet")) == [(1, {"text": "x"})]
+
+
+def test_a_cell_may_be_as_long_as_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f"text,label\n{'long ' * 50_000},a\n", encoding="utf-8")
+    ((_, row),) = read_rows(path)
+    assert len(row["text"]) == 250_000
 
 
 @pytest.mark.parametrize(
