@@ -44,7 +44,9 @@ def owner_of(record: "Record", task: "Task", column: str | None) -> str:
     if column is None:
         return f"record {hash_texts(task.texts_of(record))}"
     if column not in record:
-        raise ValueError(f"expected an owner in the column {column!r} (group_by), but none came; the record has {sorted(record)}")
+        raise ValueError(
+            f"expected an owner in the column {column!r} (group_by), but none came; there are only {sorted(record)}"
+        )
     try:
         return normalise(record[column])
     except ValueError as error:
