@@ -14,12 +14,13 @@ from flwr.clientapp import ClientApp
 
 from client.opening import open_site
 from client.site import Site
-from shared.errors import CollegiumError, ConfigError
+from shared.errors import CollegiumError, ConfigError, ProtocolError
 from shared.protocol import (
     EvaluateRequest,
     MaskRequest,
     QueryRequest,
     Refusal,
+    Reply,
     Request,
     SharesRequest,
     TrainRequest,
@@ -39,12 +40,18 @@ def build_app(site_of: Callable[[Context], Site]) -> ClientApp:
     client_app = ClientApp()
 
     def handle(message: Message, context: Context, *kinds: type[Request]) -> Message:
-        request = decode(message.content, *kinds)
+        run = str(context.run_id)
+        reply: Reply
         try:
-            reply = site_of(context).answer(request, run=str(context.run_id))
+            site = site_of(context)
         except CollegiumError as error:  # it may quote a path or a record: that stays here
             log.error("this site cannot answer: %s", error)
             reply = Refusal(institution="", kind="failure", reason=CANNOT_OPEN)
+        else:
+            try:
+                reply = site.answer(decode(message.content, *kinds), run=run)
+            except ProtocolError as error:
+                reply = site.refuse(error, run=run)
         return Message(encode(reply), reply_to=message)
 
     @client_app.query()

@@ -119,6 +119,7 @@ def describe(
     federation: Federation,
     run: str | None = None,
     norm: float | None = None,
+    evaluations: int | None = None,
 ) -> Release:
     """What a receipt says of a reply; see `client.receipts.Release`."""
     body = body_of(reply)
@@ -137,4 +138,5 @@ def describe(
         tasks=tuple(sorted(told.get("examples") or told.get("records") or ())),
         epsilon=told.get("epsilon"),
         ledger=(int(number), digest) if number else None,
+        evaluations=evaluations,
     )

@@ -14,6 +14,7 @@ from client.keep import Keep
 from client.privacy.account import open_account, open_ledger
 from client.privacy.ledger import Ledger
 from client.receipts import Receipts
+from client.requests import Asked
 from client.site import Site
 from shared.adapter import get_state, is_kept
 from shared.errors import ConfigError
@@ -97,6 +98,7 @@ def build_site(
         },
         initial={name: array for name, array in get_state(model).items() if is_kept(name, federation.method.keeps)},
         keep=Keep(institution.runtime.state / "rounds" if receipts else None),
+        asked=Asked(institution.runtime.state / "requests" if receipts else None),
         account=open_account(
             {task: splits["train"].records for task, splits in data.items()},
             columns,

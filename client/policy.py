@@ -1,37 +1,24 @@
 """What an institution allows: `[policy]` of its own file, checked in its own process before and after each answer.
 
 A request that breaks a rule raises PolicyError, which names the rule as `policy.KEY`; what an answer tells in numbers
-is reduced to what the policy shares. Nothing that a coordinator sends can change a rule.
+is reduced to what the policy shares (`client.disclosure`). Nothing that a coordinator sends can change a rule.
 """
 
-import math
 from collections.abc import Collection, Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from shared.config import Model, Name
 from shared.errors import PolicyError
-from shared.protocol import (
-    Counts,
-    EvaluateReply,
-    EvaluateRequest,
-    QueryReply,
-    Reply,
-    Request,
-    Split,
-    TrainedReply,
-    TrainReply,
-)
+from shared.fields import Digest
+from shared.protocol import Counts, EvaluateRequest, Request, Split
 
 if TYPE_CHECKING:
     from shared.federation import Federation
 
 Owners = Mapping[str, Mapping[Split, int]]
 """Per task and split, how many owners (or records, where none are named) this site holds."""
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-K = TypeVar("K")
 
 
 class Policy(Model):
@@ -58,6 +45,11 @@ class Policy(Model):
     """Fewest owners (records, without `group_by`) of a split: with fewer a task is not trained, a split not scored."""
     metrics: Literal["full", "rounded", "none"] = "full"
     """Losses and scores: as they are, to two decimals, or none, so that only training takes place here."""
+    max_evaluations: Annotated[int, Field(ge=1)] | None = None
+    """Most states of a run whose scores are told, the released one among them; the same state again does not count.
+
+    Without it, as many as the federation's rounds need: the initial state, that after each round, the released one.
+    """
     counts: Counts = "exact"
     """Records per split and label, and readiness numbers: as they are, to two significant digits, or none at all.
 
@@ -122,34 +114,6 @@ def offered(policy: Policy, owners: Owners) -> dict[str, set[Split]]:
     }
 
 
-def disclose(policy: Policy, reply: Reply, owners: Owners) -> Reply:
-    """The reply with no more in it than the policy shares; the very same values under the default policy."""
-    if isinstance(reply, QueryReply):
-        shown = offered(policy, owners)
-        records = {
-            task: _counts(policy, {split: n for split, n in splits.items() if split in shown[task]})
-            for task, splits in reply.records.items()
-        }
-        labels = {task: _counts(policy, counts) for task, counts in reply.labels.items()}
-        return replace(
-            reply, records=records, labels=labels, readiness=_readiness(policy, reply.readiness), counts=policy.counts
-        )
-    if isinstance(reply, TrainReply | TrainedReply):
-        steps = _counts(policy, {"steps": reply.steps})["steps"]  # as many as the records need
-        losses = {} if policy.metrics == "none" else _metrics(policy, reply.losses)
-        return replace(reply, examples=_counts(policy, reply.examples), losses=losses, steps=steps)
-    if isinstance(reply, EvaluateReply):
-        scores = {task: _metrics(policy, values) for task, values in reply.scores.items()}
-        return replace(reply, examples=_counts(policy, reply.examples), scores=scores)
-    return reply
-
-
-def two_digits(number: float) -> float:
-    """To two significant digits from 1 on, else to two decimals; a count above 0 stays above 0."""
-    size = abs(number)
-    return round(number, 1 - math.floor(math.log10(size)) if size >= 1 else 2)
-
-
 def _check_federation(policy: Policy, federation: "Federation") -> None:
     if policy.federations is not None and federation.digest not in policy.federations:
         raise PolicyError(
@@ -197,21 +161,3 @@ def _check_evaluation(policy: Policy, split: Split, owners: Owners) -> None:
             f"This site scores at least {policy.minimum_owners} owners (policy.minimum_owners), but its {split} "
             "records have fewer; do not ask it to score them."
         )
-
-
-def _counts(policy: Policy, counts: Mapping[K, int]) -> dict[K, int]:
-    if policy.counts == "none":
-        return dict.fromkeys(counts, 1)
-    return dict(counts) if policy.counts == "exact" else {key: int(two_digits(n)) for key, n in counts.items()}
-
-
-def _readiness(policy: Policy, readiness: Mapping[str, Mapping[str, float]]) -> Mapping[str, Mapping[str, float]]:
-    if policy.counts == "none":
-        return {}
-    if policy.counts == "exact":
-        return readiness
-    return {task: {name: two_digits(x) for name, x in numbers.items()} for task, numbers in readiness.items()}
-
-
-def _metrics(policy: Policy, metrics: Mapping[str, float]) -> dict[str, float]:
-    return dict(metrics) if policy.metrics == "full" else {name: round(value, 2) for name, value in metrics.items()}

@@ -49,6 +49,7 @@ class Release:
         tasks: The tasks that the reply is about.
         epsilon: What the data have spent, this reply included; None without differential privacy.
         ledger: Number and SHA-256 of the ledger's last entry; None without a ledger.
+        evaluations: How many states of the run have been scored for the coordinator, if the reply is about scores.
     """
 
     kind: str
@@ -62,6 +63,7 @@ class Release:
     tasks: tuple[str, ...]
     epsilon: float | None
     ledger: tuple[int, str] | None
+    evaluations: int | None = None
 
 
 class Receipts:

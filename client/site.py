@@ -12,23 +12,26 @@ from pathlib import Path
 
 import numpy as np
 
-from client import gate, outbox, personal, trainer
+from client import gate, outbox, personal, requests, trainer
 from client.augmentation import Rewording
 from client.data.loading import TaskData, mark_known
+from client.disclosure import disclose_evaluation, disclose_query, disclose_training
 from client.drift import renew
 from client.importance import Importance
 from client.keep import Keep, Parts
-from client.policy import Owners, Policy, check_request, check_tasks, disclose, offered
+from client.policy import Owners, Policy, check_request, check_tasks
 from client.privacy.account import Account, parse_head
 from client.privacy.randomness import Chance
+from client.progress import Progress
 from client.receipts import Receipts, Release
+from client.requests import Asked, purpose_of
 from client.rotation import align
 from client.scoring import score, tune
 from client.secagg import SecureRounds
+from client.states import Received, check_state, read_state
+from client.steady import steady
 from shared import codec
 from shared.adapter import (
-    base_codec,
-    check_shapes,
     difference,
     get_state,
     is_kept,
@@ -40,11 +43,9 @@ from shared.adapter import (
     set_some,
     set_state,
     split_control,
-    task_of,
     tensors,
-    unpack_steps,
 )
-from shared.allocation import cut, fill, ranks_of, update_shapes
+from shared.allocation import cut, ranks_of, update_shapes
 from shared.balancing import State
 from shared.codec import Arrays
 from shared.errors import (
@@ -56,6 +57,8 @@ from shared.errors import (
     ProtocolError,
     RefusalError,
     StoreError,
+    plain,
+    shown,
 )
 from shared.federation import Federation
 from shared.lora import rank_of, set_trained
@@ -77,8 +80,6 @@ from shared.protocol import (
 from shared.tasks import Example, Record
 
 log = logging.getLogger("collegium.client")
-PROGRESS_SECONDS = 10.0
-"""How often training says in the log how far it is."""
 KINDS: tuple[tuple[type[CollegiumError], RefusalKind], ...] = (
     (PolicyError, "policy"),
     (HeldError, "held"),
@@ -90,6 +91,8 @@ KINDS: tuple[tuple[type[CollegiumError], RefusalKind], ...] = (
 """What a refusal is called; another error is a failure."""
 UNSAID = "This site could not answer; its own log says why."
 """The reason of a failure: an error that is no answer to the coordinator may quote a path or a record."""
+LONGEST_LINE = 5000
+"""Characters of an error in the site's own log."""
 HOME = "home"
 """What `Method.keeps` names, in the site's memory of its rounds."""
 VARIATES = "variates"
@@ -124,6 +127,8 @@ class Site:
     """Where everything that leaves is recorded; None in the simulator."""
     keep: Keep = field(default_factory=Keep)
     """What stays here from round to round."""
+    asked: Asked = field(default_factory=Asked)
+    """What the coordinator has asked, run by run."""
     initial: Arrays = field(default_factory=dict)
     """Where what stays at home begins (`Method.keeps`)."""
     secure: SecureRounds = field(default_factory=SecureRounds)
@@ -138,36 +143,48 @@ class Site:
         """
         began = time.monotonic()
         try:
-            self._check_agreement(request)
-            check_request(self.policy, request, self.federation, self.owners)
-            reply: Reply
-            reply, norm = self._work(request, run)
-            reply = disclose(self.policy, reply, self.owners)
-            release = gate.describe(reply, federation=self.federation, run=run, norm=norm)
+            self._check(request)
+            with steady(self.model):
+                reply, norm = self._work(request, run)
+            release = self._describe_release(request, reply, run, norm)
             if isinstance(reply, TrainReply) and self.policy.hold:
                 self._hold(reply, release, began)
             if isinstance(reply, TrainReply) and self.federation.secure_aggregation:
                 shapes = of_tasks(self._sent_shapes(reply.round), self.data)
                 reply = self.secure.keep(reply, self.federation, shapes)
-                release = gate.describe(reply, federation=self.federation, run=run, norm=norm)
+                release = self._describe_release(request, reply, run, norm)
         except CollegiumError as error:
-            reply = self._refusal(error)
-            release = gate.describe(reply, federation=self.federation, run=run)
+            return self.refuse(error, run)
         return self._record(reply, release)
 
+    def refuse(self, error: CollegiumError, run: str | None = None) -> Reply:
+        """The refusal that an error becomes; there is a receipt of it as of any answer.
+
+        Args:
+            error: Why there is no other answer.
+            run: Flower's number of the run.
+        """
+        reply = self._refusal(error)
+        return self._record(reply, gate.describe(reply, federation=self.federation, run=run))
+
     def _work(self, request: Request, run: str | None) -> tuple[Reply, float | None]:
-        """What the request asks for, and the norm of the update in it."""
+        """What the request asks for, as the policy shares it, and the norm of the update in it."""
         if isinstance(request, TrainRequest):
-            return self._train(request, run)
+            reply, norm = self._train(request, run)
+            return disclose_training(self.policy, reply, private=bool(self.federation.privacy)), norm
         if isinstance(request, EvaluateRequest):
             return self._evaluate(request), None
         if isinstance(request, QueryRequest):
-            return self._describe(), None
+            return disclose_query(self.policy, self._describe(), self.owners), None
         shapes = self._sent_shapes(request.round)
-        reply = self.secure.answer(request, name=self.name, federation=self.federation, shapes=shapes)
-        if isinstance(reply, MaskReply):
-            gate.check_size(reply.update, self.policy)
-        return reply, None
+        answer = self.secure.answer(request, name=self.name, federation=self.federation, shapes=shapes)
+        if isinstance(answer, MaskReply):
+            gate.check_size(answer.update, self.policy)
+        return answer, None
+
+    def _describe_release(self, request: Request, reply: Reply, run: str | None, norm: float | None) -> Release:
+        told = self.asked.told(request.run) if isinstance(request, EvaluateRequest) else None
+        return gate.describe(reply, federation=self.federation, run=run, norm=norm, evaluations=told)
 
     def _hold(self, reply: TrainReply, release: Release, began: float) -> None:
         left = self.federation.rounds.deadline_seconds - (time.monotonic() - began)
@@ -186,7 +203,7 @@ class Site:
         return reply
 
     def _refusal(self, error: CollegiumError) -> Refusal:
-        log.error("refused: %s", error)
+        log.error("refused: %s", plain(str(error), LONGEST_LINE))
         kind: RefusalKind = next((kind for of, kind in KINDS if isinstance(error, of)), "failure")
         reason = UNSAID if kind in ("data", "failure") else str(error)
         if self.state is not None:
@@ -218,12 +235,16 @@ class Site:
     def _split(self, task: str, split: Split) -> TaskData:
         return self.data[task].get(split, TaskData((), ()))
 
-    def _check_agreement(self, request: Request) -> None:
+    def _check(self, request: Request) -> None:
+        """Whether the request may be answered at all, before anything of it is read."""
         if request.spec_digest != self.federation.digest:
             raise RefusalError(
                 f"This site has approved the federation file with digest {self.federation.digest[:12]}..., but the "
-                f"request is under {request.spec_digest[:12]}...; bring the same federation.toml to both sides."
+                f"request is under {shown(request.spec_digest, 20)}; bring the same federation.toml to both sides."
             )
+        check_request(self.policy, request, self.federation, self.owners)
+        if isinstance(request, TrainRequest | EvaluateRequest):
+            requests.check_request(request, self.federation)
 
     def _describe(self) -> QueryReply:
         records = {
@@ -249,34 +270,40 @@ class Site:
                 inventory[name] = {label: borne[label] for label in data.annotates or task.labels}
         return inventory
 
-    def _load(self, request: TrainRequest | EvaluateRequest, kept: Mapping[str, np.ndarray]) -> tuple[Arrays, Arrays]:
-        """Load the state in a request, and what this site keeps of its own.
+    def _receive(self, request: TrainRequest | EvaluateRequest, own: Arrays) -> tuple[Received, Arrays]:
+        """What came in a request, and of it what is to be loaded.
 
-        Returns:
-            The arrays that the site may train, and everybody's control variates.
+        Nothing has been touched yet: neither the model, nor a record, nor a budget.
+
+        Args:
+            request: From the coordinator.
+            own: What this site keeps of the state itself.
         """
-        wire, controlled = self.federation.wire, isinstance(request, TrainRequest) and self.federation.training.scaffold
-        sent = self._sent_shapes(request.round) if controlled else {}
-        shapes = self._shapes(lambda name: is_received(name, self.federation.method)) | name_control(sent)
-        arrays, control = split_control(codec.decode(request.state, wire.coding_down, of_tasks(shapes, self.data)))
-        told = {task for name in arrays if (task := task_of(name))}
-        check_tasks(self.policy, told)
-        check_shapes(sent, control, tasks=told)
+        controlled = isinstance(request, TrainRequest) and self.federation.training.scaffold
+        control = self._sent_shapes(request.round) if controlled else {}
+        shapes = self._shapes(lambda name: is_received(name, self.federation.method))
+        received = read_state(request, self.federation, *(of_tasks(each, self.data) for each in (shapes, control)))
+        check_tasks(self.policy, received.tasks)
+        return received, check_state(received, self.model, self.federation, control, own)
+
+    def _load(
+        self, request: TrainRequest | EvaluateRequest, received: Received, arrays: Arrays, own: Arrays
+    ) -> tuple[Arrays, Arrays]:
+        """Load a state; the arrays that the site may train, and everybody's control variates."""
         if request.base_version:
-            steps = unpack_steps(codec.decode(request.base, base_codec(wire.down))) if request.base else {}
-            self.model.base.move(steps, since=request.base_since, version=request.base_version)
-        whole = {name: tuple(p.shape) for name, p in tensors(self.model).items()}
-        filled = fill(arrays, whole) if self.federation.adapter.type == "adalora" else arrays
-        set_state(self.model, filled, received=self.federation.method)
-        own = {**self.initial, **kept}
+            self.model.base.move(received.steps, since=request.base_since, version=request.base_version)
+        set_state(self.model, arrays, received=self.federation.method)
         set_some(self.model, own)
-        return select(arrays | own, self.data.keys()), select(control, self.data.keys())
+        return select(received.arrays | own, self.data.keys()), select(received.control, self.data.keys())
 
     def _train(self, request: TrainRequest, run: str | None) -> tuple[TrainReply, float]:
         """The reply, and the norm of the update in it."""
         kept = self.keep.before(request.run, request.round)
-        received, control = self._load(request, kept.get(HOME, {}))
+        own = self.initial | kept.get(HOME, {})
+        came, arrays = self._receive(request, own)
         variates = self._variates(request)
+        self.asked.train(request.run, request.round)
+        received, control = self._load(request, came, arrays, own)
         set_trained(self.model.encoder, self.federation.method.factors(request.round))
         importance = Importance(self.model.encoder) if self.federation.adapter.type == "adalora" else None
         known = parse_head(request.ledger) if request.ledger else None
@@ -294,7 +321,7 @@ class Site:
                 private=private,
                 watch=importance,
                 correction={name: c - variates.get(name, np.float32(0)) for name, c in control.items()},
-                progress=_Progress(f"round {request.round}"),
+                progress=Progress(f"round {request.round}"),
             )
         self.balances[request.round] = outcome.balance
         parcel = self._pack(request, received, kept, variates, control, importance, outcome.rates)
@@ -379,7 +406,13 @@ class Site:
 
     def _evaluate(self, request: EvaluateRequest) -> EvaluateReply:
         started = time.perf_counter()
-        self._load(request, self.keep.upto(request.run, request.round).get(HOME, {}))
+        purpose = purpose_of(request, self.federation)
+        own = self.initial | self.keep.upto(request.run, request.round).get(HOME, {})
+        came, arrays = self._receive(request, own)
+        before = self.asked.evaluate(request, purpose, self.policy.max_evaluations)
+        self._load(request, came, arrays, own)
+        if before:
+            return before
         if request.released and self.federation.fine_tunes:
             personal.fine_tune(
                 self.model,
@@ -387,43 +420,32 @@ class Site:
                 self.federation,
                 institution=self.name,
                 augment=self.draw_examples if self.rewordings else None,
-                progress=_Progress("the fine-tune"),
+                progress=Progress("the fine-tune"),
             )
-        shown = offered(self.policy, self.owners)
-        held = {task: splits[request.split] for task, splits in self.data.items() if request.split in shown[task]}
-        scores = {
-            task: score(self.model, task, self.data[task], request.split, self.federation.training.precision)
-            for task in held
-        }
-        if request.released and self.state and self.receipts:
-            settings = {task: tune(self.model, task, self.data[task]) for task in self.data}
-            about = {"institution": self.name, "run": request.run, "round": request.round, "scores": scores}
-            personal.keep_model(
-                self.state,
-                self.model,
-                self.federation,
-                tasks=self.data.keys(),
-                about={**about, "settings": {task: tuned for task, tuned in settings.items() if tuned}},
-            )
-        return EvaluateReply(
+        held = {task: splits[request.split] for task, splits in self.data.items() if request.split in splits}
+        precision = self.federation.training.precision
+        reply = EvaluateReply(
             institution=self.name,
             round=request.round,
             split=request.split,
             examples={task: len(data.records) for task, data in held.items()},
-            scores=scores,
+            scores={task: score(self.model, task, self.data[task], request.split, precision) for task in held},
             seconds=time.perf_counter() - started,
         )
+        reply = disclose_evaluation(self.policy, reply, self.owners, purpose)
+        if request.released and self.state and self.receipts:
+            self._keep_model(self.state, request, reply)
+        self.asked.answered(request, purpose, reply)
+        return reply
 
-
-class _Progress:
-    """Says in the log, now and then, how far training is."""
-
-    def __init__(self, what: str) -> None:
-        self.what = what
-        self.said = time.monotonic()
-
-    def __call__(self, done: int, steps: int) -> None:
-        now = time.monotonic()
-        if done == steps or now - self.said >= PROGRESS_SECONDS:
-            log.info("%s: step %d of %d", self.what, done, steps)
-            self.said = now
+    def _keep_model(self, state: Path, request: EvaluateRequest, reply: EvaluateReply) -> None:
+        """Keep the institution's own model of the released round, with the scores that are told of it."""
+        settings = {task: tune(self.model, task, self.data[task]) for task in self.data}
+        about = {"institution": self.name, "run": request.run, "round": request.round, "scores": reply.scores}
+        personal.keep_model(
+            state,
+            self.model,
+            self.federation,
+            tasks=self.data.keys(),
+            about={**about, "settings": {task: tuned for task, tuned in settings.items() if tuned}},
+        )

@@ -9,7 +9,6 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from server.replies import check_types
 from shared.errors import ProtocolError
 from shared.protocol import MESSAGE_TYPES, REPLIES, Refusal, Reply, Request, blobs_of, decode, encode
 
@@ -121,7 +120,6 @@ def _read(message: Message, institution: str, sent: int, seconds: float) -> Answ
         return Answer(institution, None, status, reason, bytes_down=sent, seconds=seconds)
     try:
         reply = decode(message.content, *REPLIES)
-        check_types(reply)
     except ProtocolError as error:
         return Answer(institution, None, "dropped", str(error), bytes_down=sent, seconds=seconds)
     if isinstance(reply, Refusal):

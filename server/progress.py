@@ -20,7 +20,7 @@ from shared import codec
 from shared.adapter import base_codec, is_received, name_control, pack_steps, select, unpack_steps
 from shared.allocation import cut, ranks_left
 from shared.codec import Arrays
-from shared.errors import QuorumError, ReplyError
+from shared.errors import QuorumError, ReplyError, plain
 from shared.federation import Federation
 from shared.lowrank import add_up
 from shared.protocol import Request, TrainedReply, TrainReply
@@ -29,8 +29,6 @@ from shared.tasks import Task, build_task
 Announce = Callable[[str], None]
 R = TypeVar("R")
 T = TypeVar("T")
-LONGEST_REASON = 500
-"""Characters of a reason that are kept; it may be an institution's own text."""
 LEDGER = re.compile(r"\d{1,18}:[0-9a-f]{64}", re.ASCII)
 """Number and SHA-256 of a ledger's entry."""
 
@@ -107,7 +105,7 @@ def record(
     losses: Mapping[str, float] | None = None,
 ) -> None:
     """Record how an institution answered, loudly if badly."""
-    reason = None if answer.reason is None else _plain(answer.reason)
+    reason = None if answer.reason is None else plain(answer.reason)
     row = Reply(
         round=number,
         kind=kind,
@@ -245,9 +243,3 @@ def require_quorum(this: Run, number: int, taken: Collection[str]) -> None:
             f"Expected at least {agreed.quorum} valid updates in round {number}, but {len(taken)} came (without "
             f"{without}); round {number - 1} is kept, so mend those institutions and resume the run."
         )
-
-
-def _plain(text: str) -> str:
-    """One printable line of bounded length: an institution's words must not steer a terminal or fill the database."""
-    line = "".join(c if c.isprintable() else " " for c in text[: LONGEST_REASON + 1])
-    return line if len(line) <= LONGEST_REASON else line[: LONGEST_REASON - 3] + "..."

@@ -48,7 +48,7 @@ from shared.protocol import (
     EvaluateRequest,
     QueryReply,
     QueryRequest,
-    Split,
+    Scored,
     TrainReply,
     TrainRequest,
 )
@@ -295,7 +295,7 @@ def _test(this: Run, state: Arrays, best: int) -> None:
 
 
 def _evaluate(
-    this: Run, state: Arrays, number: int, split: Split, names: Sequence[str], *, released: bool = False
+    this: Run, state: Arrays, number: int, split: Scored, names: Sequence[str], *, released: bool = False
 ) -> float | None:
     """Score a state on one split at institutions that hold it; the mean over tasks of the primary metrics.
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from shared.codec import Arrays, CodecName, FloatCodec
-from shared.errors import ProtocolError
+from shared.errors import ProtocolError, shown
 from shared.lora import factors, lora_layers
 from shared.methods import Factor, Kept, Method
 from shared.model import MultiTaskModel
@@ -106,7 +106,7 @@ def unpack_steps(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray
         return {layer: (arrays[f"{BASE}{layer}.B"], arrays[f"{BASE}{layer}.A"]) for layer in sorted(layers)}
     except KeyError as error:
         raise ProtocolError(
-            f"Expected both factors of every step of the frozen weights, but {error} is missing."
+            f"Expected both factors of every step of the frozen weights, but {shown(error.args[0])} is missing."
         ) from None
 
 
@@ -192,7 +192,7 @@ def check_shapes(
     if missing := sorted(wanted - arrays.keys()):
         raise ProtocolError(f"Expected array {missing[0]}, but it is missing ({len(missing)} missing in all).")
     if unknown := sorted(arrays.keys() - wanted):
-        raise ProtocolError(f"Array {unknown[0]} is not among those agreed ({len(unknown)} such in all).")
+        raise ProtocolError(f"Array {shown(unknown[0])} is not among those agreed ({len(unknown)} such in all).")
     for name in sorted(wanted):
         if arrays[name].shape != expected[name]:
             raise ProtocolError(f"Expected {name} with shape {expected[name]}, but {arrays[name].shape} came.")

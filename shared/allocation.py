@@ -11,7 +11,7 @@ import numpy as np
 
 from shared.adapter import IMPORTANCE, factor_name, factor_of, importance_name, layer_of
 from shared.codec import Arrays
-from shared.errors import ProtocolError
+from shared.errors import ProtocolError, shown
 
 Ranks = Mapping[str, int]
 """By layer, the number of its components."""
@@ -19,7 +19,9 @@ Ranks = Mapping[str, int]
 
 def ranks_of(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
     """The ranks that arrays have by their shape."""
-    return {layer_of(name): len(array) for name, array in arrays.items() if factor_of(name) == "A"}
+    return {
+        layer_of(name): array.shape[0] if array.ndim else 0 for name, array in arrays.items() if factor_of(name) == "A"
+    }
 
 
 def ranks_left(state: Mapping[str, np.ndarray]) -> dict[str, int]:
@@ -59,7 +61,9 @@ def fill(arrays: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
         a, b = (factor_name(layer, factor) for factor in ("A", "B"))
         most = shapes[a][0] if a in shapes else 0
         if b not in arrays or arrays[b].shape[1:] != (rank,) or rank > most:
-            raise ProtocolError(f"Expected both factors of {layer} with one rank of at most {most}, but others came.")
+            raise ProtocolError(
+                f"Expected both factors of {shown(layer)} with one rank of at most {most}, but others came."
+            )
     return {name: _fill(array, shapes.get(name)) for name, array in arrays.items()}
 
 

@@ -24,7 +24,7 @@ import pyarrow as pa
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from shared.errors import ProtocolError
+from shared.errors import ProtocolError, shown
 
 Arrays = dict[str, np.ndarray]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -149,7 +149,7 @@ def _store(array: np.ndarray, codec: CodecName) -> np.ndarray:
 
 def _restore(name: str, array: np.ndarray, codec: CodecName) -> np.ndarray:
     if array.dtype != STORED[codec]:
-        raise ProtocolError(f"Expected {codec} arrays, but {name} is {array.dtype}.")
+        raise ProtocolError(f"Expected {codec} arrays, but {shown(name)} is {array.dtype}.")
     if codec != "bfloat16":
         return array.astype(np.float32)
     return (array.reshape(-1).astype(np.uint32) << 16).view(np.float32).reshape(array.shape)
@@ -250,12 +250,7 @@ def _check_parts(parts: Arrays, layout: Mapping[str, tuple[type[np.generic], int
     came = {name: (part.dtype.name, part.shape) for name, part in parts.items()}
     wanted = {name: (np.dtype(dtype).name, (size,)) for name, (dtype, size) in layout.items()}
     if came != wanted:
-        raise ProtocolError(f"Expected a blob of {codec} with {wanted}, but it has {_shown(came)}.")
-
-
-def _shown(came: object) -> str:
-    text = str(came)
-    return text if len(text) <= 200 else text[:197] + "..."
+        raise ProtocolError(f"Expected a blob of {codec} with {wanted}, but it has {shown(came, 200)}.")
 
 
 def _shuffle(parts: Arrays, *, back: bool = False) -> Arrays:

@@ -78,3 +78,19 @@ class ProcessError(CollegiumError):
 
 class StoreError(CollegiumError):
     """The database or a checkpoint could not be written or read."""
+
+
+LONGEST_TEXT = 500
+"""Characters that are kept of a sentence that came from outside."""
+
+
+def shown(text: object, longest: int = 80) -> str:
+    """A name that came from outside, as it may stand in a sentence: quoted, escaped and cut."""
+    quoted = repr(str(text)[: longest + 1])
+    return quoted if len(quoted) <= longest else f"{quoted[: longest - 4]}...{quoted[-1]}"
+
+
+def plain(text: str, longest: int = LONGEST_TEXT) -> str:
+    """One printable line of bounded length: words from outside must not steer a terminal or fill a log."""
+    line = "".join(c if c.isprintable() else " " for c in text[: longest + 1])
+    return line if len(line) <= longest else line[: longest - 3] + "..."

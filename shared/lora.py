@@ -1,7 +1,8 @@
 """LoRA on a frozen BERT: building it as a method begins, choosing what trains, and moving the frozen weights."""
 
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,13 +11,16 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import BertModel
 
-from shared.errors import ConfigError, ProtocolError
+from shared.errors import ConfigError, ProtocolError, shown
 from shared.federation import Adapter
 from shared.lowrank import Product, compress, stack
 from shared.methods import Factor, Method
 
 PREFIX = "base_model.model."
 """What peft puts before the names of the encoder's layers."""
+
+FARTHEST = 1e4
+"""Longest change of one layer's weights that is believed, as a Frobenius norm: no honest run moves them so far."""
 
 
 class Cored(nn.Module):
@@ -50,6 +54,7 @@ class Base:
         self._layers = {name: frozen(layer) for name, layer in lora_layers(encoder).items()}
         self._original: dict[str, torch.Tensor] = {}
         self._added: dict[str, Product] = {}
+        self._undo: dict[str, torch.Tensor] | None = None
 
     @property
     def added(self) -> Mapping[str, Product]:
@@ -65,8 +70,15 @@ class Base:
             version: What the weights are afterwards.
 
         Raises:
-            ProtocolError: The weights have another version, a layer is unknown, or a shape does not fit.
+            ProtocolError: The weights have another version, a layer is unknown, a shape does not fit, or a layer would
+                move absurdly far, or to what is not finite; nothing has moved then.
         """
+        for name, (b, a) in steps.items():
+            if name not in self._layers:
+                raise ProtocolError(f"Expected steps of the adapter's layers, but {shown(name)} is not one of them.")
+            shape = tuple(self._layers[name].weight.shape)
+            if (b.ndim, a.ndim) != (2, 2) or (b.shape[0], a.shape[1]) != shape or b.shape[1] != a.shape[0]:
+                raise ProtocolError(f"Expected a step of {name} as {shape}, but {b.shape} and {a.shape} came.")
         if version == self.version:
             return
         if since not in ("", self.version):
@@ -74,28 +86,56 @@ class Base:
                 f"Expected steps from the frozen weights' version {self.version or 'at the start'!r}, but those from "
                 f"{since!r} came; the coordinator sends the others when it asks again what this site holds."
             )
-        for name, (b, a) in steps.items():
-            if name not in self._layers:
-                raise ProtocolError(f"Expected steps of the adapter's layers, but {name} is not one of them.")
-            shape = tuple(self._layers[name].weight.shape)
-            if (b.ndim, a.ndim) != (2, 2) or (b.shape[0], a.shape[1]) != shape or b.shape[1] != a.shape[0]:
-                raise ProtocolError(f"Expected a step of {name} as {shape}, but {b.shape} and {a.shape} came.")
-        if not since:
-            self.reset()
         with torch.no_grad():
+            moved = {name: self._moved(name, step, afresh=not since) for name, step in steps.items()}
+            added = {name: _add(step, self._added.get(name) if since else None) for name, step in steps.items()}
+            if not since:
+                self.reset()
             if steps and not self._original:
                 self._original = {name: layer.weight.detach().clone() for name, layer in self._layers.items()}
-            for name, (b, a) in steps.items():
-                weight = self._layers[name].weight
-                weight += torch.from_numpy(b).to(weight) @ torch.from_numpy(a).to(weight)
-                self._added[name] = _add((b, a), self._added.get(name))
+            for name, weight in moved.items():
+                self._set(name, weight)
+        self._added.update(added)
         self.version = version
+
+    def _moved(self, name: str, step: Product, *, afresh: bool) -> torch.Tensor:
+        """A layer's weights after a step: from those of the backbone, if `afresh`, else from what they are."""
+        weight = self._layers[name].weight
+        original = self._original.get(name, weight)
+        b, a = (torch.from_numpy(factor).to(weight) for factor in step)
+        after = (original if afresh else weight) + b @ a
+        if not (far := float((after - original).norm())) <= FARTHEST:
+            raise ProtocolError(
+                f"Expected steps that move a layer by at most {FARTHEST:g} in all, but {name} would move by {far:g}."
+            )
+        return after
+
+    def _set(self, name: str, weight: torch.Tensor) -> None:
+        current = self._layers[name].weight
+        if self._undo is not None:
+            self._undo.setdefault(name, current.detach().clone())
+        current.copy_(weight)
+
+    @contextmanager
+    def unless_refused(self) -> Iterator[None]:
+        """The weights and their version are afterwards what they were before, if the block raises."""
+        version, added, self._undo = self.version, dict(self._added), {}
+        try:
+            yield
+        except BaseException:
+            with torch.no_grad():
+                for name, weight in self._undo.items():
+                    self._layers[name].weight.copy_(weight)
+            self.version, self._added = version, added
+            raise
+        finally:
+            self._undo = None
 
     def reset(self) -> None:
         """Back to the weights that the backbone came with."""
         with torch.no_grad():
             for name, original in self._original.items():
-                self._layers[name].weight.copy_(original)
+                self._set(name, original)
         self._added.clear()
         self.version = ""
 

@@ -4,46 +4,79 @@ Three requests (query, train, evaluate), one reply each, and `Refusal`, which ma
 for secure aggregation (`shared.secagg`), under which a train request gets a `TrainedReply`. The structured part of a
 message travels as JSON in one ConfigRecord; arrays travel as one blob (see `shared.codec`) in one ArrayRecord, because
 Flower transfers every array of a record by requests of its own.
+
+The annotation of a field says all that may be in it (`shared.fields`); what is not so is no message. What only the
+agreement or the moment can tell (a round of this run, a task that is held) is for the receiver to check.
 """
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from pydantic import Field
 
-from shared.errors import ProtocolError
+from shared.errors import ProtocolError, shown
+from shared.fields import (
+    LONGEST_LIST,
+    MOST_ROUNDS,
+    Blob,
+    Count,
+    Digest,
+    Head,
+    Hex,
+    Label,
+    Metrics,
+    Name,
+    Number,
+    Round,
+    RunName,
+    Seconds,
+    Sentence,
+    Spent,
+    Version,
+    is_blob,
+    read,
+)
 
 PROTOCOL_VERSION = 1
+LONGEST_BODY = 2**25
+"""Characters of a message's JSON."""
 T = TypeVar("T")
 Split = Literal["train", "validation", "test"]
+Scored = Literal["validation", "test"]
+"""The splits whose scores can be asked for; training records are nobody's to ask about."""
 Counts = Literal["exact", "rounded", "none"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+Sealed = Annotated[str, Field(pattern=r"^[0-9A-Za-z+/=_-]*$", max_length=10_000)]
+ArrayName = Annotated[str, Field(pattern=r"^[0-9A-Za-z_./-]{1,300}$")]
+ByTask = Annotated[Mapping[Name, T], Field(max_length=LONGEST_LIST)]
+ByInstitution = Annotated[Mapping[Name, T], Field(max_length=LONGEST_LIST)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class QueryRequest:
     """Who are you, and what do you hold?"""
 
-    spec_digest: str
+    spec_digest: Digest
 
 
 @dataclass(frozen=True, kw_only=True)
 class QueryReply:
     """What an institution holds: records per task and split, and what it says of their quality."""
 
-    institution: str
-    records: Mapping[str, Mapping[Split, int]]
-    software: str
-    rank: int | None = None
+    institution: Name
+    records: ByTask[Mapping[Split, Count]]
+    software: Annotated[str, Field(pattern=r"^[0-9A-Za-z.+!_-]{1,64}$")]
+    rank: Annotated[int, Field(ge=1, le=256)] | None = None
     """Of its adapter; the federation's if None."""
-    base: str = ""
+    base: Version = ""
     """The version of its frozen weights, where rounds move them; see `shared.lora.Base`."""
-    labels: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    labels: ByTask[Annotated[Mapping[Label, Count], Field(max_length=LONGEST_LIST)]] = field(default_factory=dict)
     """Per task that has labels, those that the institution annotates, and how many training records bear each."""
-    readiness: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    readiness: ByTask[Metrics] = field(default_factory=dict)
     """Numbers of the text readiness report, per task; see `client.data.readiness`."""
     counts: Counts = "exact"
     """What all counts of this institution's replies are: `exact`, `rounded` to two digits, or `none`: each is 1."""
@@ -56,17 +89,17 @@ class TrainRequest:
     `base` holds what the frozen weights must be moved by first, from version `base_since` to `base_version`.
     """
 
-    spec_digest: str
-    run: str
-    round: int
-    rounds: int
-    state: bytes
-    base: bytes = b""
-    base_since: str = ""
-    base_version: str = ""
-    ledger: str | None = None
+    spec_digest: Digest
+    run: RunName
+    round: Round
+    rounds: Round
+    state: Blob
+    base: Blob = b""
+    base_since: Version = ""
+    base_version: Version = ""
+    ledger: Head | None = None
     """`NUMBER:SHA-256` of the last entry of the institution's privacy ledger as the coordinator remembers it."""
-    taken: int = 0
+    taken: Annotated[int, Field(ge=0, le=MOST_ROUNDS)] = 0
     """With `training.scaffold`: the last round whose update of the institution was taken; 0 if none was."""
 
 
@@ -74,18 +107,18 @@ class TrainRequest:
 class TrainReply:
     """The update (new minus received state, as a codec blob) of the adapter and of the heads that the site holds."""
 
-    institution: str
-    round: int
-    examples: Mapping[str, int]
+    institution: Name
+    round: Round
+    examples: ByTask[Count]
     """Training records per task."""
-    losses: Mapping[str, float]
-    """Mean training loss per task over the round's last epoch."""
-    steps: int
-    seconds: float
-    update: bytes
-    epsilon: float | None = None
+    losses: ByTask[Number]
+    """Mean training loss per task over the round's last epoch; none under [privacy], which does not cover them."""
+    steps: Annotated[int, Field(ge=0, le=10**6)]
+    seconds: Seconds
+    update: Blob
+    epsilon: Spent | None = None
     """What the institution's data have spent so far, at the federation's delta; None without [privacy]."""
-    ledger: str | None = None
+    ledger: Head | None = None
     """`NUMBER:SHA-256` of the last entry of its privacy ledger, to be remembered outside it."""
 
 
@@ -93,47 +126,47 @@ class TrainReply:
 class EvaluateRequest:
     """Score this global state on one split; `base` as in `TrainRequest`."""
 
-    spec_digest: str
-    run: str
-    round: int
-    split: Split
-    state: bytes
+    spec_digest: Digest
+    run: RunName
+    round: Annotated[int, Field(ge=0, le=MOST_ROUNDS)]
+    split: Scored
+    state: Blob
     released: bool = False
     """The round is the one to be released: score the institution's own model of it, and keep that model."""
-    base: bytes = b""
-    base_since: str = ""
-    base_version: str = ""
+    base: Blob = b""
+    base_since: Version = ""
+    base_version: Version = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateReply:
     """Scores per task and metric, and the number of records that each rests on."""
 
-    institution: str
-    round: int
-    split: Split
-    examples: Mapping[str, int]
-    scores: Mapping[str, Mapping[str, float]]
-    seconds: float
+    institution: Name
+    round: Annotated[int, Field(ge=0, le=MOST_ROUNDS)]
+    split: Scored
+    examples: ByTask[Count]
+    scores: ByTask[Metrics]
+    seconds: Seconds
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedReply:
     """What a train request gets under secure aggregation: the update stays, and two fresh public keys go."""
 
-    institution: str
-    round: int
-    examples: Mapping[str, int]
+    institution: Name
+    round: Round
+    examples: ByTask[Count]
     """Training records per task."""
-    losses: Mapping[str, float]
-    """Mean training loss per task over the round's last epoch."""
-    steps: int
-    seconds: float
-    sealing_key: str
-    masking_key: str
-    epsilon: float | None = None
+    losses: ByTask[Number]
+    """Mean training loss per task over the round's last epoch; none under [privacy], which does not cover them."""
+    steps: Annotated[int, Field(ge=0, le=10**6)]
+    seconds: Seconds
+    sealing_key: Hex
+    masking_key: Hex
+    epsilon: Spent | None = None
     """As in `TrainReply`."""
-    ledger: str | None = None
+    ledger: Head | None = None
     """As in `TrainReply`."""
 
 
@@ -141,31 +174,31 @@ class TrainedReply:
 class SharesRequest:
     """Share your secrets of this round among those who have trained: their public keys, by institution."""
 
-    spec_digest: str
-    round: int
-    sealing_keys: Mapping[str, str]
-    masking_keys: Mapping[str, str]
+    spec_digest: Digest
+    round: Round
+    sealing_keys: ByInstitution[Hex]
+    masking_keys: ByInstitution[Hex]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SharesReply:
     """By peer, the shares that only it can open, and a commitment to the mask's seed."""
 
-    institution: str
-    round: int
-    commitment: str
-    shares: Mapping[str, str]
+    institution: Name
+    round: Round
+    commitment: Hex
+    shares: ByInstitution[Sealed]
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskRequest:
     """Mask the update of this round, multiplied by these weights: one per array, or one per row of it."""
 
-    spec_digest: str
-    round: int
-    shares: Mapping[str, str]
+    spec_digest: Digest
+    round: Round
+    shares: ByInstitution[Sealed]
     """By sender, what is sealed for this institution."""
-    weights: Mapping[str, list[float]]
+    weights: Annotated[Mapping[ArrayName, list[Number]], Field(max_length=10**5)]
     """By array that the institution trains."""
 
 
@@ -173,28 +206,28 @@ class MaskRequest:
 class MaskReply:
     """The masked update: words as `shared.fixedpoint` lays them out."""
 
-    institution: str
-    round: int
-    update: bytes
+    institution: Name
+    round: Round
+    update: Blob
 
 
 @dataclass(frozen=True, kw_only=True)
 class UnmaskRequest:
     """Give your shares: of the seeds of `survivors`, whose masked updates came, and of the mask keys of the others."""
 
-    spec_digest: str
-    round: int
-    survivors: list[str]
+    spec_digest: Digest
+    round: Round
+    survivors: Annotated[list[Name], Field(max_length=LONGEST_LIST)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class UnmaskReply:
     """One share per institution, of its seed or of its mask key, as hexadecimal text."""
 
-    institution: str
-    round: int
-    seeds: Mapping[str, str]
-    keys: Mapping[str, str]
+    institution: Name
+    round: Round
+    seeds: ByInstitution[Hex]
+    keys: ByInstitution[Hex]
 
 
 RefusalKind = Literal["agreement", "data", "request", "failure", "policy", "budget", "held"]
@@ -206,9 +239,10 @@ REFUSAL_KINDS: tuple[RefusalKind, ...] = get_args(RefusalKind)
 class Refusal:
     """The institution declines, and says in one sentence why."""
 
-    institution: str
+    institution: Name | Literal[""]
+    """Empty if the site could not find out its own name."""
     kind: RefusalKind
-    reason: str
+    reason: Sentence
 
 
 SecureRequest = SharesRequest | MaskRequest | UnmaskRequest
@@ -230,7 +264,7 @@ MESSAGES: dict[str, type[Any]] = {kind.__name__: kind for kind in (*MESSAGE_TYPE
 
 def blobs_of(message: Request | Reply) -> dict[str, bytes]:
     """What a message carries besides its body."""
-    return {f.name: getattr(message, f.name) for f in fields(message) if f.type is bytes}
+    return {f.name: getattr(message, f.name) for f in fields(message) if is_blob(f.type)}
 
 
 def body_of(message: Request | Reply) -> str:
@@ -254,21 +288,27 @@ def decode(records: RecordDict, *expected: type[T]) -> T:
     """Read one of the `expected` messages; ProtocolError if it is another, another version, or malformed."""
     try:
         header = records.config_records["header"]
-        if header["version"] != PROTOCOL_VERSION:
-            raise ProtocolError(
-                f"Expected protocol version {PROTOCOL_VERSION}, but the message is version {header['version']!r}; "
-                "install the same Collegium release on both sides."
-            )
-        kind = MESSAGES[str(header["kind"])]
-        body = json.loads(str(header["body"]))
-        for name in (f.name for f in fields(kind) if f.type is bytes):
-            body[name] = records.array_records["arrays"][name].numpy().tobytes()
-        message = kind(**body)
-    except ProtocolError:
-        raise
+        version, name, text = header["version"], str(header["kind"]), str(header["body"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ProtocolError(f"Expected a Collegium message, but it is malformed ({type(error).__name__}).") from error
+    if version != PROTOCOL_VERSION:
+        raise ProtocolError(
+            f"Expected protocol version {PROTOCOL_VERSION}, but the message is version {shown(version)}; "
+            "install the same Collegium release on both sides."
+        )
+    kind: type[Any] | None = MESSAGES.get(name)
+    if kind is None or not issubclass(kind, expected):
+        names = " or ".join(item.__name__ for item in expected)
+        raise ProtocolError(f"Expected {names}, but {shown(name) if kind is None else name} came.")
+    if len(text) > LONGEST_BODY:
+        raise ProtocolError(f"Expected at most {LONGEST_BODY} characters beside the arrays, but {len(text)} came.")
+    try:
+        body = json.loads(text)
+        arrays = {f.name: records.array_records["arrays"][f.name] for f in fields(kind) if is_blob(f.type)}
+        blobs = {name: array.numpy().tobytes() for name, array in arrays.items()}
     except Exception as error:
         raise ProtocolError(f"Expected a Collegium message, but it is malformed ({type(error).__name__}).") from error
-    if not isinstance(message, expected):
-        names = " or ".join(item.__name__ for item in expected)
-        raise ProtocolError(f"Expected {names}, but {kind.__name__} came.")
+    if not isinstance(body, dict) or body.keys() & blobs.keys():
+        raise ProtocolError(f"Expected the fields of a {kind.__name__} as one JSON object, but another text came.")
+    message: T = read(kind, body | blobs)
     return message

@@ -19,7 +19,7 @@ def identity() -> None:
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
 
 
-def ask(site_of: Callable[[Context], Site], digest: str = "d") -> Message:
+def ask(site_of: Callable[[Context], Site], digest: str = "d" * 64) -> Message:
     message = Message(encode(QueryRequest(spec_digest=digest)), 7, "query")
     message.metadata.__dict__["_message_id"] = "m"
     return build_app(site_of)(message, CONTEXT)

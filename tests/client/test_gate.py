@@ -48,8 +48,8 @@ def test_a_good_update_passes_unchanged_with_its_norm() -> None:
     [
         (arrays(head_t_w=np.array([1, np.nan, 1, 1], np.float32)), "finite values"),
         (arrays(head_t_w=np.array([1, np.inf, 1, 1], np.float32)), "finite values"),
-        (arrays(texts=np.ones(4, np.float32)), "texts is not among those agreed"),
-        (arrays(head_u_w=np.ones(5, np.float32)), "head/u/w is not among those agreed"),
+        (arrays(texts=np.ones(4, np.float32)), "'texts' is not among those agreed"),
+        (arrays(head_u_w=np.ones(5, np.float32)), "'head/u/w' is not among those agreed"),
         ({"adapter/a": np.ones((2, 3), np.float32)}, "head/t/w, but it is missing"),
         (arrays(head_t_w=np.ones(5, np.float32)), r"shape \(4,\)"),
         (arrays(head_t_w=np.ones((4, 1), np.float32)), r"shape \(4,\)"),
@@ -101,7 +101,7 @@ def test_a_diverged_training_is_refused_at_the_site(
 
     monkeypatch.setattr(trainer, "train", diverge)
     state = codec.encode(get_state(site.model), "float32")
-    reply = site.answer(TrainRequest(spec_digest=site.federation.digest, run="r1", round=1, rounds=1, state=state))
+    reply = site.answer(TrainRequest(spec_digest=site.federation.digest, run="r1", round=1, rounds=2, state=state))
     assert isinstance(reply, Refusal)
     assert reply.kind == "policy"
     assert "finite" in reply.reason

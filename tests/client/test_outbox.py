@@ -137,7 +137,7 @@ def test_a_site_holds_its_update_until_the_operator_decides(
     site = Site(**(vars(bare) | {"state": state, "receipts": Receipts(state, tmp_path / "node.key")}))
     blob = codec.encode(get_state(site.model), "float32")
     replies: list[Any] = []
-    request = TrainRequest(spec_digest=site.federation.digest, run="r1", round=1, rounds=1, state=blob)
+    request = TrainRequest(spec_digest=site.federation.digest, run="r1", round=1, rounds=2, state=blob)
     thread = threading.Thread(target=lambda: replies.append(site.answer(request, run="7")))
     thread.start()
     name = held_id(state)
@@ -166,7 +166,7 @@ def test_an_update_waits_no_longer_than_the_coordinator(
     wait = Mock(side_effect=HeldError("not in time"))
     monkeypatch.setattr(outbox, "wait", wait)
     blob = codec.encode(get_state(site.model), "float32")
-    reply = site.answer(TrainRequest(spec_digest=site.federation.digest, run="r1", round=1, rounds=1, state=blob))
+    reply = site.answer(TrainRequest(spec_digest=site.federation.digest, run="r1", round=1, rounds=2, state=blob))
     assert isinstance(reply, Refusal)
     assert reply.kind == "held"
     assert max(0.0, most - 30) <= wait.call_args.kwargs["seconds"] <= most

@@ -66,9 +66,11 @@ def told(site: Site) -> bytes:
 
 
 def train(site: Site, blob: bytes) -> None:
-    reply = site.answer(
-        TrainRequest(spec_digest=site.federation.digest, run="r1", round=1, rounds=2, state=blob), run="7"
+    version = "r1:0" if site.federation.method.folds else ""
+    request = TrainRequest(
+        spec_digest=site.federation.digest, run="r1", round=1, rounds=2, state=blob, base_version=version
     )
+    reply = site.answer(request, run="7")
     assert isinstance(reply, TrainReply), reply
 
 

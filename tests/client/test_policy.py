@@ -8,7 +8,8 @@ from unittest.mock import Mock
 import pytest
 from pydantic import ValidationError
 
-from client.policy import Policy, disclose, two_digits
+from client.disclosure import disclose_evaluation, disclose_query, disclose_training, two_digits
+from client.policy import Policy
 from client.secagg import SecureRounds
 from client.site import UNSAID, Site
 from shared import codec
@@ -60,12 +61,20 @@ SCORED = EvaluateReply(
 OWNERS: Any = {"t": {"train": 1234, "validation": 137, "test": 8}}
 
 
+def disclosed(policy: Policy) -> tuple[QueryReply, TrainReply, EvaluateReply]:
+    return (
+        disclose_query(policy, QUERY, OWNERS),
+        disclose_training(policy, TRAINED, private=False),
+        disclose_evaluation(policy, SCORED, OWNERS, "initial"),
+    )
+
+
 def requests(site: Site) -> tuple[QueryRequest, TrainRequest, EvaluateRequest]:
     digest, state = site.federation.digest, codec.encode(select(get_state(site.model), site.data.keys()), "float32")
     return (
         QueryRequest(spec_digest=digest),
         TrainRequest(spec_digest=digest, run="r1", round=1, rounds=2, state=state),
-        EvaluateRequest(spec_digest=digest, run="r1", round=1, split="test", state=state),
+        EvaluateRequest(spec_digest=digest, run="r1", round=0, split="test", state=state),
     )
 
 
@@ -155,7 +164,7 @@ def test_a_split_of_too_few_is_neither_announced_nor_scored(make_site: MakeSite)
     assert described.records == {"clauses": {"train": 11, "test": 12}}
     assert isinstance(site.answer(train), TrainReply)
     assert isinstance(site.answer(test), EvaluateReply)
-    refused = site.answer(replace(test, split="validation"))
+    refused = site.answer(replace(test, round=1, split="validation"))
     assert isinstance(refused, Refusal)
     assert "policy.minimum_owners" in refused.reason
     assert " 1 " not in refused.reason, "how many there are stays here"
@@ -184,7 +193,7 @@ def test_without_metrics_only_training_is_announced_and_no_loss_leaves(make_site
     assert described.records == {"clauses": {"train": 11}}
     assert isinstance(trained, TrainReply)
     assert trained.losses == {}
-    assert isinstance(site.answer(replace(evaluate, split="train")), Refusal)
+    assert isinstance(site.answer(replace(evaluate, round=1, split="validation")), Refusal)
 
 
 def test_without_counts_every_count_is_one_and_labels_are_those_of_the_federation_file(make_site: MakeSite) -> None:
@@ -203,7 +212,7 @@ def test_without_counts_every_count_is_one_and_labels_are_those_of_the_federatio
 
 def test_counts_are_rounded_alike_wherever_they_are_told() -> None:
     policy = Policy(counts="rounded")
-    described, trained, scored = (disclose(policy, reply, OWNERS) for reply in (QUERY, TRAINED, SCORED))
+    described, trained, scored = disclosed(policy)
     assert isinstance(described, QueryReply)
     assert described.records == {"t": {"train": 1200, "validation": 140, "test": 8}}
     assert described.labels == {"t": {"a": 1100, "b": 0, "c": 3}}
@@ -216,7 +225,7 @@ def test_counts_are_rounded_alike_wherever_they_are_told() -> None:
 
 
 def test_metrics_are_rounded_to_two_decimals() -> None:
-    trained, scored = (disclose(Policy(metrics="rounded"), reply, OWNERS) for reply in (TRAINED, SCORED))
+    _, trained, scored = disclosed(Policy(metrics="rounded"))
     assert isinstance(trained, TrainReply)
     assert (trained.losses, trained.examples) == ({"t": 0.12}, {"t": 1234})
     assert isinstance(scored, EvaluateReply)
@@ -224,8 +233,23 @@ def test_metrics_are_rounded_to_two_decimals() -> None:
 
 
 def test_the_default_policy_discloses_the_very_same() -> None:
-    for reply in (QUERY, TRAINED, SCORED, Refusal(institution="bank", kind="data", reason="r")):
-        assert disclose(Policy(), reply, OWNERS) == reply
+    assert disclosed(Policy()) == (QUERY, TRAINED, SCORED)
+
+
+def test_under_privacy_no_loss_leaves_whatever_the_policy() -> None:
+    trained = disclose_training(Policy(), TRAINED, private=True)
+    assert trained == replace(TRAINED, losses={})
+
+
+def test_a_score_that_is_no_number_does_not_show() -> None:
+    scored = replace(SCORED, scores={"t": {"f1": float("nan")}})
+    assert disclose_evaluation(Policy(), scored, OWNERS, "initial").scores == {"t": {"f1": 0.0}}
+
+
+def test_without_metrics_the_scores_are_an_empty_map() -> None:
+    for purpose in ("initial", "validation", "common", "released"):
+        scored = disclose_evaluation(Policy(metrics="none"), SCORED, OWNERS, purpose)  # type: ignore[arg-type]
+        assert (scored.examples, scored.scores) == ({}, {})
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ def test_a_round_does_not_depend_on_what_came_before(make_site: MakeSite) -> Non
     site = make_site("clauses", "entities")
     request = train_request(site)
     first = site.answer(request)
-    site.answer(train_request(site, round=2))
+    site.answer(replace(train_request(site, round=2), run="r2"))
     again = site.answer(request)
     assert isinstance(first, TrainReply)
     assert isinstance(again, TrainReply)
@@ -138,6 +139,6 @@ def test_the_balance_goes_on_and_a_new_run_begins_afresh(make_site: MakeSite) ->
     assert second["before"] == site.balances[1]["last"]
     site.answer(train_request(site, 2))  # a coordinator that died asks again: from where round 1 left it
     assert site.balances[2]["before"] == second["before"]
-    site.answer(train_request(site, 1))
+    site.answer(replace(train_request(site, 1), run="r2"))
     assert list(site.balances) == [1]
     assert not site.balances[1]["before"]

@@ -14,7 +14,7 @@ from flwr.common.constant import ErrorCode
 from server.asking import Answer, ask, online
 from shared.protocol import QueryReply, QueryRequest, Refusal, TrainRequest, encode
 
-QUERY = QueryRequest(spec_digest="d")
+QUERY = QueryRequest(spec_digest="d" * 64)
 HELD = {"t": {"train": 1}}
 
 
@@ -49,9 +49,13 @@ BAD: dict[str, tuple[Any, str, str]] = {
     "gone": (Error(ErrorCode.NODE_UNAVAILABLE, "unreachable"), "missing", "unreachable"),
     "not ours": (RecordDict({}), "dropped", "malformed"),
     "wrong type": (malformed(records=5), "dropped", "in records"),
-    "unknown field": (malformed(extra=1), "dropped", "malformed"),
+    "unknown field": (malformed(extra=1), "dropped", "others came"),
     "garbage": (KeyError("3"), "dropped", "cannot be unpacked \\(KeyError\\)"),
-    "request": (TrainRequest(spec_digest="d", run="r1", round=1, rounds=1, state=b""), "dropped", "TrainRequest came"),
+    "request": (
+        TrainRequest(spec_digest="d" * 64, run="r1", round=1, rounds=1, state=b""),
+        "dropped",
+        "TrainRequest came",
+    ),
 }
 
 
@@ -144,6 +148,6 @@ def answers_of(grid: Any) -> Iterator[Answer]:
 
 def test_sizes_of_what_was_sent_are_counted(scripted_grid: Any) -> None:
     grid = scripted_grid({"a": lambda _: None})
-    request = TrainRequest(spec_digest="d", run="r1", round=1, rounds=1, state=b"x" * 70)
+    request = TrainRequest(spec_digest="d" * 64, run="r1", round=1, rounds=1, state=b"x" * 70)
     (answer,) = ask(grid, {"a": request}, online(grid), group="train", deadline_seconds=0.05, quorum=1)
     assert (answer.bytes_down, answer.bytes_up) == (70, 0)

@@ -260,7 +260,7 @@ def test_other_bytes_are_refused(blob: bytes, name: CodecName) -> None:
 
 
 def test_another_codec_is_refused() -> None:
-    with pytest.raises(ProtocolError, match="Expected float16 arrays, but a is float32"):
+    with pytest.raises(ProtocolError, match="Expected float16 arrays, but 'a' is float32"):
         codec.decode(codec.encode({"a": np.zeros(2, np.float32)}, "float32"), "float16")
     blobs = {name: codec.encode(normal(), name, np.random.default_rng(0)) for name in CODECS}
     for made, blob in blobs.items():
