@@ -1,7 +1,6 @@
 """One institution at work: its data, the warm model, and the answer to each request."""
 
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +23,7 @@ from client.privacy.account import Account, parse_head
 from client.privacy.randomness import Chance
 from client.progress import Progress
 from client.receipts import Receipts, Release
+from client.refusals import refusal
 from client.requests import Asked, purpose_of
 from client.rotation import align
 from client.scoring import score, tune
@@ -49,15 +49,10 @@ from shared.allocation import cut, ranks_of, update_shapes
 from shared.balancing import State
 from shared.codec import Arrays
 from shared.errors import (
-    BudgetError,
     CollegiumError,
-    DataError,
-    HeldError,
     PolicyError,
-    ProtocolError,
     RefusalError,
     StoreError,
-    plain,
     shown,
 )
 from shared.federation import Federation
@@ -70,7 +65,6 @@ from shared.protocol import (
     QueryReply,
     QueryRequest,
     Refusal,
-    RefusalKind,
     Reply,
     Request,
     Split,
@@ -80,19 +74,6 @@ from shared.protocol import (
 from shared.tasks import Example, Record
 
 log = logging.getLogger("collegium.client")
-KINDS: tuple[tuple[type[CollegiumError], RefusalKind], ...] = (
-    (PolicyError, "policy"),
-    (HeldError, "held"),
-    (BudgetError, "budget"),
-    (RefusalError, "agreement"),
-    (ProtocolError, "request"),
-    (DataError, "data"),
-)
-"""What a refusal is called; another error is a failure."""
-UNSAID = "This site could not answer; its own log says why."
-"""The reason of a failure: an error that is no answer to the coordinator may quote a path or a record."""
-LONGEST_LINE = 5000
-"""Characters of an error in the site's own log."""
 HOME = "home"
 """What `Method.keeps` names, in the site's memory of its rounds."""
 VARIATES = "variates"
@@ -164,7 +145,7 @@ class Site:
             error: Why there is no other answer.
             run: Flower's number of the run.
         """
-        reply = self._refusal(error)
+        reply = refusal(error, institution=self.name, state=self.state)
         return self._record(reply, gate.describe(reply, federation=self.federation, run=run))
 
     def _work(self, request: Request, run: str | None) -> tuple[Reply, float | None]:
@@ -201,14 +182,6 @@ class Site:
             log.error("nothing leaves: %s", error)
             return Refusal(institution=self.name, kind="failure", reason=NO_RECEIPT)
         return reply
-
-    def _refusal(self, error: CollegiumError) -> Refusal:
-        log.error("refused: %s", plain(str(error), LONGEST_LINE))
-        kind: RefusalKind = next((kind for of, kind in KINDS if isinstance(error, of)), "failure")
-        reason = UNSAID if kind in ("data", "failure") else str(error)
-        if self.state is not None:
-            reason = reason.replace(f"{self.state}{os.sep}", "").replace(str(self.state), "its state folder")
-        return Refusal(institution=self.name, kind=kind, reason=reason)
 
     def examples(self, split: Split) -> list[Example]:
         """The encoded examples of every task, in a fixed order."""
