@@ -69,7 +69,7 @@ class QueryReply:
 
     institution: Name
     records: ByTask[Mapping[Split, Count]]
-    software: Annotated[str, Field(pattern=r"^[0-9A-Za-z.+!_-]{1,64}$")]
+    software: Annotated[str, Field(pattern=r"^[0-9A-Za-z.+!_-]{0,64}$")]
     rank: Annotated[int, Field(ge=1, le=256)] | None = None
     """Of its adapter; the federation's if None."""
     base: Version = ""
@@ -296,10 +296,10 @@ def decode(records: RecordDict, *expected: type[T]) -> T:
             f"Expected protocol version {PROTOCOL_VERSION}, but the message is version {shown(version)}; "
             "install the same Collegium release on both sides."
         )
-    kind: type[Any] | None = MESSAGES.get(name)
-    if kind is None or not issubclass(kind, expected):
+    kind: Any = MESSAGES.get(name)
+    if kind not in expected:
         names = " or ".join(item.__name__ for item in expected)
-        raise ProtocolError(f"Expected {names}, but {shown(name) if kind is None else name} came.")
+        raise ProtocolError(f"Expected {names}, but {shown(name)} came.")
     if len(text) > LONGEST_BODY:
         raise ProtocolError(f"Expected at most {LONGEST_BODY} characters beside the arrays, but {len(text)} came.")
     try:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from client import trainer
 from shared.model import MultiTaskModel, build_model
@@ -37,8 +38,8 @@ def _states(model: MultiTaskModel, records: Records) -> np.ndarray:
     """What the head reads of each text, by anybody who has the public backbone: [records, width]."""
     read: list[np.ndarray] = []
     linear = model.heads[TASK].linear
-    assert linear is not None
-    handle = linear.register_forward_pre_hook(lambda _, inputs: read.extend(inputs[0].numpy()))  # type: ignore[operator]
+    assert isinstance(linear, torch.nn.Linear)
+    handle = linear.register_forward_pre_hook(lambda _, inputs: read.extend(inputs[0].numpy()))
     for record in records:  # one by one, so that their order is theirs
         examples = model.tasks[TASK].encode([record], model.tokenizer, 64)
         trainer.infer(model, examples, precision="float32")

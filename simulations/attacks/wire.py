@@ -81,7 +81,9 @@ class Victim:
         )
         header = ConfigRecord({"version": PROTOCOL_VERSION, "kind": kind, "body": json.dumps(fields)})
         arrays = {name: Array(np.frombuffer(blob, dtype=np.uint8)) for name, blob in blobs.items()}
-        records = RecordDict({"header": header} | ({"arrays": ArrayRecord(arrays)} if arrays else {}))
+        records = RecordDict({"header": header})
+        if arrays:
+            records["arrays"] = ArrayRecord(arrays)
         of = {"TrainRequest": "train", "EvaluateRequest": "evaluate"}.get(kind, "query")
         message = Message(records, 7, of)
         message.metadata.__dict__["_message_id"] = "m"

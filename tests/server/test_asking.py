@@ -54,7 +54,7 @@ BAD: dict[str, tuple[Any, str, str]] = {
     "request": (
         TrainRequest(spec_digest="d" * 64, run="r1", round=1, rounds=1, state=b""),
         "dropped",
-        "TrainRequest came",
+        "'TrainRequest' came",
     ),
 }
 

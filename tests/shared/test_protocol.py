@@ -56,7 +56,7 @@ def test_arrays_travel_as_one_object() -> None:
 
 
 def test_another_kind_is_refused() -> None:
-    with pytest.raises(ProtocolError, match="Expected TrainReply or Refusal, but QueryRequest came"):
+    with pytest.raises(ProtocolError, match="Expected TrainReply or Refusal, but 'QueryRequest' came"):
         protocol.decode(protocol.encode(MESSAGES[0]), protocol.TrainReply, protocol.Refusal)
 
 
