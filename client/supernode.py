@@ -4,6 +4,9 @@ The options are those of `flower-supernode`, which pauses 3 s whenever the coord
 every 0.5 s whether the executor's reply is there, and waits 1 s when it sees a message before all its arrays have
 arrived at the coordinator: in a federation of quick rounds that is most of a round's time.
 
+Every request is signed whole as well (`shared.signing`): Flower's own signature covers the time alone, and Collegium's
+coordinator does not take it unless it is told to.
+
 One thing more is mended. When Flower's loop ends by an error (a coordinator that answers with HTTP 500 is enough), its
 process lives on without ever asking for a message again; here it ends, so that the daemon starts it anew.
 """
@@ -16,8 +19,14 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 
-from flwr.supernode import start_client_internal
+import httpx
+from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
+from flwr.supernode import fleet_http_connection, start_client_internal
 from flwr.supernode.cli.flower_supernode import flower_supernode
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+from shared.signing import HEADER, sign_request
 
 IDLE_SLEEP = 3
 """What Flower's loop passes to `time.sleep` when the coordinator has no message; it counts as the loop's mark."""
@@ -59,6 +68,24 @@ class Pauses:
             self._sleep(min(seconds, REPLY_POLL))
 
 
+class WholeRequestSigner:
+    """Flower's signature of the time, and ours of the whole request.
+
+    Args:
+        private_key: The node's, on P-384.
+        public_key: Its other half.
+    """
+
+    def __init__(self, private_key: ec.EllipticCurvePrivateKey, public_key: ec.EllipticCurvePublicKey) -> None:
+        self._key, self._flower = private_key, NodeAuthHttpInterceptor(private_key, public_key)
+
+    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+        """Sign a request and pass it on."""
+        request = context.request
+        request.headers[HEADER] = sign_request(self._key, request.method, request.url.path, request.content)
+        return self._flower.intercept(context, call_next)
+
+
 def main() -> None:
     """Run the SuperNode until it is stopped."""
     parser = argparse.ArgumentParser(
@@ -72,6 +99,7 @@ def main() -> None:
     loop = vars(start_client_internal)
     loop["time"] = Pauses(arguments.poll)
     loop["pull_objects"] = partial(loop["pull_objects"], **BACKOFF)
+    vars(fleet_http_connection)["NodeAuthHttpInterceptor"] = WholeRequestSigner
     sys.argv = ["flower-supernode", *arguments.options]
     try:
         flower_supernode()  # ends by SystemExit when all is well

@@ -2,11 +2,16 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 from flwr.app import Message
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
+from flwr.supercore.constant import PULL_MAX_TIME
+from flwr.supercore.inflatable.inflatable_utils import pull_objects
+from flwr.superlink.grid import http_grid
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from shared.errors import ProtocolError
@@ -19,8 +24,15 @@ IDLE_SECONDS = 0.05
 IDLE_FRACTION = 0.03
 """The pause grows with the time waited, so that a round is noticed to end at most this fraction late."""
 LONGEST_IDLE_SECONDS = 1.0
+SHORTEST_PULL_SECONDS = 2.0
+"""For arrays of a reply that lies ready when the deadline has passed."""
+FIRST_PULL_PAUSE, LONGEST_PULL_PAUSE = 0.1, 1.0
+"""Seconds before asking again for an array that has not come yet, doubling; Flower: 1 to 10."""
 UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, DecodeError)
 """What Flower raises when it unpacks a reply that is not made of its own objects."""
+
+HALF_SENT = "Reply message objects are unavailable"
+"""How Flower begins to say that a reply was announced, and its arrays did not come."""
 
 ABSENT = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, ErrorCode.NODE_UNAVAILABLE)
 """What Flower answers in the place of an institution that has gone: an absence, not a fault."""
@@ -58,8 +70,10 @@ def ask(
 ) -> Iterator[Answer]:
     """Send each institution its request and yield the answers as they arrive, one in memory at a time.
 
-    Waiting ends at the deadline, or once `quorum` have answered and everybody outstanding has gone offline. Messages
-    expire with the deadline, so that an institution that comes back late is not given a stale request.
+    A reply whose arrays do not come is given up after the institution's share of the time that is left, so that it does
+    not cost the others theirs. Waiting ends at the deadline, or once `quorum` have answered and everybody outstanding
+    has gone offline. Messages expire with the deadline, so that an institution that comes back late is not given a
+    stale request.
 
     Args:
         grid: Flower's Grid, or the simulator's.
@@ -86,7 +100,9 @@ def ask(
     while waiting:
         # One at a time: so no more than one reply is in memory, and a broken one is known by whom it was asked of.
         for identifier, (institution, sent) in list(waiting.items()):
-            answer = _pull(grid, identifier, institution, sent, clock() - started)
+            share = (deadline_seconds - (clock() - started)) / len(waiting)
+            with _pulls_end_after(max(share, SHORTEST_PULL_SECONDS)):
+                answer = _pull(grid, identifier, institution, sent, clock() - started)
             if answer is not None:
                 del waiting[identifier]
                 good += answer.status == "ok"
@@ -104,6 +120,32 @@ def ask(
         yield Answer(institution, None, "missing", reason, bytes_down=sent, seconds=clock() - started)
 
 
+_pull_seconds: ContextVar[float] = ContextVar("pull_seconds", default=PULL_MAX_TIME)
+
+
+def _pull_objects(object_ids: list[str], pull_object_fn: Callable[[str], bytes]) -> dict[str, bytes]:
+    """Flower's, which waits two hours for an array unless it is told otherwise, and its Grid does not tell it."""
+    return pull_objects(
+        object_ids,
+        pull_object_fn,
+        max_time=_pull_seconds.get(),
+        initial_backoff=FIRST_PULL_PAUSE,
+        backoff_cap=LONGEST_PULL_PAUSE,
+    )
+
+
+vars(http_grid)["pull_objects"] = _pull_objects
+
+
+@contextmanager
+def _pulls_end_after(seconds: float) -> Iterator[None]:
+    token = _pull_seconds.set(seconds)
+    try:
+        yield
+    finally:
+        _pull_seconds.reset(token)
+
+
 def _pull(grid: Grid, identifier: str, institution: str, sent: int, seconds: float) -> Answer | None:
     try:
         replies = [m for m in grid.pull_messages([identifier]) if m.metadata.reply_to_message_id == identifier]
@@ -115,8 +157,9 @@ def _pull(grid: Grid, identifier: str, institution: str, sent: int, seconds: flo
 
 def _read(message: Message, institution: str, sent: int, seconds: float) -> Answer:
     if message.has_error():
-        status = "missing" if message.error.code in ABSENT else "dropped"
         reason = message.error.reason or f"Flower's error {message.error.code}"
+        absent = message.error.code in ABSENT and not reason.startswith(HALF_SENT)
+        status = "missing" if absent else "dropped"
         return Answer(institution, None, status, reason, bytes_down=sent, seconds=seconds)
     try:
         reply = decode(message.content, *REPLIES)

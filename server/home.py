@@ -141,6 +141,10 @@ class ServerSettings(BaseModel):
         operator_port: TCP port of the operator door, always on 127.0.0.1.
         hosts: DNS names and IP addresses in the server certificate; the first is the one that institutions are told.
         store_url: SQLAlchemy URL of Collegium's store; None is a SQLite file in the folder.
+        require_body_signature: Whether institutions must sign every request whole (method, path, body, time, nonce),
+            as Collegium's daemon does. False lets stock SuperNodes in, whose signature covers the time alone.
+        max_message_bytes: Largest reply of an institution, 1 MiB to 64 GiB. The default has room for four times the
+            masked update (64 bits a value) of LoRA of rank 16 in every linear layer of a BERT-large.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -152,6 +156,8 @@ class ServerSettings(BaseModel):
         tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9.:-]+$", max_length=253)], ...], Field(min_length=1)
     ]
     store_url: str | None = None
+    require_body_signature: bool = True
+    max_message_bytes: Annotated[int, Field(ge=2**20, le=2**36)] = 2**28
 
     @model_validator(mode="after")
     def _two_ports(self) -> "ServerSettings":
@@ -277,6 +283,8 @@ def _settings_text(settings: ServerSettings) -> str:
         "# public_host and public_port: the door for institutions (TLS, enrolled keys only).\n"
         "# operator_port: the door for your own commands, on 127.0.0.1 only.\n"
         "# hosts: names in the server certificate; the first is the one that institutions are told.\n"
+        "# require_body_signature = false lets stock SuperNodes in, whose signature covers the time alone.\n"
+        "# max_message_bytes: the largest reply of an institution.\n"
         '# store_url = "postgresql+psycopg://..." keeps runs and metrics elsewhere than in state/collegium.db.\n'
         + tomli_w.dumps(settings.model_dump(exclude_none=True))
     )

@@ -5,10 +5,14 @@ import sys
 import time
 from pathlib import Path
 
+import httpx
 import pytest
+from flwr.supercore.primitives.asymmetric import generate_key_pairs
+from flwr.supercore.protobuf.client import ProtobufRequestContext
 from flwr.supernode import start_client_internal
 
-from client.supernode import IDLE_POLL, IDLE_SLEEP, LINGER, REPLY_POLL, Pauses
+from client.supernode import IDLE_POLL, IDLE_SLEEP, LINGER, REPLY_POLL, Pauses, WholeRequestSigner
+from shared.signing import HEADER, read_signature
 
 ROOT = Path(__file__).parents[2]
 
@@ -104,3 +108,25 @@ def test_arrays_on_their_way_are_asked_for_soon() -> None:
         "    print(loop.pull_objects(['a'], pull_object_fn=pull), time.monotonic() - began < 0.6); sys.exit()"
     )
     assert run_main(flower).stdout.strip() == "{'a': b'content'} True"
+
+
+def test_every_request_is_signed_whole_and_as_flower_does() -> None:
+    pair = generate_key_pairs()
+    request = httpx.Request("POST", "https://localhost:1/v1/fleet/push-object?x=1", content=b"abc")
+    context = ProtobufRequestContext(rpc_method="", message=None, request=request)  # type: ignore[arg-type]
+    WholeRequestSigner(*pair).intercept(context, lambda _: httpx.Response(200))
+    signature = read_signature(request.headers[HEADER])
+    assert signature.digest == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert signature.verify(pair[1], "POST", "/v1/fleet/push-object")
+    assert not signature.verify(pair[1], "POST", "/v1/fleet/push-messages")
+    assert not signature.verify(generate_key_pairs()[1], "POST", "/v1/fleet/push-object")
+    assert "flwr-signature" in request.headers
+
+
+def test_the_signer_takes_the_place_of_flowers() -> None:
+    flower = (
+        "def flower():\n"
+        "    from flwr.supernode import fleet_http_connection as connection\n"
+        "    print(connection.NodeAuthHttpInterceptor.__name__); sys.exit()"
+    )
+    assert run_main(flower).stdout.strip() == "WholeRequestSigner"

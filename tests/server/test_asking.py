@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,8 +11,10 @@ import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.app.error import Error
 from flwr.common.constant import ErrorCode
+from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, ObjectUnavailableError
+from flwr.superlink.grid import http_grid
 
-from server.asking import Answer, ask, online
+from server.asking import SHORTEST_PULL_SECONDS, Answer, ask, online
 from shared.protocol import QueryReply, QueryRequest, Refusal, TrainRequest, encode
 
 QUERY = QueryRequest(spec_digest="d" * 64)
@@ -47,6 +50,11 @@ BAD: dict[str, tuple[Any, str, str]] = {
     "refusal": (Refusal(institution="bad", kind="data", reason="no disk"), "refused", "data: no disk"),
     "error": (Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, "ValueError: x"), "dropped", "ValueError: x"),
     "gone": (Error(ErrorCode.NODE_UNAVAILABLE, "unreachable"), "missing", "unreachable"),
+    "half sent": (
+        Error(ErrorCode.MESSAGE_UNAVAILABLE, "Reply message objects are unavailable. The sender may not have ..."),
+        "dropped",
+        "objects are unavailable",
+    ),
     "not ours": (RecordDict({}), "dropped", "malformed"),
     "wrong type": (malformed(records=5), "dropped", "in records"),
     "unknown field": (malformed(extra=1), "dropped", "others came"),
@@ -151,3 +159,25 @@ def test_sizes_of_what_was_sent_are_counted(scripted_grid: Any) -> None:
     request = TrainRequest(spec_digest="d" * 64, run="r1", round=1, rounds=1, state=b"x" * 70)
     (answer,) = ask(grid, {"a": request}, online(grid), group="train", deadline_seconds=0.05, quorum=1)
     assert (answer.bytes_down, answer.bytes_up) == (70, 0)
+
+
+def test_arrays_that_do_not_come_are_waited_for_as_long_as_the_others_can_spare(scripted_grid: Any) -> None:
+    grid, waited = scripted_grid({name: lambda _: None for name in "ab"}), list[float]()
+
+    def pull(_identifiers: Any) -> list[Message]:
+        began = time.monotonic()
+        with pytest.raises(ObjectPullError):
+            http_grid.pull_objects(object_ids=["x"], pull_object_fn=unavailable)
+        waited.append(time.monotonic() - began)
+        return []
+
+    grid.pull_messages = pull
+    began = time.monotonic()
+    found = ask_all(grid, deadline=6.0)
+    assert {answer.status for answer in found.values()} == {"missing"}
+    assert waited[0] == pytest.approx(3.0, abs=1.5), "half of the time for one of two"
+    assert time.monotonic() - began < 6.0 + 2 * SHORTEST_PULL_SECONDS + 3
+
+
+def unavailable(name: str) -> bytes:
+    raise ObjectUnavailableError(name)

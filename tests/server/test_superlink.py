@@ -14,28 +14,34 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from flwr.proto.fleet_pb2 import ActivateNodeRequest, PullMessagesRequest, RegisterNodeFleetRequest
-from flwr.proto.node_pb2 import Node
+from flwr.proto.fleet_pb2 import PullMessagesRequest
+from flwr.proto.node_pb2 import Node as NodeId
 from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_to_bytes
-from flwr.supercore.protobuf.client import ProtobufRequestContext
 from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
-from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
+from server.door.authentication import Authenticator
+from server.door.crowd import Crowd
+from server.door.limits import MessageLimits
+from server.door.public import FleetJudge, public_door
+from server.door.speech import Speech
 from server.enrolment.authority import create_authority
 from server.home import ServerHome, read_settings
 from server.listeners import open_listeners
-from server.operator import OperatorClient
-from server.superlink import operator_door, public_door, two_doors
+from server.operator import Node, OperatorClient
+from server.superlink import operator_door, two_doors
 from shared.errors import ConnectionFailedError
 from shared.flower import flower_command, flower_environment
+from shared.signing import HEADER, sign_request
+from simulations.attacks.coordinator import PROTOBUF, flower_signed, serving
 
 FLEET_ROUTES = sorted(path for _, path in PROTOBUF_REQUEST_TYPES if path.startswith("/v1/fleet/"))
 CONTROL_ROUTES = sorted(path for _, path in PROTOBUF_REQUEST_TYPES if path.startswith("/v1/control/"))
 RUNTIME_ROUTES = sorted(path for _, path in PROTOBUF_REQUEST_TYPES if path.startswith("/v1/runtime/"))
 DOCUMENTS = ["/docs", "/docs/oauth2-redirect", "/openapi.json", "/redoc", "/"]
-PROTOBUF = {"content-type": "application/protobuf"}
+CLOSED_ROUTES = ["/v1/fleet/register-node", "/v1/fleet/unregister-node"]
+OPEN_ROUTES = [path for path in FLEET_ROUTES if path not in CLOSED_ROUTES]
 KEY_HEADER = (b"flwr-public-key", b"x")
 
 
@@ -61,6 +67,21 @@ def ask(door: Any, scope: Scope) -> int | str | Scope:
 
 async def reached(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "reached", "scope": scope})
+
+
+class NobodyEnrolled:
+    def get_node_id_by_public_key(self, public_key: bytes) -> int | None:
+        return None
+
+
+def judge() -> FleetJudge:
+    """A coordinator's that has enrolled nobody; it asks its database nothing."""
+    authenticator = Authenticator(NobodyEnrolled(), body_signature=True)
+    return FleetJudge(authenticator, Speech(None, MessageLimits(2**20)), Crowd())  # type: ignore[arg-type]
+
+
+async def lets_all_in(scope: Scope, receive: Receive) -> bytes:
+    return b""
 
 
 def http(path: str, *headers: tuple[bytes, bytes], port: int = 8443) -> dict[str, Any]:
@@ -94,25 +115,27 @@ def http(path: str, *headers: tuple[bytes, bytes], port: int = 8443) -> dict[str
     ],
 )
 def test_tricks_with_the_path_end_at_the_public_door(path: str) -> None:
-    assert ask(public_door(reached), http(path, KEY_HEADER)) == 404
+    assert ask(public_door(reached, judge()), http(path, KEY_HEADER)) == 404
 
 
 def test_what_the_public_door_passes() -> None:
-    assert ask(public_door(reached), http("/v1/fleet/pull-messages")) == 401
-    assert isinstance(ask(public_door(reached), http("/v1/fleet/pull-messages", KEY_HEADER)), dict)
-    assert isinstance(ask(public_door(reached), http("/health")), dict)
+    assert ask(public_door(reached, judge()), http("/v1/fleet/pull-messages")) == 401
+    assert ask(public_door(reached, judge()), http("/v1/fleet/pull-messages", KEY_HEADER)) == 401
+    assert isinstance(ask(public_door(reached, lets_all_in), http("/v1/fleet/pull-messages")), dict)
+    assert isinstance(ask(public_door(reached, judge()), http("/health") | {"method": "GET"}), dict)
+    assert ask(public_door(reached, judge()), http("/health")) == 404
 
 
 @pytest.mark.parametrize("kind", ["websocket", "lifespan", "something"])
 def test_only_plain_http_passes_a_door(kind: str) -> None:
     scope = http("/v1/fleet/pull-messages", KEY_HEADER) | {"type": kind}
-    assert ask(public_door(reached), scope) == "closed"
+    assert ask(public_door(reached, lets_all_in), scope) == "closed"
     assert ask(operator_door(reached, "token"), scope) == "closed"
 
 
 def test_flower_sees_the_path_that_the_door_judged() -> None:
     sly = http("/v1/fleet/pull-object", KEY_HEADER, (b"host", b"x/v1/runtime/pull-object?")) | {"root_path": "/v1"}
-    scope = ask(public_door(reached), sly)
+    scope = ask(public_door(reached, lets_all_in), sly)
     assert isinstance(scope, dict)
     assert Request(scope).url.path == scope["path"] == "/v1/fleet/pull-object"
     assert scope["root_path"] == ""
@@ -143,7 +166,7 @@ def test_tricks_with_the_path_need_the_token_at_the_operator_door(path: str) -> 
 
 
 def test_the_port_of_the_socket_chooses_the_door() -> None:
-    doors = two_doors(reached, operator_port=8000, token="secret")
+    doors = two_doors(reached, judge(), operator_port=8000, token="secret")
     assert ask(doors, http("/docs", port=8443)) == 404
     assert ask(doors, http("/docs", port=8000)) == 401
     assert ask(doors, http("/docs") | {"server": None}) == 404
@@ -186,36 +209,36 @@ def test_the_public_door_hides_everything_but_the_fleet(doors: Doors, path: str)
         assert (answer.status_code, answer.content) == (404, unknown.content)
 
 
-@pytest.mark.parametrize("path", [*FLEET_ROUTES, "/v1/fleet/unknown"])
+@pytest.mark.parametrize("path", OPEN_ROUTES)
 def test_the_fleet_needs_a_key(doors: Doors, path: str) -> None:
     assert doors.public.post(path, headers=PROTOBUF).status_code == 401
-    assert doors.public.get(path).status_code == 401
+    assert doors.public.get(path).status_code == 404
 
 
-@pytest.mark.parametrize("path", FLEET_ROUTES)
+@pytest.mark.parametrize("path", [*CLOSED_ROUTES, "/v1/fleet/unknown"])
+def test_who_is_enrolled_is_not_the_fleets_to_say(doors: Doors, path: str) -> None:
+    assert doors.public.post(path, headers=PROTOBUF).status_code == 404
+
+
+@pytest.mark.parametrize("path", OPEN_ROUTES)
 def test_a_forged_key_is_refused(doors: Doors, path: str) -> None:
     forged = {"flwr-public-key": "AAAA", "flwr-signature": "AAAA", "flwr-timestamp": "2026-01-01T00:00:00+00:00"}
     assert doors.public.post(path, headers=PROTOBUF | forged).status_code == 401
 
 
 def signed(doors: Doors, path: str, message: Any, pair: tuple[Any, ec.EllipticCurvePublicKey]) -> int:
-    """Status of a fleet request that is signed as a SuperNode signs it."""
+    """Status of a fleet request that is signed as Collegium's daemon signs it."""
     request = doors.public.build_request("POST", path, content=message.SerializeToString(), headers=PROTOBUF)
-    context = ProtobufRequestContext(rpc_method="", message=message, request=request)
-    return NodeAuthHttpInterceptor(*pair).intercept(context, lambda sent: doors.public.send(sent.request)).status_code
+    request.headers[HEADER] = sign_request(pair[0], "POST", path, request.content)
+    return doors.public.send(flower_signed(request, *pair)).status_code
 
 
 def test_a_good_signature_with_a_key_that_is_not_enrolled_is_refused(doors: Doors) -> None:
     pair = generate_key_pairs()
-    key = public_key_to_bytes(pair[1])
-    statuses = {path: signed(doors, path, PROTOBUF_REQUEST_TYPES["POST", path](), pair) for path in FLEET_ROUTES}
+    statuses = {path: signed(doors, path, PROTOBUF_REQUEST_TYPES["POST", path](), pair) for path in OPEN_ROUTES}
+    # A SuperNode says by this one answer why it cannot connect.
+    assert statuses.pop("/v1/fleet/activate-node") == 412
     assert set(statuses.values()) == {401}
-    # Naming the own key gets past the signature check in two routes: Flower says why it refuses, and does nothing.
-    for path, message in (
-        ("/v1/fleet/activate-node", ActivateNodeRequest(public_key=key, heartbeat_interval=30)),
-        ("/v1/fleet/register-node", RegisterNodeFleetRequest(public_key=key)),
-    ):
-        assert signed(doors, path, message, pair) == 412
     with OperatorClient(doors.home) as client:
         assert all(node.status != "online" for node in client.nodes())
 
@@ -225,7 +248,7 @@ def test_an_enrolled_key_passes_until_it_is_revoked_and_not_for_another_node(doo
     with OperatorClient(doors.home) as client:
         node_id = client.register_node("passes", public_key_to_bytes(pair[1]))
         client.register_node("other", public_key_to_bytes(other[1]))
-        pull = PullMessagesRequest(node=Node(node_id=node_id))
+        pull = PullMessagesRequest(node=NodeId(node_id=node_id))
         assert signed(doors, "/v1/fleet/pull-messages", pull, pair) == 200
         assert signed(doors, "/v1/fleet/pull-messages", pull, other) == 401
         client.unregister_node(node_id)
@@ -238,6 +261,11 @@ def test_the_operator_door_needs_the_token(doors: Doors, path: str) -> None:
     for headers in (PROTOBUF, PROTOBUF | wrong):
         assert doors.operator.post(path, headers=headers).status_code == 401
         assert doors.operator.get(path, headers=headers).status_code == 401
+
+
+@pytest.mark.parametrize("path", FLEET_ROUTES)
+def test_the_operator_is_no_institution(doors: Doors, path: str) -> None:
+    assert doors.operator.post(path, headers=PROTOBUF | doors.token).status_code == 404
 
 
 @pytest.mark.parametrize("path", RUNTIME_ROUTES)
@@ -304,7 +332,7 @@ def test_a_websocket_is_not_opened(doors: Doors) -> None:
         b"GET /v1/fleet/pull-messages HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     )
     request += b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-    assert raw(doors, request).split()[1] == b"401"
+    assert raw(doors, request).split()[1] == b"404"
 
 
 def test_plain_http_and_another_authority_are_refused(doors: Doors) -> None:
@@ -356,29 +384,46 @@ def write_key(folder: Path) -> tuple[Path, bytes]:
     return path, public_key_to_bytes(public)
 
 
-def test_a_stock_supernode_connects_once_it_is_enrolled(served_home: ServerHome, tmp_path: Path) -> None:
+def test_a_stock_supernode_connects_once_it_is_enrolled_where_it_is_let_in(home: ServerHome, tmp_path: Path) -> None:
+    settings = home.settings_file.read_text(encoding="utf-8")
+    assert "require_body_signature = true" in settings
+    home.settings_file.write_text(settings.replace("signature = true", "signature = false"), encoding="utf-8")
     key, public = write_key(tmp_path)
-    refused = supernode(served_home, tmp_path, key, served_home.ca_certificate)
-    output, _ = refused.communicate(timeout=30)
-    assert refused.returncode == 1
-    assert "Failed to activate SuperNode" in output
+    with serving(home), OperatorClient(home) as client:
+        refused = supernode(home, tmp_path, key, home.ca_certificate)
+        output, _ = refused.communicate(timeout=60)
+        assert refused.returncode == 1
+        assert "Failed to activate SuperNode" in output
 
-    with OperatorClient(served_home) as client:
         client.register_node("stock", public)
-        accepted = supernode(served_home, tmp_path, key, served_home.ca_certificate)
+        accepted = supernode(home, tmp_path, key, home.ca_certificate)
         try:
-            end = time.monotonic() + 30
-            while time.monotonic() < end and accepted.poll() is None:
-                (node,) = [node for node in client.nodes() if node.name == "stock"]
-                if node.status == "online":
-                    break
-                time.sleep(0.1)
+            node = wait_until_online(client, "stock", accepted)
             assert node.status == "online"
             assert node.last_seen is not None
             assert abs(node.last_seen.timestamp() - time.time()) < 30
         finally:
             accepted.terminate()
             accepted.communicate(timeout=30)
+
+
+def wait_until_online(client: OperatorClient, name: str, process: "subprocess.Popen[str]") -> Node:
+    end = time.monotonic() + 60
+    while True:
+        (node,) = [node for node in client.nodes() if node.name == name]
+        if node.status == "online" or time.monotonic() > end or process.poll() is not None:
+            return node
+        time.sleep(0.1)
+
+
+def test_a_stock_supernode_is_not_let_in_otherwise(served_home: ServerHome, tmp_path: Path) -> None:
+    key, public = write_key(tmp_path)
+    with OperatorClient(served_home) as client:
+        client.register_node("stock", public)
+        refused = supernode(served_home, tmp_path, key, served_home.ca_certificate)
+        refused.communicate(timeout=60)
+        assert all(node.status != "online" for node in client.nodes() if node.name == "stock")
+    assert "require_body_signature" in (served_home.logs / "superlink.log").read_text()
 
 
 def test_a_stock_supernode_refuses_another_authority(served_home: ServerHome, tmp_path: Path) -> None:
@@ -395,7 +440,7 @@ def test_a_stock_supernode_refuses_another_authority(served_home: ServerHome, tm
 
 def run_superlink(root: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "server.superlink", "--home", str(root)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
 
 
 @pytest.mark.parametrize("setting", ["public_port", "operator_port"])

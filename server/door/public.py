@@ -1,0 +1,159 @@
+"""The door for institutions, as an ASGI application before Flower's."""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable
+from urllib.parse import quote
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.door.authentication import Authenticator, Sender
+from server.door.crowd import GUEST, Crowd
+from server.door.limits import BODY_SECONDS, SLOWEST_BYTES_PER_SECOND
+from server.door.refusals import RefusedError, answer
+from server.door.speech import Speech
+
+HEALTH_PATH = "/health"
+
+Judge = Callable[[Scope, Receive], Awaitable[bytes]]
+"""The body of a request that may pass; RefusedError otherwise."""
+
+log = logging.getLogger("server.door")
+
+
+def public_door(app: ASGIApp, judge: Judge) -> ASGIApp:
+    """Passes `/health`, and what the judge lets through with the body that it has read.
+
+    Args:
+        app: Flower's SuperLink.
+        judge: See `FleetJudge`.
+    """
+
+    async def door(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await refuse_connection(scope, send)
+        if scope["path"] == HEALTH_PATH and scope["method"] == "GET":
+            return await app(as_judged(scope), _no_body(receive), send)
+        try:
+            body = await judge(scope, receive)
+        except RefusedError as refused:
+            log.warning("%s %s: %s: %s", _client(scope), quote(scope["path"])[:100], refused.status, refused.reason)
+            return await answer(refused, scope, receive, send)
+        await app(as_judged(scope), _with_body(body, receive), send)
+
+    return door
+
+
+class FleetJudge:
+    """Judges a request: by its path, its headers, its length, and only then by its body.
+
+    Args:
+        authenticator: Who it is.
+        speech: What it may say.
+        crowd: Where its connection stands.
+    """
+
+    def __init__(self, authenticator: Authenticator, speech: Speech, crowd: Crowd) -> None:
+        self._authenticator, self._speech, self._crowd = authenticator, speech, crowd
+
+    async def __call__(self, scope: Scope, receive: Receive) -> bytes:
+        """The body, read after its sender was known.
+
+        Raises:
+            RefusedError: The request goes no further.
+        """
+        path, method, headers = scope["path"], scope["method"], Headers(scope=scope)
+        if path not in self._speech.paths or method != "POST":
+            raise RefusedError(404, "no such request")
+        claim = self._authenticator.read(headers)
+        length = announced_length(headers, self._speech.longest_body(path))
+        sender = await run_in_threadpool(self._authenticator.check, claim, method, path)
+        guest = scope.get("extensions", {}).get(GUEST)
+        if guest is not None and guest.node_id not in (None, sender.node_id):
+            raise RefusedError(401, f"node {sender.node_id} in a connection of node {guest.node_id}")
+        if guest is not None and not self._crowd.recognise(guest, sender.node_id):
+            raise RefusedError(503, f"node {sender.node_id} has too many connections")
+        body = await receive_body(receive, length)
+        await run_in_threadpool(self._check_body, path, body, sender)
+        return body
+
+    def _check_body(self, path: str, body: bytes, sender: Sender) -> None:
+        if sender.digest is not None and hashlib.sha256(body).hexdigest() != sender.digest:
+            raise RefusedError(401, f"a body that node {sender.node_id} did not sign")
+        try:
+            self._speech.check(path, body, sender)
+        except RefusedError as refused:
+            raise RefusedError(refused.status, f"node {sender.node_id}: {refused.reason}", body=refused.body) from None
+
+
+def announced_length(headers: Headers, longest: int) -> int:
+    """The body's length in bytes.
+
+    Raises:
+        RefusedError: It is not announced, or too large.
+    """
+    announced = headers.get("content-length", "")
+    if "transfer-encoding" in headers or not (announced.isascii() and announced.isdigit()):
+        raise RefusedError(411, "a body of unknown length")
+    # By its digits first: thousands of them are costly as a number.
+    if len(announced) > 12 or int(announced) > longest:
+        raise RefusedError(413, f"a body of {announced[:12]} bytes, more than {longest}")
+    return int(announced)
+
+
+async def receive_body(receive: Receive, length: int) -> bytes:
+    """The body of a known length, while it keeps coming.
+
+    Raises:
+        RefusedError: It is not there in time, or not all of it came.
+    """
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS + length / SLOWEST_BYTES_PER_SECOND):
+            while (message := await receive())["type"] == "http.request":
+                body += message.get("body", b"")
+                if not message.get("more_body", False):
+                    break
+    except TimeoutError:
+        raise RefusedError(408, f"a body of which {len(body)} of {length} bytes came in time") from None
+    if len(body) != length:
+        raise RefusedError(400, f"a body of {len(body)} bytes that was announced with {length}")
+    return bytes(body)
+
+
+def as_judged(scope: Scope) -> Scope:
+    """The scope with one path only.
+
+    Flower's middleware reads the path from a URL that older Starlette builds with the Host header; with a crafted one
+    it would check another path than the router serves. Without a Host header both see `scope["path"]`.
+    """
+    headers = [(name, value) for name, value in scope["headers"] if name != b"host"]
+    return {**scope, "headers": headers, "root_path": ""}
+
+
+async def refuse_connection(scope: Scope, send: Send) -> None:
+    """Close what is no plain HTTP."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008})
+
+
+def _with_body(body: bytes, receive: Receive) -> Receive:
+    """`receive` for an application behind the door: the body at once, then whatever comes after it."""
+    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive_again() -> Message:
+        return pending.pop() if pending else await receive()
+
+    return receive_again
+
+
+def _no_body(receive: Receive) -> Receive:
+    return _with_body(b"", receive)
+
+
+def _client(scope: Scope) -> str:
+    client = scope.get("client")
+    return client[0] if client else "?"

@@ -1,0 +1,153 @@
+"""Who may say what: an enrolled node speaks for itself, to the coordinator, about what it was sent.
+
+Flower stores a message without `reply_to` as an instruction, lets everybody push and pull every object, and deletes the
+message that it is told has been received. So each of its fleet's requests is looked at here; one that is not in
+`Speech.paths` does not exist.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, SUPERLINK_NODE_ID
+from flwr.proto.fleet_pb2 import PushMessagesRequest
+from flwr.proto.message_pb2 import Message as FlowerMessage
+from flwr.proto.message_pb2 import ObjectTree
+from flwr.supercore.inflatable.inflatable_object import is_valid_sha256_hash, iterate_object_tree
+from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+from server.door.authentication import Sender
+from server.door.limits import BODY_BYTES, OBJECT_BYTES, MessageLimits, Uploads
+from server.door.records import Instruction, Records
+from server.door.refusals import RefusedError
+
+PUSH_OBJECT = "/v1/fleet/push-object"
+
+Check = Callable[[Any, Sender], None]
+"""Raises RefusedError unless the sender may ask this."""
+
+
+class Speech:
+    """The rules, one per request.
+
+    Args:
+        records: What Flower's database says.
+        limits: How large a reply may be.
+    """
+
+    def __init__(self, records: Records, limits: MessageLimits) -> None:
+        self._records, self._limits, self._uploads = records, limits, Uploads(limits)
+        self.paths: dict[str, Check] = {
+            "/v1/fleet/activate-node": self._activate_node,
+            "/v1/fleet/deactivate-node": self._deactivate_node,
+            "/v1/fleet/send-node-heartbeat": self._send_node_heartbeat,
+            "/v1/fleet/pull-messages": _in_its_own_name,
+            "/v1/fleet/push-messages": self._push_messages,
+            "/v1/fleet/get-run": self._about_its_run,
+            "/v1/fleet/get-fab": self._about_its_run,
+            "/v1/fleet/push-object": self._push_object,
+            "/v1/fleet/pull-object": self._pull_object,
+            "/v1/fleet/confirm-message-received": self._confirm_message_received,
+        }
+        """`register-node` and `unregister-node` are missing: institutions are enrolled by the operator."""
+
+    def check(self, path: str, body: bytes, sender: Sender) -> None:
+        """Let a request pass or not; asks the database, so call it from a worker thread.
+
+        Raises:
+            RefusedError: The body is not what the path takes, or the sender may not say this.
+        """
+        request = PROTOBUF_REQUEST_TYPES["POST", path]()
+        try:
+            request.ParseFromString(body)
+        except DecodeError:
+            raise RefusedError(400, "a body that is no message of Flower's") from None
+        self.paths[path](request, sender)
+
+    def longest_body(self, path: str) -> int:
+        """Bytes that a request to this path may have."""
+        return OBJECT_BYTES if path == PUSH_OBJECT else BODY_BYTES
+
+    def _activate_node(self, request: Any, sender: Sender) -> None:
+        _must(request.public_key == sender.public_key, "activates another key")
+        _beats_as_flower_does(request)
+
+    def _deactivate_node(self, request: Any, sender: Sender) -> None:
+        _must(request.node_id == sender.node_id, "deactivates another node")
+
+    def _send_node_heartbeat(self, request: Any, sender: Sender) -> None:
+        _in_its_own_name(request, sender)
+        _beats_as_flower_does(request)
+
+    def _about_its_run(self, request: Any, sender: Sender) -> None:
+        _in_its_own_name(request, sender)
+        _must(self._records.takes_part(sender.node_id, request.run_id), "asks about a run that is not its own")
+
+    def _push_messages(self, request: PushMessagesRequest, sender: Sender) -> None:
+        _in_its_own_name(request, sender)
+        # Flower stores the first one and drops the others.
+        _must(len(request.messages_list) == len(request.message_object_trees) == 1, "pushes other than one message")
+        _must(len(request.clientapp_runtime_list) <= 1, "tells several times")
+        _must(all(0 <= seconds < 1e7 for seconds in request.clientapp_runtime_list), "tells an impossible time")
+        message, tree = request.messages_list[0], request.message_object_trees[0]
+        said_before = self._check_reply(message, sender)
+        self._check_objects(message.metadata.message_id, tree, said_before)
+
+    def _check_reply(self, message: FlowerMessage, sender: Sender) -> bool:
+        """Whether the very same reply has been announced before."""
+        about = message.metadata
+        _must(about.src_node_id == sender.node_id, "pushes a message in another node's name")
+        _must(about.dst_node_id == SUPERLINK_NODE_ID, "pushes a message to another than the coordinator")
+        _must(about.reply_to_message_id != "", "pushes an instruction")
+        _must(not message.content.items, "pushes content beside its objects")
+        asked = self._records.instruction(about.reply_to_message_id)
+        _must(asked is not None and asked.delivered, "replies to what nobody asked, or to what has expired")
+        assert asked is not None
+        about_the_same = Instruction(sender.node_id, about.run_id, about.message_type, about.group_id, delivered=True)
+        _must(asked == about_the_same, "replies to what another node was asked, or about something else")
+        answered = self._records.answer_to(about.reply_to_message_id)
+        # A SuperNode that lost the answer says the same again, until all of it is there.
+        _must(answered is None or answered == (about.message_id, True), "replies a second time")
+        return answered is not None
+
+    def _check_objects(self, message_id: str, tree: ObjectTree, said_before: bool) -> None:
+        _must(tree.object_id == message_id, "pushes the objects of another message")
+        objects = {node.object_id for node in iterate_object_tree(tree)}
+        _must(all(map(is_valid_sha256_hash, objects)), "names objects by what is no hash")
+        _must(len(objects) <= self._limits.max_objects, f"pushes more than {self._limits.max_objects} objects")
+        new = objects - {message_id} if said_before else objects
+        _must(not self._records.messages_among(new), "pushes as its own what is a message already")
+
+    def _push_object(self, request: Any, sender: Sender) -> None:
+        _in_its_own_name(request, sender)
+        reply = self._records.awaited_reply(sender.node_id, request.run_id, request.session_id, request.object_id)
+        _must(reply is not None, "pushes an object that no reply of its own waits for")
+        assert reply is not None
+        self._uploads.add(reply, len(request.object_content))
+
+    def _pull_object(self, request: Any, sender: Sender) -> None:
+        _in_its_own_name(request, sender)
+        mine = self._records.was_sent(sender.node_id, request.run_id, request.object_id)
+        _must(mine, "pulls an object that it was not sent")
+
+    def _confirm_message_received(self, request: Any, sender: Sender) -> None:
+        _in_its_own_name(request, sender)
+        asked = self._records.instruction(request.message_object_id)
+        mine = asked is not None and (asked.node_id, asked.run_id) == (sender.node_id, request.run_id)
+        _must(mine and asked is not None and asked.delivered, "confirms a message that it was not sent")
+
+
+def _in_its_own_name(request: Any, sender: Sender) -> None:
+    if request.node.node_id != sender.node_id:
+        raise RefusedError(401, f"node {sender.node_id} speaks as node {request.node.node_id}")
+
+
+def _beats_as_flower_does(request: Any) -> None:
+    # With a longer one a node that has gone would pass for present.
+    _must(0 < request.heartbeat_interval <= HEARTBEAT_DEFAULT_INTERVAL, "announces too rare heartbeats")
+
+
+def _must(allowed: bool, otherwise: str) -> None:
+    if not allowed:
+        # A SuperNode takes 403 for a run that has ended: it forgets the message, and goes on.
+        raise RefusedError(403, f"it {otherwise}")
