@@ -221,8 +221,11 @@ def _news(log: Path, tell: Callable[[Iterator[str]], None]) -> Iterator[None]:
 
 def _new_lines(log: TextIO, done: threading.Event) -> Iterator[str]:
     """Yield complete lines as they are appended, until `done` is set."""
-    rest = ""
+    rest, size = "", 0
     while not done.wait(LOG_POLL):
+        before, size = size, os.fstat(log.fileno()).st_size
+        if size < before:  # the supervisor has begun it anew
+            log.seek(0)
         *lines, rest = (rest + log.read()).split("\n")
         yield from lines
 

@@ -34,6 +34,8 @@ LONG_LIFE = 60.0  # a child that lived this long starts over with FIRST_DELAY
 POLL = 0.1
 KILL_SECONDS = 1.0  # a killed process needs a moment to end
 TAIL_BYTES = 8192
+LOG_BYTES = 10 * 2**20
+"""A child's log that has grown beyond this becomes `NAME.1`, in the place of the one before."""
 
 # Run by a bare interpreter (`-I -S`), which starts in a few milliseconds. argv: the supervisor's pid, then the program.
 # The pid is compared because the supervisor may have died before the request was made.
@@ -120,6 +122,7 @@ def supervise(
                             _start(life, warden)
                     elif _has_exited(life.process):
                         _bury(life, warden, announce)
+                    _rotate(life)
                 stop.wait(POLL)
         finally:
             _end_all(lives, warden, grace)
@@ -174,6 +177,17 @@ def _start(life: _Life, warden: subprocess.Popen[bytes]) -> None:
         )
     life.started = time.monotonic()
     _tell(warden, f"+{life.process.pid}")
+
+
+def _rotate(life: _Life) -> None:
+    """Begin a log anew that has grown too large. The child goes on writing to the same file, at what is now its end."""
+    log = life.child.log
+    with suppress(FileNotFoundError):
+        if log.stat().st_size > LOG_BYTES:
+            with suppress(OSError):  # a full disk: then at least the log itself gives way
+                shutil.copyfile(log, log.with_name(f"{log.name}.1"))
+            os.truncate(log, 0)
+            life.log_start = 0
 
 
 def _tell(warden: subprocess.Popen[bytes], line: str) -> None:

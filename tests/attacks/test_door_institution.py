@@ -1,4 +1,4 @@
-"""docs/privacy.md, who may say what to the coordinator: an enrolled key speaks for itself, to the coordinator alone.
+"""docs/privacy.md, "At the coordinator's door": an institution speaks for itself, to the coordinator alone.
 
 Seen to fail at the commit before (4613869): 6 of 11 of the first attack got through (an instruction to another
 institution and one to the coordinator, several messages at once, a reply in another's name, a reply with another's

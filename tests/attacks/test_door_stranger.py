@@ -1,4 +1,4 @@
-"""docs/privacy.md, who reaches the coordinator: without an enrolled key nothing is read, and all has a limit.
+"""docs/privacy.md, "At the coordinator's door": without an enrolled key nothing is read, and all has a limit.
 
 Seen to fail at the commit before (4613869): 63 of 64 MiB of bodies were taken and lay in memory, 150 of 200 half
 requests and all slow heads were held when the attack ended, 4 MiB of an endless head were taken, a recorded request was

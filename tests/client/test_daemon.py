@@ -18,7 +18,7 @@ import pytest
 import tomli_w
 
 from client import daemon
-from client.daemon import serve
+from client.daemon import _new_lines, serve
 from client.institution import load_institution
 from client.keys import generate_node_key
 from server import daemon as coordinator_daemon
@@ -302,3 +302,17 @@ def test_the_executor_is_given_the_threads_that_are_set(institution: Callable[..
     file = institution()
     assert environment(threads=3)["OMP_NUM_THREADS"] == "3"
     assert "OMP_NUM_THREADS" not in environment(threads=0)
+
+
+def test_news_goes_on_when_the_log_begins_anew(tmp_path: Path) -> None:
+    path, done = tmp_path / "log", threading.Event()
+    path.write_text("")
+    with path.open("a+", encoding="utf-8") as log:
+        lines = _new_lines(log, done)
+        with path.open("a") as writer:
+            writer.write("one\n" + "x" * 100 + "\n")
+        assert [next(lines), next(lines)] == ["one", "x" * 100]
+        os.truncate(path, 0)
+        with path.open("a") as writer:
+            writer.write("two\n")
+        assert next(lines) == "two"

@@ -187,6 +187,19 @@ def test_give_up_sees_code_and_tail_of_this_life_and_ends_all(tmp_path: Path) ->
     assert not alive(pids(other, 1)[0])
 
 
+def test_a_log_that_grows_too_large_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "LOG_BYTES", 1000)
+    log = tmp_path / "child.log"
+    code = "import sys, time\nfor n in range(60): print(n, 'x' * 100, flush=True); time.sleep(0.02)\ntime.sleep(60)"
+    with Background(Child("talker", python(code), log)):
+        wait_for(lambda: log.exists() and "59 " in log.read_text())
+        wait_for(lambda: log.stat().st_size <= 1000)
+    old = tmp_path / "child.log.1"
+    assert old.stat().st_size < 4000
+    assert b"\0" not in log.read_bytes() + old.read_bytes(), "the child writes on at the end"
+    assert sorted(tmp_path.iterdir()) == [log, old]
+
+
 def test_a_missing_program_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ProcessError, match="no-such-program"):
         supervise([Child("x", ["no-such-program"], tmp_path / "log")], stop=threading.Event(), announce=print)
