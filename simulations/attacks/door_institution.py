@@ -2,13 +2,16 @@
 
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import httpx
-from flwr.app import Message
+import tomli_w
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.proto.fleet_pb2 import (
     DeactivateNodeRequest,
@@ -18,7 +21,13 @@ from flwr.proto.fleet_pb2 import (
     UnregisterNodeFleetRequest,
 )
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
-from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PullObjectRequest, PullObjectResponse
+from flwr.proto.message_pb2 import (
+    ConfirmMessageReceivedRequest,
+    ObjectTree,
+    PullObjectRequest,
+    PullObjectResponse,
+    PushObjectResponse,
+)
 from flwr.proto.run_pb2 import GetRunRequest
 from flwr.superlink.grid import HttpGrid
 
@@ -28,6 +37,7 @@ from shared.protocol import QueryReply, QueryRequest, encode
 from simulations.attacks import Attack, Outcome
 from simulations.attacks.coordinator import Institution, Reply, instruct, new_home, running, serving, words
 
+SHARE_BYTES, MANY_OBJECTS = 2**20, 5000
 DEADLINE_SECONDS, PATIENCE_SECONDS = 6.0, 20.0
 
 
@@ -51,8 +61,11 @@ class Scene:
 
 
 @contextmanager
-def _scene(folder: Path) -> Iterator[Scene]:
+def _scene(folder: Path, **settings: int) -> Iterator[Scene]:
     home = new_home(folder / "coordinator")
+    if settings:
+        values = tomllib.loads(home.settings_file.read_text(encoding="utf-8")) | settings
+        home.settings_file.write_text(tomli_w.dumps(values), encoding="utf-8")
     with serving(home), OperatorClient(home) as operator, running(home) as grid:
         yield Scene(operator, grid, Institution(home, "attacker"), Institution(home, "honest"))
 
@@ -208,6 +221,41 @@ def _asks_about_anothers_run(scene: Scene) -> bool:
     return scene.attacker.ask("get-run", wanted).status_code == 200
 
 
+# --- More than its share ----------------------------------------------------------------------------------------------
+
+
+def _takes_more_than_its_share(folder: Path) -> Outcome:
+    """A reply with more bytes than one may have, one of very many objects, and one very large object."""
+    with _scene(folder, max_message_bytes=SHARE_BYTES) as scene:
+        stored = _stored(scene, [bytes([number]) * (SHARE_BYTES // 2 - 1000) for number in range(6)])
+        many = _announced_objects(scene, MANY_OBJECTS)
+        large = _stored(scene, [bytes(12 * 2**20)])
+    taken = [stored > SHARE_BYTES, many, large > SHARE_BYTES]
+    return Outcome(3, sum(taken), f"{stored / 2**20:.1f} and {large / 2**20:.1f} MiB stored where 1 is allowed")
+
+
+def _stored(scene: Scene, pieces: list[bytes]) -> int:
+    """Bytes of these pieces that the coordinator took as objects of one reply."""
+    mine, _ = scene.asked()
+    content = RecordDict({str(number): ConfigRecord({"piece": piece}) for number, piece in enumerate(pieces)})
+    reply, stored = Reply.to(mine, content), 0
+    taken = PushMessagesResponse.FromString(scene.attacker.push(reply).content)
+    for name in taken.objects_to_push:
+        with suppress(httpx.TransportError):  # refused before all of it was sent
+            answer = scene.attacker.push_object(mine.metadata.run_id, taken.session_id, name, reply.objects[name])
+            if answer.status_code == 200 and PushObjectResponse.FromString(answer.content).stored:
+                stored += len(reply.objects[name])
+    return stored
+
+
+def _announced_objects(scene: Scene, count: int) -> bool:
+    mine, _ = scene.asked()
+    reply = Reply.to(mine, words("many"))
+    names = [sha256(str(number).encode()).hexdigest() for number in range(count)]
+    reply.tree.children.extend(ObjectTree(object_id=name) for name in names)
+    return _announced(scene, reply)
+
+
 # --- A reply that never comes -----------------------------------------------------------------------------------------
 
 
@@ -283,6 +331,12 @@ ATTACKS = (
         "an institution",
         PROMISE,
         lambda folder: _tried(folder, TAKING),
+    ),
+    Attack(
+        "storing more than one's share at the coordinator",
+        "an institution",
+        "a reply takes max_message_bytes of the coordinator's database and no more",
+        _takes_more_than_its_share,
     ),
     Attack(
         "a reply that is announced and never comes",

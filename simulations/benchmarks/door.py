@@ -52,7 +52,7 @@ def measure(folder: Path, requests: int) -> list[dict[str, Any]]:
     node_id = state.create_node(OWNER, OWNER, public_key_to_bytes(public_key), HEARTBEAT_SECONDS)
     state.activate_node(node_id, HEARTBEAT_SECONDS)
     node = Node(node_id=node_id)
-    kinds = {
+    kinds: dict[str, Any] = {
         "pull-messages": PullMessagesRequest(node=node),
         "send-node-heartbeat": SendNodeHeartbeatRequest(node=node, heartbeat_interval=HEARTBEAT_SECONDS),
     }

@@ -113,7 +113,7 @@ def test_arrays_on_their_way_are_asked_for_soon() -> None:
 def test_every_request_is_signed_whole_and_as_flower_does() -> None:
     pair = generate_key_pairs()
     request = httpx.Request("POST", "https://localhost:1/v1/fleet/push-object?x=1", content=b"abc")
-    context = ProtobufRequestContext(rpc_method="", message=None, request=request)  # type: ignore[arg-type]
+    context = ProtobufRequestContext(rpc_method="", message=None, request=request)
     WholeRequestSigner(*pair).intercept(context, lambda _: httpx.Response(200))
     signature = read_signature(request.headers[HEADER])
     assert signature.digest == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -9,6 +9,7 @@ import pytest
 from starlette.datastructures import Headers
 
 from server.door import public
+from server.door.authentication import Sender
 from server.door.limits import OBJECT_BYTES
 from server.door.public import announced_length, receive_body
 from server.door.refusals import FewLines, RefusedError
@@ -82,7 +83,7 @@ class AnyOf:
 
     def check(self, *about: Any) -> Any:
         self.asked.append("sender" if about[0] == "claim" else "speech")
-        return public.Sender(7, b"", self.digest)
+        return Sender(7, b"", self.digest)
 
 
 def judged(parts: AnyOf, body: bytes) -> bytes:
