@@ -15,6 +15,7 @@ from flwr.clientapp import ClientApp
 from client.opening import open_site
 from client.site import Site
 from shared.errors import CollegiumError, ConfigError, ProtocolError
+from shared.files import private_umask
 from shared.protocol import (
     EvaluateRequest,
     MaskRequest,
@@ -86,6 +87,7 @@ def site_of_process(context: Context | None = None) -> Site:
 
 @cache
 def _open(path: Path) -> Site:
+    private_umask()  # stock `flwr-clientapp` starts this process
     return open_site(path)
 
 

@@ -16,6 +16,7 @@ from typing import TextIO
 from client.institution import Institution, load_institution
 from client.keys import read_private_key
 from shared.errors import ConnectionFailedError, EnrolmentError
+from shared.files import private_folder, private_umask
 from shared.flower import flower_environment
 from shared.lock import only_one
 from shared.supervisor import Child, supervise
@@ -53,11 +54,12 @@ def serve(institution_file: Path, *, stop: threading.Event, announce: Announce) 
         ProcessError: A child gave up: the key is not enrolled, the coordinator's certificate is not trusted, the
             executor found the configuration or the data wrong.
     """
+    private_umask()
     institution = load_institution(institution_file)
     _check_credentials(institution)
     state = institution.runtime.state
     for folder in (state, state / "logs", state / "flower"):
-        folder.mkdir(parents=True, exist_ok=True)
+        private_folder(folder)
     advice = "stop that one first, or give this institution a runtime.state of its own"
     with only_one(state / "daemon.lock", serving=f"the state folder {state}", advice=advice):
         children = _children(institution_file, institution, _runtime_port(institution), _new_secret(state))

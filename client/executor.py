@@ -49,6 +49,7 @@ from flwr.supernode.runtime import run_clientapp
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
 from shared.errors import CollegiumError, ConfigError, ConnectionFailedError
+from shared.files import private_umask
 from shared.supervisor import run_until_signal
 
 READY = "ready"
@@ -312,6 +313,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--runtime", required=True, metavar="HOST:PORT", help="Runtime API of the SuperNode")
     parser.add_argument("--secret-file", type=Path, required=True, help="SuperExec secret, shared with the SuperNode")
     arguments = parser.parse_args(argv)
+    private_umask()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # one line per poll otherwise
     try:

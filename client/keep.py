@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save
 
 from shared.codec import Arrays
 from shared.errors import ProtocolError, StoreError
+from shared.files import private_folder
 
 RUNS = 3
 """Folders of so many latest runs are kept."""
@@ -74,7 +75,7 @@ class Keep:
         try:
             if not folder.exists():
                 self._forget_runs()
-                folder.mkdir(parents=True)
+                private_folder(folder)
             for file in folder.glob("*.safetensors"):
                 if int(file.stem) >= round:
                     file.unlink()

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from shared.errors import EnrolmentError
+from shared.files import check_private
 
 
 def generate_node_key(path: Path) -> None:
@@ -82,6 +83,7 @@ def read_private_key(path: Path) -> ec.EllipticCurvePrivateKey:
 
     Raises:
         EnrolmentError: The file cannot be read, or is no unencrypted elliptic-curve key in OpenSSH format.
+        ConfigError: Others may read it.
     """
     try:
         private = serialization.load_ssh_private_key(path.read_bytes(), None)
@@ -96,6 +98,7 @@ def read_private_key(path: Path) -> ec.EllipticCurvePrivateKey:
             f"Expected an elliptic-curve key in {path}, but it is of another kind; "
             "make one with `collegium client keygen`."
         )
+    check_private(path)
     return private
 
 

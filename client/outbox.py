@@ -21,6 +21,7 @@ from client.keys import read_public_key
 from client.receipts import Release
 from shared.console import print_table
 from shared.errors import ConfigError, HeldError, StoreError
+from shared.files import private_folder
 
 log = logging.getLogger("collegium.client")
 FOLDER = "outbox"
@@ -139,7 +140,7 @@ def _cells(each: dict[str, Any]) -> tuple[Any, ...]:
 @contextmanager
 def _kept(entry: Path, blob: bytes, release: Release, seconds: float) -> Iterator[None]:
     """The entry, locked, while the block lasts."""
-    entry.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(entry.parent)
     entry.mkdir(mode=0o700)
     try:
         until = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(time.time() + seconds))

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from client.keys import fingerprint, read_private_key
 from shared.errors import StoreError
+from shared.files import private_folder
 
 log = logging.getLogger("collegium.client")
 FILE = "receipts.jsonl"
@@ -83,7 +84,7 @@ class Receipts:
         self._key = read_private_key(key)
         self._fingerprint = fingerprint(self._key.public_key())
         with _failing(state / FILE, "open"):
-            state.mkdir(parents=True, exist_ok=True)
+            private_folder(state)
         with self._locked() as file:
             _last(file, self._state)
 

@@ -28,6 +28,8 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from shared.signing import HEADER, sign_request
 
+from shared.files import private_umask
+
 IDLE_SLEEP = 3
 """What Flower's loop passes to `time.sleep` when the coordinator has no message; it counts as the loop's mark."""
 REPLY_POLL = 0.05
@@ -96,6 +98,7 @@ def main() -> None:
     )
     parser.add_argument("options", nargs="*", help="after `--`: options of flower-supernode")
     arguments = parser.parse_args()
+    private_umask()
     loop = vars(start_client_internal)
     loop["time"] = Pauses(arguments.poll)
     loop["pull_objects"] = partial(loop["pull_objects"], **BACKOFF)

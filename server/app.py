@@ -16,6 +16,7 @@ from server.running import open_store
 from server.store import Store
 from shared.errors import CollegiumError, ConfigError, StoreError
 from shared.federation import load_federation
+from shared.files import private_folder, private_umask
 
 app = ServerApp()
 
@@ -26,6 +27,7 @@ def main(grid: Grid, context: Context) -> None:
     from shared.adapter import get_state
     from shared.model import build_model
 
+    private_umask()  # the folder's owner may have started the SuperLink, and this process, by other means
     with _open(context) as (store, run_id):
         try:
             federation = store.agreement(run_id)
@@ -47,7 +49,7 @@ def _open(context: Context) -> Iterator[tuple[Store, str]]:
             yield store, run_id
     elif federation and folder:
         agreement, root = load_federation(Path(federation)), Path(folder)
-        root.mkdir(parents=True, exist_ok=True)
+        private_folder(root)
         with Store.open(f"sqlite:///{root / 'collegium.db'}", checkpoints=root / "checkpoints") as store:
             yield store, store.create_run(agreement)
     else:

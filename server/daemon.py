@@ -10,6 +10,7 @@ import httpx
 
 from server.home import HOME_VARIABLE, ServerHome, ServerSettings, read_settings
 from server.listeners import OPERATOR_HOST, open_listeners
+from shared.files import private_folder, private_umask
 from shared.flower import flower_command, flower_environment
 from shared.lock import only_one
 from shared.supervisor import Child, supervise
@@ -32,9 +33,10 @@ def serve(home: ServerHome, *, stop: threading.Event, announce: Callable[[str], 
         ConnectionFailedError: A port is taken.
         ProcessError: The SuperLink gave up for a reason that a restart does not mend, for example a damaged database.
     """
+    private_umask()
     settings = read_settings(home)
-    for folder in (home.state, home.logs, home.flower):
-        folder.mkdir(parents=True, exist_ok=True)
+    for folder in (*home.private, home.flower):
+        private_folder(folder)
     with only_one(home.lock_file, serving=str(home.root), advice="stop that one first or use another folder"):
         # Tried here first, so that the user sees the reason at once instead of in a log.
         for listener in open_listeners(settings):

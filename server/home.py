@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from server.enrolment.authority import create_authority, issue_server_certificate
 from shared.errors import ConfigError
+from shared.files import check_private, private_folder
 
 # Tells the ServerApp, which Flower starts, where its coordinator's folder is.
 HOME_VARIABLE = "COLLEGIUM_SERVER_HOME"
@@ -117,6 +118,11 @@ class ServerHome:
         return self.root / "checkpoints"
 
     @property
+    def private(self) -> tuple[Path, ...]:
+        """Folders of what nobody else may read, besides the secrets."""
+        return self.state, self.logs, self.checkpoints
+
+    @property
     def operator_token(self) -> str:
         """The operator token itself.
 
@@ -206,17 +212,17 @@ def init_home(root: Path, *, hosts: Sequence[str], public_port: int, operator_po
     authority = create_authority()
     server = issue_server_certificate(authority, settings.hosts)
     try:
-        for folder in (home.root, home.ca_certificate.parent, home.state, home.logs, home.releases, home.checkpoints):
-            folder.mkdir(parents=True, exist_ok=True)
-        home.secrets.mkdir(mode=0o700)
-        home.secrets.chmod(0o700)
+        for folder in (home.root, home.ca_certificate.parent, home.releases):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (*home.private, home.secrets):
+            private_folder(folder)
         _write_secret(home.ca_key, authority.key)
         _write_secret(home.server_key, server.key)
         _write_secret(home.server_certificate, server.certificate)
         _write_secret(home.operator_token_file, f"{secrets.token_urlsafe(32)}\n".encode("ascii"))
         _write_secret(home.superexec_secret_file, secrets.token_hex(32).encode("ascii"))
         home.ca_certificate.write_bytes(authority.certificate)
-        home.settings_file.write_text(_settings_text(settings), encoding="utf-8")
+        _write_secret(home.settings_file, _settings_text(settings).encode())  # store_url may hold a password
     except OSError as error:
         raise ConfigError(
             f"Expected to write the coordinator's files below {root}, but {error.filename} cannot be written "
@@ -229,7 +235,7 @@ def open_home(root: Path) -> ServerHome:
     """The coordinator's folder at `root`, complete.
 
     Raises:
-        ConfigError: It is not a coordinator's folder, or one of its files is missing.
+        ConfigError: It is not a coordinator's folder, one of its files is missing, or others may read a secret.
     """
     home = ServerHome(root)
     if not home.settings_file.is_file():
@@ -249,6 +255,8 @@ def open_home(root: Path) -> ServerHome:
                 f"Expected a complete coordinator's folder, but {path} is missing; restore it from your copy of the "
                 "folder, or make a new folder with `collegium server init` and enrol the institutions again."
             )
+    for path in (home.ca_key, home.server_key, home.operator_token_file, home.superexec_secret_file):
+        check_private(path)
     return home
 
 

@@ -23,6 +23,7 @@ from shared.codec import Arrays
 from shared.config import parse
 from shared.errors import ConfigError, StoreError
 from shared.federation import Federation
+from shared.files import private_file, private_folder
 
 if TYPE_CHECKING:
     from server.aggregation.shares import Cut
@@ -196,7 +197,9 @@ class Store:
             sa.event.listen(engine, "connect", _sqlite_pragmas)
         store = cls(engine, checkpoints)
         with store._writing("open the database"):
-            checkpoints.mkdir(parents=True, exist_ok=True)
+            private_folder(checkpoints)
+            if engine.dialect.name == "sqlite" and (file := engine.url.database) not in (None, "", ":memory:"):
+                private_file(Path(file))  # its -wal and -shm take its mode
             metadata.create_all(engine)
         store._check_version()
         return store
@@ -320,7 +323,7 @@ class Store:
         sha256 = hashlib.sha256(blob).hexdigest()
         file = self._folder / run / f"round-{round:05d}-{sha256[:12]}.safetensors"
         with self._writing("write a checkpoint"):
-            file.parent.mkdir(parents=True, exist_ok=True)
+            private_folder(file.parent)
             _write_synced(file, blob)
         with self._writing("store a checkpoint") as connection:
             key = (checkpoints.c.run == run) & (checkpoints.c.round == round)

@@ -48,6 +48,7 @@ from server.door.speech import Speech
 from server.home import ServerHome, ServerSettings, open_home, read_settings
 from server.listeners import open_listeners
 from shared.errors import CollegiumError, ConfigError, StoreError
+from shared.files import private_folder, private_umask
 from shared.flower import flower_environment
 
 SHUTDOWN_SECONDS = 2
@@ -112,7 +113,7 @@ def create_superlink(home: ServerHome, settings: ServerSettings) -> FastAPI:
         ConfigError: A certificate or secret cannot be read.
         StoreError: The database cannot be opened.
     """
-    home.state.mkdir(exist_ok=True)
+    private_folder(home.state)
     certificates = (home.ca_certificate, home.server_certificate, home.server_key)
     config = SuperLinkLifespanConfig(
         control_address="",
@@ -199,6 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m server.superlink", description="Flower's SuperLink, two doors")
     parser.add_argument("--home", type=Path, required=True, metavar="DIR", help="the coordinator's folder")
     root: Path = parser.parse_args(arguments).home
+    private_umask()
     # uvicorn stops on the first signal, then raises it again here.
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)

@@ -14,6 +14,7 @@ from client.cli import app as client_app
 from server.cli import app as server_app
 from shared import console
 from shared.console import JsonOption, announce, print_json
+from shared.files import private_umask
 
 app = typer.Typer(
     name="collegium",
@@ -218,6 +219,7 @@ def _fresh_folder(workdir: Path | None) -> Path:
 
 def main() -> None:
     """Entry point of the console script."""
+    private_umask()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep: the machine may be busy with other sites
     console.run(app)
 

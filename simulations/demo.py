@@ -23,6 +23,7 @@ from shared.adapter import get_state
 from shared.bundle import federation_toml
 from shared.errors import CollegiumError, ProcessError
 from shared.federation import Federation
+from shared.files import private_folder
 from shared.model import build_model
 from shared.supervisor import Child, supervise
 from simulations.baselines import centralised
@@ -100,7 +101,7 @@ def _make_coordinator(workdir: Path, federation: Federation) -> ServerHome:
 
 def _make_institution(workdir: Path, home: ServerHome, experiment: Experiment, name: str) -> Path:
     folder = workdir / name
-    folder.mkdir()
+    private_folder(folder)
     generate_node_key(folder / "node.key")
     (folder / "federation.toml").write_bytes(home.federation_file.read_bytes())
     (folder / "ca.crt").write_bytes(home.ca_certificate.read_bytes())

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import BudgetError
+from shared.files import private_folder
 
 FORMAT = 1
 _TABLE = "CREATE TABLE entries (sequence INTEGER PRIMARY KEY, kind TEXT, body TEXT, sha256 TEXT)"
@@ -87,7 +88,7 @@ def create(path: Path) -> None:
         )
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(path.parent)
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         with _connected(temporary) as connection:
             connection.execute("BEGIN IMMEDIATE")

@@ -30,6 +30,7 @@ from shared.bundle import load_bundle
 from shared.federation import Federation
 from shared.model import build_model
 from shared.tasks import build_task
+from simulations.attacks.files import open_to_others
 from simulations.engine import LocalGrid
 from simulations.experiment import Experiment, open_sites
 from simulations.results import rows_of_run
@@ -249,3 +250,9 @@ def updates_in(stream: bytes, size: int) -> Iterator[str]:
     while at >= 0:
         yield hashlib.sha256(stream[at - 8 : at - 8 + size]).hexdigest()
         at = stream.find(b'{"adapter/', at + 1)
+
+
+def test_nothing_that_a_deployment_keeps_is_open_to_others(deployed: "Deployed") -> None:
+    for folder in (deployed.home.root, *(deployed.folder / name for name in INSTITUTIONS)):
+        assert len(list(folder.rglob("*"))) > 10
+        assert open_to_others(folder) == []

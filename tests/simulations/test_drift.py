@@ -303,7 +303,10 @@ def test_a_site_that_has_lost_its_variates_says_so(store: Store, make: Make, tmp
 
 def test_normalised_updates_move_less_unequally(store: Store, make: Make) -> None:
     """A whole run with unequal steps ends elsewhere than plain averaging, by the steps that institutions say."""
-    tables: dict[str, Any] = {"rounds": {"count": 1, "method": "fedavg"}, "training": {"batch_tokens": 64}}
+    tables: dict[str, Any] = {
+        "rounds": {"count": 1, "method": "fedavg", "max_share": 1.0},
+        "training": {"batch_tokens": 64},
+    }
     ends = []
     for normalize in (False, True):
         federation, sites, initial = make(**(tables | {"rounds": tables["rounds"] | {"normalize_steps": normalize}}))

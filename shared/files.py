@@ -1,0 +1,60 @@
+"""What other users of a machine may read of what Collegium keeps: nothing but what is meant to be handed on."""
+
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from shared.errors import ConfigError
+
+OTHERS = 0o077
+"""The bits of a mode that let anybody but the owner in."""
+
+
+def private_umask() -> None:
+    """Make every file and folder that this process and its children create readable by its owner alone."""
+    os.umask(OTHERS)
+
+
+def private_folder(path: Path) -> Path:
+    """Make a folder that its owner alone may open, or close it if it is an older one, with all that is in it.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path.stat().st_mode & OTHERS:
+        for folder, _, files in os.walk(path):
+            for name in (folder, *(os.path.join(folder, file) for file in files)):
+                _close(Path(name))
+    return path
+
+
+def private_file(path: Path) -> None:
+    """Make an empty file that its owner alone may read, or close it if there is one; what is in it stays.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    os.close(os.open(path, os.O_RDONLY | os.O_CREAT, 0o600))
+    _close(path)
+
+
+def check_private(path: Path) -> None:
+    """Raise ConfigError if others may read or write a key; a file that is not there is for its reader to miss."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return
+    if mode & OTHERS:
+        raise ConfigError(
+            f"Expected {path} to be its owner's alone, since it is a secret, but other users of this machine may open "
+            f"it (mode {stat.S_IMODE(mode):04o}); run `chmod 600 {path}`, and make a new one if somebody may have "
+            "read it."
+        )
+
+
+def _close(path: Path) -> None:
+    with suppress(OSError):  # another user's file in it, or one that has gone meanwhile
+        if not path.is_symlink():
+            path.chmod(stat.S_IMODE(path.stat().st_mode) & ~OTHERS)

@@ -1,0 +1,103 @@
+"""Another user of the machine reads what lies in the folders of a coordinator and its institutions, by mode bits."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from client.keys import generate_node_key
+from server.home import init_home
+from shared.bundle import federation_toml
+from simulations.attacks import Attack, Outcome
+from simulations.attacks.stage import TINY_RECORDS, tiny_federation, write_tiny_bert
+from simulations.demo import deploy
+from simulations.experiment import Experiment
+
+OTHERS = 0o077
+HANDED_ON = frozenset({"node.pub", "ca.crt", "federation.toml", "institution.toml"})
+"""Names of files that hold nothing private, and are given to others or written by hand."""
+COLLEGIUM = (sys.executable, "-m", "simulations.cli")
+
+
+def open_to_others(root: Path) -> list[Path]:
+    """Everything under a folder, and itself, that a mode lets others read or write, but for what is handed on."""
+    return [
+        path
+        for path in (root, *root.rglob("*"))
+        if not path.is_symlink()
+        and path.name not in HANDED_ON
+        and not stat.S_ISSOCK(path.stat().st_mode)
+        and path.stat().st_mode & OTHERS
+    ]
+
+
+def read_everything(folder: Path) -> Outcome:
+    """Look through the folders of a real deployment after a private run; every file that can be read is a success."""
+    with _careless():
+        (folder / "bert").mkdir()
+        federation = tiny_federation(
+            write_tiny_bert(folder / "bert"),
+            privacy={"epsilon": 8.0, "sampling_rate": 0.5},
+            training={"weight_decay": 0.0},
+            rounds={"count": 1, "weighting": "equal", "method": "ffa", "quorum": 2},
+        )
+        records = folder / "clauses.jsonl"
+        records.write_text("".join(json.dumps(record) + "\n" for record in TINY_RECORDS["clauses"]), encoding="utf-8")
+        held = {"clauses": {"train": str(records)}}
+        experiment = Experiment.model_validate(
+            {"federation": federation, "institutions": {"hospital": held, "law_firm": held}}
+        )
+        deploy(experiment, folder / "work", lambda line: None)
+        roots = [folder / "work" / name for name in ("coordinator", "hospital", "law_firm")]
+    found = [path for root in roots for path in open_to_others(root)]
+    tried = sum(1 for root in roots for _ in root.rglob("*"))
+    return Outcome(tried, len(found), ", ".join(sorted({path.name for path in found})[:8]))
+
+
+def go_on_with_an_open_key(folder: Path) -> Outcome:
+    """Have keys that others can read be used all the same, so that nobody notices: at a site and at a coordinator."""
+    with _careless():
+        (folder / "bert").mkdir()
+        key = folder / "node.key"
+        generate_node_key(key)
+        home = init_home(folder / "home", hosts=["localhost"], public_port=1, operator_port=2)
+        home.federation_file.write_text(federation_toml(tiny_federation(write_tiny_bert(folder / "bert"))))
+        (folder / "ca.crt").write_bytes(home.ca_certificate.read_bytes())
+        (folder / "institution.toml").write_text(
+            'name = "hospital"\nfederation = "home/federation.toml"\n[data.clauses]\ntrain = "x.jsonl"\n'
+        )
+        key.chmod(0o640)
+        refused = [_refuses("client", "up", str(folder / "institution.toml"), secret=key)]
+        key.chmod(0o600)
+        for secret in (home.server_key, home.operator_token_file):
+            secret.chmod(0o604)
+            refused.append(_refuses("server", "run", str(home.root), secret=secret))
+            secret.chmod(0o600)
+    return Outcome(len(refused), refused.count(False))
+
+
+def _refuses(*arguments: str, secret: Path) -> bool:
+    done = subprocess.run([*COLLEGIUM, *arguments], capture_output=True, text=True, check=False, timeout=120)
+    return done.returncode == 1 and f"chmod 600 {secret}" in done.stderr
+
+
+@contextmanager
+def _careless() -> Iterator[None]:
+    """With the umask that most shells have."""
+    before = os.umask(0o022)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+BY = "another user of the machine"
+PROMISE = "what Collegium keeps is readable by its owner alone, and it does not start on a secret that is not"
+ATTACKS = (
+    Attack("read databases, checkpoints, receipts, logs and keys", BY, PROMISE, read_everything),
+    Attack("have an open key be used unnoticed", BY, PROMISE, go_on_with_an_open_key),
+)
