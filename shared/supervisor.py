@@ -131,23 +131,36 @@ def supervise(
 def run_until_signal(target: Callable[[threading.Event], None]) -> None:
     """Run `target(stop)` and set `stop` on SIGTERM, SIGINT or SIGHUP; call it from the main thread.
 
-    `target` runs in a worker thread: setting an event from a signal handler deadlocks when the handler interrupts that
-    very event's `wait`. The handlers found are put back afterwards.
+    A handler takes no lock, because the next signal may interrupt it while it holds one: it writes to a pipe, and a
+    thread that reads the pipe sets `stop`. The handlers found are put back afterwards.
 
     Args:
         target: The work; it has to return soon after `stop` is set. What it raises is raised here.
     """
     stop = threading.Event()
-    before = {
-        number: signal.signal(number, lambda *_: stop.set())
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    }
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+
+    def tell(*_: object) -> None:
+        with suppress(BlockingIOError):  # a full pipe has been told often enough
+            os.write(told, b".")
+
+    def listen() -> None:
+        if os.read(heard, 1):
+            stop.set()
+
+    before = {number: signal.signal(number, tell) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    listener = threading.Thread(target=listen, name="signals", daemon=True)
+    listener.start()
     try:
         with ThreadPoolExecutor(1, thread_name_prefix="until-signal") as worker:
             worker.submit(target, stop).result()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        os.close(told)
+        listener.join()
+        os.close(heard)
 
 
 def _bare_python(code: str, *argv: str, **options: object) -> subprocess.Popen[bytes]:

@@ -232,3 +232,20 @@ def test_run_until_signal_passes_errors_on() -> None:
 
     with pytest.raises(ProcessError, match="no"):
         run_until_signal(work)
+
+
+def test_a_handler_waits_for_no_lock() -> None:
+    """Two signals in a row hung the daemon: the second handler waited for the lock that the first one held."""
+
+    def work(stop: threading.Event) -> None:
+        handler = signal.getsignal(signal.SIGTERM)
+        assert callable(handler)
+        with stop._cond:  # type: ignore[attr-defined]
+            second = threading.Thread(target=handler, args=(signal.SIGTERM, None))
+            second.start()
+            second.join(5)
+            waits = second.is_alive()
+        assert not waits
+        assert stop.wait(5)
+
+    run_until_signal(work)
