@@ -4,6 +4,7 @@
 
 Both sides pass the same records of legal_classification through the model. The plain side cuts them into the
 micro-batches of the trainer; the private side sorts owners by length, takes each one's gradient, clips and adds noise.
+The noise of one step is timed by itself as well.
 """
 
 import resource
@@ -22,6 +23,7 @@ import typer
 from client.gradients import accumulate
 from client.optimizers import build_optimizer
 from client.privacy.dpsgd import Private, per_example_gradients, private_optimizer, private_step
+from client.privacy.randomness import Stream
 from shared.console import print_table
 from shared.federation import Privacy, Training
 from shared.model import MultiTaskModel, build_model
@@ -40,36 +42,36 @@ def main(
     only: Annotated[str | None, typer.Option(help="Take one side's steps and print the process's peak memory.")] = None,
 ) -> None:
     """Time both sides in turns; then measure each one's peak memory in a process of its own."""
-    plain, private = sides(data, records, method)
+    plain, private, noise = sides(data, records, method)
     if only:
         for _ in range(3):
             (plain if only == "plain" else private)()
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         return
-    plain(), private()  # the first of each is slower
-    seconds: dict[str, list[float]] = {"plain": [], "private": []}
+    plain(), private(), noise()  # the first of each is slower
+    seconds: dict[str, list[float]] = {"plain": [], "private": [], "its noise": []}
     for _ in range(blocks):
-        for name, step in (("plain", plain), ("private", private)):
+        for name, step in zip(seconds, (plain, private, noise), strict=True):
             started = time.process_time()
             step()
             seconds[name].append(time.process_time() - started)
-    ratios = [b / a for a, b in zip(*seconds.values(), strict=True)]
+    ratios = [b / a for a, b in zip(seconds["plain"], seconds["private"], strict=True)]
     table = [[name, statistics.median(values), min(values), max(values)] for name, values in seconds.items()]
     table.append(["ratio", statistics.median(ratios), min(ratios), max(ratios)])
     again = [sys.executable, "-m", "simulations.benchmarks.private_step", "--data", str(data), "--method", method]
     again += ["--records", str(records), "--only"]
-    peaks = [
-        int(subprocess.run([*again, n], capture_output=True, text=True, check=True).stdout) / 2**20 for n in seconds
-    ]
-    table += [[f"{name}: peak memory, GiB", peak, peak, peak] for name, peak in zip(seconds, peaks, strict=True)]
+    for name in ("plain", "private"):
+        told = subprocess.run([*again, name], capture_output=True, text=True, check=True).stdout
+        table.append([f"{name}: peak memory, GiB", *[int(told) / 2**20] * 3])
     print_table(["CPU seconds of a step", "median", "least", "most"], table)
 
 
-def sides(data: Path, records: int, method: str) -> tuple[Callable[[], None], Callable[[], None]]:
-    """A plain step and a private one on the same records."""
+def sides(data: Path, records: int, method: str) -> tuple[Callable[[], None], Callable[[], None], Callable[[], object]]:
+    """A plain step, a private one on the same records, and the noise of a private one."""
     experiment = experiment_of(TASK, Cell(records, 1, 96), data, 13)
     values = experiment.federation.model_dump(mode="json", exclude_none=True)
     values["rounds"] |= {"method": method}
+    values["training"] |= {"head_dropout": 0.0}  # as under [privacy]
     experiment = experiment.model_copy(update={"federation": type(experiment.federation).model_validate(values)})
     training = experiment.federation.training
     model = build_model(experiment.federation)
@@ -86,7 +88,8 @@ def sides(data: Path, records: int, method: str) -> tuple[Callable[[], None], Ca
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    return plain, private_side(model, examples, parameters, site.federation.training)
+    stream, size = Stream(), sum(parameter.numel() for parameter in parameters)
+    return plain, private_side(model, examples, parameters, training), lambda: stream.noise(size)
 
 
 def private_side(
