@@ -17,8 +17,10 @@ from client.site import Site
 from shared.errors import CollegiumError, ConfigError, ProtocolError
 from shared.files import private_umask
 from shared.protocol import (
+    ConfirmRequest,
     EvaluateRequest,
     MaskRequest,
+    OpenRequest,
     QueryRequest,
     Refusal,
     Reply,
@@ -57,7 +59,7 @@ def build_app(site_of: Callable[[Context], Site]) -> ClientApp:
 
     @client_app.query()
     def query(message: Message, context: Context) -> Message:
-        return handle(message, context, QueryRequest, SharesRequest, UnmaskRequest)
+        return handle(message, context, QueryRequest, SharesRequest, OpenRequest, ConfirmRequest, UnmaskRequest)
 
     @client_app.train()
     def train(message: Message, context: Context) -> Message:

@@ -20,8 +20,10 @@ from shared.codec import Arrays, Coding
 from shared.errors import PolicyError, ProtocolError
 from shared.federation import Federation
 from shared.protocol import (
+    ConfirmReply,
     EvaluateReply,
     MaskReply,
+    OpenReply,
     QueryReply,
     Refusal,
     Reply,
@@ -38,7 +40,9 @@ KINDS: dict[type[Reply], str] = {
     TrainReply: "train",
     TrainedReply: "trained",
     SharesReply: "shares",
+    OpenReply: "opened",
     MaskReply: "masked",
+    ConfirmReply: "confirm",
     UnmaskReply: "unmask",
     EvaluateReply: "evaluate",
     Refusal: "refusal",

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 import torch
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from client.augmentation import open_rewording
 from client.data.identity import count_owners
@@ -11,10 +12,12 @@ from client.data.loading import load_data
 from client.data.readiness import examine, summary
 from client.institution import Data, Institution, load_institution
 from client.keep import Keep
+from client.keys import read_private_key
 from client.privacy.account import open_account, open_ledger
 from client.privacy.ledger import Ledger
 from client.receipts import Receipts
 from client.requests import Asked
+from client.secagg import SecureRounds, check_own_key
 from client.site import Site
 from shared.adapter import get_state, is_kept
 from shared.errors import ConfigError
@@ -38,8 +41,9 @@ def open_site(path: Path, *, model: MultiTaskModel | None = None) -> Site:
     receipts = Receipts(institution.runtime.state, institution.identity.key)
     federation = load_federation(institution.federation)
     ledger = open_ledger(institution.runtime.state) if federation.privacy else None
+    node_key = read_private_key(institution.identity.key) if federation.secure_aggregation else None
     model = model or load_model(institution, federation)
-    return build_site(institution, federation, model, receipts=receipts, ledger=ledger)
+    return build_site(institution, federation, model, receipts=receipts, ledger=ledger, node_key=node_key)
 
 
 def build_site(
@@ -49,6 +53,7 @@ def build_site(
     *,
     receipts: Receipts | None = None,
     ledger: Ledger | None = None,
+    node_key: ec.EllipticCurvePrivateKey | None = None,
 ) -> Site:
     """Read and encode the institution's data for the given model.
 
@@ -58,12 +63,15 @@ def build_site(
         model: The federation's.
         receipts: Where everything that leaves is recorded; None in the simulator, whose policy is checked all the same.
         ledger: Where private training is charged; None in the simulator.
+        node_key: With [secure_aggregation], what it signs with; the federation file names its public half.
     """
     if institution.name not in federation.rounds.institutions:
         raise ConfigError(
             f"Expected the institution's name to be among {list(federation.rounds.institutions)} of the federation "
             f"file, but it is {institution.name!r}."
         )
+    if node_key is not None:
+        check_own_key(node_key.public_key(), institution.name, federation)
     sources = _allowed(institution)
     data = load_data(sources, model.tasks, model.tokenizer, federation.backbone.max_length)
     rewordings = {
@@ -111,6 +119,7 @@ def build_site(
         else None,
         state=institution.runtime.state,
         receipts=receipts,
+        secure=SecureRounds(node_key),
     )
 
 

@@ -1,24 +1,31 @@
 """An institution's side of secure aggregation: its secrets of the round in progress, in memory only.
 
-The order of steps is fixed and each is taken once: a round has one set of keys, one masked update, and one answer to
-what unmasks the sum. Whatever is asked out of order is refused, so that nobody gets both a peer's seed and its mask key
-from here, nor two masked updates under one set of masks. A new round forgets the last one.
+The order of steps is fixed and each is taken once: a round has one set of keys, one view of who takes part, one masked
+update, one signed list of whose updates are to be in the sum, and one answer to what unmasks it. Whatever is asked out
+of order is refused, so that nobody gets both a peer's seed and its mask key from here, nor two masked updates under
+one set of masks. A new round forgets the last one.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from shared import codec, fixedpoint, secagg
+from shared import codec, fixedpoint
 from shared.codec import Arrays
-from shared.errors import ProtocolError, RefusalError
+from shared.errors import ConfigError, ProtocolError, RefusalError
 from shared.federation import Federation, SecureAggregation
 from shared.fixedpoint import Shapes
+from shared.nodekeys import fingerprint, is_signed, line_of, sign
 from shared.protocol import (
+    ConfirmReply,
+    ConfirmRequest,
     MaskReply,
     MaskRequest,
+    OpenReply,
+    OpenRequest,
     SecureReply,
     SecureRequest,
     SharesReply,
@@ -28,7 +35,11 @@ from shared.protocol import (
     UnmaskReply,
     UnmaskRequest,
 )
-from shared.secagg import Keys, PublicKeys, Share, Shared
+from shared.secagg.keys import Keys, PublicKeys, make_keys
+from shared.secagg.masks import mask
+from shared.secagg.shares import Share, Shared, open_share, share_secrets
+from shared.secagg.view import Context, Member, check_directory, sign_member, survivors_message, view_of
+from shared.weighting import Outputs, Shares, check_counted, check_shares, sum_shares
 
 log = logging.getLogger("collegium.client")
 
@@ -37,25 +48,67 @@ log = logging.getLogger("collegium.client")
 class _Round:
     """What an institution keeps from training to unmasking; each step takes away what no later one needs."""
 
-    number: int
+    context: Context
     keys: Keys = field(repr=False)
+    own: Member
     update: Arrays | None = field(repr=False)
-    directory: dict[str, PublicKeys] = field(default_factory=dict)
+    directory: dict[str, Member] = field(default_factory=dict)
     shared: Shared | None = field(default=None, repr=False)
     held: dict[str, Share] = field(default_factory=dict, repr=False)
-    """Its shares of everybody's secrets, once it has masked its update."""
+    """Its shares of the secrets of those who have shared them, itself among them, once it has opened them."""
+    view: bytes = b""
+    """Of the directory and those who have shared secrets, once the update is masked."""
+    weights: Shares = field(default_factory=dict)
+    """Of everybody who has shared secrets, from then on."""
+    survivors: frozenset[str] = frozenset()
+    """Whose updates are to be in the sum, once that is signed."""
+
+
+@dataclass(frozen=True)
+class Participant:
+    """An institution, and what it has approved."""
+
+    name: str
+    federation: Federation
+    shapes: Shapes
+    """Of all arrays that institutions train in the round."""
+    outputs: Outputs
+
+    @property
+    def agreed(self) -> SecureAggregation:
+        """Raises RefusalError if the federation does not aggregate securely."""
+        agreed = self.federation.secure_aggregation
+        if agreed is None:
+            raise RefusalError("This site takes part in secure aggregation only where the federation file has it.")
+        return agreed
 
 
 class SecureRounds:
-    """One institution in the rounds of a federation with `[secure_aggregation]`."""
+    """One institution in the rounds of a federation with `[secure_aggregation]`.
 
-    def __init__(self) -> None:
+    Args:
+        node_key: What it signs with; the public half stands in the federation file.
+    """
+
+    def __init__(self, node_key: ec.EllipticCurvePrivateKey | None = None) -> None:
+        self._node_key = node_key
         self._round: _Round | None = None
 
-    def keep(self, reply: TrainReply, federation: Federation, shapes: Shapes) -> TrainedReply:
-        """Begin a round: keep the update that has been trained, and announce public keys in its place."""
-        keys = secagg.make_keys()
-        self._round = _Round(reply.round, keys, codec.decode(reply.update, federation.wire.coding_up, shapes))
+    def keep(
+        self, reply: TrainReply, federation: Federation, shapes: Shapes, *, run: str, labels: Mapping[str, list[str]]
+    ) -> TrainedReply:
+        """Begin a round: keep the update that has been trained, and announce signed public keys in its place.
+
+        Args:
+            reply: What would leave without secure aggregation, as the site's policy tells it.
+            federation: The agreement.
+            shapes: Of the update's arrays.
+            run: As the coordinator calls it.
+            labels: Per task that has labels, those that this institution annotates.
+        """
+        keys, context = make_keys(), Context(run, reply.round, federation.digest)
+        own = sign_member(context, reply.institution, keys.public, reply.examples, labels, node_key=self._signer)
+        self._round = _Round(context, keys, own, codec.decode(reply.update, federation.wire.coding_up, shapes))
         return TrainedReply(
             institution=reply.institution,
             round=reply.round,
@@ -65,104 +118,170 @@ class SecureRounds:
             ledger=reply.ledger,
             steps=reply.steps,
             seconds=reply.seconds,
-            sealing_key=keys.public.sealing,
-            masking_key=keys.public.masking,
+            sealing_key=own.keys.sealing,
+            masking_key=own.keys.masking,
+            labels=labels,
+            signature=own.signature,
         )
 
-    def answer(self, request: SecureRequest, *, name: str, federation: Federation, shapes: Shapes) -> SecureReply:
+    def answer(self, request: SecureRequest, of: Participant) -> SecureReply:
         """Take the next step of the round.
-
-        Args:
-            request: What the coordinator asks.
-            name: Of this institution.
-            federation: The agreement.
-            shapes: Of all arrays that institutions train.
 
         Raises:
             RefusalError: The federation does not aggregate securely.
             ProtocolError: The step is not the next one of this round, or what came with it is malformed.
         """
-        agreed = federation.secure_aggregation
-        if agreed is None:
-            raise RefusalError("This site takes part in secure aggregation only where the federation file has it.")
-        this = self._round
-        if this is None or this.number != request.round:
+        agreed, this = of.agreed, self._round
+        if this is None or (this.context.run, this.context.round) != (request.run, request.round):
             raise ProtocolError(
-                f"Expected a round that {name} has trained and not finished, but the request is about round "
-                f"{request.round}; its secrets are forgotten after the round and when the site restarts."
+                f"Expected a round that {of.name} has trained and not finished, but the request is about round "
+                f"{request.round} of run {request.run}; its secrets are forgotten after the round and when the site "
+                "restarts."
             )
-        if isinstance(request, SharesRequest):
-            return _share(this, request, name, federation, agreed)
-        if isinstance(request, MaskRequest):
-            return _mask(this, request, name, federation, agreed, shapes)
-        reply = _unmask(this, request, name, agreed)
-        self._round = None
-        return reply
+        match request:
+            case SharesRequest():
+                return _share(this, request, of, agreed)
+            case OpenRequest():
+                return _open(this, request, of)
+            case MaskRequest():
+                return _mask(this, request, of, agreed)
+            case ConfirmRequest():
+                return _confirm(this, request, of, agreed, self._signer)
+            case UnmaskRequest():
+                reply = _unmask(this, request, of, agreed)
+                self._round = None
+                return reply
+
+    @property
+    def _signer(self) -> ec.EllipticCurvePrivateKey:
+        if self._node_key is None:
+            raise RefusalError("This site has no node key to sign with, and takes part in no secure aggregation.")
+        return self._node_key
 
 
-def _share(
-    this: _Round, request: SharesRequest, name: str, federation: Federation, agreed: SecureAggregation
-) -> SharesReply:
+def check_own_key(key: ec.EllipticCurvePublicKey, name: str, federation: Federation) -> None:
+    """Raise ConfigError unless the agreement names an institution's own key under its name."""
+    agreed = federation.secure_aggregation
+    if agreed is not None and agreed.keys[name] != line_of(key):
+        raise ConfigError(
+            f"Expected the federation file to name this site's own key {fingerprint(line_of(key))} under {name} in "
+            f"[secure_aggregation.keys], but it names {fingerprint(agreed.keys[name])}; do not take part before the "
+            "coordinator has put the key of your .pub file there, or correct identity.key."
+        )
+
+
+def _share(this: _Round, request: SharesRequest, of: Participant, agreed: SecureAggregation) -> SharesReply:
     _next_step(this.shared is None, "secrets are shared once a round")
-    sealing, masking = request.sealing_keys, request.masking_keys
-    if strangers := sorted(set(sealing) ^ set(masking) | set(sealing) - set(federation.rounds.institutions)):
-        raise ProtocolError(f"Expected both public keys of institutions of the federation, but {strangers} differ.")
-    directory = {peer: PublicKeys(sealing[peer], masking[peer]) for peer in sealing}
-    this.shared = secagg.share_secrets(name, this.keys, directory, threshold=agreed.threshold)
-    this.directory = directory
+    names = request.signatures.keys()
+    for part in (request.sealing_keys, request.masking_keys, request.examples, request.labels):
+        if part.keys() != names:
+            raise ProtocolError(f"Expected keys, examples and labels of {sorted(names)}, but some lack.")
+    directory = {
+        peer: Member(
+            PublicKeys(request.sealing_keys[peer], request.masking_keys[peer]),
+            request.examples[peer],
+            request.labels[peer],
+            request.signatures[peer],
+        )
+        for peer in names
+    }
+    check_directory(directory, this.context, node_keys=agreed.keys, threshold=agreed.threshold)
+    check_counted(directory, of.outputs)
+    if directory.get(of.name) != this.own:
+        raise ProtocolError(f"Expected {of.name} as it has announced itself, but the request has other keys or counts.")
+    shared = share_secrets(of.name, this.keys, directory, view_of(this.context, directory), threshold=agreed.threshold)
+    this.directory, this.shared = directory, shared
     return SharesReply(
-        institution=name, round=this.number, commitment=this.shared.commitment, shares=dict(this.shared.sealed)
+        institution=of.name, round=this.context.round, commitment=shared.commitment, shares=dict(shared.sealed)
     )
 
 
-def _mask(
-    this: _Round,
-    request: MaskRequest,
-    name: str,
-    federation: Federation,
-    agreed: SecureAggregation,
-    shapes: Shapes,
-) -> MaskReply:
-    _next_step(this.shared is not None and this.update is not None, "an update is masked once, after shares")
+def _open(this: _Round, request: OpenRequest, of: Participant) -> OpenReply:
+    _next_step(this.shared is not None and not this.held, "shares are opened once, after secrets are shared")
+    assert this.shared is not None
+    view, unopened = view_of(this.context, this.directory), []
+    for sender, sealed in request.shares.items():
+        try:
+            this.held[sender] = open_share(of.name, this.keys, this.directory, view, sender=sender, sealed=sealed)
+        except ProtocolError as error:
+            log.warning("%s", error)
+            unopened.append(sender)
+    this.held[of.name] = this.shared.own
+    return OpenReply(institution=of.name, round=this.context.round, unopened=sorted(unopened))
+
+
+def _mask(this: _Round, request: MaskRequest, of: Participant, agreed: SecureAggregation) -> MaskReply:
+    _next_step(bool(this.held) and this.update is not None, "an update is masked once, after shares are opened")
     assert this.shared is not None
     assert this.update is not None
-    if len(request.shares) + 1 < agreed.threshold:
-        raise ProtocolError(
-            f"Expected shares of at least {agreed.threshold - 1} peers, but {len(request.shares)} came."
-        )
-    held = {
-        sender: secagg.open_share(name, this.keys, this.directory, sender=sender, sealed=sealed)
-        for sender, sealed in request.shares.items()
-    }
-    weights = _weights(request.weights, this.update)
+    sharers = _listed(request.sharers, this.held, agreed.threshold, "who have shared secrets")
+    if of.name not in sharers:
+        raise ProtocolError(f"Expected {of.name} among those who have shared secrets, but {sorted(sharers)} came.")
+    rounds = of.federation.rounds
+    this.weights = sum_shares(
+        {name: this.directory[name] for name in sharers},
+        shapes=of.shapes,
+        outputs=of.outputs,
+        weighting=rounds.weighting,
+        most=rounds.max_share,
+    )
     _warn(this.update, agreed.clip)
-    vector = fixedpoint.encode(
+    vector = fixedpoint.encode_all(
         this.update,
-        weights,
-        shapes=shapes,
+        this.weights[of.name],
+        shapes=of.shapes,
         clip=agreed.clip,
         fraction_bits=agreed.fraction_bits,
-        word=fixedpoint.word_for(len(federation.rounds.institutions), agreed.clip, agreed.fraction_bits),
+        word=fixedpoint.word_for(len(rounds.institutions), agreed.clip, agreed.fraction_bits),
     )
-    masked = secagg.mask(vector, name=name, seed=this.shared.seed, keys=this.keys, directory=this.directory, peers=held)
-    this.held = held | {name: this.shared.own}
+    this.view = view_of(this.context, this.directory, sharers)
+    this.held = {name: share for name, share in this.held.items() if name in sharers}
     this.update = None
-    return MaskReply(institution=name, round=this.number, update=masked.tobytes())
+    masked = mask(
+        vector,
+        name=of.name,
+        seed=this.shared.seed,
+        keys=this.keys,
+        directory=this.directory,
+        view=this.view,
+        peers=sharers - {of.name},
+    )
+    return MaskReply(institution=of.name, round=this.context.round, update=masked.tobytes())
 
 
-def _unmask(this: _Round, request: UnmaskRequest, name: str, agreed: SecureAggregation) -> UnmaskReply:
-    _next_step(bool(this.held), "shares are given after the update is masked")
-    survivors = set(request.survivors)
-    if len(survivors) < agreed.threshold or not survivors <= this.held.keys():
+def _confirm(
+    this: _Round,
+    request: ConfirmRequest,
+    of: Participant,
+    agreed: SecureAggregation,
+    node_key: ec.EllipticCurvePrivateKey,
+) -> ConfirmReply:
+    _next_step(bool(this.view) and not this.survivors, "survivors are signed once, after the update is masked")
+    survivors = _listed(request.survivors, this.held, agreed.threshold, "whose masked updates came")
+    check_shares(this.weights, survivors, most=of.federation.rounds.max_share)
+    this.survivors = survivors
+    signature = sign(node_key, survivors_message(this.view, survivors))
+    return ConfirmReply(institution=of.name, round=this.context.round, signature=signature)
+
+
+def _unmask(this: _Round, request: UnmaskRequest, of: Participant, agreed: SecureAggregation) -> UnmaskReply:
+    _next_step(bool(this.survivors), "shares are given after the survivors are signed")
+    message = survivors_message(this.view, this.survivors)
+    signed = {
+        name
+        for name, signature in request.signatures.items()
+        if name in this.survivors and is_signed(agreed.keys[name], message, signature)
+    }
+    if len(signed) < agreed.threshold:
         raise ProtocolError(
-            f"Expected at least {agreed.threshold} survivors among {sorted(this.held)}, but {request.survivors} came; "
-            "no share is given."
+            f"Expected at least {agreed.threshold} institutions to have signed the same survivors as {of.name}, but "
+            f"only {sorted(signed)} have; no share is given."
         )
     return UnmaskReply(
-        institution=name,
-        round=this.number,
-        seeds={peer: share.seed.hex() for peer, share in this.held.items() if peer in survivors},
-        keys={peer: share.key.hex() for peer, share in this.held.items() if peer not in survivors},
+        institution=of.name,
+        round=this.context.round,
+        seeds={peer: share.seed.hex() for peer, share in this.held.items() if peer in this.survivors},
+        keys={peer: share.key.hex() for peer, share in this.held.items() if peer not in this.survivors},
     )
 
 
@@ -171,17 +290,14 @@ def _next_step(right: bool, rule: str) -> None:
         raise ProtocolError(f"Expected the next step of secure aggregation, but another came: {rule}.")
 
 
-def _weights(told: Mapping[str, list[float]], update: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Each array's weights, shaped to multiply it."""
-    if told.keys() != update.keys():
-        raise ProtocolError("Expected a weight for every array of the update and for no other.")
-    weights = {}
-    for name, array in update.items():
-        values = np.asarray(told[name], np.float64)
-        if values.shape not in ((1,), array.shape[:1]):
-            raise ProtocolError(f"Expected one weight of {name}, or one per row, but {values.shape} came.")
-        weights[name] = values.reshape(-1, *(1,) * (array.ndim - 1))
-    return weights
+def _listed(names: list[str], among: Collection[str], threshold: int, what: str) -> frozenset[str]:
+    """The names, once it is known that they are enough, each of them there once."""
+    listed = frozenset(names)
+    if len(listed) < threshold or len(listed) < len(names) or not listed <= set(among):
+        raise ProtocolError(
+            f"Expected at least {threshold} of {sorted(among)} {what}, each once, but {names} came; nothing is given."
+        )
+    return listed
 
 
 def _warn(update: Mapping[str, np.ndarray], clip: float) -> None:

@@ -27,7 +27,7 @@ from client.refusals import refusal
 from client.requests import Asked, purpose_of
 from client.rotation import align
 from client.scoring import score, tune
-from client.secagg import SecureRounds
+from client.secagg import Participant, SecureRounds
 from client.states import Received, check_state, read_state
 from client.steady import steady
 from shared import codec
@@ -131,8 +131,10 @@ class Site:
             if isinstance(reply, TrainReply) and self.policy.hold:
                 self._hold(reply, release, began)
             if isinstance(reply, TrainReply) and self.federation.secure_aggregation:
+                assert isinstance(request, TrainRequest)
                 shapes = of_tasks(self._sent_shapes(reply.round), self.data)
-                reply = self.secure.keep(reply, self.federation, shapes)
+                labels = {task: sorted(counts) for task, counts in self._inventory().items()}
+                reply = self.secure.keep(reply, self.federation, shapes, run=request.run, labels=labels)
                 release = self._describe_release(request, reply, run, norm)
         except CollegiumError as error:
             return self.refuse(error, run)
@@ -157,8 +159,9 @@ class Site:
             return self._evaluate(request), None
         if isinstance(request, QueryRequest):
             return disclose_query(self.policy, self._describe(), self.owners), None
-        shapes = self._sent_shapes(request.round)
-        answer = self.secure.answer(request, name=self.name, federation=self.federation, shapes=shapes)
+        outputs = {name: task.outputs() for name, task in self.model.tasks.items()}
+        participant = Participant(self.name, self.federation, self._sent_shapes(request.round), outputs)
+        answer = self.secure.answer(request, participant)
         if isinstance(answer, MaskReply):
             gate.check_size(answer.update, self.policy)
         return answer, None

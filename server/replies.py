@@ -12,7 +12,6 @@ import numpy as np
 
 from server.aggregation import ClientUpdate
 from server.aggregation.mixed_ranks import narrow_shapes
-from server.aggregation.rows import row_masks
 from shared import codec
 from shared.adapter import check_shapes, of_tasks, split_control, split_importance
 from shared.allocation import Ranks, fill, update_shapes
@@ -31,6 +30,7 @@ from shared.protocol import (
     TrainReply,
     TrainRequest,
 )
+from shared.rows import row_masks
 from shared.tasks import Task
 
 MAX_UPDATE_NORM = 1e4

@@ -15,7 +15,6 @@ from flwr.serverapp import Grid
 from server import optimizers, robust, scaffold, secagg
 from server.aggregation import ClientUpdate, fedavg, fedsvd
 from server.aggregation.methods import aggregate
-from server.aggregation.rows import moved_rows
 from server.aggregation.shares import capped_mean
 from server.asking import IDLE_SECONDS, online
 from server.handshake import describe, gaps
@@ -52,6 +51,7 @@ from shared.protocol import (
     TrainReply,
     TrainRequest,
 )
+from shared.rows import moved_rows
 
 WAIT_SECONDS = 0.2
 """Between two looks for institutions that are not online yet."""

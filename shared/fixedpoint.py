@@ -1,9 +1,10 @@
 """Updates as integers that can be added up exactly, modulo 2^32 or 2^64, for secure aggregation (`shared.secagg`).
 
 A value x becomes round(weight * clip(x) * 2^fraction_bits) in two's complement. Every weight is at most one and every
-value at most `clip`, so n institutions' integers add up to at most n * (clip * 2^fraction_bits + 1) in magnitude; the
-word is the smallest in which that cannot wrap around, and a federation for which no word is wide enough is refused.
-Each institution's rounding adds at most half of 2^-fraction_bits to the sum.
+value at most `clip`, so n institutions' integers add up to at most n * (clip * 2^fraction_bits + 1) in magnitude, and
+the weights themselves, which stand behind them, to n * (2^fraction_bits + 1). The word is the smallest in which neither
+can wrap around, and a federation for which no word is wide enough is refused. Each institution's rounding adds at most
+half of 2^-fraction_bits to a sum.
 """
 
 import math
@@ -28,7 +29,7 @@ def word_for(institutions: int, clip: float, fraction_bits: int) -> Word:
     Raises:
         ConfigError: Not even 64 bits are enough.
     """
-    largest = institutions * (math.ceil(clip * 2**fraction_bits) + 1)
+    largest = institutions * (math.ceil(max(clip, 1.0) * 2**fraction_bits) + 1)
     for word in WORDS:
         if largest < 2 ** (8 * word.itemsize - 1):
             return word
@@ -41,6 +42,45 @@ def word_for(institutions: int, clip: float, fraction_bits: int) -> Word:
 def size_of(shapes: Shapes) -> int:
     """How many words the arrays take."""
     return sum(math.prod(shape) for shape in shapes.values())
+
+
+def weight_shapes(weights: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    """Of the weights of all arrays."""
+    return {name: weight.shape for name, weight in weights.items()}
+
+
+def encode_all(
+    arrays: Mapping[str, np.ndarray],
+    weights: Mapping[str, np.ndarray],
+    *,
+    shapes: Shapes,
+    clip: float,
+    fraction_bits: int,
+    word: Word,
+) -> np.ndarray:
+    """One flat vector: the weighted arrays, and behind them the weights; see `encode`.
+
+    Raises:
+        ProtocolError: As `encode`, or an array that weighs something is absent.
+    """
+    if absent := sorted(name for name, weight in weights.items() if weight.any() and name not in arrays):
+        raise ProtocolError(f"Expected an update of everything that this institution trains, but {absent} are absent.")
+    values = encode(arrays, weights, shapes=shapes, clip=clip, fraction_bits=fraction_bits, word=word)
+    ones, shown = {name: np.ones(weight.shape) for name, weight in weights.items()}, weight_shapes(weights)
+    return np.concatenate(
+        [values, encode(ones, weights, shapes=shown, clip=1.0, fraction_bits=fraction_bits, word=word)]
+    )
+
+
+def decode_all(
+    vector: np.ndarray, *, shapes: Shapes, weights: Mapping[str, np.ndarray], fraction_bits: int
+) -> tuple[Arrays, Arrays]:
+    """The sums of the weighted arrays and of the weights, whose shapes are those of anybody's `weights`."""
+    size, shown = size_of(shapes), weight_shapes(weights)
+    return (
+        decode(vector[:size], shapes=shapes, fraction_bits=fraction_bits),
+        decode(vector[size:], shapes=shown, fraction_bits=fraction_bits),
+    )
 
 
 def encode(

@@ -1,6 +1,6 @@
 """What coordinator and institutions say to each other: frozen dataclasses and their Flower encoding, versioned.
 
-Three requests (query, train, evaluate), one reply each, and `Refusal`, which may answer any of them; three more pairs
+Three requests (query, train, evaluate), one reply each, and `Refusal`, which may answer any of them; five more pairs
 for secure aggregation (`shared.secagg`), under which a train request gets a `TrainedReply`. The structured part of a
 message travels as JSON in one ConfigRecord; arrays travel as one blob (see `shared.codec`) in one ArrayRecord, because
 Flower transfers every array of a record by requests of its own.
@@ -41,7 +41,7 @@ from shared.fields import (
     read,
 )
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 LONGEST_BODY = 2**25
 """Characters of a message's JSON."""
 T = TypeVar("T")
@@ -51,9 +51,10 @@ Scored = Literal["validation", "test"]
 Counts = Literal["exact", "rounded", "none"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 Sealed = Annotated[str, Field(pattern=r"^[0-9A-Za-z+/=_-]*$", max_length=10_000)]
-ArrayName = Annotated[str, Field(pattern=r"^[0-9A-Za-z_./-]{1,300}$")]
 ByTask = Annotated[Mapping[Name, T], Field(max_length=LONGEST_LIST)]
 ByInstitution = Annotated[Mapping[Name, T], Field(max_length=LONGEST_LIST)]
+Names = Annotated[list[Name], Field(max_length=LONGEST_LIST)]
+Labels = Annotated[list[Label], Field(max_length=LONGEST_LIST)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +165,10 @@ class TrainedReply:
     seconds: Seconds
     sealing_key: Hex
     masking_key: Hex
+    labels: ByTask[Labels]
+    """Per task that has labels, those that the institution annotates."""
+    signature: Hex
+    """Of its keys, examples and labels in this round, by its node key; see `shared.secagg.view`."""
     epsilon: Spent | None = None
     """As in `TrainReply`."""
     ledger: Head | None = None
@@ -172,12 +177,16 @@ class TrainedReply:
 
 @dataclass(frozen=True, kw_only=True)
 class SharesRequest:
-    """Share your secrets of this round among those who have trained: their public keys, by institution."""
+    """Share your secrets of this round among those who have trained: what each of them has signed, by institution."""
 
     spec_digest: Digest
+    run: RunName
     round: Round
     sealing_keys: ByInstitution[Hex]
     masking_keys: ByInstitution[Hex]
+    examples: ByInstitution[ByTask[Count]]
+    labels: ByInstitution[ByTask[Labels]]
+    signatures: ByInstitution[Hex]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,20 +200,37 @@ class SharesReply:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskRequest:
-    """Mask the update of this round, multiplied by these weights: one per array, or one per row of it."""
+class OpenRequest:
+    """Open what the others have sealed for you, by sender."""
 
     spec_digest: Digest
+    run: RunName
     round: Round
     shares: ByInstitution[Sealed]
-    """By sender, what is sealed for this institution."""
-    weights: Annotated[Mapping[ArrayName, list[Number]], Field(max_length=10**5)]
-    """By array that the institution trains."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenReply:
+    """Whose shares do not open."""
+
+    institution: Name
+    round: Round
+    unopened: Names
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskRequest:
+    """Mask the update of this round for a sum among those who have shared secrets."""
+
+    spec_digest: Digest
+    run: RunName
+    round: Round
+    sharers: Names
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskReply:
-    """The masked update: words as `shared.fixedpoint` lays them out."""
+    """The masked update and its weights: words as `shared.fixedpoint` lays them out."""
 
     institution: Name
     round: Round
@@ -212,12 +238,32 @@ class MaskReply:
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnmaskRequest:
-    """Give your shares: of the seeds of `survivors`, whose masked updates came, and of the mask keys of the others."""
+class ConfirmRequest:
+    """Sign whose masked updates came."""
 
     spec_digest: Digest
+    run: RunName
     round: Round
-    survivors: Annotated[list[Name], Field(max_length=LONGEST_LIST)]
+    survivors: Names
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfirmReply:
+    """The signature of the survivors, by the institution's node key; see `shared.secagg.view`."""
+
+    institution: Name
+    round: Round
+    signature: Hex
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnmaskRequest:
+    """Give your shares: of the seeds of the survivors, as everybody has signed them, and of the others' mask keys."""
+
+    spec_digest: Digest
+    run: RunName
+    round: Round
+    signatures: ByInstitution[Hex]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,8 +291,8 @@ class Refusal:
     reason: Sentence
 
 
-SecureRequest = SharesRequest | MaskRequest | UnmaskRequest
-SecureReply = SharesReply | MaskReply | UnmaskReply
+SecureRequest = SharesRequest | OpenRequest | MaskRequest | ConfirmRequest | UnmaskRequest
+SecureReply = SharesReply | OpenReply | MaskReply | ConfirmReply | UnmaskReply
 Request = QueryRequest | TrainRequest | EvaluateRequest | SecureRequest
 Reply = QueryReply | TrainReply | TrainedReply | EvaluateReply | SecureReply | Refusal
 REPLIES: tuple[type[Reply], ...] = get_args(Reply)
@@ -255,7 +301,9 @@ MESSAGE_TYPES: dict[type[Any], str] = {
     TrainRequest: "train",
     EvaluateRequest: "evaluate",
     SharesRequest: "query",
+    OpenRequest: "query",
     MaskRequest: "train",
+    ConfirmRequest: "query",
     UnmaskRequest: "query",
 }
 """Flower's message type for each request."""

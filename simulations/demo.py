@@ -14,7 +14,7 @@ from typing import Any
 
 import tomli_w
 
-from client.keys import generate_node_key
+from client.keys import generate_node_key, read_private_key
 from server.enrolment.keys import read_public_key
 from server.home import ServerHome, init_home, read_settings
 from server.operator import OperatorClient
@@ -25,6 +25,7 @@ from shared.errors import CollegiumError, ProcessError
 from shared.federation import Federation
 from shared.files import private_folder
 from shared.model import build_model
+from shared.nodekeys import line_of
 from shared.supervisor import Child, supervise
 from simulations.baselines import centralised
 from simulations.experiment import Experiment, load_experiment, open_sites
@@ -73,7 +74,10 @@ def deploy(experiment: Experiment, workdir: Path, announce: Announce) -> tuple[S
         CollegiumError: A daemon did not come up or the run failed; nothing is left running.
     """
     announce("1/6  Making the coordinator's certificates and token, and a key for every institution")
-    home = _make_coordinator(workdir, experiment.federation)
+    for name in experiment.institutions:
+        private_folder(workdir / name)
+        generate_node_key(workdir / name / "node.key")
+    home = _make_coordinator(workdir, _agreement(workdir, experiment.federation))
     files = [_make_institution(workdir, home, experiment, name) for name in experiment.institutions]
     announce("2/6  Starting the coordinator: public door over TLS, operator door on loopback")
     with _running([_daemon("coordinator", workdir, "server", "up", str(home.root))], announce) as check:
@@ -90,6 +94,15 @@ def deploy(experiment: Experiment, workdir: Path, announce: Announce) -> tuple[S
     return home, run_id
 
 
+def _agreement(workdir: Path, federation: Federation) -> Federation:
+    """The federation, with the institutions' own keys where it names keys."""
+    agreed = federation.secure_aggregation
+    if agreed is None:
+        return federation
+    keys = {name: line_of(read_private_key(workdir / name / "node.key").public_key()) for name in agreed.keys}
+    return federation.model_copy(update={"secure_aggregation": agreed.model_copy(update={"keys": keys})})
+
+
 def _make_coordinator(workdir: Path, federation: Federation) -> ServerHome:
     public, operator = free_ports(2)
     home = init_home(
@@ -101,8 +114,6 @@ def _make_coordinator(workdir: Path, federation: Federation) -> ServerHome:
 
 def _make_institution(workdir: Path, home: ServerHome, experiment: Experiment, name: str) -> Path:
     folder = workdir / name
-    private_folder(folder)
-    generate_node_key(folder / "node.key")
     (folder / "federation.toml").write_bytes(home.federation_file.read_bytes())
     (folder / "ca.crt").write_bytes(home.ca_certificate.read_bytes())
     data = {

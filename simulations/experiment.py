@@ -16,6 +16,7 @@ from shared.errors import ConfigError
 from shared.federation import Federation
 from shared.model import MultiTaskModel, build_model
 from shared.tasks import build_task
+from simulations.nodekeys import node_key, public_keys
 from simulations.partition import MOST, Partition, partition, site_names
 
 Baseline = Literal["centralised", "local_only"]
@@ -25,7 +26,10 @@ class Experiment(Model):
     """`experiment.toml`: a whole federation on one machine."""
 
     federation: Federation
-    """As in federation.toml; `backbone.sha256`, `rounds.institutions` and `rounds.quorum` may be left out."""
+    """As in federation.toml, without [secure_aggregation.keys].
+
+    `backbone.sha256`, `rounds.institutions` and `rounds.quorum` may be left out.
+    """
     institutions: dict[Name, dict[str, Data]] = Field(default_factory=dict)
     """Per institution and task, the data files, relative to the data folder."""
     partition: dict[str, Partition] = Field(default_factory=dict)
@@ -109,7 +113,7 @@ def open_sites(experiment: Experiment, model: MultiTaskModel) -> dict[str, Site]
         if rank not in models:
             models[rank] = build_model(federation, rank=rank).to(model.device)
         institution = Institution(name=name, data=tasks, adapter=AdapterSize(rank=rank))
-        sites[name] = build_site(institution, federation, models[rank])
+        sites[name] = build_site(institution, federation, models[rank], node_key=node_key(name))
     return sites
 
 
@@ -122,6 +126,8 @@ def _fill_in(values: dict[str, Any]) -> None:
     if isinstance(rounds, dict) and names:
         rounds.setdefault("institutions", names)
         rounds.setdefault("quorum", len(rounds["institutions"]))
+        if isinstance(secure := federation.get("secure_aggregation"), dict):
+            secure.setdefault("keys", public_keys(map(str, rounds["institutions"])))
     if isinstance(backbone, dict) and "sha256" not in backbone:
         backbone["sha256"] = fingerprint(locate(str(backbone.get("name", "minilm-l6"))))
 

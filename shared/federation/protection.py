@@ -4,10 +4,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from shared.config import Model
+from shared.config import Model, Name
 from shared.errors import ConfigError
 from shared.federation.rounds import Rounds
 from shared.fixedpoint import word_for
+from shared.nodekeys import NodeKey
 
 
 class Privacy(Model):
@@ -39,24 +40,46 @@ class Privacy(Model):
 
 
 class SecureAggregation(Model):
-    """The coordinator sees sums of masked updates only (`shared.secagg`)."""
+    """The coordinator sees sums of masked updates only, even if it cheats (`shared.secagg`)."""
 
     threshold: Annotated[int, Field(ge=2)]
-    """Fewest institutions that can unmask a sum: more than half of all, and at most the quorum."""
+    """Fewest institutions that can unmask a sum: more than two thirds of all, and at most the quorum.
+
+    A coordinator that cheats learns no single update while at most 2 `threshold` - n - 1 of the n institutions help it.
+    """
     clip: Annotated[float, Field(gt=0)] = 4.0
     """Largest change of one parameter in a round; what goes beyond is cut to it."""
     fraction_bits: Annotated[int, Field(ge=8, le=40)] = 24
     """Binary places of the integers that are added up; they are 32 bits wide where all sums fit, else 64."""
+    keys: dict[Name, NodeKey] = Field(default_factory=dict)
+    """Every institution's public node key, the line in its `.pub` file: by it the others know what it has signed."""
+
+    @model_validator(mode="after")
+    def _one_each(self) -> Self:
+        owners: dict[str, str] = {}
+        for name, key in self.keys.items():
+            if (other := owners.setdefault(key, name)) != name:
+                raise ValueError(f"keys must be every institution's own, but {other} and {name} have the same")
+        return self
 
     def wrong_numbers(self, rounds: Rounds) -> list[str]:
         """What does not add up with [rounds], one clause each."""
         number, wrong = len(rounds.institutions), []
         if number < 3:
             wrong.append(f"rounds.institutions must name at least 3, since of two each knows the other, not {number}")
-        if not number < 2 * self.threshold:
-            wrong.append(f"threshold must be more than half of the {number} institutions, not {self.threshold}")
+        if not 2 * number < 3 * self.threshold:
+            wrong.append(f"threshold must be more than two thirds of the {number} institutions, not {self.threshold}")
         if rounds.quorum < self.threshold:
             wrong.append(f"rounds.quorum must be at least the threshold {self.threshold}, not {rounds.quorum}")
+        if rounds.max_share * self.threshold < 1:
+            wrong.append(
+                f"rounds.max_share must be at least 1 / threshold, so that sums are possible, not {rounds.max_share}"
+            )
+        if named := sorted(set(rounds.institutions) ^ self.keys.keys()):
+            wrong.append(
+                "[secure_aggregation.keys] must hold one public node key for each of rounds.institutions (`collegium "
+                f"server enrol` prints the line), and differs in {named}"
+            )
         try:
             word_for(number, self.clip, self.fraction_bits)
         except ConfigError as error:

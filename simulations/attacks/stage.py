@@ -11,6 +11,7 @@ from transformers import BertConfig, BertModel
 
 from shared.backbone import fingerprint
 from shared.federation import Federation
+from simulations.nodekeys import public_keys
 
 TINY_TASKS: dict[str, dict[str, Any]] = {
     "clauses": {"type": "text-classification", "labels": ["payment", "liability"]},
@@ -80,4 +81,6 @@ def tiny_federation(
     }
     for table, changes in tables.items():
         values[table] = values.get(table, {}) | changes if isinstance(changes, Mapping) else changes
+    if secure := values.get("secure_aggregation"):
+        values["secure_aggregation"] = {"keys": public_keys(values["rounds"]["institutions"])} | secure
     return Federation.model_validate(values)

@@ -11,6 +11,7 @@ from client.policy import Policy
 from client.site import Site
 from shared.federation import Federation
 from shared.model import build_model
+from simulations.nodekeys import node_key
 
 MakeSite = Callable[..., Site]
 
@@ -34,6 +35,6 @@ def make_site(
         }
         runtime = Runtime(state=tmp_path / name / "state")
         institution = Institution(name=name, data=data, policy=policy or Policy(), runtime=runtime)
-        return build_site(institution, federation, build_model(federation))
+        return build_site(institution, federation, build_model(federation), node_key=node_key(name))
 
     return make

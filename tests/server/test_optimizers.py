@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from server import optimizers
-from server.aggregation.rows import moved_rows
 from shared.codec import Arrays
 from shared.federation import ServerOptimizer
+from shared.rows import moved_rows
 
 NAMES = {"adapter/x.lora_A.weight": (2, 3), "adapter/x.lora_B.weight": (4, 2), "head/clauses/linear.bias": (3,)}
 KINDS = ("fedavgm", "fedadagrad", "fedadam", "fedyogi")

@@ -17,12 +17,19 @@ from shared.adapter import get_state
 from shared.codec import Arrays
 from shared.federation import Federation
 from shared.model import build_model
-from shared.protocol import MaskRequest, SharesRequest, TrainRequest, UnmaskRequest
+from shared.protocol import (
+    ConfirmRequest,
+    MaskRequest,
+    OpenRequest,
+    SharesRequest,
+    TrainRequest,
+    UnmaskRequest,
+)
 from simulations.engine import LocalGrid, run_on
 from simulations.experiment import Experiment, open_sites
 
-NAMES = ("bank", "hospital", "law_firm")
-HELD = {"bank": ("clauses",), "hospital": ("clauses", "entities"), "law_firm": ("clauses", "entities")}
+BOTH = ("clauses", "entities")
+HELD = {"bank": ("clauses",), "clinic": BOTH, "hospital": BOTH, "law_firm": BOTH}
 
 
 class LosingGrid(LocalGrid):
@@ -49,7 +56,7 @@ def run(
     institutions = {
         name: {
             task: Data(
-                train=write_records(tmp_path / name / f"{task}.jsonl", task, slice(index, None, 3)),
+                train=write_records(tmp_path / name / f"{task}.jsonl", task, slice(index, None, 4)),
                 validation=write_records(tmp_path / name / f"{task}.val.jsonl", task, slice(index, 6)),
                 annotates=("Drug",) if (name, task) == ("hospital", "entities") else None,
             )
@@ -60,10 +67,10 @@ def run(
 
     def run(secure: bool, lost: type[Any] | None = None, **table: Any) -> tuple[str, LosingGrid]:
         federation = tiny_federation(
-            NAMES,
-            rounds={"count": 1, "quorum": 2} | table,
+            HELD,
+            rounds={"count": 1, "quorum": 3} | table,
             training={"epochs_per_round": 3, "warmup": 0.0},
-            secure_aggregation={"threshold": 2} if secure else None,
+            secure_aggregation={"threshold": 3} if secure else None,
         )
         model = build_model(federation)
         initial: Arrays = get_state(model)
@@ -89,14 +96,17 @@ def test_a_secure_run_ends_as_a_plain_one(store: Store, run: Callable[..., Any])
     assert not any(isinstance(reply, protocol.TrainReply) for reply in grid.replies)
 
 
-@pytest.mark.parametrize("lost", [TrainRequest, SharesRequest, MaskRequest, UnmaskRequest])
+STEPS = [TrainRequest, SharesRequest, OpenRequest, MaskRequest, ConfirmRequest, UnmaskRequest]
+
+
+@pytest.mark.parametrize("lost", STEPS)
 def test_one_lost_at_any_step(store: Store, run: Callable[..., Any], lost: type[Any]) -> None:
-    counted = lost is UnmaskRequest
+    counted = lost in (ConfirmRequest, UnmaskRequest)
     secure, _ = run(True, lost, weighting="examples")
     plain, _ = run(False, None if counted else TrainRequest, weighting="examples")
     assert distance(store, plain, secure, 1) < 2**-20
     status = {row["institution"]: row["status"] for row in store.rows(replies, secure) if row["kind"] == "train"}
-    assert status == {"bank": "ok", "hospital": "ok" if counted else "missing", "law_firm": "ok"}
+    assert status == dict.fromkeys(HELD, "ok") | {"hospital": "ok" if counted else "missing"}
 
 
 @pytest.mark.parametrize("method", ["ffa", "heads"])

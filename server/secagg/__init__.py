@@ -1,0 +1,67 @@
+"""The coordinator's side of secure aggregation: leading institutions through a round of it (`shared.secagg`).
+
+    train    everybody trains, keeps its update, and announces signed public keys and counts
+    shares   those who have trained share secrets among each other, sealed; this side passes them on
+    open     everybody opens what was sealed for it; whose shares do not open is left out
+    mask     each multiplies its update by its own weight, and sends both under masks
+    confirm  each signs whose masked updates came
+    unmask   shares of those secrets, and only those, with which the masks come off the sum
+
+Training comes first, so that an institution that is lost in it, by far the longest step, is never part of the masks.
+
+Whoever does not keep to the protocol is left out, and the others go on while they are enough. Weights follow from what
+everybody has signed (`shared.weighting`): as plain averaging would weigh those who have shared secrets. What comes out
+is a weighted sum and the sum of the weights in it, by which it is divided. So the result is that of plain averaging
+over the same institutions, within the fixed-point error. Two cases differ: if an institution is lost between open and
+mask, and `rounds.weighting` gives tasks an equal say, then the others' adapter weights keep their ratios instead of
+being balanced by task anew; and nobody weighs more than `rounds.max_share` of the adapter or of a row of a head, so that
+what a single institution holds does not move.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from server.aggregation import fedavg
+from server.progress import Run, require_quorum
+from server.secagg import confirming, steps
+from server.secagg.averaging import average, say_what_does_not_move
+from server.secagg.round import SecureRound
+from shared.adapter import is_sent
+from shared.codec import Arrays
+from shared.protocol import TrainRequest
+
+
+def collect(
+    this: Run, state: Mapping[str, np.ndarray], requests: Mapping[str, TrainRequest], number: int
+) -> tuple[Arrays, fedavg.Diagnostics]:
+    """Train and average under secure aggregation.
+
+    Args:
+        this: The run.
+        state: The global state.
+        requests: By institution.
+        number: The round.
+
+    Returns:
+        The new state and the diagnostics; nobody's norm is known.
+
+    Raises:
+        QuorumError: Fewer institutions than the quorum are left after a step, too few helped to unmask the sum, one
+            would be too large a part of it, or it is not a sum of honest updates.
+    """
+    shapes = {name: array.shape for name, array in state.items() if is_sent(name, this.federation.method, number)}
+    secure = SecureRound(this, number, shapes)
+    steps.train(secure, requests)
+    require_quorum(this, number, secure.directory)
+    shares = steps.share(secure)
+    require_quorum(this, number, shares)
+    sharers = steps.open_shares(secure, shares)
+    require_quorum(this, number, sharers)
+    secure.begin_sum(sharers)
+    say_what_does_not_move(secure)
+    total, survivors = steps.mask(secure)
+    require_quorum(this, number, survivors)
+    signatures = confirming.confirm(secure, survivors)
+    clear = confirming.unmask(secure, shares, survivors, signatures, total)
+    return average(secure, state, clear, survivors)
