@@ -1,6 +1,6 @@
 """The federation file: every error at once, and a digest that means the agreement."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from shared.errors import ConfigError
 from shared.federation import Federation, Privacy, Training, load_federation
+from simulations.nodekeys import public_keys
 
 VALID = """
 name = "demo"
@@ -112,7 +113,16 @@ def test_it_is_frozen(tiny_federation: Callable[..., Federation]) -> None:
         federation.seed = 3
 
 
-THREE = VALID.replace('["hospital", "bank"]', '["hospital", "bank", "clinic"]').replace("quorum = 1", "quorum = 2")
+THREE = VALID.replace('["hospital", "bank"]', '["hospital", "bank", "clinic"]').replace("quorum = 1", "quorum = 3")
+
+
+KEYS = public_keys(["hospital", "bank", "clinic", "insurer"])
+
+
+def secure(table: str, keys: Mapping[str, str] = KEYS, *names: str) -> str:
+    """The tables of secure aggregation, with the keys of those named."""
+    lines = "".join(f'{name} = "{keys[name]}"\n' for name in names or ("hospital", "bank", "clinic"))
+    return f"\n[secure_aggregation]\n{table}\n[secure_aggregation.keys]\n{lines}"
 
 
 @pytest.mark.parametrize(
@@ -120,18 +130,40 @@ THREE = VALID.replace('["hospital", "bank"]', '["hospital", "bank", "clinic"]').
     [
         (VALID, "threshold = 2", r"at least 3, .* not 2; .*rounds.quorum must be at least the threshold 2, not 1"),
         (THREE, "threshold = 1", "secure_aggregation.threshold"),
-        (THREE.replace("quorum = 2", "quorum = 1"), "threshold = 2", "at least the threshold 2, not 1"),
-        (THREE.replace('"clinic"', '"clinic", "insurer"'), "threshold = 2", "more than half of the 4 institutions"),
-        (THREE, "threshold = 2\nclip = 1e12\nfraction_bits = 40", "fit 64 bits"),
+        (THREE, "threshold = 2", "more than two thirds of the 3 institutions, not 2"),
+        (THREE.replace("quorum = 3", "quorum = 2"), "threshold = 3", "at least the threshold 3, not 2"),
+        (THREE.replace('"clinic"', '"clinic", "insurer"'), "threshold = 3", r"one public .* differs in \['insurer'\]"),
+        (
+            THREE.replace("[rounds]", "[rounds]\nmax_share = 0.3"),
+            "threshold = 3",
+            "at least 1 / threshold, so that",
+        ),
+        (THREE, "threshold = 3\nclip = 1e12\nfraction_bits = 40", "fit 64 bits"),
     ],
 )
 def test_what_secure_aggregation_cannot_work_with(tmp_path: Path, text: str, table: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        load_federation(write(tmp_path, f"{text}\n[secure_aggregation]\n{table}\n"))
+        load_federation(write(tmp_path, text + secure(table)))
+
+
+def test_node_keys_are_part_of_the_agreement(tmp_path: Path) -> None:
+    plain = load_federation(write(tmp_path, THREE + secure("threshold = 3")))
+    commented = load_federation(
+        write(tmp_path, THREE + secure("threshold = 3", {name: f"{key} me@home" for name, key in KEYS.items()}))
+    )
+    assert plain.digest == commented.digest  # one key is one text
+    other = load_federation(write(tmp_path, THREE + secure("threshold = 3", KEYS | {"bank": KEYS["insurer"]})))
+    assert plain.digest != other.digest
+    with pytest.raises(ConfigError, match="but hospital and bank have the same"):
+        load_federation(write(tmp_path, THREE + secure("threshold = 3", KEYS | {"bank": KEYS["hospital"]})))
+    with pytest.raises(ConfigError, match=r"expected a public key on one line, 'ecdsa-sha2-nistp384"):
+        load_federation(write(tmp_path, THREE + secure("threshold = 3", KEYS | {"bank": "nonsense"})))
+    with pytest.raises(ConfigError, match="collegium server enrol"):
+        load_federation(write(tmp_path, f"{THREE}\n[secure_aggregation]\nthreshold = 3\n"))
 
 
 def test_secure_aggregation_refuses_methods_that_need_single_updates(tmp_path: Path) -> None:
-    text = f"{THREE}\n[secure_aggregation]\nthreshold = 2\n"
+    text = THREE + secure("threshold = 3")
     assert load_federation(write(tmp_path, text)).secure_aggregation is not None
     with pytest.raises(ConfigError, match="the others need single updates, not 'fedex'"):
         load_federation(write(tmp_path, text.replace("[rounds]", '[rounds]\nmethod = "fedex"')))
