@@ -32,6 +32,7 @@ from shared.protocol import EvaluateRequest, QueryRequest, Reply, Request
 from simulations.demo import CONFIG
 from simulations.engine import LocalGrid
 from simulations.experiment import Experiment, load_experiment, open_sites
+from simulations.nodekeys import public_keys
 from simulations.samples import SAMPLES
 
 
@@ -80,7 +81,7 @@ def main(
     demo = load_experiment(CONFIG, data=SAMPLES, limit=8)
     found = {"plain": Measured(), "secure": Measured()}
     for block in range(blocks):
-        for kind, secure in (("plain", None), ("secure", SecureAggregation(threshold=2))):
+        for kind, secure in (("plain", None), ("secure", _secure(demo))):
             announce(f"block {block + 1} of {blocks}: {kind}")
             measure(_experiment(demo, number, secure), found[kind])
     rows: list[list[Any]] = []
@@ -119,10 +120,15 @@ def measure(experiment: Experiment, found: Measured) -> None:
     found.up.append(grid.up / len(seconds) / 1e3)
 
 
+def _secure(demo: Experiment) -> SecureAggregation:
+    names = demo.federation.rounds.institutions
+    return SecureAggregation(threshold=len(names), keys=public_keys(names))
+
+
 def _experiment(demo: Experiment, number: int, secure: SecureAggregation | None) -> Experiment:
     values = demo.federation.model_dump(mode="json", exclude_none=True)
     values["training"]["epochs_per_round"] = 0
-    values["rounds"] |= {"count": number, "quorum": 2}
+    values["rounds"] |= {"count": number, "quorum": 3}
     values["secure_aggregation"] = secure
     return demo.model_copy(update={"federation": Federation.model_validate(values)})
 

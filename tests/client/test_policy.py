@@ -299,7 +299,7 @@ def test_a_refusal_has_a_kind_and_no_path(make_site: MakeSite, monkeypatch: pyte
 
 def test_a_masked_update_is_held_to_the_cap_too(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> None:
     site = make_site("clauses", policy=Policy(max_upload_bytes=1000))
-    request = MaskRequest(spec_digest=site.federation.digest, round=1, shares={}, weights={})
+    request = MaskRequest(spec_digest=site.federation.digest, run="r", round=1, sharers=[])
     for size, expected in ((1000, MaskReply), (1001, Refusal)):
         masked = MaskReply(institution="hospital", round=1, update=b"m" * size)
         monkeypatch.setattr(SecureRounds, "answer", Mock(return_value=masked))

@@ -67,7 +67,7 @@ def test_ranks_are_described_in_a_few_words() -> None:
 
 PRUNED = {"type": "adalora", "rank": 4}
 PRIVATE = {"rounds": {"weighting": "equal"}, "training": {"weight_decay": 0.0}}
-SECURE = {"rounds": {"institutions": ["a", "b", "c"], "quorum": 2}}
+SECURE = {"rounds": {"institutions": ["a", "b", "c"], "quorum": 3}}
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ SECURE = {"rounds": {"institutions": ["a", "b", "c"], "quorum": 2}}
         ({"adapter": {"type": "lora", "target_rank": 2}}, "only type 'adalora' has one"),
         ({"adapter": {**PRUNED, "warmup_rounds": 5}}, "at most rounds.count, 6, together, not 5 and 2"),
         ({"privacy": {"noise_multiplier": 1.0}} | PRIVATE, r"\[privacy\] must not be given"),
-        ({"secure_aggregation": {"threshold": 2}} | SECURE, r"\[secure_aggregation\] must not be given"),
+        ({"secure_aggregation": {"threshold": 3}} | SECURE, r"\[secure_aggregation\] must not be given"),
         ({"personal": {"keep": ["B"]}}, "both factors of a component are pruned together"),
         ({"rounds": {"patience": 2}}, "rounds.patience must be 0"),
     ],

@@ -30,12 +30,27 @@ MESSAGES: list[Any] = [
         seconds=1.5,
         sealing_key="02aa",
         masking_key="03bb",
+        labels={"t": ["a"]},
+        signature="dd",
     ),
-    protocol.SharesRequest(spec_digest="d" * 64, round=1, sealing_keys={"bank": "02aa"}, masking_keys={"bank": "03bb"}),
+    protocol.SharesRequest(
+        spec_digest="d" * 64,
+        run="r1",
+        round=1,
+        sealing_keys={"bank": "02aa"},
+        masking_keys={"bank": "03bb"},
+        examples={"bank": {"t": 3}},
+        labels={"bank": {"t": ["a"]}},
+        signatures={"bank": "dd"},
+    ),
     protocol.SharesReply(institution="bank", round=1, commitment="cc", shares={"clinic": "sealed"}),
-    protocol.MaskRequest(spec_digest="d" * 64, round=1, shares={"clinic": "sealed"}, weights={"adapter/a": [0.5]}),
+    protocol.OpenRequest(spec_digest="d" * 64, run="r1", round=1, shares={"clinic": "sealed"}),
+    protocol.OpenReply(institution="bank", round=1, unopened=["clinic"]),
+    protocol.MaskRequest(spec_digest="d" * 64, run="r1", round=1, sharers=["bank", "clinic"]),
     protocol.MaskReply(institution="bank", round=1, update=b"\x00\xff"),
-    protocol.UnmaskRequest(spec_digest="d" * 64, round=1, survivors=["bank"]),
+    protocol.ConfirmRequest(spec_digest="d" * 64, run="r1", round=1, survivors=["bank"]),
+    protocol.ConfirmReply(institution="bank", round=1, signature="dd"),
+    protocol.UnmaskRequest(spec_digest="d" * 64, run="r1", round=1, signatures={"bank": "dd"}),
     protocol.UnmaskReply(institution="bank", round=1, seeds={"bank": "00"}, keys={"clinic": "01"}),
 ]
 
@@ -63,7 +78,7 @@ def test_another_kind_is_refused() -> None:
 def test_another_version_is_refused() -> None:
     records = protocol.encode(MESSAGES[0])
     records["header"] = ConfigRecord(dict(records.config_records["header"]) | {"version": 99})
-    with pytest.raises(ProtocolError, match="version 1, but the message is version '99'"):
+    with pytest.raises(ProtocolError, match="version 2, but the message is version '99'"):
         protocol.decode(records, protocol.QueryRequest)
 
 
@@ -71,8 +86,8 @@ def test_another_version_is_refused() -> None:
     "header",
     [
         {},
-        {"version": 1},
-        {"version": 1, "kind": "QueryReply", "body": "not JSON"},
+        {"version": 2},
+        {"version": 2, "kind": "QueryReply", "body": "not JSON"},
     ],
 )
 def test_a_malformed_message_is_refused(header: dict[str, Any]) -> None:

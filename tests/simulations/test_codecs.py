@@ -16,10 +16,11 @@ from shared.codec import Arrays, CodecName, Coding, StateCodec
 from shared.federation import Federation
 from shared.model import build_model
 from simulations.engine import LocalGrid, run_on
+from simulations.nodekeys import node_key
 
 UP, DOWN = get_args(CodecName), get_args(StateCodec)
 HELD = {"hospital": ("clauses", "entities"), "law_firm": ("clauses",), "bank": ("entities",)}
-SECURE = {"quorum": 2, "weighting": "equal", "method": "fedavg"}
+SECURE = {"quorum": 3, "weighting": "equal", "method": "fedavg"}
 Make = Callable[..., tuple[Federation, dict[str, Site], Arrays]]
 
 
@@ -31,7 +32,9 @@ def make(tiny_federation: Callable[..., Federation], split_data: Callable[..., d
         federation, sites = tiny_federation(HELD, wire=wire, **tables), {}
         model = build_model(federation)
         for name, tasks in HELD.items():
-            sites[name] = build_site(Institution(name=name, data=split_data(name, tasks)), federation, model)
+            sites[name] = build_site(
+                Institution(name=name, data=split_data(name, tasks)), federation, model, node_key=node_key(name)
+            )
         return federation, sites, get_state(model)
 
     return build
@@ -122,7 +125,7 @@ def test_what_top_k_leaves_out_is_kept_and_sent_later(store: Store, make: Make, 
 
 
 def test_compression_goes_with_masked_sums(store: Store, make: Make) -> None:
-    secure = {"secure_aggregation": {"threshold": 2, "clip": 8.0}, "rounds": SECURE}
+    secure = {"secure_aggregation": {"threshold": 3, "clip": 8.0}, "rounds": SECURE}
     plain = run(store, make({"up": "float32", "down": "float32"}, **secure))
     packed = run(store, make({"up": "float32", "down": "float32", "compress": True}, **secure))
     assert {row["status"] for row in store.rows(replies, packed)} == {"ok"}
@@ -134,7 +137,7 @@ def test_compression_goes_with_masked_sums(store: Store, make: Make) -> None:
 @pytest.mark.parametrize(
     ("wire", "tables", "said"),
     [
-        ({"up": "int8"}, {"secure_aggregation": {"threshold": 2}, "rounds": SECURE}, "since sums travel as integers"),
+        ({"up": "int8"}, {"secure_aggregation": {"threshold": 3}, "rounds": SECURE}, "since sums travel as integers"),
         ({"up": "top-k"}, {"rounds": {"method": "flora"}}, "it begins A and B anew in every round"),
         ({"up": "top-k"}, {"rounds": {"method": "fedsvd"}}, "'int4' would do"),
         ({"down": "int8"}, {"adapter": {"type": "adalora"}}, "wire.down must not be 'int8': factors that are cut"),

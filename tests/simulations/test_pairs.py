@@ -17,13 +17,14 @@ from shared.filters import FilterName
 from shared.methods import MethodName
 from shared.model import build_model
 from simulations.engine import LocalGrid, run_on
+from simulations.nodekeys import node_key
 
 HELD = {"hospital": ("clauses", "entities"), "law_firm": ("clauses",), "bank": ("entities", "clauses")}
 SGD = {"optimizer": "sgd", "momentum": 0.0, "learning_rate": 1e-2}
 EQUAL = {"weighting": "equal"}
 FEATURES: dict[str, dict[str, Any]] = {
     "privacy": {"privacy": {"epsilon": 8.0}, "training": {"weight_decay": 0.0}, "rounds": EQUAL},
-    "secure aggregation": {"secure_aggregation": {"threshold": 2}, "rounds": {"quorum": 2}},
+    "secure aggregation": {"secure_aggregation": {"threshold": 3}, "rounds": {"quorum": 3}},
     "scaffold": {"training": SGD | {"scaffold": True}, "rounds": EQUAL},
     "fedprox": {"training": {"proximal_mu": 0.1}},
     "fednova": {"rounds": {"normalize_steps": True}},
@@ -73,7 +74,9 @@ def test_what_is_allowed_together_works_together(
         return  # a rule forbids it: tests/shared/federation/test_rules.py
     model, sites = build_model(federation), {}
     for name, tasks in HELD.items():
-        sites[name] = build_site(Institution(name=name, data=split_data(name, tasks)), federation, model)
+        sites[name] = build_site(
+            Institution(name=name, data=split_data(name, tasks)), federation, model, node_key=node_key(name)
+        )
     run_id = run_on(LocalGrid(sites), federation, get_state(model), store)
     assert all(row["status"] == "ok" for row in store.rows(replies, run_id))
     told = [row["value"] for row in store.rows(scores, run_id)]

@@ -31,7 +31,7 @@ def test_a_private_run_of_real_daemons_is_charged_signed_and_seen_as_sums_alone(
         privacy={"epsilon": 4.0, "sampling_rate": 0.5},
         training={"weight_decay": 0.0},
         rounds={"weighting": "equal", "quorum": 3, "method": "fedsvd"},
-        secure_aggregation={"threshold": 2},
+        secure_aggregation={"threshold": 3},
     )
     data = {
         name: {task: {"train": str(write_records(tmp_path / f"{name}-{task}.jsonl", task))} for task in tasks}

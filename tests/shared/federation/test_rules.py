@@ -13,7 +13,7 @@ from shared.methods import METHODS
 THREE = ["hospital", "law_firm", "bank"]
 GIVEN: dict[str, Any] = {
     "privacy": {"privacy": {"epsilon": 3.0}},
-    "secure_aggregation": {"secure_aggregation": {"threshold": 2}},
+    "secure_aggregation": {"secure_aggregation": {"threshold": 3}},
     "robust": {"robust": {"filter": "norm-bound"}},
     "adapter.min_rank": {"adapter": {"min_rank": 2}},
     "training.scaffold": {"training": {"scaffold": True}},
@@ -83,7 +83,7 @@ def test_all_breaches_are_told_at_once(tiny_federation: Callable[..., Federation
     with pytest.raises(ValidationError) as error:
         tiny_federation(privacy={"epsilon": 3.0}, secure_aggregation={"threshold": 1}, training={"scaffold": True})
     with pytest.raises(ValidationError) as error:
-        tiny_federation(privacy={"epsilon": 3.0}, secure_aggregation={"threshold": 2}, training={"scaffold": True})
+        tiny_federation(privacy={"epsilon": 3.0}, secure_aggregation={"threshold": 3}, training={"scaffold": True})
     for told in (
         "with [privacy], rounds.weighting must be 'equal'",
         "with [secure_aggregation], rounds.institutions must name at least 3",
