@@ -37,16 +37,19 @@ def doctor(
 ) -> None:
     """Say whether your data are ready: bad rows, duplicates, leaks between splits, lengths, broken text, labels.
 
+    Under [secure_aggregation] it also shows the fingerprints of the node keys that the federation file names.
+
     Nothing leaves this machine. The exit code is 1 if there is an error, and 0 if there are at most warnings.
     """
     from client.data.verdicts import worst
-    from client.doctor import examine_institution, print_report, report_as_json
+    from client.doctor import agreed_keys, examine_institution, print_report, report_as_json
 
+    keys = agreed_keys(institution)
     report, findings = examine_institution(institution, data)
     if as_json:
-        print_json(report_as_json(report, findings))
+        print_json(report_as_json(report, findings, keys))
     else:
-        print_report(report, findings)
+        print_report(report, findings, keys)
     if worst(findings) == "error":
         raise typer.Exit(1)
 

@@ -1,7 +1,7 @@
 """`collegium client doctor`: the text readiness report of an institution's own files, for its own eyes."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,11 @@ from typing import Any
 from client.data.readiness import Report, summary, survey
 from client.data.verdicts import VERDICTS, Finding, judge, worst
 from client.institution import load_institution
+from client.keys import check_agreed_key, read_public_key
 from shared.backbone import load_tokenizer
 from shared.console import print_table
 from shared.federation import load_federation
+from shared.nodekeys import fingerprint
 from shared.protocol import SPLITS
 from shared.tasks import build_task
 
@@ -40,18 +42,33 @@ def examine_institution(path: Path, data: Path | None = None) -> tuple[Report, l
     return report, judge(report)
 
 
-def report_as_json(report: Report, findings: Sequence[Finding]) -> dict[str, Any]:
-    """As plain data: the verdict, the findings, all numbers, and the summary that the coordinator may get."""
+def agreed_keys(path: Path) -> dict[str, str]:
+    """Fingerprints of the node keys that the agreement names; none without [secure_aggregation].
+
+    Raises:
+        ConfigError, EnrolmentError: Under this institution's name stands another key than its own, or it has none.
+    """
+    institution = load_institution(path)
+    federation = load_federation(institution.federation)
+    if federation.secure_aggregation is None:
+        return {}
+    check_agreed_key(read_public_key(institution.identity.key), institution.name, federation)
+    return {name: fingerprint(key) for name, key in federation.secure_aggregation.keys.items()}
+
+
+def report_as_json(report: Report, findings: Sequence[Finding], keys: Mapping[str, str]) -> dict[str, Any]:
+    """As plain data: verdict, findings, all numbers, the summary that the coordinator may get, agreed node keys."""
     return {
         "verdict": worst(findings),
         "findings": [asdict(finding) for finding in findings],
         "tasks": {name: asdict(task) for name, task in report.items()},
         "summary": summary(report),
+        "node_keys": dict(keys),
     }
 
 
-def print_report(report: Report, findings: Sequence[Finding]) -> None:
-    """Print the numbers, the first bad rows, and a verdict per finding."""
+def print_report(report: Report, findings: Sequence[Finding], keys: Mapping[str, str]) -> None:
+    """Print the numbers, the first bad rows, a verdict per finding, and the agreed node keys."""
     _print_rows(report)
     _print_lengths(report)
     _print_labels(report)
@@ -59,6 +76,9 @@ def print_report(report: Report, findings: Sequence[Finding]) -> None:
     worst_first = sorted(findings, key=lambda finding: -VERDICTS.index(finding.verdict))
     rows = [(f.verdict, f.task, f.split or "all", f.check, f.text) for f in worst_first]
     print_table(("verdict", "task", "split", "check", "finding"), rows, title="Findings", wrapped="finding")
+    if keys:
+        title = "Node keys of the agreement: ask each institution whether its own is right"
+        print_table(("institution", "fingerprint"), list(keys.items()), title=title)
     counts = Counter(finding.verdict for finding in findings)
     print(f"Errors: {counts['error']}, warnings: {counts['warning']}, ok: {counts['ok']}.")
 

@@ -4,13 +4,19 @@ import base64
 import hashlib
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from shared.errors import EnrolmentError
+from shared.errors import ConfigError, EnrolmentError
 from shared.files import check_private
+from shared.nodekeys import fingerprint as agreed_fingerprint
+from shared.nodekeys import line_of
+
+if TYPE_CHECKING:
+    from shared.federation import Federation
 
 
 def generate_node_key(path: Path) -> None:
@@ -100,6 +106,17 @@ def read_private_key(path: Path) -> ec.EllipticCurvePrivateKey:
         )
     check_private(path)
     return private
+
+
+def check_agreed_key(key: ec.EllipticCurvePublicKey, name: str, federation: "Federation") -> None:
+    """Raise ConfigError unless the agreement, if it names keys, names an institution's own key under its name."""
+    agreed = federation.secure_aggregation
+    if agreed is not None and agreed.keys[name] != line_of(key):
+        raise ConfigError(
+            f"Expected the federation file to name this site's own key {fingerprint(key)} under {name} in "
+            f"[secure_aggregation.keys], but it names {agreed_fingerprint(agreed.keys[name])}; do not take part before "
+            "the coordinator has put the key of your .pub file there, or correct identity.key."
+        )
 
 
 def _write_new(path: Path, content: bytes, mode: int) -> None:

@@ -12,12 +12,12 @@ from client.data.loading import load_data
 from client.data.readiness import examine, summary
 from client.institution import Data, Institution, load_institution
 from client.keep import Keep
-from client.keys import read_private_key
+from client.keys import check_agreed_key, read_private_key
 from client.privacy.account import open_account, open_ledger
 from client.privacy.ledger import Ledger
 from client.receipts import Receipts
 from client.requests import Asked
-from client.secagg import SecureRounds, check_own_key
+from client.secagg import SecureRounds
 from client.site import Site
 from shared.adapter import get_state, is_kept
 from shared.errors import ConfigError
@@ -71,7 +71,7 @@ def build_site(
             f"file, but it is {institution.name!r}."
         )
     if node_key is not None:
-        check_own_key(node_key.public_key(), institution.name, federation)
+        check_agreed_key(node_key.public_key(), institution.name, federation)
     sources = _allowed(institution)
     data = load_data(sources, model.tasks, model.tokenizer, federation.backbone.max_length)
     rewordings = {

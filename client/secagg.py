@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from shared import codec, fixedpoint
 from shared.codec import Arrays
-from shared.errors import ConfigError, ProtocolError, RefusalError
+from shared.errors import ProtocolError, RefusalError
 from shared.federation import Federation, SecureAggregation
 from shared.fixedpoint import Shapes
-from shared.nodekeys import fingerprint, is_signed, line_of, sign
+from shared.nodekeys import is_signed, sign
 from shared.protocol import (
     ConfirmReply,
     ConfirmRequest,
@@ -157,17 +157,6 @@ class SecureRounds:
         if self._node_key is None:
             raise RefusalError("This site has no node key to sign with, and takes part in no secure aggregation.")
         return self._node_key
-
-
-def check_own_key(key: ec.EllipticCurvePublicKey, name: str, federation: Federation) -> None:
-    """Raise ConfigError unless the agreement names an institution's own key under its name."""
-    agreed = federation.secure_aggregation
-    if agreed is not None and agreed.keys[name] != line_of(key):
-        raise ConfigError(
-            f"Expected the federation file to name this site's own key {fingerprint(line_of(key))} under {name} in "
-            f"[secure_aggregation.keys], but it names {fingerprint(agreed.keys[name])}; do not take part before the "
-            "coordinator has put the key of your .pub file there, or correct identity.key."
-        )
 
 
 def _share(this: _Round, request: SharesRequest, of: Participant, agreed: SecureAggregation) -> SharesReply:

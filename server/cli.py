@@ -59,7 +59,7 @@ def enrol(
     as_json: JsonOption = False,
 ) -> None:
     """Let an institution in: register its public key under its name."""
-    from server.enrolment.keys import read_public_key
+    from server.enrolment.keys import agreement_line, fingerprint, read_public_key
     from server.home import open_home
     from server.operator import OperatorClient
 
@@ -67,9 +67,11 @@ def enrol(
     with OperatorClient(open_home(home)) as operator:
         node = operator.register_node(name, key)
     if as_json:
-        print_json({"name": name, "node_id": str(node)})
+        print_json({"name": name, "node_id": str(node), "public_key": agreement_line(key)})
     else:
-        announce(f"Enrolled {name}.")
+        announce(f"Enrolled {name}, whose key is {fingerprint(key)}.")
+        announce("Its line of [secure_aggregation.keys], for a federation.toml that has it:")
+        print(f'{name} = "{agreement_line(key)}"')
 
 
 @app.command(epilog="Example: collegium server run coordinator")

@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from shared.errors import EnrolmentError
+from shared.nodekeys import line_of
 
 MAX_BYTES = 16_384
 REMEDY = "ask the institution for the .pub file that `collegium client keygen` wrote"
@@ -50,6 +51,13 @@ def read_public_key(path: Path) -> bytes:
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
         raise EnrolmentError(f"Expected an ECDSA key on curve P-384 in {path}, but it is {_kind(key)}; {REMEDY}.")
     return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def agreement_line(public_key: bytes) -> str:
+    """A PEM public key as `[secure_aggregation.keys]` of the federation file names it."""
+    key = serialization.load_pem_public_key(public_key)
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    return line_of(key)
 
 
 def fingerprint(public_key: bytes) -> str:

@@ -10,8 +10,11 @@ from transformers import BertModel
 from typer.testing import CliRunner
 
 from client.cli import app
+from client.keys import generate_node_key, read_public_key
 from shared.errors import ConfigError
 from shared.federation import Federation
+from shared.nodekeys import fingerprint, line_of
+from simulations.nodekeys import public_keys
 
 WriteRecords = Callable[..., Path]
 
@@ -87,3 +90,28 @@ def test_another_folder_may_hold_the_data(institution: Path, tmp_path: Path) -> 
 def test_an_institution_file_that_is_wrong_is_an_error_of_its_own(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["doctor", str(tmp_path / "none.toml")])
     assert isinstance(result.exception, ConfigError)
+
+
+def test_agreed_node_keys_are_shown_and_held_to_the_sites_own(
+    institution: Path, tiny_federation: Callable[..., Federation]
+) -> None:
+    names, key = ("hospital", "law_firm", "bank"), institution.parent / "node.key"
+    generate_node_key(key)
+    own = line_of(read_public_key(key))
+    keys = public_keys(names) | {"hospital": own}
+    agreed = {"rounds": {"quorum": 3, "method": "fedavg"}, "secure_aggregation": {"threshold": 3, "keys": keys}}
+    for said, federation in (
+        (0, tiny_federation(names, **agreed)),
+        (1, tiny_federation(names, rounds=agreed["rounds"], secure_aggregation={"threshold": 3})),
+    ):
+        content = tomli_w.dumps(federation.model_dump(mode="json", exclude_none=True))
+        (institution.parent / "federation.toml").write_text(content, encoding="utf-8")
+        result = CliRunner().invoke(app, ["doctor", str(institution), "--json"])
+        assert result.exit_code == said
+        if said == 0:
+            assert json.loads(result.stdout)["node_keys"] == {name: fingerprint(line) for name, line in keys.items()}
+            shown = CliRunner().invoke(app, ["doctor", str(institution)])
+            assert fingerprint(own) in shown.output
+        else:
+            assert isinstance(result.exception, ConfigError)
+            assert f"own key {fingerprint(own)} under hospital" in str(result.exception)

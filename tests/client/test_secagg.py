@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.secagg import Participant, SecureRounds, check_own_key
+from client.keys import check_agreed_key
+from client.secagg import Participant, SecureRounds
 from shared import codec, protocol
 from shared.errors import ConfigError, ProtocolError, RefusalError
 from shared.federation import Federation
@@ -156,8 +157,9 @@ def test_a_whole_round_by_hand(sites: Sites) -> None:
 
 
 def test_an_update_is_masked_once(sites: Sites) -> None:
-    for ready in (lambda: None, sites.share):
-        ready()
+    for shared in (False, True):
+        if shared:
+            sites.share()
         with pytest.raises(ProtocolError, match="masked once, after shares are opened"):
             sites.ask("bank", sites.mask_request())
     sites.open()
@@ -329,9 +331,9 @@ def test_it_needs_a_federation_that_agreed_and_a_key(sites: Sites, tiny_federati
 
 
 def test_the_agreement_must_name_the_sites_own_key(sites: Sites) -> None:
-    check_own_key(node_key("bank").public_key(), "bank", sites.federation)
+    check_agreed_key(node_key("bank").public_key(), "bank", sites.federation)
     with pytest.raises(ConfigError, match=r"own key SHA256:.* under bank in .secure_aggregation.keys"):
-        check_own_key(node_key("clinic").public_key(), "bank", sites.federation)
+        check_agreed_key(node_key("clinic").public_key(), "bank", sites.federation)
 
 
 def test_cut_values_are_logged(sites: Sites, caplog: pytest.LogCaptureFixture) -> None:

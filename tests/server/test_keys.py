@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from flwr.cli.supernode.register import try_load_public_key
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
-from server.enrolment.keys import fingerprint, read_public_key
+from server.enrolment.keys import agreement_line, fingerprint, read_public_key
 from shared.errors import EnrolmentError
 
 OpenSsh = (serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
@@ -23,6 +23,7 @@ def test_a_good_key_is_read_as_flower_reads_it(key: ec.EllipticCurvePrivateKey, 
     path = tmp_path / "hospital.pub"
     path.write_bytes(key.public_key().public_bytes(*OpenSsh) + b" hospital@example\n")
     assert read_public_key(path) == public_key_to_bytes(key.public_key()) == try_load_public_key(path)
+    assert agreement_line(read_public_key(path)).encode() == key.public_key().public_bytes(*OpenSsh)
 
 
 @pytest.mark.parametrize("form", ["PKCS8", "TraditionalOpenSSL", "OpenSSH"])

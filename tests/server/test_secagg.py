@@ -96,8 +96,8 @@ class Institution:
             )
             if self.federation.secure_aggregation is None:
                 return reply
-            labels = {task: sorted(counts) for task, counts in LABELS.get(self.name, {}).items()}
-            return self.secure.keep(reply, self.federation, {}, run=request.run, labels=labels)
+            annotated = {task: sorted(counts) for task, counts in LABELS.get(self.name, {}).items()}
+            return self.secure.keep(reply, self.federation, {}, run=request.run, labels=annotated)
         assert not isinstance(request, EvaluateRequest)  # nobody has records to score
         return self.secure.answer(request, Participant(self.name, self.federation, SHAPES, self.outputs))
 
@@ -406,6 +406,17 @@ def test_a_sum_of_which_one_would_be_too_much_is_given_up(store: Store, go: Call
     """Hospital masks the head of entities with clinic, and is lost: clinic's update of it would be bare."""
     with pytest.raises(QuorumError, match=r"more than 0.5 .* in the (adapter|head of entities)"):
         go(change=lose("hospital", MaskRequest), rounds={"max_share": 0.5})
+
+
+@pytest.mark.parametrize("weighting", ["tasks", "examples"])
+def test_counts_are_cut_as_without(
+    store: Store, go: Callable[..., Any], weighting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(LABELS, "bank")  # rows that not all annotate are cut once more
+    agreed = {"weighting": weighting, "max_share": 0.5}
+    secure, _ = go(rounds=agreed)
+    plain, _ = go(secure=False, rounds=agreed)
+    assert_equal(store.load_checkpoint(plain, 1), store.load_checkpoint(secure, 1))
 
 
 def test_nothing_that_the_coordinator_sees_is_an_update(store: Store, go: Callable[..., Any]) -> None:

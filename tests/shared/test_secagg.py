@@ -333,8 +333,8 @@ def test_a_false_directory_is_refused(three: Three) -> None:
     keys, directory, _ = three
     mine, other = directory["bank"], directory["clinic"]
 
-    def check(changed: Mapping[str, Member], context: Context = CONTEXT) -> None:
-        check_directory(directory | changed, context, node_keys=NODE_KEYS, threshold=3)
+    def check(changed: dict[str, Member]) -> None:
+        check_directory(directory | changed, CONTEXT, node_keys=NODE_KEYS, threshold=3)
 
     def signed(name: str, sealing: str, masking: str) -> dict[str, Member]:
         public = PublicKeys(sealing, masking)

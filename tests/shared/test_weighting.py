@@ -78,7 +78,7 @@ def test_nobody_weighs_more_than_the_share() -> None:
                 for name, of in HELD.items()
             }
             for weighting in ("tasks", "examples", "equal"):
-                weights = shares(held, weighting, most)  # type: ignore[arg-type]
+                weights = shares(held, weighting, most)
                 check_shares(weights, held, most=most)
                 for array in SHAPES:
                     total = np.sum([own[array] for own in weights.values()], axis=0)

@@ -254,8 +254,8 @@ def test_secure_aggregation_of_what_is_shared(
     secure, grid = run(make(THREE, **tables, secure_aggregation={"threshold": 3}))
     assert not any(isinstance(reply, protocol.TrainReply) for _, _, reply in grid.said)
     masked = {len(reply.update) for _, _, reply in grid.said if isinstance(reply, protocol.MaskReply)}
-    method, state = make(THREE, **tables).federation.method, store.load_checkpoint(secure, 1)
-    sizes = [array.size + 1 for name, array in state.items() if is_sent(name, method, 1)]  # and its weight
+    trained, state = make(THREE, **tables).federation.method, store.load_checkpoint(secure, 1)
+    sizes = [array.size + 1 for name, array in state.items() if is_sent(name, trained, 1)]  # and its weight
     assert masked == {4 * sum(sizes)}, "no head is in a masked update"
     one, other = store.load_checkpoint(plain, 1), store.load_checkpoint(secure, 1)
     assert max(float(np.abs(one[name] - other[name]).max()) for name in one) < 2**-20
