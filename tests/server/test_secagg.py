@@ -299,7 +299,7 @@ def negated_key(reply: TrainedReply) -> TrainedReply:
 BAD: dict[str, tuple[type[Any], Callable[[Any], Any], str]] = {
     "twice the same key": (TrainedReply, other_keys, "one came twice"),
     "the same key negated": (TrainedReply, negated_key, "beside its negation"),
-    "in other letters": (TrainedReply, lambda r: replace(r, sealing_key=r.sealing_key.upper()), "P-256"),
+    "in other letters": (TrainedReply, lambda r: replace(r, sealing_key=r.sealing_key.upper()), "in sealing_key"),
     "not signed": (TrainedReply, lambda r: replace(r, signature=""), "that hospital has signed"),
     "another's signature": (TrainedReply, lambda r: replace(r, examples=dict.fromkeys(r.examples, 1)), "has signed"),
     "other labels": (TrainedReply, lambda r: replace(r, labels={"clauses": ["strange"]}), "annotates others"),
