@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from client.data.holdout import find_key, key_of_seed
 from client.data.readiness import Report, summary, survey
 from client.data.verdicts import VERDICTS, Finding, judge, worst
 from client.institution import load_institution
@@ -26,19 +27,24 @@ LABELS_SHOWN = 20
 def examine_institution(path: Path, data: Path | None = None) -> tuple[Report, list[Finding]]:
     """Survey the files that `institution.toml` names, and judge them; of the backbone only the tokenizer is loaded.
 
+    The site's key decides who is held out; until the daemon's first start has made it, another stands for it.
+
     Args:
         path: `institution.toml`.
         data: Folder that relative paths of data files start from, instead of the file's own.
 
     Raises:
         ConfigError, BackboneError: The institution's file, the federation file or the backbone is wrong.
+        StoreError: The key of the splits is no key.
     """
     institution = load_institution(path, data=data)
     federation = load_federation(institution.federation)
     backbone = federation.backbone
     tokenizer = load_tokenizer(institution.backbone or backbone.name, backbone.sha256)
     tasks = {name: build_task(name, spec) for name, spec in federation.tasks.items()}
-    report = survey(institution.data, tasks, tokenizer, backbone.max_length)
+    key = find_key(institution.runtime.state) or key_of_seed(federation.seed)
+    private = federation.privacy is not None
+    report = survey(institution.data, tasks, tokenizer, backbone.max_length, key, private=private)
     return report, judge(report)
 
 

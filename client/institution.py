@@ -34,11 +34,14 @@ class Data(Model):
     train: Path
     """What it trains on: .jsonl, .jsonl.gz, .csv or .parquet."""
     validation: Path | None = None
-    """Chooses the best round; without it, a fixed tenth of `train` is held out."""
+    """Chooses the best round; without it, about a tenth of the owners of `train` is held out, by a key of this site."""
     test: Path | None = None
     """Reported before and after; never trained on nor chosen by."""
-    limit: Annotated[int, Field(ge=1)] | None = None
-    """Use at most this many records of each split, a fixed random choice."""
+    limit: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Use at most this many records of each split or, below 1, about this share of the owners; by the same key.
+
+    Under [privacy] it must be a share: whom a number leaves out depends on the other owners.
+    """
     annotates: tuple[str, ...] | None = None
     """The labels or entity types that this site annotates, where that is not all of the federation's.
 

@@ -7,6 +7,7 @@ import torch
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from client.augmentation import open_rewording
+from client.data.holdout import check_limit, key_of_seed, open_key
 from client.data.identity import count_owners
 from client.data.loading import load_data
 from client.data.readiness import examine, summary
@@ -35,7 +36,7 @@ def open_site(path: Path, *, model: MultiTaskModel | None = None) -> Site:
         model: A model of the same federation to share instead of loading one (the simulator does).
 
     Raises:
-        ConfigError, DataError, BackboneError: What is wrong, in one sentence.
+        ConfigError, DataError, BackboneError, StoreError: What is wrong, in one sentence.
     """
     institution = load_institution(path)
     receipts = Receipts(institution.runtime.state, institution.identity.key)
@@ -43,7 +44,10 @@ def open_site(path: Path, *, model: MultiTaskModel | None = None) -> Site:
     ledger = open_ledger(institution.runtime.state) if federation.privacy else None
     node_key = read_private_key(institution.identity.key) if federation.secure_aggregation else None
     model = model or load_model(institution, federation)
-    return build_site(institution, federation, model, receipts=receipts, ledger=ledger, node_key=node_key)
+    split_key = open_key(institution.runtime.state)
+    return build_site(
+        institution, federation, model, receipts=receipts, ledger=ledger, node_key=node_key, split_key=split_key
+    )
 
 
 def build_site(
@@ -54,6 +58,7 @@ def build_site(
     receipts: Receipts | None = None,
     ledger: Ledger | None = None,
     node_key: ec.EllipticCurvePrivateKey | None = None,
+    split_key: bytes | None = None,
 ) -> Site:
     """Read and encode the institution's data for the given model.
 
@@ -64,6 +69,7 @@ def build_site(
         receipts: Where everything that leaves is recorded; None in the simulator, whose policy is checked all the same.
         ledger: Where private training is charged; None in the simulator.
         node_key: With [secure_aggregation], what it signs with; the federation file names its public half.
+        split_key: Decides who is held out (`client.data.holdout`); from the federation's seed if None, as in the simulator.
     """
     if institution.name not in federation.rounds.institutions:
         raise ConfigError(
@@ -73,7 +79,11 @@ def build_site(
     if node_key is not None:
         check_agreed_key(node_key.public_key(), institution.name, federation)
     sources = _allowed(institution)
-    data = load_data(sources, model.tasks, model.tokenizer, federation.backbone.max_length)
+    if ledger:
+        for task, source in sources.items():
+            check_limit(task, source.limit)
+    max_length, split_key = federation.backbone.max_length, split_key or key_of_seed(federation.seed)
+    data = load_data(sources, model.tasks, model.tokenizer, max_length, split_key)
     rewordings = {
         task: open_rewording(source.augmentation, model.tasks[task])
         for task, source in sources.items()
@@ -84,7 +94,7 @@ def build_site(
             model.tasks[name],
             {split: list(enumerate(held.records, 1)) for split, held in splits.items()},
             model.tokenizer,
-            federation.backbone.max_length,
+            max_length,
             annotates=sources[name].annotates,
         )
         for name, splits in data.items()

@@ -14,6 +14,7 @@ from typing import Any
 
 import tomli_w
 
+from client.data.holdout import key_of_seed, write_key
 from client.keys import generate_node_key, read_private_key
 from server.enrolment.keys import read_public_key
 from server.home import ServerHome, init_home, read_settings
@@ -114,6 +115,8 @@ def _make_coordinator(workdir: Path, federation: Federation) -> ServerHome:
 
 def _make_institution(workdir: Path, home: ServerHome, experiment: Experiment, name: str) -> Path:
     folder = workdir / name
+    # The split of the simulator, so that training centrally and in one process can be compared.
+    write_key(folder / "state", key_of_seed(experiment.federation.seed))
     (folder / "federation.toml").write_bytes(home.federation_file.read_bytes())
     (folder / "ca.crt").write_bytes(home.ca_certificate.read_bytes())
     data = {

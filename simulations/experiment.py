@@ -66,7 +66,7 @@ def load_experiment(
     Args:
         path: The experiment file.
         data: The folder that its data paths start from; the file's own if None.
-        limit: Use at most this many records per task and split; a lower limit in the file holds all the same.
+        limit: Use at most this many records per task and split; a lower number in the file holds all the same.
         workdir: Where the parts of a data set are written; a new folder for temporary files if None.
         announce: Told what the institutions of a partition hold.
 
@@ -148,5 +148,6 @@ def _anchored(source: Data, folder: Path, limit: int | None) -> Data:
     if source.augmentation and source.augmentation.synonyms:
         synonyms = folder / source.augmentation.synonyms
         changed["augmentation"] = source.augmentation.model_copy(update={"synonyms": synonyms})
-    fewest = min((bound for bound in (source.limit, limit) if bound), default=None)
-    return source.model_copy(update=changed | {"limit": fewest})
+    if limit and (source.limit is None or source.limit < 1 or source.limit > limit):
+        changed["limit"] = limit
+    return source.model_copy(update=changed)

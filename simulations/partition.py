@@ -16,6 +16,8 @@ from typing import Annotated, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
+from client.data.holdout import keep, key_of_seed
+from client.data.identity import normalise, owner_of
 from client.data.loading import paths_of, read_records
 from client.institution import Data
 from shared.config import Model
@@ -81,9 +83,13 @@ def partition(split: Partition, task: Task, folder: Path, announce: Callable[[st
         ConfigError: The task has no labels to split by, or there are too few records for so many institutions.
         DataError: A file or a record is wrong, or lacks `field`.
     """
+
+    def owner(record: Record) -> str:
+        return owner_of(record, task, split.data.group_by)
+
     rng = np.random.default_rng(split.seed)
     held: dict[Split, list[Record]] = {
-        name: _limited(read_records(path, task, split.data), split.data.limit, rng)
+        name: keep(read_records(path, task, split.data), split.data.limit, owner, key_of_seed(split.seed))
         for name, path in paths_of(split.data).items()
     }
     shares = assign(split, task, held, rng)
@@ -195,19 +201,13 @@ def _by_field(
 
 
 def _value(split: Partition, task: Task, name: Split, record: Record) -> str:
-    value = record.get(split.field or "")
-    if value is None or value == "":
+    try:
+        return normalise(record.get(split.field or ""))
+    except ValueError as error:
         raise DataError(
             f"Expected {split.field!r} in every {name} record of {task.name} that partition.{task.name} splits by it, "
-            f"but one has only {sorted(record)}; name another field."
-        )
-    return str(value)
-
-
-def _limited(records: list[Record], limit: int | None, rng: np.random.Generator) -> list[Record]:
-    if limit is None or len(records) <= limit:
-        return records
-    return [records[i] for i in np.sort(rng.permutation(len(records))[:limit])]
+            f"but {error} in one of only {sorted(record)}; name another field."
+        ) from None
 
 
 def _described(task: Task, records: Sequence[Record], rows: Rows) -> str:

@@ -4,11 +4,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
-import numpy as np
 from transformers import PreTrainedTokenizerFast
 
+from client.data.holdout import choose
 from client.data.identity import owner_of
 from client.data.sources import BadRow, scan_rows
 from client.institution import Data
@@ -16,13 +15,8 @@ from shared.errors import ConfigError, DataError
 from shared.protocol import Split
 from shared.tasks import Example, Record, Task
 
-HOLD_OUT = 0.1
-"""Share of the training records held out for validation where a site gives no validation file."""
 SHOWN = 5
 """Bad rows spelt out in one error."""
-CHOICE_SEED = 13
-"""Seed of the fixed choices made here: the hold-out and the rows kept under `limit`."""
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -36,9 +30,20 @@ class TaskData:
 
 
 def load_data(
-    data: Mapping[str, Data], tasks: Mapping[str, Task], tokenizer: PreTrainedTokenizerFast, max_length: int
+    data: Mapping[str, Data],
+    tasks: Mapping[str, Task],
+    tokenizer: PreTrainedTokenizerFast,
+    max_length: int,
+    key: bytes,
 ) -> dict[str, dict[Split, TaskData]]:
     """Read, check and encode everything an institution holds, per task and split.
+
+    Args:
+        data: Where it lies.
+        tasks: The federation's.
+        tokenizer: The backbone's.
+        max_length: Longest input in sub-tokens.
+        key: Decides who is held out, and who is left out by `limit` (`client.data.holdout`).
 
     Raises:
         ConfigError: A task is not in the federation, or labels that a site says it annotates or renames are not.
@@ -53,7 +58,7 @@ def load_data(
     return {
         name: {
             split: _encode(records, tasks[name], tokenizer, max_length, source.annotates)
-            for split, records in _read_splits(source, tasks[name]).items()
+            for split, records in _read_splits(source, tasks[name], key).items()
         }
         for name, source in data.items()
     }
@@ -135,28 +140,12 @@ def paths_of(source: Data) -> dict[Split, Path]:
     return {split: path for split, path in paths.items() if path}
 
 
-def choose(files: Mapping[Split, list[T]], limit: int | None) -> dict[Split, list[T]]:
-    """What is used of the files' records: at most `limit` of each, and a tenth of train where validation is missing."""
-    splits = {split: _limit(records, limit) for split, records in files.items()}
-    if "validation" not in splits:
-        order = np.random.default_rng(CHOICE_SEED).permutation(len(splits["train"]))
-        held = set(order[: int(len(order) * HOLD_OUT)].tolist())
-        if held:
-            train = splits["train"]
-            splits["validation"] = [record for i, record in enumerate(train) if i in held]
-            splits["train"] = [record for i, record in enumerate(train) if i not in held]
-    return splits
-
-
-def _read_splits(source: Data, task: Task) -> dict[Split, list[Record]]:
-    return choose({split: read_records(path, task, source) for split, path in paths_of(source).items()}, source.limit)
-
-
-def _limit(records: list[T], limit: int | None) -> list[T]:
-    if limit is None or len(records) <= limit:
-        return records
-    chosen = np.sort(np.random.default_rng(CHOICE_SEED).permutation(len(records))[:limit])
-    return [records[i] for i in chosen]
+def _read_splits(source: Data, task: Task, key: bytes) -> dict[Split, list[Record]]:
+    files = {split: read_records(path, task, source) for split, path in paths_of(source).items()}
+    try:
+        return choose(files, source.limit, lambda record: owner_of(record, task, source.group_by), key)
+    except DataError as error:
+        raise DataError(f"Task {task.name}: {error}") from None
 
 
 def _encode(

@@ -1,19 +1,20 @@
 """The text readiness report: what an institution's files hold, measured before anybody trains on it.
 
 Nothing here raises because of what the data are: a bad row or file is counted, and the survey goes on. Of a task's
-records it looks at those that training would use, as `client.data.loading` chooses them.
+records it looks at those that training would use, as `client.data.holdout` chooses them.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from client.data.identity import hash_texts
-from client.data.loading import CHOICE_SEED, check_labels, check_rows, choose, paths_of
+from client.data.holdout import check_limit, choose
+from client.data.identity import hash_texts, owner_of
+from client.data.loading import check_labels, check_rows, paths_of
 from client.data.quality import troubles_of
 from client.data.sources import BadRow
 from client.institution import Data
@@ -25,6 +26,7 @@ MEASURED = 2000
 """Most records of a split whose length is measured, a fixed random choice; all else is counted over all records."""
 MEASURED_CHARACTERS = 4_000_000
 """Most characters that they have together, so that long documents take no longer than a few seconds."""
+MEASURED_SEED = 13
 UNBOUNDED = 10**6
 """An input length, in sub-tokens, into which every record fits."""
 Row = tuple[int, Record]
@@ -92,28 +94,58 @@ class TaskReport:
     splits: Mapping[Split, SplitReport]
     files: Mapping[Split, FileReport] = field(default_factory=dict)
     refused: str | None = None
-    """Why nothing was read: what is wrong with the task's table in institution.toml."""
+    """Why nothing was used: what is wrong with the task's table in institution.toml, or with what it chooses."""
+    owners: Mapping[Split, "OwnersReport"] = field(default_factory=dict)
+    """Empty without `group_by`."""
+
+
+@dataclass(frozen=True)
+class OwnersReport:
+    """Whose the records of one split are."""
+
+    owners: int
+    trained: tuple[str, ...]
+    """Those of them who are in train too, of whichever task, as `client.data.identity` spells them; none of train."""
 
 
 Report = Mapping[str, TaskReport]
 
 
 def survey(
-    data: Mapping[str, Data], tasks: Mapping[str, Task], tokenizer: PreTrainedTokenizerFast, max_length: int
+    data: Mapping[str, Data],
+    tasks: Mapping[str, Task],
+    tokenizer: PreTrainedTokenizerFast,
+    max_length: int,
+    key: bytes,
+    *,
+    private: bool = False,
 ) -> dict[str, TaskReport]:
-    """Read and examine everything that an institution holds."""
-    report = {}
+    """Read and examine everything that an institution holds.
+
+    Args:
+        data: Where it lies.
+        tasks: The federation's.
+        tokenizer: The backbone's.
+        max_length: Longest input in sub-tokens.
+        key: The site's, by which records are held out.
+        private: Whether the federation has [privacy].
+    """
+    report: dict[str, TaskReport] = {}
+    used: dict[str, dict[Split, list[Row]]] = {}
     for name, source in data.items():
+        files: dict[Split, FileReport] = {}
         try:
-            _check_table(name, source, tasks)
-        except ConfigError as error:
-            report[name] = TaskReport((), max_length, {}, refused=str(error))
+            _check_table(name, source, tasks, private)
+            task, rows = tasks[name], dict[Split, list[Row]]()
+            for split, path in paths_of(source).items():
+                files[split], rows[split] = _read(path, task, source)
+            used[name] = choose(rows, source.limit, _owner_in(source, task), key)
+        except (ConfigError, DataError) as error:
+            report[name] = TaskReport((), max_length, {}, files, refused=str(error))
             continue
-        task, files, rows = tasks[name], {}, {}
-        for split, path in paths_of(source).items():
-            files[split], rows[split] = _read(path, task, source)
-        report[name] = examine(task, choose(rows, source.limit), tokenizer, max_length, files, source.annotates)
-    return report
+        report[name] = examine(task, used[name], tokenizer, max_length, files, source.annotates)
+    owners = _examine_owners(data, tasks, used)
+    return {name: replace(task, owners=owners.get(name, {})) for name, task in report.items()}
 
 
 def examine(
@@ -183,10 +215,35 @@ def share(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
 
 
-def _check_table(name: str, source: Data, tasks: Mapping[str, Task]) -> None:
+def _owner_in(source: Data, task: Task) -> Callable[[Row], str]:
+    return lambda row: owner_of(row[1], task, source.group_by)
+
+
+def _examine_owners(
+    data: Mapping[str, Data], tasks: Mapping[str, Task], used: Mapping[str, Mapping[Split, Sequence[Row]]]
+) -> dict[str, dict[Split, OwnersReport]]:
+    """Per task with owners, and per split."""
+    owners = {
+        name: {split: set(map(_owner_in(data[name], tasks[name]), rows)) for split, rows in splits.items()}
+        for name, splits in used.items()
+        if data[name].group_by
+    }
+    trained = set[str]().union(*(splits["train"] for splits in owners.values()))
+    return {
+        name: {
+            split: OwnersReport(len(held), () if split == "train" else tuple(sorted(held & trained)))
+            for split, held in splits.items()
+        }
+        for name, splits in owners.items()
+    }
+
+
+def _check_table(name: str, source: Data, tasks: Mapping[str, Task], private: bool) -> None:
     if name not in tasks:
         raise ConfigError(f"the federation has no task {name!r}; name the table [data.X] for one of {sorted(tasks)}.")
     check_labels(source, tasks[name])
+    if private:
+        check_limit(name, source.limit)
 
 
 def _read(path: Path, task: Task, source: Data) -> tuple[FileReport, list[Row]]:
@@ -242,7 +299,7 @@ def _examine_split(
 
 def _measure(task: Task, records: Sequence[Record], tokenizer: PreTrainedTokenizerFast, max_length: int) -> Lengths:
     """Encode without a bound, and what is too long with it: more examples are windows, as many have been cut."""
-    order = np.random.default_rng(CHOICE_SEED).permutation(len(records))[:MEASURED].tolist()
+    order = np.random.default_rng(MEASURED_SEED).permutation(len(records))[:MEASURED].tolist()
     characters = np.cumsum([sum(map(len, task.texts_of(records[i]))) for i in order])
     affordable = max(1, int(np.searchsorted(characters, MEASURED_CHARACTERS, side="right")))
     records = [records[i] for i in order[:affordable]]

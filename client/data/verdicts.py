@@ -136,6 +136,21 @@ def _look_for_overlap(task: TaskReport, split: Split, records: SplitReport) -> S
         yield "ok", f"{found}." if records.overlap else "no row is in train too."
 
 
+def _look_at_owners(task: TaskReport, split: Split, records: SplitReport) -> Said:
+    found = task.owners.get(split)
+    if found is None or split == "train":
+        return
+    if found.trained:
+        named = ", ".join(map(repr, found.trained[:SHOWN])) + (", ..." if len(found.trained) > SHOWN else "")
+        yield (
+            "warning",
+            f"{len(found.trained)} of {found.owners} owners are in train too ({named}); keep each to one of the two, "
+            "because they flatter the scores, which under [privacy] then tell of owners who are trained on.",
+        )
+    else:
+        yield "ok", f"none of {found.owners} owners is in train too."
+
+
 def _look_at_lengths(task: TaskReport, split: Split, records: SplitReport) -> Said:
     lengths = records.lengths
     if lengths is None:
@@ -201,6 +216,7 @@ SPLIT_CHECKS: dict[str, Callable[[TaskReport, Split, SplitReport], Said]] = {
     "text": _look_at_text,
     "duplicates": _look_for_duplicates,
     "overlap": _look_for_overlap,
+    "owners": _look_at_owners,
     "length": _look_at_lengths,
     "labels": _look_at_labels,
 }

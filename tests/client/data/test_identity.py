@@ -126,7 +126,6 @@ def test_the_doctor_finds_it_too(tmp_path: Path, tiny_bert: Path) -> None:
         '{"text": "x", "label": "a", "who": null}\n{"text": "y", "label": "a", "who": 7}\n', encoding="utf-8"
     )
     tasks: dict[str, Task] = {"notes": TASK}
-    report = survey(
-        {"notes": Data(train=path, group_by="who")}, tasks, load_tokenizer(str(tiny_bert), fingerprint(tiny_bert)), 32
-    )["notes"]
+    tokenizer = load_tokenizer(str(tiny_bert), fingerprint(tiny_bert))
+    report = survey({"notes": Data(train=path, group_by="who")}, tasks, tokenizer, 32, bytes(32))["notes"]
     assert [number for number, _ in report.files["train"].bad] == [1]

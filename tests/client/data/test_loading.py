@@ -25,7 +25,7 @@ def load(tmp_path: Path, records: list[dict[str, Any]], task: Task = ENTITIES, *
     file = tmp_path / "train.jsonl"
     file.write_text("".join(json.dumps(record) + "\n" for record in records))
     data = {task.name: Data(train=file, **source)}
-    return load_data(data, {task.name: task}, TOKENIZER, 32)[task.name]["train"]
+    return load_data(data, {task.name: task}, TOKENIZER, 32, bytes(32))[task.name]["train"]
 
 
 def tagged(*tags: str) -> dict[str, Any]:

@@ -13,12 +13,14 @@ from transformers import PreTrainedTokenizerFast
 from client.data import readiness
 from client.data.loading import load_data
 from client.data.readiness import examine, summary, survey
+from client.data.verdicts import judge
 from client.institution import Data
 from shared.backbone import fingerprint, load_tokenizer
 from shared.errors import BackboneError
 from shared.tasks import Record, Task, TaskSpec, build_task
 
 MAX_LENGTH = 16
+KEY = bytes(32)
 SPECS: dict[str, dict[str, Any]] = {
     "clauses": {"type": "text-classification", "labels": ["payment", "liability", "notice"]},
     "entities": {"type": "token-classification", "types": ["Drug", "Party"]},
@@ -69,7 +71,7 @@ def test_every_bad_row_of_every_task_is_counted_and_none_stops_the_survey(
             train=write(tmp_path / "e.jsonl", [{"tokens": ["a"], "tags": ["O"]}, {"tokens": ["a"], "tags": []}])
         ),
     }
-    report = survey(data, TASKS, tokenizer, MAX_LENGTH)
+    report = survey(data, TASKS, tokenizer, MAX_LENGTH, KEY)
     files = report["clauses"].files
     assert (files["train"].rows, [number for number, _ in files["train"].bad]) == (
         15,
@@ -86,7 +88,7 @@ def test_every_bad_row_of_every_task_is_counted_and_none_stops_the_survey(
 def test_a_file_that_breaks_off_keeps_what_came_before(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     whole = gzip.compress(b"".join(json.dumps(clause(f"text {n}")).encode() + b"\n" for n in range(5000)))
     (tmp_path / "a.jsonl.gz").write_bytes(whole[: len(whole) // 2])
-    file = survey({"clauses": Data(train=tmp_path / "a.jsonl.gz")}, TASKS, tokenizer, MAX_LENGTH)["clauses"].files[
+    file = survey({"clauses": Data(train=tmp_path / "a.jsonl.gz")}, TASKS, tokenizer, MAX_LENGTH, KEY)["clauses"].files[
         "train"
     ]
     assert "Could not read" in (file.broken or "")
@@ -96,8 +98,8 @@ def test_a_file_that_breaks_off_keeps_what_came_before(tmp_path: Path, tokenizer
 def test_it_looks_at_the_records_that_training_would_use(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     path = write(tmp_path / "a.jsonl", [clause(f"text {n}", "payment" if n % 3 else "notice") for n in range(60)])
     data = {"clauses": Data(train=path, limit=40)}
-    report = survey(data, TASKS, tokenizer, MAX_LENGTH)["clauses"]
-    loaded = load_data(data, TASKS, tokenizer, MAX_LENGTH)["clauses"]
+    report = survey(data, TASKS, tokenizer, MAX_LENGTH, KEY)["clauses"]
+    loaded = load_data(data, TASKS, tokenizer, MAX_LENGTH, KEY)["clauses"]
     assert report.files["train"].rows == 60
     assert "validation" not in report.files
     for split in ("train", "validation"):
@@ -210,7 +212,7 @@ def test_the_summary_is_numbers_alone(tmp_path: Path, tokenizer: PreTrainedToken
         ),
         "gossip": Data(train=tmp_path / "a.jsonl"),
     }
-    numbers = summary(survey(data, TASKS, tokenizer, MAX_LENGTH))
+    numbers = summary(survey(data, TASKS, tokenizer, MAX_LENGTH, KEY))
     assert numbers["clauses"] == {
         "rows": 8,
         "bad_rows": 1,
@@ -232,7 +234,7 @@ def test_the_summary_is_numbers_alone(tmp_path: Path, tokenizer: PreTrainedToken
 def test_what_a_site_does_not_annotate_is_not_missed(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     path = write(tmp_path / "a.jsonl", [{"tokens": ["x"], "tags": ["B-med"]}] * 3)
     source = Data(train=path, annotates=("Drug",), rename={"med": "Drug"})
-    report = survey({"entities": source}, TASKS, tokenizer, MAX_LENGTH)["entities"]
+    report = survey({"entities": source}, TASKS, tokenizer, MAX_LENGTH, KEY)["entities"]
     assert report.labels == ("Drug",)
     assert report.splits["train"].labels == {"Drug": 3}
 
@@ -240,3 +242,51 @@ def test_what_a_site_does_not_annotate_is_not_missed(tmp_path: Path, tokenizer: 
 def test_a_tokenizer_of_another_backbone_is_refused(tiny_bert: Path) -> None:
     with pytest.raises(BackboneError, match="with fingerprint 0000"):
         load_tokenizer(str(tiny_bert), "0" * 64)
+
+
+def test_owners_of_two_splits_are_named(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """In any task's train: a patient whose notes train one task is no judge of another."""
+    notes = [clause(f"text {n}") | {"who": who} for n, who in enumerate(["P-1", "P-2", "P-3", "p-02"])]
+    words = [{"tokens": [f"word{n}"], "tags": ["O"], "patient": who} for n, who in enumerate(["p-4", "p-5"])]
+    data = {
+        "clauses": Data(
+            train=write(tmp_path / "n.jsonl", notes[:2]),
+            validation=write(tmp_path / "v.jsonl", notes[1:]),
+            group_by="who",
+        ),
+        "entities": Data(
+            train=write(tmp_path / "w.jsonl", words),
+            validation=write(tmp_path / "x.jsonl", [words[0] | {"patient": "P-1"}]),
+            test=write(tmp_path / "t.jsonl", [words[0] | {"patient": "P-9"}]),
+            group_by="patient",
+        ),
+        "masks": Data(train=write(tmp_path / "m.jsonl", [{"text": f"text {n}"} for n in range(30)])),
+    }
+    report = survey(data, TASKS, tokenizer, MAX_LENGTH, KEY)
+    found = {
+        (name, split): (each.owners, each.trained)
+        for name, task in report.items()
+        for split, each in task.owners.items()
+    }
+    assert found == {
+        ("clauses", "train"): (2, ()),
+        ("clauses", "validation"): (2, ("p-2",)),
+        ("entities", "train"): (2, ()),
+        ("entities", "validation"): (1, ("p-1",)),
+        ("entities", "test"): (1, ()),
+    }
+    said = {(f.task, f.split, f.verdict): f.text for f in judge(report) if f.check == "owners"}
+    assert said.keys() == {("clauses", "validation", "warning"), ("entities", "validation", "warning")}
+    assert "1 of 2 owners are in train too ('p-2')" in said["clauses", "validation", "warning"]
+
+
+def test_a_table_that_cannot_be_used_is_said(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    path = write(tmp_path / "a.jsonl", [clause(f"text {n}") for n in range(30)])
+    few = Data(train=path, limit=1e-9)
+    report = survey({"clauses": few}, TASKS, tokenizer, MAX_LENGTH, KEY)["clauses"]
+    assert "all 30 are held out or left out" in (report.refused or "")
+    assert report.files["train"].rows == 30
+    for limit, refused in ((20, True), (0.5, False)):
+        data = {"clauses": Data(train=path, limit=limit)}
+        report = survey(data, TASKS, tokenizer, MAX_LENGTH, KEY, private=True)["clauses"]
+        assert ("share below 1 under [privacy]" in (report.refused or "")) == refused

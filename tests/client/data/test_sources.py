@@ -134,13 +134,13 @@ def test_a_tenth_is_held_out_for_validation_and_the_limit_holds(
     tmp_path: Path, model: MultiTaskModel, write_records: Callable[..., Path]
 ) -> None:
     path = write_records(tmp_path / "a.jsonl", "clauses")
-    data = load_data({"clauses": Data(train=path, limit=20)}, model.tasks, model.tokenizer, 64)["clauses"]
-    assert len(data["train"].records) == 18
-    assert len(data["validation"].records) == 2
+    data = load_data({"clauses": Data(train=path, limit=20)}, model.tasks, model.tokenizer, 64, bytes(32))["clauses"]
+    assert len(data["train"].records) + len(data["validation"].records) == 20
+    assert data["validation"].records
     texts = {record["text"] for record in data["train"].records}
     assert not texts & {record["text"] for record in data["validation"].records}
 
 
 def test_a_task_that_the_federation_lacks_is_an_error(tmp_path: Path, model: MultiTaskModel) -> None:
     with pytest.raises(ConfigError, match=r"\['gossip'\] are not"):
-        load_data({"gossip": Data(train=tmp_path / "a.jsonl")}, model.tasks, model.tokenizer, 64)
+        load_data({"gossip": Data(train=tmp_path / "a.jsonl")}, model.tasks, model.tokenizer, 64, bytes(32))
