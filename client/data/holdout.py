@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from shared.errors import ConfigError, DataError, StoreError
+from shared.files import check_private, private_folder
 from shared.protocol import Split
 
 HOLD_OUT = 0.1
@@ -30,6 +31,7 @@ def open_key(state: Path) -> bytes:
 
     Raises:
         StoreError: It cannot be read or written, or is no key.
+        ConfigError: Others may read it.
     """
     if (key := find_key(state)) is None:
         write_key(state, secrets.token_bytes(KEY_BYTES))
@@ -39,11 +41,12 @@ def open_key(state: Path) -> bytes:
 
 
 def find_key(state: Path) -> bytes | None:
-    """The site's key; None if there is none yet, StoreError as `open_key`."""
+    """The site's key; None if there is none yet, errors as `open_key`."""
     path = state / FILE
     with _failing(path):
         if not path.exists():
             return None
+        check_private(path)
         key = path.read_bytes()
     if len(key) != KEY_BYTES:
         raise StoreError(
@@ -133,7 +136,7 @@ def _failing(path: Path) -> Iterator[None]:
 
 def _write_new(path: Path, content: bytes) -> None:
     """Write a file as a whole, for its owner's eyes; one that is there stays."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(path.parent)
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:

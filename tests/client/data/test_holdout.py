@@ -121,10 +121,17 @@ def test_of_two_processes_that_make_it_one_wins(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", bytes(31), bytes(33)])
 def test_a_broken_key_is_not_replaced(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / FILE).write_bytes(content)
+    write_key(tmp_path, content)
     with pytest.raises(StoreError, match=rf"key of 32 bytes in .*{FILE}, but it has {len(content)}"):
         open_key(tmp_path)
     assert (tmp_path / FILE).read_bytes() == content
+
+
+def test_a_key_that_others_can_read_is_not_used(tmp_path: Path) -> None:
+    open_key(tmp_path)
+    (tmp_path / FILE).chmod(0o640)
+    with pytest.raises(ConfigError, match="run `chmod 600"):
+        open_key(tmp_path)
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
