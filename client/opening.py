@@ -69,7 +69,7 @@ def build_site(
         receipts: Where everything that leaves is recorded; None in the simulator, whose policy is checked all the same.
         ledger: Where private training is charged; None in the simulator.
         node_key: With [secure_aggregation], what it signs with; the federation file names its public half.
-        split_key: Decides who is held out (`client.data.holdout`); from the federation's seed if None, as in the simulator.
+        split_key: Decides who is held out (`client.data.holdout`); in the simulator from the federation's seed.
     """
     if institution.name not in federation.rounds.institutions:
         raise ConfigError(

@@ -26,9 +26,8 @@ from flwr.supernode import fleet_http_connection, start_client_internal
 from flwr.supernode.cli.flower_supernode import flower_supernode
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from shared.signing import HEADER, sign_request
-
 from shared.files import private_umask
+from shared.signing import HEADER, sign_request
 
 IDLE_SLEEP = 3
 """What Flower's loop passes to `time.sleep` when the coordinator has no message; it counts as the loop's mark."""
