@@ -81,10 +81,10 @@ def audit(
     data: Annotated[Path | None, typer.Option(help="Experiment: folder that the data paths start from.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Experiment: most records per task and split.")] = None,
     kind: Annotated[
-        Literal["gradient", "text", "secrets"],
-        typer.Option(help="Experiment: canaries that test the trainer, or the whole federation, or planted numbers."),
+        Literal["gradient", "text", "secrets", "site"],
+        typer.Option(help="Experiment: canaries for the trainer, texts or numbers for a federation, or a whole site."),
     ] = "gradient",
-    canaries: Annotated[int | None, typer.Option(min=1, help="Experiment: how many.")] = None,
+    canaries: Annotated[int | None, typer.Option(min=1, help="Experiment: how many, or how many runs.")] = None,
     institution: Annotated[str | None, typer.Option(help="Experiment: whose training data they join.")] = None,
     noise_factor: Annotated[
         float, typer.Option(min=0, help="Experiment: multiply the noise, which the audit should find out.")

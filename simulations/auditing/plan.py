@@ -7,17 +7,18 @@ from typing import Literal
 from shared.errors import ConfigError
 from simulations.experiment import Experiment
 
-Kind = Literal["gradient", "text", "secrets"]
-CANARIES: Mapping[Kind, int] = {"gradient": 1000, "text": 200, "secrets": 20}
-"""How many are planted by default."""
+Kind = Literal["gradient", "text", "secrets", "site"]
+CANARIES: Mapping[Kind, int] = {"gradient": 1000, "text": 200, "secrets": 20, "site": 200}
+"""How many are planted by default; of `site`, how many runs there are with or without an owner."""
 FEWEST = 20
 """With fewer canaries, all in or all out is too likely."""
 SUITABLE: Mapping[Kind, tuple[str, ...]] = {
     "gradient": (),
+    "site": (),
     "text": ("text-classification",),
     "secrets": ("text-classification", "fill-mask"),
 }
-"""Types of task that canaries of a kind can be planted in."""
+"""Types of task that canaries of a kind can be planted in; none where they are of no single task."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,10 @@ class Plan:
     """What to plant."""
 
     kind: Kind = "gradient"
-    """`gradient`: worst cases that test the trainer; `text` and `secrets`: records that test all of a federation."""
+    """`gradient`: worst cases that test the trainer; `text` and `secrets`: records that test all of a federation.
+
+    `site`: one owner of the institution's own, who tests all that it does from its files to the update that leaves.
+    """
     canaries: int | None = None
     """How many; as in CANARIES if None."""
     institution: str | None = None
@@ -50,20 +54,25 @@ def choose(experiment: Experiment, plan: Plan) -> tuple[str, str | None]:
         raise ConfigError(f"Expected --institution to be one of {sorted(held)}, but {plan.institution!r} came.")
     if plan.canaries is not None and plan.canaries < FEWEST:
         raise ConfigError(f"Expected at least {FEWEST} canaries, but {plan.canaries} came; raise --canaries.")
-    if federation.privacy is None and (plan.kind == "gradient" or plan.noise_factor != 1):
+    if federation.privacy is None and (plan.kind in ("gradient", "site") or plan.noise_factor != 1):
         raise ConfigError(
-            "Expected an experiment with [federation.privacy] for gradient canaries and for --noise-factor, but it has "
-            "none; add the table, or plant --kind text."
+            "Expected an experiment with [federation.privacy] for --kind gradient, --kind site and --noise-factor, but "
+            "it has none; add the table, or plant --kind text."
         )
-    if plan.kind != "gradient" and federation.method.keeps:
+    if SUITABLE[plan.kind] and federation.method.keeps:
         raise ConfigError(
             f"Expected a federation with a global model to audit by --kind {plan.kind}, but institutions keep "
             f"{' and '.join(federation.method.keeps)} at home; audit one without [personal] keep."
         )
+    if plan.kind == "site" and federation.method.folds:
+        raise ConfigError(
+            "Expected a rounds.method that leaves the frozen weights alone for --kind site, but it is "
+            f"{federation.method_name!r}; audit another, such as 'fedsvd'."
+        )
     names = [plan.institution] if plan.institution is not None else list(held)
-    if plan.kind == "gradient":
+    if not SUITABLE[plan.kind]:
         if plan.task is not None:
-            raise ConfigError("Expected no --task with --kind gradient, whose canaries have a task to themselves.")
+            raise ConfigError(f"Expected no --task with --kind {plan.kind}, which is of no single task.")
         return names[0], None
     types = SUITABLE[plan.kind]
     for name in names:

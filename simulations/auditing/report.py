@@ -35,12 +35,15 @@ KINDS = {
     "attacker sees",
     "secrets": "synthetic personal numbers in sentences, in a run of the whole federation, whose last state the "
     "attacker sees",
+    "site": "the whole way of the files to the updates, with one owner or without, all of which the attacker knows but "
+    "that",
 }
 
 SCORES = {
     "gradient": "contributions of one owner, summed over all steps, with the noise",
     "text": "fall of the loss from the initial state to the last",
     "secrets": "fall of the loss from the initial state to the last",
+    "site": "how far the updates went the owner's way, with the noise",
 }
 
 
@@ -124,12 +127,13 @@ def page(audit: Audit) -> str:
 def _training_body(audit: TrainingAudit) -> str:
     total = len(audit.scores_in) + len(audit.scores_out)
     where = f"{audit.institution}, task {audit.task}" if audit.task else audit.institution
+    counted = "runs" if audit.kind == "site" else "canaries"
     values = {"lower bound": audit.bound.epsilon}
     if audit.reported is not None:
         values["reported"] = audit.reported
     values["provable at most"] = audit.bound.ceiling
     intro = (
-        f"{total} canaries at {where}: {KINDS[audit.kind]}. Each was in or out by a fair coin. Delta {audit.delta:g}"
+        f"{total} {counted} at {where}: {KINDS[audit.kind]}. Each was in or out by a fair coin. Delta {audit.delta:g}"
         + (f"; the noise was multiplied by {audit.noise_factor:g} to test the audit" if audit.noise_factor != 1 else "")
         + "."
     )

@@ -40,6 +40,7 @@ from simulations.auditing.losses import record_losses
 from simulations.auditing.membership import Membership, measure_membership
 from simulations.auditing.plan import CANARIES, Kind, Plan, choose
 from simulations.auditing.planting import plant, weaken
+from simulations.auditing.site import audit_site
 from simulations.engine import run_federation
 from simulations.experiment import Experiment, load_experiment, open_sites
 
@@ -106,14 +107,17 @@ def audit_training(
     rng = np.random.default_rng(plan.seed)
     count = CANARIES[plan.kind] if plan.canaries is None else plan.canaries
     included = toss(count, rng)
-    announce(f"{int(included.sum())} of {count} {plan.kind} canaries join the training data of {institution}")
     model = build_model(federation)
     found: tuple[Floats, float | None, Floats]
+    files = Institution(name=institution, data=experiment.institutions[institution])
     if plan.kind == "gradient":
-        site = build_site(Institution(name=institution, data=experiment.institutions[institution]), federation, model)
-        found = *_audit_gradients(site, included, plan, announce), np.zeros(0)
+        found = *_audit_gradients(build_site(files, federation, model), included, plan, announce), np.zeros(0)
+    elif plan.kind == "site":
+        options: dict[str, Any] = {"noise_factor": plan.noise_factor, "workdir": workdir, "announce": announce}
+        found = *audit_site(files, federation, model, included, **options), np.zeros(0)
     else:
         assert task
+        announce(f"{int(included.sum())} of {count} {plan.kind} canaries join the training data of {institution}")
         found = _audit_records(experiment, model, institution, task, included, plan, rng, workdir, announce)
     scores, reported, exposures = found
     delta = federation.privacy.delta if federation.privacy else DELTA
@@ -138,6 +142,7 @@ def _audit_gradients(site: Site, included: Bools, plan: Plan, announce: Callable
     A canary's score is the sum over all steps of its coordinate in the noisy gradients, in contributions of one owner.
     """
     model, federation = site.model, site.federation
+    announce(f"{int(included.sum())} of {len(included)} gradient canaries join the training data of {site.name}")
     tag = Dirac(len(included))
     model.tasks[DIRAC] = tag
     model.heads[DIRAC] = tag.head(torch.empty(0), 0.0).to(model.device)
