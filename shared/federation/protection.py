@@ -26,7 +26,10 @@ class Privacy(Model):
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     """Of (epsilon, delta); below one over the number of owners."""
     sampling_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """Chance of an owner to be in a step (Poisson sampling): large, since a step's noise does not grow with it."""
+    """Chance of an owner to be in a step (Poisson sampling): large, since a step's noise does not grow with it.
+
+    1 is everybody in every step, `epochs_per_round` of them: what they cost together is exact.
+    """
     clipping: Literal["flat", "automatic"] = "flat"
     """`flat` scales an owner's gradient down to `clip`; `automatic` scales every one to almost 1 (Bu et al. 2022)."""
     clip: Annotated[float, Field(gt=0)] = 1.0
