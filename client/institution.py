@@ -40,7 +40,7 @@ class Data(Model):
     limit: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | None = None
     """Use at most this many records of each split or, below 1, about this share of the owners; by the same key.
 
-    Under [privacy] it must be a share: whom a number leaves out depends on the other owners.
+    Under [privacy] a site's daemon takes a share only: whom a number leaves out depends on the other owners.
     """
     annotates: tuple[str, ...] | None = None
     """The labels or entity types that this site annotates, where that is not all of the federation's.
