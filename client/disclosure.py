@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from client.policy import Owners, Policy, offered
 from client.requests import Purpose
-from shared.protocol import EvaluateReply, QueryReply, Scored, TrainReply
+from shared.protocol import EvaluateReply, QueryReply, Scored, Split, TrainReply
 
 K = TypeVar("K")
 Scores = Mapping[str, Mapping[str, float]]
@@ -18,7 +18,7 @@ def disclose_query(policy: Policy, reply: QueryReply, owners: Owners) -> QueryRe
     """A query's reply with no more in it than the policy shares."""
     shown = offered(policy, owners)
     records = {
-        task: _counts(policy, {split: n for split, n in splits.items() if split in shown[task]})
+        task: _records(policy, {split: n for split, n in splits.items() if split in shown[task]})
         for task, splits in reply.records.items()
     }
     labels = {task: _counts(policy, counts) for task, counts in reply.labels.items()}
@@ -36,7 +36,8 @@ def disclose_training(policy: Policy, reply: TrainReply, *, private: bool) -> Tr
         private: Under [privacy] no loss leaves: it is a number of the training records that no noise protects.
     """
     steps = _counts(policy, {"steps": reply.steps})["steps"]  # as many as the records need
-    losses = {} if private or policy.metrics == "none" else {t: _metric(policy, x) for t, x in reply.losses.items()}
+    silent = private or policy.metrics in ("private", "none")
+    losses = {} if silent else {task: _metric(policy, loss) for task, loss in reply.losses.items()}
     return replace(reply, examples=_counts(policy, reply.examples), losses=losses, steps=steps)
 
 
@@ -48,7 +49,8 @@ def disclose_evaluation(policy: Policy, reply: EvaluateReply, owners: Owners, pu
     shown = offered(policy, owners)
     held = {task: count for task, count in reply.examples.items() if reply.split in shown[task]}
     scores = disclose_scores(policy, purpose, reply.split, {task: reply.scores[task] for task in held}, held)
-    return replace(reply, examples=_counts(policy, held), scores=scores)
+    counts = dict.fromkeys(held, 1) if policy.metrics == "private" else _counts(policy, held)
+    return replace(reply, examples=counts, scores=scores)
 
 
 def disclose_scores(
@@ -83,6 +85,12 @@ def _counts(policy: Policy, counts: Mapping[K, int]) -> dict[K, int]:
     return dict(counts) if policy.counts == "exact" else {key: int(two_digits(n)) for key, n in counts.items()}
 
 
+def _records(policy: Policy, counts: Mapping[Split, int]) -> dict[Split, int]:
+    """Records per split; where scores are private, nobody is told how many they rest on."""
+    told = _counts(policy, counts)
+    return {split: 1 if policy.metrics == "private" and split != "train" else n for split, n in told.items()}
+
+
 def _readiness(policy: Policy, readiness: Mapping[str, Mapping[str, float]]) -> Mapping[str, Mapping[str, float]]:
     if policy.counts == "none":
         return {}
@@ -92,4 +100,4 @@ def _readiness(policy: Policy, readiness: Mapping[str, Mapping[str, float]]) -> 
 
 
 def _metric(policy: Policy, value: float) -> float:
-    return value if policy.metrics == "full" else round(value, 2)
+    return round(value, 2) if policy.metrics == "rounded" else value

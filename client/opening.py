@@ -14,7 +14,9 @@ from client.data.readiness import examine, summary
 from client.institution import Data, Institution, load_institution
 from client.keep import Keep
 from client.keys import check_agreed_key, read_private_key
+from client.policy import in_force
 from client.privacy.account import open_account, open_ledger
+from client.privacy.evaluation import open_evaluations
 from client.privacy.ledger import Ledger
 from client.receipts import Receipts
 from client.requests import Asked
@@ -41,7 +43,8 @@ def open_site(path: Path, *, model: MultiTaskModel | None = None) -> Site:
     institution = load_institution(path)
     receipts = Receipts(institution.runtime.state, institution.identity.key)
     federation = load_federation(institution.federation)
-    ledger = open_ledger(institution.runtime.state) if federation.privacy else None
+    charged = federation.privacy or in_force(institution.policy, federation).metrics == "private"
+    ledger = open_ledger(institution.runtime.state) if charged else None
     node_key = read_private_key(institution.identity.key) if federation.secure_aggregation else None
     model = model or load_model(institution, federation)
     split_key = open_key(institution.runtime.state)
@@ -67,7 +70,7 @@ def build_site(
         federation: The agreement that it has approved.
         model: The federation's.
         receipts: Where everything that leaves is recorded; None in the simulator, whose policy is checked all the same.
-        ledger: Where private training is charged; None in the simulator.
+        ledger: Where private training and private scores are charged; None in the simulator.
         node_key: With [secure_aggregation], what it signs with; the federation file names its public half.
         split_key: Decides who is held out (`client.data.holdout`); in the simulator from the federation's seed.
     """
@@ -89,10 +92,16 @@ def build_site(
         for task, source in sources.items()
         if source.augmentation
     }
+    policy = in_force(institution.policy, federation)
+    private = policy.metrics == "private"
     readiness = {
         name: examine(
             model.tasks[name],
-            {split: list(enumerate(held.records, 1)) for split, held in splits.items()},
+            {
+                split: list(enumerate(held.records, 1))
+                for split, held in splits.items()
+                if split == "train" or not private  # the numbers would tell of records whose scores are noisy
+            },
             model.tokenizer,
             max_length,
             annotates=sources[name].annotates,
@@ -107,10 +116,12 @@ def build_site(
         data,
         rewordings,
         summary(readiness),
-        policy=institution.policy,
+        policy=policy,
         owners={
             task: {
-                split: count_owners(held.records, model.tasks[task], columns[task]) for split, held in splits.items()
+                split: count_owners(held.records, model.tasks[task], columns[task])
+                for split, held in splits.items()
+                if split == "train" or not private or model.tasks[task].tally
             }
             for task, splits in data.items()
         },
@@ -126,6 +137,16 @@ def build_site(
             ledger=ledger,
         )
         if federation.privacy
+        else None,
+        evaluations=open_evaluations(
+            {task: {split: held.records for split, held in splits.items()} for task, splits in data.items()},
+            columns,
+            tasks=model.tasks,
+            federation=federation,
+            policy=policy,
+            ledger=ledger,
+        )
+        if private
         else None,
         state=institution.runtime.state,
         receipts=receipts,

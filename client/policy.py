@@ -43,8 +43,17 @@ class Policy(Model):
     """
     minimum_owners: Annotated[int, Field(ge=1)] = 1
     """Fewest owners (records, without `group_by`) of a split: with fewer a task is not trained, a split not scored."""
-    metrics: Literal["full", "rounded", "none"] = "full"
-    """Losses and scores: as they are, to two decimals, or none, so that only training takes place here."""
+    metrics: Literal["full", "rounded", "private", "none"] = "full"
+    """Losses and scores: as they are, to two decimals, private, or none, so that only training takes place here.
+
+    `private` scores are made of counts with noise, and no loss leaves; tasks without such scores, such as
+    sentence-similarity, are not scored. The federation's `privacy.evaluation_epsilon` makes `full` and `rounded` so.
+    """
+    evaluation_epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Most epsilon that an owner of validation or test records may ever spend on private scores.
+
+    Over all runs; a run plans for at most as much. If not given, what the federation plans for one.
+    """
     max_evaluations: Annotated[int, Field(ge=1)] | None = None
     """Most states of a run whose scores are told, the released one among them; the same state again does not count.
 
@@ -91,6 +100,14 @@ def check_request(policy: Policy, request: Request, federation: "Federation", ow
             )
     if isinstance(request, EvaluateRequest) and not request.released:  # that one is answered with what may be told
         _check_evaluation(policy, request.split, owners)
+
+
+def in_force(policy: Policy, federation: "Federation") -> Policy:
+    """The policy under an agreement: where scores are agreed to be private, they are, or are not told at all."""
+    agreed = federation.privacy is not None and federation.privacy.evaluation_epsilon is not None
+    if agreed and policy.metrics in ("full", "rounded"):
+        return policy.model_copy(update={"metrics": "private"})
+    return policy
 
 
 def check_tasks(policy: Policy, tasks: Collection[str]) -> None:

@@ -2,8 +2,11 @@
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from client import trainer
 from client.data.loading import TaskData
+from client.privacy.evaluation import NoisySums
 from shared.model import MultiTaskModel
 from shared.protocol import Split
 
@@ -18,6 +21,31 @@ def score(
     told, tuned = model.tasks[task], tune(model, task, splits, precision)
     predictions = trainer.predict(model, told.calibrated(tuned), splits[split].examples, precision=precision)
     return told.score(splits[split].records, predictions) | tuned
+
+
+def private_scores(
+    model: MultiTaskModel, held: Mapping[str, TaskData], sums: NoisySums, precision: str = "auto"
+) -> dict[str, dict[str, float]]:
+    """Scores of several tasks' records under the model's present state, made of sums with noise in them.
+
+    Every example passes through the model alone: rounding in a batch depends on who else is in it, and where two labels
+    are all but even, a planted state would make one record's presence decide the others'. Nothing is tuned.
+
+    Args:
+        model: The model; its tasks all have a tally.
+        held: The records of a split, by task.
+        sums: Whose they are, and the noise.
+        precision: As in `Training.precision`.
+    """
+    counts, tallies = {}, {}
+    for name, data in held.items():
+        task = model.tasks[name]
+        assert task.tally
+        found = task.predict(data.examples, trainer.infer(model, data.examples, batch_tokens=1, precision=precision))
+        counts[name] = np.stack([task.tally.count(record, found[i]) for i, record in enumerate(data.records)])
+        tallies[name] = task.tally
+    noisy = sums.of(counts)
+    return {name: tally.scores(noisy[name], sums.deviation) for name, tally in tallies.items()}
 
 
 def tune(

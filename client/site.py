@@ -5,7 +5,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,15 +19,16 @@ from client.disclosure import disclose_evaluation, disclose_query, disclose_trai
 from client.drift import renew
 from client.importance import Importance
 from client.keep import Keep, Parts
-from client.policy import Owners, Policy, check_request, check_tasks
+from client.policy import Owners, Policy, check_request, check_tasks, offered
 from client.privacy.account import Account, parse_head
+from client.privacy.evaluation import Evaluations
 from client.privacy.randomness import Chance
 from client.progress import Progress
 from client.receipts import Receipts, Release
 from client.refusals import refusal
 from client.requests import Asked, purpose_of
 from client.rotation import align
-from client.scoring import score, tune
+from client.scoring import private_scores, score, tune
 from client.secagg import Participant, SecureRounds
 from client.states import Received, check_state, read_state
 from client.steady import steady
@@ -49,6 +51,7 @@ from shared.allocation import cut, ranks_of, update_shapes
 from shared.balancing import State
 from shared.codec import Arrays
 from shared.errors import (
+    BudgetError,
     CollegiumError,
     PolicyError,
     RefusalError,
@@ -102,6 +105,8 @@ class Site:
     """How many owners each split holds."""
     account: Account | None = None
     """What private training costs; None where the federation has no [privacy]."""
+    evaluations: Evaluations | None = None
+    """What private scores cost; None where scores are not private."""
     state: Path | None = None
     """Where updates that are held wait."""
     receipts: Receipts | None = None
@@ -156,7 +161,7 @@ class Site:
             reply, norm = self._train(request, run)
             return disclose_training(self.policy, reply, private=bool(self.federation.privacy)), norm
         if isinstance(request, EvaluateRequest):
-            return self._evaluate(request), None
+            return self._evaluate(request, run), None
         if isinstance(request, QueryRequest):
             return disclose_query(self.policy, self._describe(), self.owners), None
         outputs = {name: task.outputs() for name, task in self.model.tasks.items()}
@@ -380,7 +385,7 @@ class Site:
             del self.balances[number]
         return self.balances[max(self.balances)] if self.balances else None
 
-    def _evaluate(self, request: EvaluateRequest) -> EvaluateReply:
+    def _evaluate(self, request: EvaluateRequest, run: str | None) -> EvaluateReply:
         started = time.perf_counter()
         purpose = purpose_of(request, self.federation)
         own = self.initial | self.keep.upto(request.run, request.round).get(HOME, {})
@@ -398,30 +403,45 @@ class Site:
                 augment=self.draw_examples if self.rewordings else None,
                 progress=Progress("the fine-tune"),
             )
-        held = {task: splits[request.split] for task, splits in self.data.items() if request.split in splits}
-        precision = self.federation.training.precision
-        reply = EvaluateReply(
+        keep = partial(self._keep_model, request) if request.released and self.state and self.receipts else None
+        try:
+            reply = self._score(request, run)
+        except BudgetError:  # the released model comes with this request, whether or not it may be scored
+            if keep:
+                keep({})
+            raise
+        reply = disclose_evaluation(self.policy, reply, self.owners, purpose)
+        reply = replace(reply, seconds=time.perf_counter() - started)
+        if keep:
+            keep(reply.scores)
+        self.asked.answered(request, purpose, reply)
+        return reply
+
+    def _score(self, request: EvaluateRequest, run: str | None) -> EvaluateReply:
+        """The scores of a split under the model's present state, as they are or private."""
+        shown = offered(self.policy, self.owners)
+        held = {task: splits[request.split] for task, splits in self.data.items() if request.split in shown[task]}
+        precision, private = self.federation.training.precision, self.evaluations if held else None
+        if private:
+            with private.spend(request.split, round=request.round, run=run) as sums:
+                scores = private_scores(self.model, held, sums, precision)
+        else:
+            scores = {task: score(self.model, task, self.data[task], request.split, precision) for task in held}
+        return EvaluateReply(
             institution=self.name,
             round=request.round,
             split=request.split,
             examples={task: len(data.records) for task, data in held.items()},
-            scores={task: score(self.model, task, self.data[task], request.split, precision) for task in held},
-            seconds=time.perf_counter() - started,
+            scores=scores,
+            seconds=0.0,
+            epsilon=private.epsilon(request.split) if private else None,
+            ledger=str(private.head) if private and private.head else None,
         )
-        reply = disclose_evaluation(self.policy, reply, self.owners, purpose)
-        if request.released and self.state and self.receipts:
-            self._keep_model(self.state, request, reply)
-        self.asked.answered(request, purpose, reply)
-        return reply
 
-    def _keep_model(self, state: Path, request: EvaluateRequest, reply: EvaluateReply) -> None:
+    def _keep_model(self, request: EvaluateRequest, scores: Mapping[str, Mapping[str, float]]) -> None:
         """Keep the institution's own model of the released round, with the scores that are told of it."""
-        settings = {task: tune(self.model, task, self.data[task]) for task in self.data}
-        about = {"institution": self.name, "run": request.run, "round": request.round, "scores": reply.scores}
-        personal.keep_model(
-            state,
-            self.model,
-            self.federation,
-            tasks=self.data.keys(),
-            about={**about, "settings": {task: tuned for task, tuned in settings.items() if tuned}},
-        )
+        assert self.state
+        settings = {task: tuned for task in self.data if (tuned := tune(self.model, task, self.data[task]))}
+        about = {"institution": self.name, "run": request.run, "round": request.round, "scores": scores}
+        about |= {"settings": settings}
+        personal.keep_model(self.state, self.model, self.federation, tasks=self.data.keys(), about=about)

@@ -138,6 +138,12 @@ def status(home: Home, run: RunOption = None, as_json: JsonOption = False) -> No
             [[c[key] for key in ("institution", "task", "split", "round", "told", "used")] for c in report["cuts"]],
             title="Counts above their share",
         )
+    if report["evaluations"]:
+        print_table(
+            ["institution", "records", "after round", "epsilon spent on scores"],
+            [[e["institution"], e["split"], e["round"], e["epsilon"]] for e in report["evaluations"]],
+            title="Privacy of scores",
+        )
     if report["outliers"]:
         print_table(
             ["institution", "part", "round", "norm", "cosine", "verdict", "rounds held back", "reason"],

@@ -23,7 +23,7 @@ from shared.codec import Arrays
 from shared.errors import QuorumError, ReplyError, plain
 from shared.federation import Federation
 from shared.lowrank import add_up
-from shared.protocol import Request, TrainedReply, TrainReply
+from shared.protocol import EvaluateReply, Request, TrainedReply, TrainReply
 from shared.tasks import Task, build_task
 
 Announce = Callable[[str], None]
@@ -145,6 +145,14 @@ def record_cuts(this: Run, number: int, split: str, cuts: Sequence[Cut]) -> None
                 f"{one.institution}'s {one.told:,} {split} records of {one.task} count as {one.used:,.0f}, which is "
                 f"all that rounds.max_share = {share:g} leaves to one institution"
             )
+
+
+def record_evaluation(this: Run, number: int, institution: str, reply: EvaluateReply) -> None:
+    """Record what the institution says that scores have cost the owners of a split, where they are private."""
+    if reply.epsilon is None or not math.isfinite(reply.epsilon):
+        return
+    ledger = reply.ledger if reply.ledger and LEDGER.fullmatch(reply.ledger) else None
+    this.store.add_evaluation(this.run_id, number, institution, reply.split, reply.epsilon, ledger)
 
 
 def record_absent(this: Run, number: int, requests: Mapping[str, Request]) -> None:

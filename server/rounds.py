@@ -32,6 +32,7 @@ from server.progress import (
     record,
     record_absent,
     record_cuts,
+    record_evaluation,
     record_spending,
     require_quorum,
 )
@@ -329,6 +330,7 @@ def _evaluate(
         if reply is not None:
             this.bases[answer.institution] = base_version(this, number)
             this.store.add_scores(this.run_id, _scores(reply, stored))
+            record_evaluation(this, number, answer.institution, reply)
             for task, count in reply.examples.items():
                 told.setdefault(task, {})[answer.institution] = (reply.scores[task][metrics[task]], count)
         record(this, number, f"evaluate {stored}", good)

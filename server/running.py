@@ -11,7 +11,7 @@ from server.bundle import RUN_KEY, pointer_bundle
 from server.home import open_home, read_settings
 from server.operator import OperatorClient
 from server.outcomes import primary_outcomes
-from server.store import Store, cuts, events, findings, replies, rounds, runs, spending
+from server.store import Store, cuts, evaluations, events, findings, replies, rounds, runs, spending
 from shared.errors import ConfigError
 from shared.federation import load_federation
 from shared.protocol import REFUSAL_KINDS
@@ -137,6 +137,7 @@ def status_report(folder: Path, run_id: str | None) -> dict[str, Any]:
             "refusals": refusals(replied),
             "spending": last_spending(store.rows(spending, chosen)) if chosen else [],
             "cuts": last_cuts(store.rows(cuts, chosen)) if chosen else [],
+            "evaluations": last_evaluations(store.rows(evaluations, chosen)) if chosen else [],
             "outliers": outliers(store.rows(findings, chosen)) if chosen else [],
         }
 
@@ -184,6 +185,12 @@ def last_spending(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What each institution's data have spent, as it said last."""
     last = {row["institution"]: row for row in rows}
     return [{key: row[key] for key in ("institution", "round", "epsilon")} for _, row in sorted(last.items())]
+
+
+def last_evaluations(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What private scores have cost the owners of each institution's splits, as it said last."""
+    last = {(row["institution"], row["split"]): row for row in rows}
+    return [{key: row[key] for key in ("institution", "split", "round", "epsilon")} for _, row in sorted(last.items())]
 
 
 def _names(answers: list[dict[str, Any]], number: int, *, ok: bool) -> list[str]:

@@ -96,6 +96,17 @@ spending = sa.Table(
     sa.Column("epsilon", sa.Float, nullable=False),
     sa.Column("ledger", sa.String(96)),
 )
+evaluations = sa.Table(
+    "evaluations",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column(*RUN, sa.ForeignKey("runs.run"), nullable=False, index=True),
+    sa.Column("round", sa.Integer, nullable=False),
+    sa.Column("institution", sa.String(64), nullable=False),
+    sa.Column("split", sa.String(16), nullable=False),
+    sa.Column("epsilon", sa.Float, nullable=False),
+    sa.Column("ledger", sa.String(96)),
+)
 findings = sa.Table(
     "findings",
     metadata,
@@ -273,13 +284,22 @@ class Store:
         """Record what an institution's data have spent after a round, and the last entry of its privacy ledger."""
         self._insert(spending, run=run, round=round, institution=institution, epsilon=epsilon, ledger=ledger)
 
+    def add_evaluation(
+        self, run: str, round: int, institution: str, split: str, epsilon: float, ledger: str | None
+    ) -> None:
+        """Record what scores have cost the owners of an institution's split, and the last entry of its ledger."""
+        self._insert(
+            evaluations, run=run, round=round, institution=institution, split=split, epsilon=epsilon, ledger=ledger
+        )
+
     def last_ledger(self, institution: str) -> str | None:
         """The last entry of an institution's privacy ledger that any run has heard of."""
-        query = sa.select(spending.c.ledger).where(
-            spending.c.institution == institution, spending.c.ledger.is_not(None)
-        )
-        row = self._one(query.order_by(spending.c.id.desc()))
-        return str(row["ledger"]) if row else None
+        heads = []
+        for table in (spending, evaluations):
+            query = sa.select(table.c.ledger).where(table.c.institution == institution, table.c.ledger.is_not(None))
+            if row := self._one(query.order_by(table.c.id.desc())):
+                heads.append(str(row["ledger"]))
+        return max(heads, key=lambda head: int(head.partition(":")[0]), default=None)
 
     def add_findings(self, run: str, round: int, found: Sequence["Finding"]) -> None:
         """Record what a robust filter found in a round; an earlier attempt at the round is replaced."""
@@ -376,11 +396,12 @@ class Store:
     def best_round(self, run: str) -> int | None:
         """The round with the highest validation score; the last checkpoint where nothing was scored.
 
-        With [privacy] always the last one: to choose among rounds by private records is not accounted for. Where ranks
-        are pruned, one of those after which the mean rank is the target.
+        With [privacy] the last one, unless scores are private too (`privacy.evaluation_epsilon`): else the choice among
+        rounds by private records would not be accounted for. Where ranks are pruned, one of those after which the mean
+        rank is the target.
         """
         agreed = self.agreement(run)
-        if agreed.privacy:
+        if agreed.privacy and agreed.privacy.evaluation_epsilon is None:
             return self.last_round(run)
         first = agreed.rounds.count - agreed.adapter.final_rounds if agreed.adapter.type == "adalora" else 0
         rows = [row for row in self.rows(rounds, run) if row["score"] is not None and row["round"] >= first]

@@ -149,6 +149,10 @@ class EvaluateReply:
     examples: ByTask[Count]
     scores: ByTask[Metrics]
     seconds: Seconds
+    epsilon: Spent | None = None
+    """What scores have cost the owners of these records so far; None where scores are not private."""
+    ledger: Head | None = None
+    """As in `TrainReply`."""
 
 
 @dataclass(frozen=True, kw_only=True)

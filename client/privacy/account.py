@@ -19,6 +19,14 @@ from shared.federation import Federation, Privacy, Training
 from shared.tasks import Record, Task
 
 
+@dataclass(frozen=True)
+class Owned:
+    """Some records, and whose each is."""
+
+    owners: Mapping[Key, Owner]
+    dataset: Dataset
+
+
 @dataclass
 class Account:
     """Whose records are trained on, and what has been spent on them."""
@@ -149,6 +157,14 @@ def open_account(
         DataError: A record lacks its owner.
         BudgetError: The ledger could not be read or written.
     """
+    held = own(records, columns, tasks)
+    if ledger:
+        ledger.introduce(held.dataset)
+    return Account(federation, policy, held.owners, held.dataset, ledger)
+
+
+def own(records: Mapping[str, Sequence[Record]], columns: Mapping[str, str | None], tasks: Mapping[str, Task]) -> Owned:
+    """Whose records are, and which data set they are; arguments and DataError as `open_account`."""
     owners: dict[Key, Owner] = {}
     held_by: dict[Owner, list[str]] = {}
     for name, held in records.items():
@@ -160,7 +176,4 @@ def open_account(
                 raise DataError(f"Record {i + 1} of {name}: {error}.") from None
             held_by.setdefault(owner, []).append(hash_texts(task.texts_of(record)))
     named = ", ".join(sorted({column for column in columns.values() if column})) or None
-    dataset = describe_dataset(held_by, named)
-    if ledger:
-        ledger.introduce(dataset)
-    return Account(federation, policy, owners, dataset, ledger)
+    return Owned(owners, describe_dataset(held_by, named))

@@ -2,18 +2,22 @@
 
 Kinds of entries, after the first: `data` (a data set), `reserve` (steps of a mechanism on a data set, named by the
 number of its entry), `commit` (a reservation, and the steps it took), `approve` (a data set that the operator lets
-begin a budget of its own). `dataset` is a data set as it was marked before owners and records had one spelling; it is
-not written any more, and whatever it has spent counts for every data set.
+begin a budget of its own), `scored` (a data set whose records are scored, not trained on). `dataset` is a data set as
+it was marked before owners and records had one spelling; it is not written any more, and what it has spent counts for
+every data set.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 from client.privacy.accounting import Mechanism
 from client.privacy.chain import Entry
 from client.privacy.dataset import Dataset
 from shared.errors import BudgetError
+
+Use = Literal["training", "validation", "test"]
+"""What records are used for; each has a budget of its own, and who is in several spends of several."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class Charge:
     """The number of its data set's entry."""
     mechanism: Mechanism
     open: bool
+    use: Use = "training"
 
 
 @dataclass
@@ -31,20 +36,24 @@ class Book:
     """All data sets and charges, by the numbers of their entries."""
 
     datasets: dict[int, Dataset] = field(default_factory=dict)
+    scored: dict[int, Dataset] = field(default_factory=dict)
+    """Those whose records are only scored, beside `datasets`, those that are trained on."""
     charges: dict[int, Charge] = field(default_factory=dict)
     approved: set[int] = field(default_factory=set)
 
     def add(self, entry: Entry) -> None:
         """Take in one entry; ValueError, TypeError, KeyError or BudgetError if it does not follow from the others."""
         body = entry.body
-        if entry.kind in ("data", "dataset"):
+        if entry.kind in ("data", "dataset", "scored"):
             told = body["fingerprint"], body["owner_column"], body["owners"], frozenset(body["marks"])
-            self.datasets[entry.sequence] = Dataset(*told, legacy=entry.kind == "dataset")
+            known = self.scored if entry.kind == "scored" else self.datasets
+            known[entry.sequence] = Dataset(*told, legacy=entry.kind == "dataset")
         elif entry.kind == "reserve":
-            if body["dataset"] not in self.datasets:
+            use = _use(body)
+            if body["dataset"] not in self.known(use):
                 raise ValueError(f"there is no data set {body['dataset']}")
             mechanism = Mechanism(body["noise_multiplier"], body["sampling_rate"], body["steps"])
-            self.charges[entry.sequence] = Charge(body["dataset"], mechanism, open=True)
+            self.charges[entry.sequence] = Charge(body["dataset"], mechanism, open=True, use=use)
         elif entry.kind == "commit":
             charge = self.charge_to_settle(body["reserve"], body["steps"])
             taken = replace(charge.mechanism, steps=body["steps"])
@@ -69,25 +78,30 @@ class Book:
             )
         return charge
 
-    def number_of(self, dataset: Dataset) -> int | None:
+    def known(self, use: Use) -> dict[int, Dataset]:
+        """The data sets for one use, by number."""
+        return self.datasets if use == "training" else self.scored
+
+    def number_of(self, dataset: Dataset, use: Use = "training") -> int | None:
         """The number of this very data set's entry, if it has one."""
-        return next((number for number, each in self.datasets.items() if each == dataset), None)
+        return next((number for number, each in self.known(use).items() if each == dataset), None)
 
-    def related(self, dataset: Dataset) -> set[int]:
-        """The data sets that may share an owner or a record with this one, by number."""
-        return {number for number, each in self.datasets.items() if each == dataset or each.may_share(dataset)}
+    def related(self, dataset: Dataset, use: Use = "training") -> set[int]:
+        """The data sets, for one use, that may share an owner or a record with this one, by number."""
+        known = self.known(use)
+        return {number for number, each in known.items() if each == dataset or each.may_share(dataset)}
 
-    def counted(self, dataset: Dataset) -> list[Charge]:
-        """The charges of all data sets that may share an owner or a record with this one."""
-        related = self.related(dataset)
-        return [charge for charge in self.charges.values() if charge.dataset in related]
+    def counted(self, dataset: Dataset, use: Use = "training") -> list[Charge]:
+        """The charges for one use, of all data sets that may share an owner or a record with this one."""
+        related = self.related(dataset, use)
+        return [charge for charge in self.charges.values() if charge.dataset in related and charge.use == use]
 
     def is_new(self, dataset: Dataset) -> bool:
         """Whether its budget would begin at nothing although another data set has one: it shares nothing with any.
 
         The first data set of a ledger is not new; one that was trained on, or that the operator approved, is known.
         """
-        known = self.approved | {charge.dataset for charge in self.charges.values()}
+        known = self.approved | {charge.dataset for charge in self.charges.values() if charge.use == "training"}
         return bool(known) and known.isdisjoint(self.related(dataset))
 
     def number_to_approve(self, number: int) -> int:
@@ -99,6 +113,14 @@ class Book:
                 "lists them."
             )
         return number
+
+
+def _use(body: Mapping[str, Any]) -> Use:
+    """Of a reservation; one that says nothing is for training."""
+    use: Use = body.get("use", "training")
+    if use not in get_args(Use):
+        raise ValueError(f"it is for {use!r}")
+    return use
 
 
 def read_book(entries: Sequence[Entry]) -> Book:

@@ -16,7 +16,7 @@ from typing import Self
 
 from client.privacy import chain
 from client.privacy.accounting import Mechanism, epsilon, rdp_epsilon
-from client.privacy.book import Book, dataset_body, read_book
+from client.privacy.book import Book, Use, dataset_body, read_book
 from client.privacy.chain import Chain, Entry, Head
 from client.privacy.dataset import Dataset
 from shared.errors import BudgetError
@@ -150,6 +150,7 @@ class Ledger:
         run: str | None,
         round: int,
         ask: bool = False,
+        use: Use = "training",
     ) -> Reservation:
         """Take steps from the data set's budget; they are on disk when this returns, so that training may begin.
 
@@ -162,12 +163,13 @@ class Ledger:
             run: The run, if known.
             round: The round.
             ask: Refuse a data set that is new to the ledger until the operator has approved it.
+            use: What the records are used for: only what was spent on the same counts, and only training asks.
 
         Raises:
             BudgetError: The budget does not allow it, the data set waits to be approved, or the ledger could not be
                 read or written: nothing is reserved.
         """
-        if self.introduce(dataset) and ask:
+        if use == "training" and self.introduce(dataset) and ask:
             raise BudgetError(
                 "This site's training data share no owner and no record with any that its privacy ledger knows: their "
                 'budget would begin anew, and that waits for its operator (policy.new_data = "ask"); '
@@ -175,10 +177,13 @@ class Ledger:
             )
         with self._transaction(write=True) as (found, book):
             if max_epsilon is not None:
-                before = [charge.mechanism for charge in book.counted(dataset)]
-                _check_budget(before, mechanism, delta, max_epsilon)
+                before = [charge.mechanism for charge in book.counted(dataset, use)]
+                _check_budget(before, mechanism, delta, max_epsilon, use)
+            number = book.number_of(dataset, use)
+            if number is None:
+                number = found.append("scored", dataset_body(dataset)).sequence
             body = {
-                "dataset": book.number_of(dataset),
+                "dataset": number,
                 "fingerprint": dataset.fingerprint,
                 "noise_multiplier": float(mechanism.noise_multiplier),
                 "sampling_rate": float(mechanism.sampling_rate),
@@ -188,7 +193,7 @@ class Ledger:
                 "run": run,
                 "round": round,
             }
-            entry = found.append("reserve", body)
+            entry = found.append("reserve", body if use == "training" else {**body, "use": use})
         return Reservation(entry.sequence, mechanism)
 
     def commit(self, reservation: Reservation, steps: int) -> None:
@@ -202,10 +207,10 @@ class Ledger:
             book.charge_to_settle(reservation.sequence, steps)
             found.append("commit", {"reserve": reservation.sequence, "steps": int(steps)})
 
-    def spent(self, dataset: Dataset, delta: float) -> Spent:
-        """What the data set has spent, at this delta."""
+    def spent(self, dataset: Dataset, delta: float, use: Use = "training") -> Spent:
+        """What the data set has spent on one use, at this delta."""
         with self._transaction(write=False) as (_, book):
-            charges = book.counted(dataset)
+            charges = book.counted(dataset, use)
         mechanisms = [charge.mechanism for charge in charges]
         return Spent(
             delta=delta,
@@ -216,10 +221,12 @@ class Ledger:
             open=sum(charge.open for charge in charges),
         )
 
-    def datasets(self) -> list[Dataset]:
-        """Every data set that was to be trained on, the oldest first."""
+    def datasets(self, use: Use = "training") -> list[Dataset]:
+        """Every data set that was to be trained on, or of which scores were told, the oldest first."""
         with self._transaction(write=False) as (_, book):
-            return list(book.datasets.values())
+            charged = {charge.dataset for charge in book.charges.values() if charge.use == use}
+            known = book.known(use).items()
+            return [dataset for number, dataset in known if use == "training" or number in charged]
 
     def is_new(self, dataset: Dataset) -> bool:
         """Whether its budget would begin at nothing although another data set has one, and nobody has approved it."""
@@ -251,11 +258,18 @@ def _check_heads(path: Path, entries: Sequence[Entry], known: Sequence[Head]) ->
             )
 
 
-def _check_budget(before: Sequence[Mechanism], asked: Mechanism, delta: float, max_epsilon: float) -> None:
+def _check_budget(before: Sequence[Mechanism], asked: Mechanism, delta: float, max_epsilon: float, use: Use) -> None:
     after = [*before, asked]
     # Renyi DP is an upper bound as well, and much faster: PRV is needed only near the end of the budget.
     if rdp_epsilon(after, delta) <= max_epsilon or epsilon(after, delta) <= max_epsilon:
         return
+    if use != "training":
+        raise BudgetError(
+            f"This site's budget for {use} scores is epsilon {max_epsilon:g} at delta {delta:g} "
+            f"(policy.evaluation_epsilon, or privacy.evaluation_epsilon), of which {epsilon(before, delta):.3f} is "
+            f"spent, and one more evaluation at noise multiplier {asked.noise_multiplier:.4g} would make it "
+            f"{epsilon(after, delta):.3f}; raise policy.evaluation_epsilon, or score records of other owners."
+        )
     raise BudgetError(
         f"This site's budget is epsilon {max_epsilon:g} at delta {delta:g} (policy.max_epsilon), of which "
         f"{epsilon(before, delta):.3f} is spent, and {asked.steps} more steps at noise multiplier "

@@ -4,16 +4,31 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from client import receipts
 from client.institution import Institution, load_institution
+from client.privacy.book import Use
 from client.privacy.chain import Head
 from client.privacy.dataset import Dataset
 from client.privacy.ledger import FILE, SHOWN, Ledger, Spent
 from shared.console import print_table
 from shared.errors import BudgetError
 from shared.federation import load_federation
+
+COLUMNS = (
+    "data set",
+    "owner",
+    "owners",
+    "entries",
+    "open",
+    "steps",
+    "delta",
+    "epsilon",
+    "by RDP",
+    "allowed",
+    "left",
+)
 
 
 @dataclass(frozen=True)
@@ -27,6 +42,10 @@ class Report:
     """How many heads that the receipts name it was held against; None if that was not asked."""
     max_epsilon: float | None
     datasets: list[tuple[Dataset, Spent]]
+    scored: tuple[tuple[Use, Dataset, Spent], ...] = ()
+    """Of records whose private scores were told: their split, and what that has cost their owners."""
+    evaluation_epsilon: float | None = None
+    """The policy's, for them."""
     waiting: frozenset[str] = frozenset()
     """Fingerprints of those that are new, and may be trained on only once they are approved."""
 
@@ -51,11 +70,17 @@ def examine_ledger(path: Path, *, verify: bool) -> Report:
     if not file.exists() and not known:
         return Report(file, None, checked, policy.max_epsilon, [])
     ledger = Ledger.open(file, known=known)
-    delta = _delta(institution)
+    delta = _delta(institution, policy.max_epsilon)
     datasets = [(dataset, ledger.spent(dataset, delta)) for dataset in ledger.datasets()]
     new = frozenset(dataset.fingerprint for dataset, _ in datasets if ledger.is_new(dataset))
     waiting = new if policy.asks_for_new_data else frozenset()
-    return Report(file, ledger.head, checked, policy.max_epsilon, datasets, waiting)
+    scored = tuple(
+        (use, dataset, ledger.spent(dataset, _delta(institution, policy.evaluation_epsilon), use))
+        for use in get_args(Use)
+        if use != "training"
+        for dataset in ledger.datasets(use)
+    )
+    return Report(file, ledger.head, checked, policy.max_epsilon, datasets, scored, policy.evaluation_epsilon, waiting)
 
 
 def approve_dataset(path: Path, name: str) -> Dataset:
@@ -85,16 +110,24 @@ def report_as_json(report: Report) -> Mapping[str, Any]:
         "known_heads": report.known,
         "max_epsilon": report.max_epsilon,
         "datasets": [
-            {
-                "fingerprint": dataset.fingerprint,
-                "owner_column": dataset.owner_column,
-                "owners": dataset.owners,
-                "waiting": dataset.fingerprint in report.waiting,
-                **{name: _finite(value) for name, value in asdict(spent).items()},
-                "left": _finite(_left(report, spent)),
-            }
+            {"waiting": dataset.fingerprint in report.waiting, **_as_json(dataset, spent, report.max_epsilon)}
             for dataset, spent in report.datasets
         ],
+        "evaluation_epsilon": report.evaluation_epsilon,
+        "scored": [
+            {"split": split, **_as_json(dataset, spent, report.evaluation_epsilon)}
+            for split, dataset, spent in report.scored
+        ],
+    }
+
+
+def _as_json(dataset: Dataset, spent: Spent, allowed: float | None) -> Mapping[str, Any]:
+    return {
+        "fingerprint": dataset.fingerprint,
+        "owner_column": dataset.owner_column,
+        "owners": dataset.owners,
+        **{name: _finite(value) for name, value in asdict(spent).items()},
+        "left": _finite(_left(allowed, spent)),
     }
 
 
@@ -103,36 +136,11 @@ def print_report(report: Report) -> None:
     if report.head is None:
         print(f"There is no ledger at {report.path}: no training with differential privacy has begun here.")
         return
-    rows = [
-        (
-            dataset.fingerprint[:SHOWN],
-            dataset.owner_column or "(each record)",
-            dataset.owners,
-            spent.reservations,
-            spent.open,
-            spent.steps,
-            f"{spent.delta:g}",
-            spent.epsilon,
-            spent.rdp_epsilon,
-            report.max_epsilon,
-            _left(report, spent),
-        )
-        for dataset, spent in report.datasets
-    ]
-    columns = (
-        "data set",
-        "owner",
-        "owners",
-        "entries",
-        "open",
-        "steps",
-        "delta",
-        "epsilon",
-        "by RDP",
-        "allowed",
-        "left",
-    )
-    print_table(columns, rows, title="Spent, by data set")
+    rows = [_row(dataset, spent, report.max_epsilon) for dataset, spent in report.datasets]
+    print_table(COLUMNS, rows, title="Spent, by data set")
+    if report.scored:
+        told = [(split, *_row(dataset, spent, report.evaluation_epsilon)) for split, dataset, spent in report.scored]
+        print_table(("scores of", *COLUMNS), told, title="Spent on private scores")
     print("A data set's figures count the entries of every data set that shares an owner or a record with it.")
     against = "" if report.known is None else f", and the {report.known} heads that the receipts name are in it"
     for waiting in sorted(report.waiting):
@@ -143,16 +151,32 @@ def print_report(report: Report) -> None:
     print(f"{report.path} is whole{against}; its last entry is {report.head.sequence}, {report.head.sha256}.")
 
 
-def _delta(institution: Institution) -> float:
-    """That of the budget: the policy's where it has one, else the federation's."""
-    if institution.policy.max_epsilon is None and institution.federation.exists():
+def _row(dataset: Dataset, spent: Spent, allowed: float | None) -> tuple[Any, ...]:
+    return (
+        dataset.fingerprint[:SHOWN],
+        dataset.owner_column or "(each record)",
+        dataset.owners,
+        spent.reservations,
+        spent.open,
+        spent.steps,
+        f"{spent.delta:g}",
+        spent.epsilon,
+        spent.rdp_epsilon,
+        allowed,
+        _left(allowed, spent),
+    )
+
+
+def _delta(institution: Institution, allowed: float | None) -> float:
+    """That of a budget: the policy's where it has one, else the federation's."""
+    if allowed is None and institution.federation.exists():
         privacy = load_federation(institution.federation).privacy
         return privacy.delta if privacy else institution.policy.delta
     return institution.policy.delta
 
 
-def _left(report: Report, spent: Spent) -> float | None:
-    return None if report.max_epsilon is None else max(0.0, report.max_epsilon - spent.epsilon)
+def _left(allowed: float | None, spent: Spent) -> float | None:
+    return None if allowed is None else max(0.0, allowed - spent.epsilon)
 
 
 def _finite(value: float | None) -> float | None:

@@ -2,11 +2,12 @@
 
 from shared.federation.agreement import Federation, load_federation
 from shared.federation.encoder import TARGET_PRESETS, Adapter, Backbone
-from shared.federation.protection import Privacy, SecureAggregation
+from shared.federation.protection import EVALUATION_CLIP, Privacy, SecureAggregation
 from shared.federation.rounds import Personal, Robust, Rounds, ServerOptimizer, Weighting, Wire
 from shared.federation.training import Training
 
 __all__ = [
+    "EVALUATION_CLIP",
     "TARGET_PRESETS",
     "Adapter",
     "Backbone",

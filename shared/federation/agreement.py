@@ -20,7 +20,7 @@ from shared.federation.rounds import Personal, Robust, Rounds, ServerOptimizer, 
 from shared.federation.rules import violations
 from shared.federation.training import Training
 from shared.methods import METHODS, Kept, Method, MethodName, choose
-from shared.tasks import TaskSpec
+from shared.tasks import TaskSpec, build_task
 
 
 class Federation(Model):
@@ -69,6 +69,8 @@ class Federation(Model):
         if self.privacy:
             crossing = {name: spec.crosses_records() for name, spec in self.tasks.items()}
             wrong += [f"with [privacy], tasks.{name}: {reason}" for name, reason in crossing.items() if reason]
+            counted = any(build_task(name, spec).tally for name, spec in self.tasks.items())
+            wrong += self.privacy.wrong_scores(self.rounds, counted=counted)
         if self.secure_aggregation:
             wrong += self.secure_aggregation.wrong_numbers(self.rounds)
         if self.robust:

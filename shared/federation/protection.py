@@ -10,6 +10,9 @@ from shared.federation.rounds import Rounds
 from shared.fixedpoint import word_for
 from shared.nodekeys import NodeKey
 
+EVALUATION_CLIP = 1.0
+"""Of private scores, where nothing else is agreed."""
+
 
 class Privacy(Model):
     """Differential privacy of the owners of records, by DP-SGD at every institution (Abadi et al. 2016).
@@ -34,12 +37,37 @@ class Privacy(Model):
     """`flat` scales an owner's gradient down to `clip`; `automatic` scales every one to almost 1 (Bu et al. 2022)."""
     clip: Annotated[float, Field(gt=0)] = 1.0
     """Longest gradient of an owner over adapter and heads together, as a Euclidean norm; for `flat`."""
+    evaluation_epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """What the scores of a run may cost an owner of validation records, and what an owner of test records.
+
+    Every institution then tells scores with noise, made of counts, and the best round may be chosen by them. Without it
+    scores are as they are, which nothing protects, or as an institution's own `policy.metrics` has them, and the last
+    round is released.
+    """
+    evaluation_clip: Annotated[float, Field(gt=0, allow_inf_nan=False)] = EVALUATION_CLIP
+    """Most that an owner counts in such scores: 1 is as much as one record that bears one label."""
 
     @model_validator(mode="after")
     def _one_target(self) -> Self:
         if (self.epsilon is None) == (self.noise_multiplier is None):
             raise ValueError("give either epsilon or noise_multiplier")
         return self
+
+    def wrong_scores(self, rounds: Rounds, *, counted: bool) -> list[str]:
+        """What is wrong with how rounds are chosen by scores, one clause each.
+
+        Args:
+            rounds: Of the same file.
+            counted: Whether a task has scores that are made of counts.
+        """
+        if self.evaluation_epsilon is None and rounds.patience:
+            return [
+                f"with [privacy], rounds.patience must be 0, not {rounds.patience}, since validation records are "
+                "private; or give privacy.evaluation_epsilon, what scores may cost them"
+            ]
+        if self.evaluation_epsilon is not None and not counted:
+            return ["with privacy.evaluation_epsilon, [tasks] must hold one whose scores are made of counts"]
+        return []
 
 
 class SecureAggregation(Model):

@@ -108,7 +108,6 @@ def _privacy() -> Iterator[Rule]:
     yield private("training.head_dropout", 0.0, because="what one owner draws would shift what the others draw")
     yield private("adapter.dropout", 0.0, because="what one owner draws would shift what the others draw")
     yield private("rounds.weighting", "equal", because="record counts are private")
-    yield private("rounds.patience", 0, because="validation records are private")
     yield private("personal.fine_tune_epochs", 0, because="only rounds are accounted for")
 
 

@@ -165,3 +165,30 @@ def test_sigkill_at_any_moment_leaves_whole_checkpoints(
             assert rows[-1]["round"] >= confirmed
             for row in rows:
                 assert (store.load_checkpoint(run, row["round"])["adapter/a"] == row["round"]).all()
+
+
+def test_private_scores_choose_the_best_round_and_others_do_not(
+    tmp_path: Path, tiny_federation: Callable[..., Federation]
+) -> None:
+    private = {"rounds": {"weighting": "equal", "method": "ffa"}, "training": {"weight_decay": 0.0}}
+    with open_store(tmp_path) as store:
+        for agreed, best in (({"epsilon": 3.0}, 3), ({"epsilon": 3.0, "evaluation_epsilon": 1.0}, 2)):
+            run = store.create_run(tiny_federation(privacy=agreed, **private))
+            for number, score in enumerate([0.2, 0.7, 0.1], start=1):
+                store.save_checkpoint(run, number, STATE)
+                store.add_round(run, number, 1.0, score)
+            assert store.best_round(run) == best
+
+
+def test_the_last_ledger_is_the_latest_that_training_or_scoring_told_of(
+    tmp_path: Path, tiny_federation: Callable[..., Federation]
+) -> None:
+    with open_store(tmp_path) as store:
+        run = store.create_run(tiny_federation())
+        assert store.last_ledger("bank") is None
+        store.add_evaluation(run, 0, "bank", "test", 0.5, f"9:{'a' * 64}")
+        assert store.last_ledger("bank") == f"9:{'a' * 64}"
+        store.add_spending(run, 1, "bank", 1.0, f"11:{'b' * 64}")
+        assert store.last_ledger("bank") == f"11:{'b' * 64}"
+        store.add_evaluation(run, 1, "bank", "validation", 0.5, None)
+        assert store.last_ledger("bank") == f"11:{'b' * 64}"

@@ -67,6 +67,21 @@ def test_spent_and_left_per_data_set(
     assert f"is whole; its last entry is 6, {ledger.head.sha256}" in " ".join(table.split())
 
 
+def test_what_scores_have_cost_stands_apart(institution: Path, path: Path, reserve: Reserve, patients: Dataset) -> None:
+    institution.write_text(institution.read_text() + "evaluation_epsilon = 2.0\n", encoding="utf-8")
+    ledger = Ledger.open(path)
+    reserve(ledger, 10)
+    scoring = Mechanism(4.0, 1.0, 1)
+    asked = {"delta": 1e-5, "max_epsilon": 2.0, "federation": "f" * 64, "run": "7", "round": 1}
+    ledger.commit(ledger.reserve(patients, scoring, use="test", **asked), 1)  # type: ignore[arg-type]
+    report = json.loads(CliRunner().invoke(app, ["ledger", str(institution), "--json"]).stdout)
+    (trained,), (scored,) = report["datasets"], report["scored"]
+    assert trained["epsilon"] == epsilon([Mechanism(1.0, 0.1, 10)], 1e-5)
+    assert (scored["split"], scored["epsilon"]) == ("test", epsilon([scoring], 1e-5))
+    assert scored["left"] == 2.0 - scored["epsilon"]
+    assert "Spent on private scores" in CliRunner().invoke(app, ["ledger", str(institution)]).stdout
+
+
 def test_without_a_ledger_nothing_is_made(institution: Path, path: Path) -> None:
     for options in ([], ["--verify"]):
         result = CliRunner().invoke(app, ["ledger", str(institution), *options])

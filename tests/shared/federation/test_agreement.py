@@ -203,6 +203,17 @@ def test_under_privacy_there_is_no_dropout(tiny_federation: Callable[..., Federa
     assert tiny_federation(privacy=None).training.head_dropout == 0.1
 
 
+def test_rounds_are_chosen_by_private_scores_only(tiny_federation: Callable[..., Federation]) -> None:
+    tables = PRIVATE | {"rounds": PRIVATE.get("rounds", {}) | {"patience": 2}}
+    with pytest.raises(ValidationError, match=r"rounds.patience must be 0, not 2, .*evaluation_epsilon"):
+        tiny_federation(**tables)
+    agreed = {"privacy": {"epsilon": 3.0, "evaluation_epsilon": 1.0}}
+    assert tiny_federation(**tables | agreed).rounds.patience == 2
+    alone = tiny_federation(**tables | agreed).model_dump() | {"tasks": {"alike": {"type": "sentence-similarity"}}}
+    with pytest.raises(ValidationError, match="must hold one whose scores are made of counts"):
+        Federation.model_validate(alone)
+
+
 @pytest.mark.parametrize("given", [{}, {"epsilon": 3.0, "noise_multiplier": 1.0}])
 def test_the_noise_is_given_once(given: dict[str, float]) -> None:
     with pytest.raises(ValidationError, match="either epsilon or noise_multiplier"):
