@@ -37,7 +37,7 @@ from shared.protocol import QueryReply, QueryRequest, encode
 from simulations.attacks import Attack, Outcome
 from simulations.attacks.coordinator import Institution, Reply, instruct, new_home, running, serving, words
 
-SHARE_BYTES, MANY_OBJECTS = 2**20, 5000
+SHARE_BYTES, MANY_OBJECTS = 2**20, 500
 DEADLINE_SECONDS, PATIENCE_SECONDS = 6.0, 20.0
 
 
@@ -67,7 +67,9 @@ def _scene(folder: Path, **settings: int) -> Iterator[Scene]:
         values = tomllib.loads(home.settings_file.read_text(encoding="utf-8")) | settings
         home.settings_file.write_text(tomli_w.dumps(values), encoding="utf-8")
     with serving(home), OperatorClient(home) as operator, running(home) as grid:
-        yield Scene(operator, grid, Institution(home, "attacker"), Institution(home, "honest"))
+        attacker, honest = Institution(home, "attacker"), Institution(home, "honest")
+        with attacker.http, honest.http:
+            yield Scene(operator, grid, attacker, honest)
 
 
 def _tried(folder: Path, tries: tuple[Callable[[Scene], bool], ...]) -> Outcome:

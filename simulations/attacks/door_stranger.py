@@ -7,8 +7,8 @@ import threading
 import time
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -37,11 +37,16 @@ class Target:
     home: ServerHome
     pid: int
     honest: Institution
+    opened: list[socket.socket] = field(default_factory=list)
 
     def connect(self, *, tls: bool = True) -> socket.socket:
         """A connection to the public door."""
         plain = socket.create_connection(("127.0.0.1", read_settings(self.home).public_port), timeout=SLOW_SECONDS)
-        return trusting(self.home).wrap_socket(plain, server_hostname="localhost") if tls else plain
+        self.opened.append(plain)
+        if tls:
+            self.opened.append(secured := trusting(self.home).wrap_socket(plain, server_hostname="localhost"))
+            return secured
+        return plain
 
     def memory(self) -> int:
         """Bytes that the coordinator holds now."""
@@ -64,18 +69,22 @@ class Target:
 def _target(folder: Path) -> Iterator[Target]:
     home = new_home(folder / "coordinator")
     with serving(home) as process:
-        yield Target(home, process.pid, Institution(home, "honest"))
+        target = Target(home, process.pid, Institution(home, "honest"))
+        try:
+            yield target
+        finally:
+            target.honest.http.close()
+            for connection in target.opened:
+                connection.close()
 
 
 def _large_bodies(folder: Path) -> Outcome:
     """Any key in the header, and a large body behind it; by its announced length, and in pieces of unknown length."""
     with _target(folder) as target:
         before, taken = target.memory(), []
-        with ExitStack() as open_connections:
-            for number in range(BODIES):
-                connection = open_connections.enter_context(target.connect())
-                taken.append(_send_body(connection, chunked=number % 2 == 1))
-            grown = max(0, target.memory() - before)
+        for number in range(BODIES):
+            taken.append(_send_body(target.connect(), chunked=number % 2 == 1))
+        grown = max(0, target.memory() - before)
     note = f"{sum(taken) / MIB:.1f} MiB of {BODIES * BODY_BYTES // MIB} left here; memory grew by {grown / MIB:.0f} MiB"
     return Outcome(BODIES, sum(size > TAKEN_BYTES for size in taken), note)
 
@@ -97,13 +106,13 @@ def _send_body(connection: socket.socket, *, chunked: bool) -> int:
 
 def _half_requests(folder: Path) -> Outcome:
     """Connections in which nothing more comes: before TLS, within it, within a head, and within a body."""
-    with _target(folder) as target, ExitStack() as open_connections:
+    with _target(folder) as target:
         held: list[socket.socket] = []
 
         def flood() -> None:
             for number in range(HALF_REQUESTS):
                 with suppress(OSError):
-                    held.append(open_connections.enter_context(_half(target, number)))
+                    held.append(_half(target, number))
 
         thread = threading.Thread(target=flood)
         thread.start()

@@ -12,7 +12,7 @@ import pytest
 from simulations.attacks import Attack
 from simulations.attacks.door_stranger import ATTACKS
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
