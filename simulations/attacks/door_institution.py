@@ -4,7 +4,7 @@ import threading
 import time
 import tomllib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -68,7 +68,7 @@ def _scene(folder: Path, **settings: int) -> Iterator[Scene]:
         home.settings_file.write_text(tomli_w.dumps(values), encoding="utf-8")
     with serving(home), OperatorClient(home) as operator, running(home) as grid:
         attacker, honest = Institution(home, "attacker"), Institution(home, "honest")
-        with attacker.http, honest.http:
+        with closing(attacker.http), closing(honest.http):
             yield Scene(operator, grid, attacker, honest)
 
 
