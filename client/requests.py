@@ -34,6 +34,8 @@ SPLITS: Mapping[Purpose, Scored] = {
     "released": "test",
 }
 """The split whose scores are told for each purpose."""
+IN_TURN = ("train", "validation")
+"""What is asked round by round."""
 RUNS = 16
 """The latest runs that are remembered."""
 Memory = dict[str, Any]
@@ -190,8 +192,8 @@ class Asked:
 
 
 def _check_order(memory: Memory, what: str, round: int) -> None:
-    last = memory.get(what, {}).get("round", 0)
-    if what in ("train", "validation") and round < last:
+    last = max(memory.get(of, {}).get("round", 0) for of in IN_TURN)
+    if what in IN_TURN and round < last:
         raise ProtocolError(
             f"Expected round {last} of this run or a later one, but round {round} came ({what}); a run never goes back."
         )

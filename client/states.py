@@ -66,11 +66,14 @@ def read_state(
         control: Of those whose control variates come with them.
 
     Raises:
-        ProtocolError: A blob is not one of such arrays; which ones they are, `check_state` looks at.
+        ProtocolError: A blob is not one of such arrays (which ones they are, `check_state` looks at), or a step of the
+            frozen weights is not finite.
     """
     wire = federation.wire
     arrays, variates = split_control(codec.decode(request.state, wire.coding_down, {**shapes, **name_control(control)}))
     steps = unpack_steps(codec.decode(request.base, base_codec(wire.down))) if request.base else {}
+    if not all(np.isfinite(factor).all() for step in steps.values() for factor in step):
+        raise ProtocolError("Expected finite steps of the frozen weights, but others came.")
     return Received(arrays, variates, steps)
 
 
