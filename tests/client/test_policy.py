@@ -249,7 +249,7 @@ def test_a_score_that_is_no_number_does_not_show() -> None:
 
 def test_without_metrics_the_scores_are_an_empty_map() -> None:
     for purpose in ("initial", "validation", "common", "released"):
-        scored = disclose_evaluation(Policy(metrics="none"), SCORED, OWNERS, purpose)  # type: ignore[arg-type]
+        scored = disclose_evaluation(Policy(metrics="none"), SCORED, OWNERS, purpose)
         assert (scored.examples, scored.scores) == ({}, {})
 
 

@@ -1,6 +1,6 @@
 """Whatever happens on a model, it is afterwards as it was, but for what was trained."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ def hooks(site: Site) -> int:
 
 
 @pytest.fixture
-def site(make_site: Callable[..., Site]) -> Iterator[Site]:
+def site(make_site: Callable[..., Site]) -> Site:
     return make_site("clauses", rounds={"method": "fedex"})
 
 
@@ -32,7 +32,7 @@ def test_nothing_is_left_behind(site: Site, error: type[BaseException] | None) -
         with steady(model):
             set_trained(model.encoder, ())
             model.train()
-            layer = next(iter(lora_layers(model.encoder).values()))
+            layer: Any = next(iter(lora_layers(model.encoder).values()))
             layer.register_forward_hook(lambda *_: None)
             layer.register_full_backward_hook(lambda *_: None)
             layer.activations = [torch.zeros(1)]
