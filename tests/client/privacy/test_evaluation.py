@@ -18,11 +18,13 @@ from scipy.stats import kstest
 
 from client.policy import Policy
 from client.privacy.account import own
+from client.privacy.accounting import noise_multiplier_for
 from client.privacy.evaluation import Evaluations, NoisySums, clipped_sum, evaluation_budget, planned_evaluations
 from client.privacy.ledger import Ledger
 from shared.errors import BudgetError, ConfigError
 from shared.federation import Federation
 from shared.tasks import build_task
+from shared.tasks.tally import LabelTally
 
 MakeFederation = Callable[..., Federation]
 PRIVATE: dict[str, Any] = {
@@ -127,6 +129,21 @@ def test_what_ends_otherwise_counts_in_full(tiny_federation: MakeFederation, tmp
     assert evaluations.epsilon("test") == pytest.approx(1.0)
     with pytest.raises(BudgetError), evaluations.spend("test", round=2):
         pytest.fail("an evaluation beyond the budget")
+
+
+@pytest.mark.parametrize(
+    ("target", "records", "off"), [(1.0, 1000, 0.02), (1.0, 500, 0.04), (1.0, 200, 0.09), (3.0, 500, 0.02)]
+)
+def test_how_far_off_scores_are(target: float, records: int, off: float) -> None:
+    """As docs/privacy.md says for 12 rounds and two labels; four of five are right here."""
+    noise = noise_multiplier_for(target, 1e-5, 1.0, 12)
+    tally, rng = LabelTally(("a", "b"), ("a", "b")), np.random.default_rng(0)
+    rows = [tally.count({"label": "ab"[i % 2]}, "ab"[(i + (i % 5 == 0)) % 2]) for i in range(records)]
+    exact = clipped_sum({"t": np.array(rows)}, {("t", i): str(i) for i in range(records)}, 1.0)
+    assert np.allclose(exact, np.sum(rows, axis=0))
+    told = [tally.scores(exact + noise * rng.standard_normal(6), noise)["accuracy"] for _ in range(400)]
+    assert np.sqrt(np.mean((np.array(told) - 0.8) ** 2)) == pytest.approx(off, abs=0.006)
+    assert target != 1.0 or noise == pytest.approx(12.9, abs=0.05)
 
 
 DYING = """
