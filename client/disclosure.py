@@ -6,8 +6,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from client.policy import Owners, Policy, offered
-from client.requests import Purpose
-from shared.protocol import EvaluateReply, QueryReply, Scored, Split, TrainReply
+from shared.protocol import EvaluateReply, QueryReply, Split, TrainReply
 
 K = TypeVar("K")
 Scores = Mapping[str, Mapping[str, float]]
@@ -41,31 +40,22 @@ def disclose_training(policy: Policy, reply: TrainReply, *, private: bool) -> Tr
     return replace(reply, examples=_counts(policy, reply.examples), losses=losses, steps=steps)
 
 
-def disclose_evaluation(policy: Policy, reply: EvaluateReply, owners: Owners, purpose: Purpose) -> EvaluateReply:
+def disclose_evaluation(policy: Policy, reply: EvaluateReply, owners: Owners) -> EvaluateReply:
     """Scores, and how many records they rest on, with no more in it than the policy shares.
 
     Of a task whose split may not be told of (`client.policy.offered`) nothing is there at all.
     """
     shown = offered(policy, owners)
     held = {task: count for task, count in reply.examples.items() if reply.split in shown[task]}
-    scores = disclose_scores(policy, purpose, reply.split, {task: reply.scores[task] for task in held}, held)
+    scores = disclose_scores(policy, {task: reply.scores[task] for task in held})
     counts = dict.fromkeys(held, 1) if policy.metrics == "private" else _counts(policy, held)
     return replace(reply, examples=counts, scores=scores)
 
 
-def disclose_scores(
-    policy: Policy, purpose: Purpose, split: Scored, scores: Scores, counts: Mapping[str, int]
-) -> dict[str, dict[str, float]]:
+def disclose_scores(policy: Policy, scores: Scores) -> dict[str, dict[str, float]]:
     """The scores as they leave: there is no other way out for them.
 
     A score that is not a number is told as 0, so that the form of a reply does not depend on the records.
-
-    Args:
-        policy: The site's.
-        purpose: What they are asked for.
-        split: Whose records they are of.
-        scores: As computed.
-        counts: Records of the split, by task.
     """
     return {
         task: {name: _metric(policy, value if math.isfinite(value) else 0.0) for name, value in values.items()}

@@ -410,7 +410,7 @@ class Site:
             if keep:
                 keep({})
             raise
-        reply = disclose_evaluation(self.policy, reply, self.owners, purpose)
+        reply = disclose_evaluation(self.policy, reply, self.owners)
         reply = replace(reply, seconds=time.perf_counter() - started)
         if keep:
             keep(reply.scores)

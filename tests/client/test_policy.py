@@ -66,7 +66,7 @@ def disclosed(policy: Policy) -> tuple[QueryReply, TrainReply, EvaluateReply]:
     return (
         disclose_query(policy, QUERY, OWNERS),
         disclose_training(policy, TRAINED, private=False),
-        disclose_evaluation(policy, SCORED, OWNERS, "initial"),
+        disclose_evaluation(policy, SCORED, OWNERS),
     )
 
 
@@ -244,13 +244,12 @@ def test_under_privacy_no_loss_leaves_whatever_the_policy() -> None:
 
 def test_a_score_that_is_no_number_does_not_show() -> None:
     scored = replace(SCORED, scores={"t": {"f1": float("nan")}})
-    assert disclose_evaluation(Policy(), scored, OWNERS, "initial").scores == {"t": {"f1": 0.0}}
+    assert disclose_evaluation(Policy(), scored, OWNERS).scores == {"t": {"f1": 0.0}}
 
 
 def test_without_metrics_the_scores_are_an_empty_map() -> None:
-    for purpose in ("initial", "validation", "common", "released"):
-        scored = disclose_evaluation(Policy(metrics="none"), SCORED, OWNERS, purpose)
-        assert (scored.examples, scored.scores) == ({}, {})
+    scored = disclose_evaluation(Policy(metrics="none"), SCORED, OWNERS)
+    assert (scored.examples, scored.scores) == ({}, {})
 
 
 @pytest.mark.parametrize(
