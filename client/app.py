@@ -12,9 +12,12 @@ from pathlib import Path
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from client import gate
+from client.institution import load_institution
 from client.opening import open_site
+from client.receipts import Receipts
 from client.site import Site
-from shared.errors import CollegiumError, ConfigError, ProtocolError
+from shared.errors import CollegiumError, ConfigError
 from shared.files import private_umask
 from shared.protocol import (
     ConfirmRequest,
@@ -47,13 +50,14 @@ def build_app(site_of: Callable[[Context], Site]) -> ClientApp:
         reply: Reply
         try:
             site = site_of(context)
-        except CollegiumError as error:  # it may quote a path or a record: that stays here
-            log.error("this site cannot answer: %s", error)
+        except Exception as error:  # it may quote a path or a record: that stays here
+            log.error("this site cannot answer: %s", error, exc_info=error)
             reply = Refusal(institution="", kind="failure", reason=CANNOT_OPEN)
+            _record_unopened(reply, context)
         else:
             try:
                 reply = site.answer(decode(message.content, *kinds), run=run)
-            except ProtocolError as error:
+            except Exception as error:
                 reply = site.refuse(error, run=run)
         return Message(encode(reply), reply_to=message)
 
@@ -78,13 +82,32 @@ def site_of_process(context: Context | None = None) -> Site:
     Raises:
         ConfigError: Neither the node's configuration nor the environment names an institution.toml.
     """
+    return _open(_institution_file(context))
+
+
+def _institution_file(context: Context | None) -> Path:
     named = (context.node_config.get("institution") if context else None) or os.environ.get(INSTITUTION_VARIABLE)
     if not named:
         raise ConfigError(
             "Expected the node's configuration to name an institution file, but it does not; start the site with "
             "`collegium client up institution.toml`, or pass --node-config 'institution=\"/path/institution.toml\"'."
         )
-    return _open(Path(str(named)))
+    return Path(str(named))
+
+
+def _record_unopened(reply: Refusal, context: Context) -> None:
+    """A receipt of what a site says that cannot be opened, if as much as its key and its state folder are known."""
+    try:
+        institution = load_institution(_institution_file(context))
+        receipts = Receipts(institution.runtime.state, institution.identity.key)
+        receipts.append(gate.describe(reply, federation=None, run=str(context.run_id)))
+    except CollegiumError as error:
+        log.error("there is no receipt of this refusal: %s", error)
+
+
+def record_error(reason: str, run: int) -> str:
+    """What may leave as the reason of an error, once there is a receipt of it: see `client.executor`."""
+    return site_of_process().fail(reason, str(run))
 
 
 @cache

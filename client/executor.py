@@ -107,6 +107,7 @@ def serve(
     poll_seconds: float = 0.05,
     stop: threading.Event,
     on_task: Callable[[TaskRecord], None] | None = None,
+    on_error: Callable[[str, int], str] = lambda reason, run: reason,
 ) -> None:
     """Serve the SuperNode's tasks, one after the other, in the calling thread until `stop` is set.
 
@@ -119,6 +120,7 @@ def serve(
         poll_seconds: Between two questions for a task.
         stop: Ends the loop; a task at hand is interrupted and answered with an error.
         on_task: Called after every task.
+        on_error: Called with the reason of an error and the run before it leaves; returns what leaves instead.
 
     Raises:
         ConnectionFailedError: The SuperNode does not accept the secret.
@@ -128,7 +130,7 @@ def serve(
     )
     with _client(runtime_address, signer) as client:
         while acquired := _next_task(client, runtime_address, poll_seconds, stop):
-            record = _serve_task(client_app, runtime_address, acquired, stop)
+            record = _serve_task(client_app, runtime_address, acquired, stop, on_error)
             if on_task:
                 on_task(record)
 
@@ -162,7 +164,11 @@ def _next_task(
 
 
 def _serve_task(
-    client_app: ClientApp, address: str, acquired: AcquireTaskResponse, stop: threading.Event
+    client_app: ClientApp,
+    address: str,
+    acquired: AcquireTaskResponse,
+    stop: threading.Event,
+    on_error: Callable[[str, int], str],
 ) -> TaskRecord:
     """One task from its input to its output, in the order of `flwr-clientapp`."""
     began = time.monotonic()
@@ -181,7 +187,7 @@ def _serve_task(
                 message, context, _run, _bundle = pull_task_input(client)
                 reply = _call(client_app, message, context)
         except (Exception, SystemExit, TaskInterruptedError) as error:
-            sub_status, reason = SubStatus.FAILED, _reason(error, stop)
+            sub_status, reason = SubStatus.FAILED, on_error(_reason(error, stop), acquired.task.run_id)
             log.error("Task %d failed", acquired.task.task_id, exc_info=error)
             if message:
                 reply = Message(Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason), reply_to=message)
@@ -333,12 +339,20 @@ def _run(institution: Path, runtime_address: str, secret_file: Path, stop: threa
             f"Expected the SuperExec secret in {secret_file}, but it cannot be read ({error.strerror}); "
             "give the file that the SuperNode was started with."
         ) from None
-    from client.app import INSTITUTION_VARIABLE, app, warm  # PyTorch and all: late, so that a stop is heard meanwhile
+    # PyTorch and all: late, so that a stop is heard meanwhile.
+    from client.app import INSTITUTION_VARIABLE, app, record_error, warm
 
     os.environ[INSTITUTION_VARIABLE] = str(institution.resolve())
     warm()
     log.info(READY)
-    serve(client_app=app, runtime_address=runtime_address, secret=secret, stop=stop, on_task=_log_task)
+    serve(
+        client_app=app,
+        runtime_address=runtime_address,
+        secret=secret,
+        stop=stop,
+        on_task=_log_task,
+        on_error=record_error,
+    )
 
 
 def _exit_soon_after(stop: threading.Event) -> None:

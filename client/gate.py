@@ -120,12 +120,12 @@ def check_size(blob: bytes, policy: Policy) -> None:
 def describe(
     reply: Reply,
     *,
-    federation: Federation,
+    federation: Federation | None,
     run: str | None = None,
     norm: float | None = None,
     evaluations: int | None = None,
 ) -> Release:
-    """What a receipt says of a reply; see `client.receipts.Release`."""
+    """What a receipt says of a reply; see `client.receipts.Release`. Of a site that cannot be opened none is known."""
     body = body_of(reply)
     (content,) = blobs_of(reply).values() or (body.encode(),)
     told = json.loads(body)
@@ -136,11 +136,30 @@ def describe(
         bytes=len(content),
         norm=norm,
         body=body,
-        federation=federation.digest,
+        federation=federation.digest if federation else "",
         run=run,
         round=told.get("round"),
         tasks=tuple(sorted(told.get("examples") or told.get("records") or ())),
         epsilon=told.get("epsilon"),
         ledger=(int(number), digest) if number else None,
         evaluations=evaluations,
+    )
+
+
+def describe_error(reason: str, *, federation: Federation, run: str | None) -> Release:
+    """What a receipt says of an error that leaves in place of a reply."""
+    body = json.dumps({"error": reason})
+    return Release(
+        kind="error",
+        sha256=hashlib.sha256(body.encode()).hexdigest(),
+        bytes=len(body),
+        norm=None,
+        body=body,
+        federation=federation.digest,
+        run=run,
+        round=None,
+        tasks=(),
+        epsilon=None,
+        ledger=None,
+        evaluations=None,
     )

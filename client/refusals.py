@@ -32,7 +32,7 @@ LONGEST_LINE = 5000
 """Characters of an error in the site's own log."""
 
 
-def refusal(error: CollegiumError, *, institution: str, state: Path | None) -> Refusal:
+def refusal(error: Exception, *, institution: str, state: Path | None) -> Refusal:
     """The refusal that an error becomes; the site's own log has all of it.
 
     Args:
@@ -40,7 +40,8 @@ def refusal(error: CollegiumError, *, institution: str, state: Path | None) -> R
         institution: Whose answer it is.
         state: The site's state folder, which a reason does not name.
     """
-    log.error("refused: %s", plain(str(error), LONGEST_LINE))
+    foreseen = isinstance(error, CollegiumError)
+    log.error("refused: %s", plain(str(error), LONGEST_LINE), exc_info=None if foreseen else error)
     kind: RefusalKind = next((kind for of, kind in KINDS if isinstance(error, of)), "failure")
     reason = UNSAID if kind in ("data", "failure") else str(error)
     if state is not None:

@@ -52,7 +52,6 @@ from shared.balancing import State
 from shared.codec import Arrays
 from shared.errors import (
     BudgetError,
-    CollegiumError,
     PolicyError,
     RefusalError,
     StoreError,
@@ -141,11 +140,11 @@ class Site:
                 labels = {task: sorted(counts) for task, counts in self._inventory().items()}
                 reply = self.secure.keep(reply, self.federation, shapes, run=request.run, labels=labels)
                 release = self._describe_release(request, reply, run, norm)
-        except CollegiumError as error:
+        except Exception as error:  # whatever it is, what leaves has a receipt and quotes nothing
             return self.refuse(error, run)
         return self._record(reply, release)
 
-    def refuse(self, error: CollegiumError, run: str | None = None) -> Reply:
+    def refuse(self, error: Exception, run: str | None = None) -> Reply:
         """The refusal that an error becomes; there is a receipt of it as of any answer.
 
         Args:
@@ -154,6 +153,16 @@ class Site:
         """
         reply = refusal(error, institution=self.name, state=self.state)
         return self._record(reply, gate.describe(reply, federation=self.federation, run=run))
+
+    def fail(self, reason: str, run: str | None = None) -> str:
+        """What the coordinator is told by an error of Flower's in place of a reply; there is a receipt of it too."""
+        try:
+            if self.receipts is not None:
+                self.receipts.append(gate.describe_error(reason, federation=self.federation, run=run))
+        except StoreError as error:
+            log.error("nothing leaves: %s", error)
+            return NO_RECEIPT
+        return reason
 
     def _work(self, request: Request, run: str | None) -> tuple[Reply, float | None]:
         """What the request asks for, as the policy shares it, and the norm of the update in it."""

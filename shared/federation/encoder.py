@@ -14,7 +14,7 @@ class Backbone(Model):
     name: str = "minilm-l6"
     """`minilm-l6` (bundled), a hub id such as `google-bert/bert-base-uncased`, or a folder."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    """Fingerprint of weights, vocabulary and configuration; `collegium server init` fills it in."""
+    """Fingerprint of configuration, weights and all of the tokenizer; `collegium server init` fills it in."""
     max_length: Annotated[int, Field(ge=16, le=512)] = 256
     """Longest input in sub-tokens; longer texts are cut, longer question-answering contexts are windowed."""
 

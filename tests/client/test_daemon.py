@@ -14,8 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import tomli_w
+from fastapi.routing import APIRoute
+from flwr.supercore.routers.runtime.router import router
+from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
 
 from client import daemon
 from client.daemon import _new_lines, serve
@@ -185,6 +189,29 @@ def test_a_key_that_is_not_enrolled_is_one_sentence(institution: Callable[..., P
     assert "not enrolled" in str(error)
     assert "node.pub" in str(error)
     assert processes(file.parent) == {}
+
+
+@pytest.mark.usefixtures("only_supernode")
+def test_the_loopback_interface_says_nothing_without_its_secret(
+    coordinator: ServerHome, institution: Callable[..., Path]
+) -> None:
+    """Before, /docs and /openapi.json were served to every user of the machine, by Flower's default."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    file = institution(runtime={"port": port})
+    enrol(coordinator, file, "loopback")
+    with Background(serve, file) as running:
+        running.wait_for("hospital is connected")
+        url = f"http://127.0.0.1:{port}"
+        for path in ("/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"):
+            assert httpx.get(url + path).status_code == 404, path
+        paths = [route.path for route in router.routes if isinstance(route, APIRoute)]
+        assert len(paths) > 8
+        version = RuntimeVersionMetadata.from_local_component("flwr-clientapp")
+        headers = {"content-type": "application/protobuf", **dict(version.as_metadata())}
+        for path in paths:
+            answer = httpx.post(url + path, headers=headers, content=b"")
+            assert answer.status_code in (401, 403), (path, answer.status_code, answer.text)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -136,7 +137,8 @@ def work(stop):
     threading.Thread(target=executor._exit_soon_after, args=(stop,), daemon=True).start()
     print("up", flush=True)
     executor.serve(client_app=app, runtime_address={address!r}, secret=Path({secret!r}).read_bytes(), stop=stop,
-                   on_task=lambda task: print(task, flush=True))
+                   on_task=lambda task: print(task, flush=True),
+                   on_error=lambda reason, run: print("leaves", run, reason, flush=True) or reason)
 
 run_until_signal(work)
 """
@@ -404,6 +406,7 @@ def test_what_an_error_tells_the_coordinator(tmp_path: Path) -> None:
         "exit": "SystemExit",
     }
     assert reply.has_content()  # not even SystemExit ended the process
+    assert re.findall(r"leaves \d+ (.*)", process.text) == list(reasons.values()), "each was told before it left"
     assert "the record of patient Jane Example" in process.text  # the log at the site has it all
 
 
