@@ -16,8 +16,8 @@ from client import gate
 from client.institution import load_institution
 from client.opening import open_site
 from client.receipts import Receipts
-from client.site import Site
-from shared.errors import CollegiumError, ConfigError
+from client.site import NO_RECEIPT, Site
+from shared.errors import CollegiumError, ConfigError, StoreError
 from shared.files import private_umask
 from shared.protocol import (
     ConfirmRequest,
@@ -107,7 +107,18 @@ def _record_unopened(reply: Refusal, context: Context) -> None:
 
 def record_error(reason: str, run: int) -> str:
     """What may leave as the reason of an error, once there is a receipt of it: see `client.executor`."""
-    return site_of_process().fail(reason, str(run))
+    return receipted(site_of_process(), reason, str(run))
+
+
+def receipted(site: Site, reason: str, run: str) -> str:
+    """The reason of an error of Flower's once it has a receipt; a sentence that says so where it cannot have one."""
+    try:
+        if site.receipts is not None:
+            site.receipts.append(gate.describe_error(reason, federation=site.federation, run=run))
+    except StoreError as error:
+        log.error("nothing leaves: %s", error)
+        return NO_RECEIPT
+    return reason
 
 
 @cache

@@ -154,16 +154,6 @@ class Site:
         reply = refusal(error, institution=self.name, state=self.state)
         return self._record(reply, gate.describe(reply, federation=self.federation, run=run))
 
-    def fail(self, reason: str, run: str | None = None) -> str:
-        """What the coordinator is told by an error of Flower's in place of a reply; there is a receipt of it too."""
-        try:
-            if self.receipts is not None:
-                self.receipts.append(gate.describe_error(reason, federation=self.federation, run=run))
-        except StoreError as error:
-            log.error("nothing leaves: %s", error)
-            return NO_RECEIPT
-        return reason
-
     def _work(self, request: Request, run: str | None) -> tuple[Reply, float | None]:
         """What the request asks for, as the policy shares it, and the norm of the update in it."""
         if isinstance(request, TrainRequest):

@@ -8,7 +8,7 @@ import pytest
 from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from client.app import CANNOT_OPEN, INSTITUTION_VARIABLE, build_app, site_of_process
+from client.app import CANNOT_OPEN, INSTITUTION_VARIABLE, build_app, receipted, site_of_process
 from client.keys import generate_node_key, read_public_key
 from client.receipts import FILE, Receipts, verify
 from client.refusals import UNSAID
@@ -77,11 +77,11 @@ def test_whatever_goes_wrong_is_a_refusal_that_quotes_nothing_and_has_a_receipt(
 def test_an_error_of_flowers_has_a_receipt(make_site: Callable[..., Site], tmp_path: Path, key: Path) -> None:
     state = tmp_path / "receipts"
     site = dataclasses.replace(make_site("clauses"), receipts=Receipts(state, key))
-    assert site.fail("stopped", run="7") == "stopped"
+    assert receipted(site, "stopped", "7") == "stopped"
     (receipt,) = verify(state, [read_public_key(key)])
     assert [receipt[name] for name in ("kind", "run", "body")] == ["error", "7", '{"error": "stopped"}']
     (state / FILE).write_text("junk")
-    assert site.fail("stopped", run="7") == NO_RECEIPT
+    assert receipted(site, "stopped", "7") == NO_RECEIPT
 
 
 def test_a_site_that_cannot_be_opened_writes_a_receipt_of_that(
