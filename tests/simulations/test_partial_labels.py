@@ -37,11 +37,11 @@ def run(
         for name, kind in (("hospital", "Drug"), ("law_firm", "Party")):
             file = tmp_path / f"{name}.jsonl"
             file.write_text("".join(json.dumps({"tokens": text, "tags": only(kind)}) + "\n" for text in TEXTS))
-            data = Data(train=file, annotates=(kind,) if declared else None)
+            data = Data(train=file, validation=file, annotates=(kind,) if declared else None)
             institutions[name] = {"entities": data}
         federation = tiny_federation(
             tasks={"entities": {"type": "token-classification", "types": ["Drug", "Party"]}},
-            rounds={"count": 6, "quorum": 2},
+            rounds={"count": 3, "quorum": 2},
             training={"epochs_per_round": 20, "learning_rate": 3e-2},
         )
         model = build_model(federation)
