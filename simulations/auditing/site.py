@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from client.data.holdout import check_limit
 from client.data.identity import owner_of
 from client.data.sources import BadRow, scan_rows
 from client.institution import Data, Institution
@@ -69,7 +70,8 @@ def audit_site(
         announce: Told of every stage.
 
     Raises:
-        ConfigError: There is a single owner, or nobody else in one of their tasks, or the site refuses to train.
+        ConfigError: There is a single owner, or nobody else in one of their tasks; the site refuses to train, or a site
+            that keeps a ledger would refuse the data.
     """
     federation = federation.model_copy(update={"secure_aggregation": None})
     state = codec.encode(_received(model, federation, institution.data), federation.wire.coding_down)
@@ -85,6 +87,8 @@ def audit_site(
         steps = [run(inside, 0.0) - run(outside, 0.0) for _ in range(REFERENCES)]
         return np.asarray(np.mean(steps, axis=0))
 
+    for task, source in institution.data.items():
+        check_limit(task, source.limit)
     inside = build_site(institution, federation, model)
     held = _records_by_owner(institution, model.tasks)
     if len(held) < 2:

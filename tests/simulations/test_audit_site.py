@@ -101,7 +101,7 @@ def by_position(files: dict[str, list[Any]], limit: float | None, *_: Any) -> di
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("task", "texts", "source"),
-    [("clauses", 120, {}), ("words", 30, {"validation": True})],
+    [("clauses", 120, {}), ("words", 30, {"validation": True}), ("clauses", 120, {"limit": 0.5, "group_by": "owner"})],
 )
 def test_an_honest_site_passes(audit: Audit, elsewhere: str, task: str, texts: int, source: dict[str, Any]) -> None:
     if "validation" in source:
@@ -135,9 +135,13 @@ def test_masks_drawn_in_a_row_are_found(audit: Audit, elsewhere: str, monkeypatc
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_splits_by_position_are_found(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("limited", [False, True])
+def test_splits_by_position_are_found(
+    audit: Audit, elsewhere: str, monkeypatch: pytest.MonkeyPatch, limited: bool
+) -> None:
     monkeypatch.setattr(loading, "choose", by_position)
-    assert audit(texts=240).violated
+    found = audit(limit=0.5, validation=elsewhere) if limited else audit(texts=240)
+    assert found.violated
 
 
 def test_a_run_without_noise_is_found_and_told(audit: Audit, elsewhere: str) -> None:
@@ -167,3 +171,8 @@ def test_an_owner_leaves_with_all_records_of_all_tasks(
 def test_one_owner_alone_cannot_be_left_out(audit: Audit, elsewhere: str) -> None:
     with pytest.raises(ConfigError, match="at least two owners at law_firm"):
         audit(texts=3, validation=elsewhere, group_by="owner")
+
+
+def test_what_a_private_site_refuses_is_not_audited(audit: Audit, elsewhere: str) -> None:
+    with pytest.raises(ConfigError, match="as a share below 1"):
+        audit(texts=20, limit=10, validation=elsewhere)

@@ -6,9 +6,9 @@ import pytest
 from dp_accounting.pld import PLDAccountant
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from opacus.accountants import PRVAccountant
+from opacus.accountants import PRVAccountant, RDPAccountant
 
-from client.privacy.accounting import Mechanism, epsilon, noise_multiplier_for, rdp_epsilon
+from client.privacy.accounting import _ORDERS, Mechanism, epsilon, noise_multiplier_for, rdp_epsilon
 from shared.errors import ConfigError
 
 DELTA = 1e-5
@@ -72,6 +72,33 @@ def test_without_sampling_it_is_the_gaussian_mechanism() -> None:
 
 def phi(x: float) -> float:
     return 0.5 * math.erfc(-x / math.sqrt(2))
+
+
+@pytest.mark.parametrize(("rounds", "steps"), [(1, 32), (8, 8), (12, 8)])
+def test_steps_of_everybody_are_one_gaussian_mechanism(rounds: int, steps: int) -> None:
+    noise = noise_multiplier_for(3.0, DELTA, 1.0, rounds * steps)
+    found = epsilon([Mechanism(noise, 1.0, steps)] * rounds, DELTA)
+    assert found == pytest.approx(3.0, abs=1e-6)
+    mu = math.sqrt(rounds * steps) / noise
+    delta = phi(mu / 2 - found / mu) - math.exp(found) * phi(-mu / 2 - found / mu)
+    assert delta == pytest.approx(DELTA, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("history", "by_prv"),
+    [
+        ([(2.0, 0.125, 64)], 2.382116015308037),
+        ([(1.1, 0.5, 8), (2.0, 0.25, 12)], 8.462503211475672),
+        ([(0.8, 0.01, 500)], 2.405642122387761),
+    ],
+)
+def test_figures_are_those_of_fresh_accountants(history: list[tuple[float, float, int]], by_prv: float) -> None:
+    """By PRV, on this grid, as they were first reported; by Renyi DP as opacus tells them."""
+    mechanisms = [Mechanism(*each) for each in history]
+    accountant = RDPAccountant()
+    accountant.history = history
+    assert epsilon(mechanisms, DELTA) == pytest.approx(by_prv, abs=1e-6)
+    assert rdp_epsilon(mechanisms, DELTA) == pytest.approx(accountant.get_epsilon(DELTA, alphas=_ORDERS), abs=1e-6)
 
 
 def test_different_mechanisms_add_up() -> None:

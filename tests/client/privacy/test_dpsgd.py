@@ -389,7 +389,16 @@ def test_owners_are_drawn_by_a_coin_each_and_whole(tiny_federation: MakeFederati
     assert any(not batch for batch in batches)
 
 
-@pytest.mark.parametrize(("epochs", "rate", "steps"), [(1, 0.1, 10), (2, 0.3, 7), (1, 1.0, 1), (0, 0.1, 0)])
+def test_at_a_rate_of_one_everybody_is_in_every_step(tiny_federation: MakeFederation) -> None:
+    _, examples = build(tiny_federation, "sentiment", "entities")
+    owners = {(e.task, e.record): f"{e.task} {e.record}" for e in examples}
+    batches = poisson_batches(examples, private(owners, sampling_rate=1.0), 8)
+    assert [len(batch) for batch in batches] == [len(examples)] * 8
+
+
+@pytest.mark.parametrize(
+    ("epochs", "rate", "steps"), [(1, 0.1, 10), (2, 0.3, 7), (1, 1.0, 1), (8, 1.0, 8), (0, 0.1, 0)]
+)
 def test_steps_do_not_depend_on_the_data(epochs: int, rate: float, steps: int) -> None:
     settings = Privacy(noise_multiplier=1.0, sampling_rate=rate)
     assert steps_per_round(settings, Training(epochs_per_round=epochs)) == steps
