@@ -130,7 +130,7 @@ def test_masks_drawn_in_a_row_are_found(audit: Audit, elsewhere: str, monkeypatc
         return lambda task, record: rng
 
     monkeypatch.setattr(Private, "chance", in_a_row)
-    assert audit("words", 40, validation=elsewhere).violated
+    assert audit("words", 100, runs=100, validation=elsewhere).violated
 
 
 @pytest.mark.slow
