@@ -32,6 +32,7 @@ def _openssh(key: ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey) -> str:
         _openssh(ec.generate_private_key(ec.SECP256R1()).public_key()),
         _openssh(ed25519.Ed25519PrivateKey.generate().public_key()),
     ],
+    ids=["empty", "no key", "cut", "two lines", "too long", "another curve", "another kind"],
 )
 def test_what_is_no_node_key(text: str) -> None:
     with pytest.raises(ValueError, match="expected a public key on one line"):
