@@ -12,13 +12,13 @@ from pathlib import Path
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from client import gate
 from client.institution import load_institution
+from client.leaving import gate
+from client.leaving.receipts import Receipts
 from client.opening import open_site
-from client.receipts import Receipts
 from client.site import NO_RECEIPT, Site
 from shared.errors import CollegiumError, ConfigError, StoreError
-from shared.files import private_umask
+from shared.process.files import private_umask
 from shared.protocol import (
     ConfirmRequest,
     EvaluateRequest,
@@ -106,7 +106,7 @@ def _record_unopened(reply: Refusal, context: Context) -> None:
 
 
 def record_error(reason: str, run: int) -> str:
-    """What may leave as the reason of an error, once there is a receipt of it: see `client.executor`."""
+    """What may leave as the reason of an error, once there is a receipt of it: see `client.service.executor`."""
     return receipted(site_of_process(), reason, str(run))
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from shared.console import JsonOption, announce, print_json
+from shared.process.console import JsonOption, announce, print_json
 
 app = typer.Typer(help="The institution: train beside your own data.", no_args_is_help=True)
 
@@ -41,8 +41,8 @@ def doctor(
 
     Nothing leaves this machine. The exit code is 1 if there is an error, and 0 if there are at most warnings.
     """
+    from client.data.doctor import agreed_keys, examine_institution, print_report, report_as_json
     from client.data.verdicts import worst
-    from client.doctor import agreed_keys, examine_institution, print_report, report_as_json
 
     keys = agreed_keys(institution)
     report, findings = examine_institution(institution, data)
@@ -101,8 +101,8 @@ def outbox(
 
     With --verify the exit code is 1 if a receipt was edited, removed or moved, and the message says which.
     """
-    from client import outbox as box
     from client.institution import load_institution
+    from client.leaving import outbox as box
 
     if approve and reject:
         raise typer.BadParameter("give either --approve or --reject")
@@ -132,7 +132,7 @@ def bundle(
 
     It was trained on your records: treat it as you treat them. Nothing is sent, and no daemon needs to be up.
     """
-    from client.personal import write_own_bundle
+    from client.round.personal import write_own_bundle
 
     made = write_own_bundle(institution, out)
     if as_json:
@@ -146,7 +146,7 @@ def up(
     institution: Annotated[Path, typer.Argument(help="Your institution.toml.")] = Path("institution.toml"),
 ) -> None:
     """Run the institution's daemon until you stop it with Ctrl-C or SIGTERM."""
-    from client.daemon import serve
-    from shared.supervisor import run_until_signal
+    from client.service.daemon import serve
+    from shared.process.supervisor import run_until_signal
 
     run_until_signal(lambda stop: serve(institution, stop=stop, announce=announce))

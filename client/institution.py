@@ -5,11 +5,11 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from client.augmentation import Augmentation
+from client.data.augmentation import Augmentation
 from client.data.sources import FORMATS, format_of
 from client.policy import Policy
 from shared.config import Model, Name, parse, read_toml
-from shared.tags import Scheme
+from shared.tasks.tags import Scheme
 
 
 class Server(Model):

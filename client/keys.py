@@ -11,9 +11,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from shared.errors import ConfigError, EnrolmentError
-from shared.files import check_private
 from shared.nodekeys import fingerprint as agreed_fingerprint
 from shared.nodekeys import line_of
+from shared.process.files import check_private
 
 if TYPE_CHECKING:
     from shared.federation import Federation

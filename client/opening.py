@@ -6,26 +6,26 @@ from pathlib import Path
 import torch
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from client.augmentation import open_rewording
+from client.data.augmentation import open_rewording
 from client.data.holdout import check_limit, key_of_seed, open_key
 from client.data.identity import count_owners
 from client.data.loading import load_data
 from client.data.readiness import examine, summary
 from client.institution import Data, Institution, load_institution
-from client.keep import Keep
 from client.keys import check_agreed_key, read_private_key
+from client.leaving.receipts import Receipts
 from client.policy import in_force
 from client.privacy.account import open_account, open_ledger
 from client.privacy.evaluation import open_evaluations
 from client.privacy.ledger import Ledger
-from client.receipts import Receipts
-from client.requests import Asked
-from client.secagg import SecureRounds
+from client.round.keep import Keep
+from client.round.requests import Asked
+from client.round.secagg import SecureRounds
 from client.site import Site
 from shared.adapter import get_state, is_kept
 from shared.errors import ConfigError
 from shared.federation import Federation, load_federation
-from shared.model import MultiTaskModel, build_model
+from shared.model.multitask import MultiTaskModel, build_model
 
 log = logging.getLogger("collegium.client")
 

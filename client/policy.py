@@ -1,7 +1,7 @@
 """What an institution allows: `[policy]` of its own file, checked in its own process before and after each answer.
 
 A request that breaks a rule raises PolicyError, which names the rule as `policy.KEY`; what an answer tells in numbers
-is reduced to what the policy shares (`client.disclosure`). Nothing that a coordinator sends can change a rule.
+is reduced to what the policy shares (`client.leaving.disclosure`). Nothing that a coordinator sends can change a rule.
 """
 
 from collections.abc import Collection, Mapping

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from client import trainer
 from client.data.sources import read_rows
+from client.train import trainer
 from shared.adapter import set_state
 from shared.bundle import load_bundle
 from shared.errors import ConfigError, DataError
 from shared.federation import Federation
-from shared.model import MultiTaskModel, build_model
+from shared.model.multitask import MultiTaskModel, build_model
 from shared.tasks import Example, Record, Task
 
 

@@ -12,26 +12,28 @@ from pathlib import Path
 
 import numpy as np
 
-from client import gate, outbox, personal, requests, trainer
-from client.augmentation import Rewording
+from client.data.augmentation import Rewording
 from client.data.loading import TaskData, mark_known
-from client.disclosure import disclose_evaluation, disclose_query, disclose_training
-from client.drift import renew
-from client.importance import Importance
-from client.keep import Keep, Parts
+from client.leaving import gate, outbox
+from client.leaving.disclosure import disclose_evaluation, disclose_query, disclose_training
+from client.leaving.receipts import Receipts, Release
+from client.leaving.refusals import refusal
 from client.policy import Owners, Policy, check_request, check_tasks, offered
 from client.privacy.account import Account, parse_head
 from client.privacy.evaluation import Evaluations
 from client.privacy.randomness import Chance
-from client.progress import Progress
-from client.receipts import Receipts, Release
-from client.refusals import refusal
-from client.requests import Asked, purpose_of
-from client.rotation import align
-from client.scoring import private_scores, score, tune
-from client.secagg import Participant, SecureRounds
-from client.states import Received, check_state, read_state
-from client.steady import steady
+from client.round import personal, requests
+from client.round.keep import Keep, Parts
+from client.round.requests import Asked, purpose_of
+from client.round.secagg import Participant, SecureRounds
+from client.round.states import Received, check_state, read_state
+from client.round.steady import steady
+from client.train import trainer
+from client.train.drift import renew
+from client.train.importance import Importance
+from client.train.progress import Progress
+from client.train.rotation import align
+from client.train.scoring import private_scores, score, tune
 from shared import codec
 from shared.adapter import (
     difference,
@@ -47,8 +49,6 @@ from shared.adapter import (
     split_control,
     tensors,
 )
-from shared.allocation import cut, ranks_of, update_shapes
-from shared.balancing import State
 from shared.codec import Arrays
 from shared.errors import (
     BudgetError,
@@ -58,8 +58,10 @@ from shared.errors import (
     shown,
 )
 from shared.federation import Federation
-from shared.lora import rank_of, set_trained
-from shared.model import MultiTaskModel
+from shared.model.allocation import cut, ranks_of, update_shapes
+from shared.model.balancing import State
+from shared.model.lora import rank_of, set_trained
+from shared.model.multitask import MultiTaskModel
 from shared.protocol import (
     EvaluateReply,
     EvaluateRequest,
@@ -79,7 +81,7 @@ log = logging.getLogger("collegium.client")
 HOME = "home"
 """What `Method.keeps` names, in the site's memory of its rounds."""
 VARIATES = "variates"
-"""Its control variates c_i, there too; see `client.drift`."""
+"""Its control variates c_i, there too; see `client.train.drift`."""
 RESIDUAL = "residual"
 """What `top-k` has not sent yet, there too; see `shared.codec.with_feedback`."""
 NO_RECEIPT = "This site could not write the receipt of its answer, and nothing leaves without one."

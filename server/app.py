@@ -9,14 +9,14 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import RunNotRunningException
 
-from server import rounds
 from server.bundle import RUN_KEY
 from server.home import HOME_VARIABLE
+from server.rounds import loop as rounds
 from server.running import open_store
 from server.store import Store
 from shared.errors import CollegiumError, ConfigError, StoreError
 from shared.federation import load_federation
-from shared.files import private_folder, private_umask
+from shared.process.files import private_folder, private_umask
 
 app = ServerApp()
 
@@ -25,7 +25,7 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run the federation that the run configuration names, from the state that the store holds."""
     from shared.adapter import get_state
-    from shared.model import build_model
+    from shared.model.multitask import build_model
 
     private_umask()  # the folder's owner may have started the SuperLink, and this process, by other means
     with _open(context) as (store, run_id):

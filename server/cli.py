@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from shared.console import JsonOption, announce, print_json, print_table
+from shared.process.console import JsonOption, announce, print_json, print_table
 
 app = typer.Typer(help="The coordinator: enrol institutions, run rounds, release models.", no_args_is_help=True)
 Home = Annotated[Path, typer.Argument(help="The coordinator's folder, made by `collegium server init`.")]
@@ -43,9 +43,9 @@ def init(
 @app.command(epilog="Example: collegium server up coordinator")
 def up(home: Home) -> None:
     """Run the coordinator's daemon until you stop it with Ctrl-C or SIGTERM."""
-    from server.daemon import serve
     from server.home import open_home
-    from shared.supervisor import run_until_signal
+    from server.service.daemon import serve
+    from shared.process.supervisor import run_until_signal
 
     coordinator = open_home(home)
     run_until_signal(lambda stop: serve(coordinator, stop=stop, announce=announce))
@@ -61,7 +61,7 @@ def enrol(
     """Let an institution in: register its public key under its name."""
     from server.enrolment.keys import agreement_line, fingerprint, read_public_key
     from server.home import open_home
-    from server.operator import OperatorClient
+    from server.service.operator import OperatorClient
 
     key = read_public_key(public_key)
     with OperatorClient(open_home(home)) as operator:

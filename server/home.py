@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from server.enrolment.authority import create_authority, issue_server_certificate
 from shared.errors import ConfigError
-from shared.files import check_private, private_folder
+from shared.process.files import check_private, private_folder
 
 # Tells the ServerApp, which Flower starts, where its coordinator's folder is.
 HOME_VARIABLE = "COLLEGIUM_SERVER_HOME"

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from server.aggregation.shares import capped_mean
-from server.outcomes import outcomes
+from server.rounds.outcomes import outcomes
 from server.store import Store, rounds, scores
 from shared.adapter import is_kept, unpack_steps
 from shared.bundle import heads_of, write_bundle
-from shared.deployed import deployed
 from shared.errors import ConfigError
 from shared.federation import Federation
-from shared.lowrank import add_up
+from shared.model.deployed import deployed
+from shared.model.lowrank import add_up
 from shared.tasks import TASK_TYPES
 
 README = """\

@@ -9,8 +9,8 @@ from typing import Any
 
 from server.bundle import RUN_KEY, pointer_bundle
 from server.home import open_home, read_settings
-from server.operator import OperatorClient
-from server.outcomes import primary_outcomes
+from server.rounds.outcomes import primary_outcomes
+from server.service.operator import OperatorClient
 from server.store import Store, cuts, evaluations, events, findings, replies, rounds, runs, spending
 from shared.errors import ConfigError
 from shared.federation import load_federation

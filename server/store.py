@@ -23,7 +23,7 @@ from shared.codec import Arrays
 from shared.config import parse
 from shared.errors import ConfigError, StoreError
 from shared.federation import Federation
-from shared.files import private_file, private_folder
+from shared.process.files import private_file, private_folder
 
 if TYPE_CHECKING:
     from server.aggregation.shares import Cut

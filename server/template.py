@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from shared.backbone import fingerprint, locate
 from shared.federation import load_federation
+from shared.model.backbone import fingerprint, locate
 
 TEMPLATE = """\
 # What this coordinator and its institutions agree on. Every institution keeps its own copy, and trains only

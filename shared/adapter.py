@@ -13,9 +13,9 @@ import torch
 
 from shared.codec import Arrays, CodecName, FloatCodec
 from shared.errors import ProtocolError, shown
-from shared.lora import factors, lora_layers
-from shared.methods import Factor, Kept, Method
-from shared.model import MultiTaskModel
+from shared.federation.methods import Factor, Kept, Method
+from shared.model.lora import factors, lora_layers
+from shared.model.multitask import MultiTaskModel
 
 T = TypeVar("T")
 ADAPTER = "adapter/"

@@ -17,7 +17,7 @@ from shared.adapter import ADAPTER, HEAD, task_of
 from shared.codec import Arrays
 from shared.errors import ConfigError, StoreError
 from shared.federation import Federation, load_federation
-from shared.lora import lora_config
+from shared.model.lora import lora_config
 
 ADAPTER_FILE = Path("adapter") / "adapter_model.safetensors"
 HEADS_FILE = Path("heads.safetensors")
@@ -71,7 +71,7 @@ def write_bundle(
     Args:
         folder: To make.
         federation: The agreement.
-        arrays: Adapter and heads as `shared.deployed` makes them.
+        arrays: Adapter and heads as `shared.model.deployed` makes them.
         ranks: As well.
         metrics: Among them `settings` as `Bundle` has them, and `tasks`, those whose heads there are, if not all.
         readme: What the bundle is, in Markdown; how to use it is added.

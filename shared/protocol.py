@@ -74,7 +74,7 @@ class QueryReply:
     rank: Annotated[int, Field(ge=1, le=256)] | None = None
     """Of its adapter; the federation's if None."""
     base: Version = ""
-    """The version of its frozen weights, where rounds move them; see `shared.lora.Base`."""
+    """The version of its frozen weights, where rounds move them; see `shared.model.lora.Base`."""
     labels: ByTask[Annotated[Mapping[Label, Count], Field(max_length=LONGEST_LIST)]] = field(default_factory=dict)
     """Per task that has labels, those that the institution annotates, and how many training records bear each."""
     readiness: ByTask[Metrics] = field(default_factory=dict)
@@ -234,7 +234,7 @@ class MaskRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskReply:
-    """The masked update and its weights: words as `shared.fixedpoint` lays them out."""
+    """The masked update and its weights: words as `shared.secagg.fixedpoint` lays them out."""
 
     institution: Name
     round: Round

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Mapping
 
-from client import trainer
-from client.scoring import score
 from client.site import Site
+from client.train import trainer
+from client.train.scoring import score
 from shared.adapter import set_state
 from shared.codec import Arrays
 from shared.federation import Federation
-from shared.lora import set_trained
-from shared.model import MultiTaskModel
+from shared.model.lora import set_trained
+from shared.model.multitask import MultiTaskModel
 
 Scores = dict[str, dict[str, float]]
 """The primary metric on the test split, by institution and task."""

@@ -12,9 +12,9 @@ import typer
 
 from client.cli import app as client_app
 from server.cli import app as server_app
-from shared import console
-from shared.console import JsonOption, announce, print_json
-from shared.files import private_umask
+from shared.process import console
+from shared.process.console import JsonOption, announce, print_json
+from shared.process.files import private_umask
 
 app = typer.Typer(
     name="collegium",
@@ -127,7 +127,7 @@ def audit(
 @app.command(epilog="Example: collegium methods")
 def methods(as_json: JsonOption = False) -> None:
     """List what rounds.method may be: what travels, whether the mean is exact, and what it can be combined with."""
-    from shared.methods import METHODS, columns
+    from shared.federation.methods import METHODS, columns
 
     if as_json:
         print_json({name: asdict(method) for name, method in METHODS.items()})

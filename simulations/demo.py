@@ -18,16 +18,16 @@ from client.data.holdout import key_of_seed, write_key
 from client.keys import generate_node_key, read_private_key
 from server.enrolment.keys import read_public_key
 from server.home import ServerHome, init_home, read_settings
-from server.operator import OperatorClient
 from server.running import follow, release_run, start
+from server.service.operator import OperatorClient
 from shared.adapter import get_state
 from shared.bundle import federation_toml
 from shared.errors import CollegiumError, ProcessError
 from shared.federation import Federation
-from shared.files import private_folder
-from shared.model import build_model
+from shared.model.multitask import build_model
 from shared.nodekeys import line_of
-from shared.supervisor import Child, supervise
+from shared.process.files import private_folder
+from shared.process.supervisor import Child, supervise
 from simulations.baselines import centralised
 from simulations.experiment import Experiment, load_experiment, open_sites
 from simulations.results import Row, rows_of_run

@@ -16,7 +16,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from client.app import build_app
 from client.site import Site
-from server import rounds
+from server.rounds import loop as rounds
 from server.store import Store
 from shared.codec import Arrays
 from shared.federation import Federation

@@ -10,11 +10,11 @@ from pydantic import Field, model_validator
 from client.institution import AdapterSize, Data, Institution
 from client.opening import build_site
 from client.site import Site
-from shared.backbone import fingerprint, locate
 from shared.config import Model, Name, parse, read_toml
 from shared.errors import ConfigError
 from shared.federation import Federation
-from shared.model import MultiTaskModel, build_model
+from shared.model.backbone import fingerprint, locate
+from shared.model.multitask import MultiTaskModel, build_model
 from shared.tasks import build_task
 from simulations.nodekeys import node_key, public_keys
 from simulations.partition import MOST, Partition, partition, site_names

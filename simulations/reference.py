@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from client.augmentation import Augmentation
+from client.data.augmentation import Augmentation
 from client.institution import AdapterSize, Data, Identity, Institution, Runtime, Server
 from client.policy import Policy
 from shared.federation import (
@@ -36,8 +36,8 @@ from shared.federation import (
     Training,
     Wire,
 )
+from shared.federation.methods import METHODS, columns
 from shared.federation.rules import RULES, shown
-from shared.methods import METHODS, columns
 from shared.tasks import TASK_TYPES, TaskSpec
 
 HEAD = """\

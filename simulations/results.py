@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from server.outcomes import primary_outcomes
+from server.rounds.outcomes import primary_outcomes
 from server.running import open_store
 from server.store import Store, replies
-from shared.console import print_table
+from shared.process.console import print_table
 
 Scores = Mapping[str, Mapping[str, float]]
 SCORES = ("before", "after", "personal", "centralised", "local_only")

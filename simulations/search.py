@@ -18,10 +18,10 @@ from server.store import Store
 from server.store import rounds as rounds_table
 from shared.adapter import get_state
 from shared.codec import Arrays
-from shared.console import print_table
 from shared.errors import ConfigError
 from shared.federation import Federation
-from shared.model import MultiTaskModel, build_model
+from shared.model.multitask import MultiTaskModel, build_model
+from shared.process.console import print_table
 from shared.tasks import build_task
 from simulations.engine import run_federation
 from simulations.experiment import Experiment, load_experiment, open_sites

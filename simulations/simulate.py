@@ -5,7 +5,7 @@ from pathlib import Path
 
 from server.store import Store
 from shared.adapter import get_state
-from shared.model import build_model
+from shared.model.multitask import build_model
 from simulations.baselines import centralised, local_only
 from simulations.engine import run_federation
 from simulations.experiment import load_experiment, open_sites

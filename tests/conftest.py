@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from client import precision
+from client.train import precision
 from shared.federation import Federation
 from simulations.attacks import stage
 from simulations.attacks.stage import TINY_RECORDS, write_tiny_bert

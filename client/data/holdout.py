@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from shared.errors import ConfigError, DataError, StoreError
-from shared.files import check_private, private_folder
+from shared.process.files import check_private, private_folder
 from shared.protocol import Split
 
 HOLD_OUT = 0.1

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from client import receipts
 from client.data.identity import hash_texts, owner_of
+from client.leaving import receipts
 from client.policy import Policy
 from client.privacy.accounting import Mechanism, epsilon, noise_multiplier_for
 from client.privacy.chain import Head

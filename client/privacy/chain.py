@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import BudgetError
-from shared.files import private_folder
+from shared.process.files import private_folder
 
 FORMAT = 1
 _TABLE = "CREATE TABLE entries (sequence INTEGER PRIMARY KEY, kind TEXT, body TEXT, sha256 TEXT)"

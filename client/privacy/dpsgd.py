@@ -23,12 +23,12 @@ from opacus.grad_sample.grad_sample_module import GradSampleHooks
 from opacus.optimizers import DPOptimizer
 from opacus.optimizers.optimizer import _check_processed_flag, _mark_as_processed
 
-from client.batching import cut_by_length, pack, padded_length
-from client.gradients import Measured
-from client.precision import autocast
 from client.privacy.randomness import Chance, Secret, Stream
+from client.train.batching import cut_by_length, pack, padded_length
+from client.train.gradients import Measured
+from client.train.precision import autocast
 from shared.federation import Privacy, Training
-from shared.model import Batch, MultiTaskModel
+from shared.model.multitask import Batch, MultiTaskModel
 from shared.tasks import Example
 
 STABILITY = 0.01

@@ -6,15 +6,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from client import receipts
 from client.institution import Institution, load_institution
+from client.leaving import receipts
 from client.privacy.book import Use
 from client.privacy.chain import Head
 from client.privacy.dataset import Dataset
 from client.privacy.ledger import FILE, SHOWN, Ledger, Spent
-from shared.console import print_table
 from shared.errors import BudgetError
 from shared.federation import load_federation
+from shared.process.console import print_table
 
 COLUMNS = (
     "data set",

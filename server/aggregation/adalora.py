@@ -1,7 +1,7 @@
 """Ranks given to the layers that need them (AdaLoRA: Zhang et al. 2023, arXiv 2303.10512; `adapter.type = "adalora"`).
 
-Institutions measure how much each component of each layer's product matters (`client.importance`), and send it with
-their update. After averaging, the components that matter least over all layers are pruned: as many as the round's
+Institutions measure how much each component of each layer's product matters (`client.train.importance`), and send it
+with their update. After averaging, the components that matter least over all layers are pruned: as many as the round's
 budget says, which falls from `adapter.rank` per layer to `adapter.target_rank` on average.
 """
 
@@ -11,9 +11,9 @@ import numpy as np
 
 from server.aggregation import ClientUpdate
 from shared.adapter import factor_name, importance_name
-from shared.allocation import ranks_left
 from shared.codec import Arrays
 from shared.federation import Adapter, Federation
+from shared.model.allocation import ranks_left
 
 Told = dict[str, Arrays]
 """By institution, the importance of every component: [rank] per layer under its wire name."""

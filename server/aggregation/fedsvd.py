@@ -11,7 +11,7 @@ import numpy as np
 
 from shared.adapter import factor_name, factor_of, layer_of
 from shared.codec import Arrays
-from shared.lowrank import decompose
+from shared.model.lowrank import decompose
 
 
 def refactor(state: Mapping[str, np.ndarray]) -> Arrays:

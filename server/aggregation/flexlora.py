@@ -13,7 +13,7 @@ from server.aggregation.mixed_ranks import narrow, padded
 from shared.adapter import factor_name, factor_of, layer_of
 from shared.codec import Arrays
 from shared.federation import Weighting
-from shared.lowrank import stack, truncate
+from shared.model.lowrank import stack, truncate
 
 
 def apply(

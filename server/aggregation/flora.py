@@ -15,7 +15,7 @@ from server.aggregation.mixed_ranks import narrow, padded
 from shared.adapter import factor_name, factor_of, layer_of
 from shared.codec import Arrays
 from shared.federation import Weighting
-from shared.lowrank import Product, compress, stack
+from shared.model.lowrank import Product, compress, stack
 
 
 def apply(

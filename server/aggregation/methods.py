@@ -1,4 +1,4 @@
-"""One round's updates become the new state, by the federation's method (`shared.methods`)."""
+"""One round's updates become the new state, by the federation's method (`shared.federation.methods`)."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -12,7 +12,7 @@ from server.aggregation.shares import Cut, capped_updates
 from shared.adapter import BASE, pack_steps
 from shared.codec import Arrays
 from shared.federation import Federation
-from shared.lora import scale_of
+from shared.model.lora import scale_of
 
 
 def aggregate(

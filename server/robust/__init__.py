@@ -1,4 +1,4 @@
-"""Robust filters: what a poisoned or broken institution may do to a round (`shared.filters`, the table [robust]).
+"""Robust filters: what a poisoned or broken institution may do to a round (`shared.federation.filters`).
 
 The adapter is filtered over all institutions of a round, and every head over its holders by itself; who holds a head
 alone is not filtered there, since there is nothing to compare with. Whole steps are judged by their inner products in
@@ -27,8 +27,8 @@ from server.robust.products import Steps, adapter_steps, head_steps
 from shared.adapter import HEAD, task_of
 from shared.errors import QuorumError
 from shared.federation import Robust
-from shared.filters import FILTERS
-from shared.methods import Method
+from shared.federation.filters import FILTERS
+from shared.federation.methods import Method
 
 
 @dataclass(frozen=True)

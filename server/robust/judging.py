@@ -8,7 +8,7 @@ import numpy as np
 
 from server.robust import filters
 from shared.federation import Robust
-from shared.filters import FilterName, fewest
+from shared.federation.filters import FilterName, fewest
 
 Verdict = Literal["kept", "clipped", "down-weighted", "dropped"]
 Judged = tuple[Verdict, str | None]

@@ -24,7 +24,7 @@ import numpy as np
 from server.aggregation import ClientUpdate
 from server.aggregation.mixed_ranks import narrow, padded
 from shared.adapter import factor_name, factor_of, layer_of, task_of
-from shared.methods import Factor, Method
+from shared.federation.methods import Factor, Method
 
 FACTORS: tuple[Factor, ...] = get_args(Factor)
 Term = tuple[int, np.ndarray, np.ndarray]

@@ -23,7 +23,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from server.aggregation import fedavg
-from server.progress import Run, require_quorum
+from server.rounds.progress import Run, require_quorum
 from server.secagg import confirming, steps
 from server.secagg.averaging import average, say_what_does_not_move
 from server.secagg.round import SecureRound

@@ -6,10 +6,10 @@ import numpy as np
 
 from server.aggregation import fedavg
 from server.secagg.round import SecureRound
-from shared import fixedpoint
 from shared.adapter import task_of
 from shared.codec import Arrays
 from shared.errors import QuorumError
+from shared.secagg import fixedpoint
 
 
 def average(

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from server.progress import record
+from server.rounds.progress import record
 from server.secagg.round import SecureRound
 from shared.errors import ProtocolError, QuorumError
 from shared.nodekeys import is_signed

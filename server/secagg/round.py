@@ -6,9 +6,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from server.asking import Answer
-from server.progress import Run, ask, build_tasks, checked, record
-from server.replies import check_sender
+from server.rounds.asking import Answer
+from server.rounds.progress import Run, ask, build_tasks, checked, record
+from server.rounds.replies import check_sender
 from shared.federation import SecureAggregation
 from shared.protocol import SecureReply, SecureRequest
 from shared.secagg.view import Context, Directory, Member, view_of

@@ -6,11 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from server.asking import Answer
-from server.progress import ask, checked, record, record_spending
-from server.replies import check_counts
+from server.rounds.asking import Answer
+from server.rounds.progress import ask, checked, record, record_spending
+from server.rounds.replies import check_counts
 from server.secagg.round import SecureRound, vector_length
-from shared import fixedpoint
 from shared.errors import ProtocolError, ReplyError
 from shared.protocol import (
     MaskReply,
@@ -22,6 +21,7 @@ from shared.protocol import (
     TrainedReply,
     TrainRequest,
 )
+from shared.secagg import fixedpoint
 from shared.secagg.keys import PublicKeys
 from shared.secagg.shares import LONGEST_SEALED
 from shared.secagg.view import Member, check_directory

@@ -15,11 +15,11 @@ from pydantic import Field, model_validator
 
 from shared.config import Model, Name, parse, read_toml
 from shared.federation.encoder import Adapter, Backbone
+from shared.federation.methods import METHODS, Kept, Method, MethodName, choose
 from shared.federation.protection import Privacy, SecureAggregation
 from shared.federation.rounds import Personal, Robust, Rounds, ServerOptimizer, Wire
 from shared.federation.rules import violations
 from shared.federation.training import Training
-from shared.methods import METHODS, Kept, Method, MethodName, choose
 from shared.tasks import TaskSpec, build_task
 
 

@@ -7,8 +7,8 @@ from pydantic import Field, model_validator
 from shared.config import Model, Name
 from shared.errors import ConfigError
 from shared.federation.rounds import Rounds
-from shared.fixedpoint import word_for
 from shared.nodekeys import NodeKey
+from shared.secagg.fixedpoint import word_for
 
 EVALUATION_CLIP = 1.0
 """Of private scores, where nothing else is agreed."""

@@ -6,8 +6,8 @@ from pydantic import Field, model_validator
 
 from shared.codec import CodecName, Coding, StateCodec
 from shared.config import Model, Name
-from shared.filters import FILTERS, FilterName, fewest
-from shared.methods import Kept, MethodName
+from shared.federation.filters import FILTERS, FilterName, fewest
+from shared.federation.methods import Kept, MethodName
 
 Weighting = Literal["tasks", "examples", "equal"]
 

@@ -12,7 +12,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from shared.codec import CodecName, FloatCodec, StateCodec
-from shared.methods import METHODS
+from shared.federation.methods import METHODS
 
 
 @dataclass(frozen=True)

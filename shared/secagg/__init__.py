@@ -2,8 +2,8 @@
 
 SecAgg of Bonawitz et al. 2017 (ACM CCS) against an active adversary (their section 6.2), in the graph language of
 SecAgg+ (Bell et al. 2020, ACM CCS) on the complete graph: with a few dozen institutions everybody is everybody's
-neighbour, and the sparse graph would save nothing. All functions here take and return plain data; `client.secagg` keeps
-an institution's secrets for one round, and `server.secagg` leads through it:
+neighbour, and the sparse graph would save nothing. All functions here take and return plain data;
+`client.round.secagg` keeps an institution's secrets for one round, and `server.secagg` leads through it:
 
 1. keys: every institution trains, then announces two fresh public keys, one for sealing and one for masks, and what its
    word counts for, signed with its node key;

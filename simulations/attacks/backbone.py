@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from transformers import BertModel
 
-from shared.backbone import fingerprint, load_backbone
 from shared.errors import BackboneError
+from shared.model.backbone import fingerprint, load_backbone
 from simulations.attacks import Attack, Outcome
 from simulations.attacks.stage import write_tiny_bert
 

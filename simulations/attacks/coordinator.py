@@ -1,6 +1,6 @@
 """A real coordinator on loopback, institutions with real keys, and a run in which the attacker plays along.
 
-For attacks on the doors, and for their tests: `python -m server.superlink` in a process of its own, real TLS, and
+For attacks on the doors, and for their tests: the real SuperLink in a process of its own, real TLS, and
 requests signed as a SuperNode signs them.
 """
 
@@ -44,9 +44,9 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from server.bundle import RUN_KEY, pointer_bundle
 from server.home import ServerHome, init_home, read_settings
-from server.listeners import OPERATOR_HOST
-from server.operator import OperatorClient
-from shared.flower import flower_environment
+from server.service.listeners import OPERATOR_HOST
+from server.service.operator import OperatorClient
+from shared.process.flower import flower_environment
 from shared.signing import HEADER, sign_request
 
 PROTOBUF = {"content-type": "application/protobuf"}
@@ -67,10 +67,10 @@ def new_home(folder: Path) -> ServerHome:
 
 @contextlib.contextmanager
 def serving(home: ServerHome) -> Iterator[subprocess.Popen[bytes]]:
-    """Serve a folder with `python -m server.superlink` in a process of its own."""
+    """Serve a folder with `python -m server.service.superlink` in a process of its own."""
     with (home.logs / "superlink.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "server.superlink", "--home", str(home.root)],
+            [sys.executable, "-m", "server.service.superlink", "--home", str(home.root)],
             env={**os.environ, **flower_environment(home.flower)},
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -31,8 +31,8 @@ from flwr.proto.message_pb2 import (
 from flwr.proto.run_pb2 import GetRunRequest
 from flwr.superlink.grid import HttpGrid
 
-from server.asking import Answer, ask
-from server.operator import OperatorClient
+from server.rounds.asking import Answer, ask
+from server.service.operator import OperatorClient
 from shared.protocol import QueryReply, QueryRequest, encode
 from simulations.attacks import Attack, Outcome
 from simulations.attacks.coordinator import Institution, Reply, instruct, new_home, running, serving, words

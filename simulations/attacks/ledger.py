@@ -16,7 +16,7 @@ from client.keys import generate_node_key
 from client.opening import open_site
 from client.privacy.account import Account
 from shared.errors import BudgetError, DataError
-from shared.model import MultiTaskModel, build_model
+from shared.model.multitask import MultiTaskModel, build_model
 from simulations.attacks import Attack, Outcome
 from simulations.attacks.stage import tiny_federation, write_tiny_bert
 

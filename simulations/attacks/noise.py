@@ -13,11 +13,11 @@ from unittest.mock import patch
 
 import torch
 
-from client import trainer
 from client.privacy.dpsgd import Private
 from client.privacy.randomness import KEY_BYTES, Stream
+from client.train import trainer
 from shared.federation import Federation, Privacy
-from shared.model import build_model
+from shared.model.multitask import build_model
 from simulations.attacks import Attack, Outcome
 from simulations.attacks.stage import TINY_RECORDS, TINY_TASKS, tiny_federation, write_tiny_bert
 

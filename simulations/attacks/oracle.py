@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from client import trainer
-from shared.model import MultiTaskModel, build_model
+from client.train import trainer
+from shared.model.multitask import MultiTaskModel, build_model
 from shared.protocol import EvaluateReply, TrainReply
 from simulations.attacks import Attack, Outcome
 from simulations.attacks.stage import TINY_RECORDS

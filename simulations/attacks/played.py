@@ -1,6 +1,6 @@
 """A round of secure aggregation that a coordinator leads by hand, with one of four institutions at its side.
 
-Institutions are those of `client.secagg`, with updates that are random numbers.
+Institutions are those of `client.round.secagg`, with updates that are random numbers.
 """
 
 from collections.abc import Collection, Mapping
@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from client.secagg import Participant, SecureRounds
-from shared import codec, fixedpoint
+from client.round.secagg import Participant, SecureRounds
+from shared import codec
 from shared.errors import ProtocolError
 from shared.federation import Federation
 from shared.protocol import (
@@ -23,7 +23,7 @@ from shared.protocol import (
     TrainReply,
     UnmaskRequest,
 )
-from shared.secagg import masks, shares
+from shared.secagg import fixedpoint, masks, shares
 from shared.secagg.keys import PublicKeys
 from shared.secagg.view import Context, Member, sign_member, view_of
 from shared.weighting import Shares, sum_shares

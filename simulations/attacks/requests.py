@@ -13,7 +13,7 @@ import numpy as np
 from shared import codec
 from shared.adapter import pack_steps
 from shared.codec import Arrays
-from shared.lora import frozen, lora_layers
+from shared.model.lora import frozen, lora_layers
 from shared.protocol import Refusal
 from simulations.attacks import Attack, Outcome
 from simulations.attacks.stage import TINY_RECORDS

@@ -22,7 +22,7 @@ from client.privacy.ledger import Ledger
 from client.site import Site
 from shared import codec
 from shared.adapter import get_state, select
-from shared.model import build_model
+from shared.model.multitask import build_model
 from shared.protocol import EvaluateReply, EvaluateRequest, QueryRequest, Reply
 from simulations.attacks import Attack, Outcome
 from simulations.attacks.stage import TINY_RECORDS, tiny_federation, write_tiny_bert

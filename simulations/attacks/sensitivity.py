@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from client import trainer
-from client.augmentation import Augmentation
+from client.data.augmentation import Augmentation
 from client.institution import Data, Institution
 from client.opening import build_site
 from client.privacy.account import privacy_of
 from client.privacy.dpsgd import Private
 from client.privacy.randomness import Secret
 from client.site import Site
+from client.train import trainer
 from shared.adapter import get_state, set_state
 from shared.federation import Federation
-from shared.model import MultiTaskModel, build_model
+from shared.model.multitask import MultiTaskModel, build_model
 from simulations.attacks import Attack, Outcome
 from simulations.attacks.stage import tiny_federation, write_tiny_bert
 

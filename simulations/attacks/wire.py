@@ -17,7 +17,7 @@ from shared import codec
 from shared.adapter import get_state, is_received, select
 from shared.bundle import federation_toml
 from shared.codec import Arrays
-from shared.model import build_model
+from shared.model.multitask import build_model
 from shared.protocol import PROTOCOL_VERSION, REPLIES, decode
 from simulations.attacks.stage import tiny_federation, write_tiny_bert
 

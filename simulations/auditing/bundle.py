@@ -11,7 +11,7 @@ from client.data.identity import hash_texts
 from client.data.loading import read_records
 from client.predict import open_bundle
 from shared.errors import ConfigError, DataError
-from shared.model import MultiTaskModel, build_model
+from shared.model.multitask import MultiTaskModel, build_model
 from shared.tasks import Record
 from simulations.auditing.losses import record_losses
 from simulations.auditing.membership import Membership, measure_membership

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from client.batching import evaluation_batches
-from client.precision import autocast
-from shared.model import MultiTaskModel
+from client.train.batching import evaluation_batches
+from client.train.precision import autocast
+from shared.model.multitask import MultiTaskModel
 from shared.tasks import Example
 
 BATCH_TOKENS = 8192

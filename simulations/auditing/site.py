@@ -33,7 +33,7 @@ from shared.adapter import get_state, is_received, is_sent, of_tasks, select, te
 from shared.codec import Arrays, Shapes
 from shared.errors import ConfigError
 from shared.federation import Federation
-from shared.model import MultiTaskModel
+from shared.model.multitask import MultiTaskModel
 from shared.protocol import TrainReply, TrainRequest
 from shared.tasks import Record, Task
 from simulations.auditing.planting import weaken

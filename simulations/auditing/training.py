@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from opacus.optimizers import DPOptimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from client import trainer
 from client.institution import Institution
 from client.opening import build_site
 from client.privacy.account import privacy_of
 from client.site import Site
+from client.train import trainer
 from server.store import Store
 from shared.adapter import get_state, set_state
 from shared.codec import Arrays
 from shared.federation import Federation
-from shared.model import MultiTaskModel, build_model
+from shared.model.multitask import MultiTaskModel, build_model
 from shared.tasks import Record
 from simulations.auditing.bound import Bound, bound_from_scores
 from simulations.auditing.canaries import (

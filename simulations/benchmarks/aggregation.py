@@ -22,9 +22,9 @@ from server.aggregation import ClientUpdate, fedsvd
 from server.aggregation.methods import aggregate
 from shared.adapter import factor_name, is_sent
 from shared.codec import Arrays
-from shared.console import announce, print_table
 from shared.federation import Federation
-from shared.methods import METHODS, Factor, MethodName
+from shared.federation.methods import METHODS, Factor, MethodName
+from shared.process.console import announce, print_table
 
 ADAPTED = {name: method for name, method in METHODS.items() if not method.frozen}
 """Of heads alone there is nothing here to add up."""

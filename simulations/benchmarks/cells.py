@@ -18,14 +18,14 @@ import typer
 
 from client.data.loading import TaskData
 from client.data.sources import read_rows
-from client.scoring import score
+from client.train.scoring import score
 from shared.adapter import get_state
-from shared.backbone import fingerprint, locate
-from shared.console import print_table
 from shared.errors import ConfigError
-from shared.model import build_model
-from shared.tags import to_bio
+from shared.model.backbone import fingerprint, locate
+from shared.model.multitask import build_model
+from shared.process.console import print_table
 from shared.tasks import Record, Task
+from shared.tasks.tags import to_bio
 from simulations.baselines import train_on
 from simulations.benchmarks.resumable import finish
 from simulations.experiment import Experiment, open_sites

@@ -31,8 +31,8 @@ from server.door.crowd import Crowd
 from server.door.limits import CHUNK_BYTES
 from server.door.public import public_door
 from server.home import read_settings
-from server.superlink import create_superlink, fleet_judge
-from shared.console import print_table
+from server.service.superlink import create_superlink, fleet_judge
+from shared.process.console import print_table
 from shared.signing import HEADER, sign_request
 from simulations.attacks.coordinator import PROTOBUF, flower_signed, new_home
 

@@ -25,10 +25,10 @@ from client.institution import Data
 from server.store import Store
 from shared.adapter import get_state
 from shared.config import parse
-from shared.console import announce, print_table
 from shared.errors import ConfigError
 from shared.federation import Federation
-from shared.model import build_model
+from shared.model.multitask import build_model
+from shared.process.console import announce, print_table
 from simulations.benchmarks.resumable import finish
 from simulations.engine import run_federation
 from simulations.experiment import Experiment, load_experiment, open_sites

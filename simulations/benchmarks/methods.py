@@ -18,12 +18,12 @@ import numpy as np
 import tomli_w
 import typer
 
-from client.scoring import score
+from client.train.scoring import score
 from server.store import Store, replies, scores
 from shared.adapter import get_state
-from shared.console import announce, print_table
 from shared.errors import ConfigError
-from shared.model import MultiTaskModel, build_model
+from shared.model.multitask import MultiTaskModel, build_model
+from shared.process.console import announce, print_table
 from simulations.baselines import train_on
 from simulations.benchmarks.resumable import finish
 from simulations.engine import run_federation

@@ -22,15 +22,15 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
-from client.batching import training_batches
-from client.optimizers import learning_rate, warm_up
-from client.precision import is_bfloat16
-from client.scoring import score
-from client.trainer import derive_seed
+from client.train.batching import training_batches
+from client.train.optimizers import learning_rate, warm_up
+from client.train.precision import is_bfloat16
+from client.train.scoring import score
+from client.train.trainer import derive_seed
 from shared.adapter import get_state, set_state
-from shared.console import announce, print_table
 from shared.federation import Training
-from shared.model import MultiTaskModel, build_model
+from shared.model.multitask import MultiTaskModel, build_model
+from shared.process.console import announce, print_table
 from shared.tasks import Example
 from simulations.baselines import train_on
 from simulations.benchmarks.cells import Cell, experiment_of
@@ -127,7 +127,7 @@ class OneTask(nn.Module):
 
 
 def our_batches(examples: Sequence[Example], training: Training, seed: int) -> list[list[Example]]:
-    """The batches that `client.trainer.train` makes of the examples with that seed, of all epochs one after another."""
+    """The batches that our trainer makes of the examples with that seed, of all epochs one after another."""
     rng = np.random.default_rng(seed)
     epochs = range(training.epochs_per_round)
     return [batch for _ in epochs for batch in training_batches(examples, training.batch_tokens, rng)]

@@ -23,11 +23,11 @@ import typer
 from client.data.sources import read_rows
 from server.store import Store, scores, spending
 from shared.adapter import get_state
-from shared.backbone import fingerprint, locate
 from shared.codec import Arrays
-from shared.console import announce, print_table
 from shared.errors import ConfigError
-from shared.model import MultiTaskModel, build_model
+from shared.model.backbone import fingerprint, locate
+from shared.model.multitask import MultiTaskModel, build_model
+from shared.process.console import announce, print_table
 from simulations.benchmarks.resumable import finish
 from simulations.engine import run_federation
 from simulations.experiment import Experiment, open_sites

@@ -20,13 +20,13 @@ import numpy as np
 import torch
 import typer
 
-from client.gradients import accumulate
-from client.optimizers import build_optimizer
 from client.privacy.dpsgd import Private, per_example_gradients, private_optimizer, private_step
 from client.privacy.randomness import Stream
-from shared.console import print_table
+from client.train.gradients import accumulate
+from client.train.optimizers import build_optimizer
 from shared.federation import Privacy, Training
-from shared.model import MultiTaskModel, build_model
+from shared.model.multitask import MultiTaskModel, build_model
+from shared.process.console import print_table
 from shared.tasks import Example
 from simulations.benchmarks.cells import Cell, experiment_of
 from simulations.experiment import open_sites

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from shared.console import announce
 from shared.errors import ConfigError
+from shared.process.console import announce
 
 T = TypeVar("T")
 

@@ -24,9 +24,9 @@ import typer
 
 from server.running import open_store
 from server.store import replies, rounds
-from shared.console import announce, print_table
 from shared.federation import Federation
-from shared.flower import flower_environment
+from shared.process.console import announce, print_table
+from shared.process.flower import flower_environment
 from simulations.demo import CONFIG, deploy, free_ports
 from simulations.experiment import Experiment, load_experiment
 from simulations.samples import SAMPLES
@@ -38,7 +38,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from shared.adapter import get_state
 from shared.federation import load_federation
-from shared.model import build_model
+from shared.model.multitask import build_model
 from pathlib import Path
 from flwr.app import Array
 
@@ -70,7 +70,7 @@ from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordD
 from flwr.clientapp import ClientApp
 from shared.adapter import get_state, set_state
 from shared.federation import load_federation
-from shared.model import build_model
+from shared.model.multitask import build_model
 
 app = ClientApp()
 model = build_model(load_federation(Path(os.environ["BENCHMARK_FOLDER"]) / "federation.toml"))

@@ -20,14 +20,14 @@ import typer
 from flwr.app import Message
 
 from client.site import Site
-from server import rounds
+from server.rounds import loop as rounds
 from server.store import Store
 from server.store import rounds as round_table
 from shared import protocol
 from shared.adapter import get_state
-from shared.console import announce, print_table
 from shared.federation import Federation, SecureAggregation
-from shared.model import build_model
+from shared.model.multitask import build_model
+from shared.process.console import announce, print_table
 from shared.protocol import EvaluateRequest, QueryRequest, Reply, Request
 from simulations.demo import CONFIG
 from simulations.engine import LocalGrid

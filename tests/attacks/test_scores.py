@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client import trainer
 from client.privacy.evaluation import NoisySums, clipped_sum
+from client.train import trainer
 from shared.federation import Federation
-from shared.model import build_model
+from shared.model.multitask import build_model
 from simulations.attacks import Attack, scores
 from simulations.attacks.scores import ATTACKS, EPSILON, TRIALS, Stage, guess_by_difference, guess_by_score
 from simulations.attacks.stage import TINY_RECORDS, tiny_federation

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from client import secagg as site
+from client.round import secagg as site
 from shared.secagg import view
 from shared.weighting import Shares, sum_shares
 from simulations.attacks import Attack

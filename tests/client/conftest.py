@@ -10,7 +10,7 @@ from client.opening import build_site
 from client.policy import Policy
 from client.site import Site
 from shared.federation import Federation
-from shared.model import build_model
+from shared.model.multitask import build_model
 from simulations.nodekeys import node_key
 
 MakeSite = Callable[..., Site]

@@ -10,8 +10,8 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from client.app import CANNOT_OPEN, INSTITUTION_VARIABLE, build_app, receipted, site_of_process
 from client.keys import generate_node_key, read_public_key
-from client.receipts import FILE, Receipts, verify
-from client.refusals import UNSAID
+from client.leaving.receipts import FILE, Receipts, verify
+from client.leaving.refusals import UNSAID
 from client.site import NO_RECEIPT, Site
 from shared.errors import ConfigError, DataError
 from shared.protocol import QueryReply, QueryRequest, Refusal, body_of, decode, encode

@@ -8,10 +8,10 @@ from unittest.mock import Mock
 import pytest
 from pydantic import ValidationError
 
-from client.disclosure import disclose_evaluation, disclose_query, disclose_training, two_digits
+from client.leaving.disclosure import disclose_evaluation, disclose_query, disclose_training, two_digits
+from client.leaving.refusals import UNSAID
 from client.policy import Policy
-from client.refusals import UNSAID
-from client.secagg import SecureRounds
+from client.round.secagg import SecureRounds
 from client.site import Site
 from shared import codec
 from shared.adapter import get_state, select

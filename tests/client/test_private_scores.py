@@ -7,9 +7,9 @@ from unittest.mock import Mock
 
 import pytest
 
-from client.personal import FILE
 from client.policy import Policy, in_force
 from client.privacy.evaluation import Evaluations, NoisySums
+from client.round.personal import FILE
 from client.site import Site
 from shared import codec
 from shared.adapter import get_state, select

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from client.scoring import score
 from client.site import Site
+from client.train.scoring import score
 from shared import codec
 from shared.adapter import get_state, select
 from shared.errors import ConfigError

@@ -10,9 +10,9 @@ from server.aggregation import ClientUpdate
 from server.aggregation.adalora import allocate, budget, mean_importance, noted, prune
 from server.store import Store
 from shared.adapter import factor_name, importance_name
-from shared.allocation import ranks_left
 from shared.codec import Arrays
 from shared.federation import Adapter, Federation
+from shared.model.allocation import ranks_left
 
 RANK = 4
 SHAPES = {"first": (5, 6), "second": (7, 3), "third": (4, 4)}

@@ -6,18 +6,18 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from client.rotation import align
+from client.train.rotation import align
 from server.aggregation import ClientUpdate, fedavg, fedsvd, flexlora
 from server.aggregation.methods import aggregate
 from server.aggregation.mixed_ranks import narrow
-from shared import lowrank
 from shared.adapter import factor_name, is_sent, unpack_steps
 from shared.codec import Arrays
-from shared.deployed import deployed
 from shared.federation import Federation
-from shared.lora import scale_of
-from shared.lowrank import add_up
-from shared.methods import METHODS, MethodName, choose, columns
+from shared.federation.methods import METHODS, MethodName, choose, columns
+from shared.model import lowrank
+from shared.model.deployed import deployed
+from shared.model.lora import scale_of
+from shared.model.lowrank import add_up
 
 LAYERS = {"enc.query": (5, 12), "enc.dense": (14, 6)}
 """Outputs and inputs."""

@@ -20,7 +20,7 @@ from shared.bundle import HEADS_FILE, federation_toml, load_bundle
 from shared.codec import Arrays
 from shared.errors import ConfigError, StoreError
 from shared.federation import Federation, load_federation
-from shared.model import build_model
+from shared.model.multitask import build_model
 from shared.tasks.question_answering import QuestionAnswering
 
 

@@ -16,8 +16,8 @@ from server.robust.products import adapter_steps
 from shared.codec import Arrays
 from shared.errors import QuorumError
 from shared.federation import Robust
-from shared.filters import FilterName
-from shared.methods import METHODS
+from shared.federation.filters import FilterName
+from shared.federation.methods import METHODS
 
 LAYERS = {"q": (9, 6), "k": (5, 12)}
 """Outputs and inputs."""

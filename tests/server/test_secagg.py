@@ -12,9 +12,9 @@ from flwr.app.error import Error
 from flwr.common.constant import ErrorCode
 from flwr.proto.node_pb2 import NodeInfo
 
-from client.secagg import Participant, SecureRounds
-from server import rounds
+from client.round.secagg import Participant, SecureRounds
 from server.aggregation import fedavg
+from server.rounds import loop as rounds
 from server.store import Store, events, replies
 from server.store import rounds as round_table
 from shared import codec, protocol

@@ -10,7 +10,7 @@ from peft import get_peft_model_state_dict
 from shared import adapter
 from shared.errors import ProtocolError
 from shared.federation import Federation
-from shared.model import MultiTaskModel, build_model
+from shared.model.multitask import MultiTaskModel, build_model
 
 
 @pytest.fixture

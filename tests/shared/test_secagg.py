@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from scipy.stats import chi2_contingency, chisquare
 
 from shared.errors import ProtocolError
-from shared.fixedpoint import Word
 from shared.secagg import keys as round_keys
 from shared.secagg import masks, shares, view
+from shared.secagg.fixedpoint import Word
 from shared.secagg.keys import Keys, PublicKeys, make_keys
 from shared.secagg.shares import Share, Shared
 from shared.secagg.view import Context, Member, check_directory, sign_member, view_of

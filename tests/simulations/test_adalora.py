@@ -21,13 +21,13 @@ from server.release import release
 from server.store import Store, events, replies
 from shared import codec, protocol
 from shared.adapter import factor_name, factor_of, get_state, layer_of, set_state, split_importance
-from shared.allocation import ranks_left, ranks_of
 from shared.bundle import load_bundle
 from shared.codec import Arrays
 from shared.errors import StoreError
 from shared.federation import Federation
-from shared.lora import factors, lora_layers
-from shared.model import build_model
+from shared.model.allocation import ranks_left, ranks_of
+from shared.model.lora import factors, lora_layers
+from shared.model.multitask import build_model
 from simulations.engine import LocalGrid, run_on
 
 ROUNDS = {"count": 4, "quorum": 2}

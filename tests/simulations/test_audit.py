@@ -16,7 +16,7 @@ from shared.adapter import get_state
 from shared.bundle import write_bundle
 from shared.errors import ConfigError, DataError
 from shared.federation import Federation
-from shared.model import build_model
+from shared.model.multitask import build_model
 from simulations.audit import audit_target
 from simulations.auditing import training
 from simulations.auditing.bundle import audit_bundle

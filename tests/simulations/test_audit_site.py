@@ -21,7 +21,7 @@ from client.privacy.dpsgd import Private
 from client.privacy.randomness import Chance
 from shared.errors import ConfigError
 from shared.federation import Federation
-from shared.model import MultiTaskModel, build_model
+from shared.model.multitask import MultiTaskModel, build_model
 from simulations.audit import audit_target
 from simulations.auditing import report, training
 from simulations.auditing import site as auditing

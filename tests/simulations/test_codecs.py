@@ -14,7 +14,7 @@ from shared import codec
 from shared.adapter import get_state
 from shared.codec import Arrays, CodecName, Coding, StateCodec
 from shared.federation import Federation
-from shared.model import build_model
+from shared.model.multitask import build_model
 from simulations.engine import LocalGrid, run_on
 from simulations.nodekeys import node_key
 

@@ -19,16 +19,16 @@ from peft import PeftModel
 from transformers import BertModel
 
 from client.keys import read_public_key
-from client.personal import write_own_bundle
+from client.leaving.receipts import verify
 from client.predict import open_bundle
-from client.receipts import verify
-from server import rounds
+from client.round.personal import write_own_bundle
+from server.rounds import loop as rounds
 from server.running import open_store, release_run
 from server.store import Store
 from shared.adapter import get_state
 from shared.bundle import load_bundle
 from shared.federation import Federation
-from shared.model import build_model
+from shared.model.multitask import build_model
 from shared.tasks import build_task
 from simulations.attacks.files import open_to_others
 from simulations.engine import LocalGrid

@@ -9,12 +9,11 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from client.drift import correct, renew
 from client.institution import Data, Institution, Runtime
 from client.opening import build_site
 from client.site import VARIATES, Site
-from server import scaffold
-from server.aggregation import ClientUpdate, fedavg
+from client.train.drift import correct, renew
+from server.aggregation import ClientUpdate, fedavg, scaffold
 from server.release import release
 from server.store import Store, replies
 from shared import codec, protocol
@@ -22,7 +21,7 @@ from shared.adapter import CONTROL, get_state, is_shared, split_control
 from shared.codec import Arrays
 from shared.errors import StoreError
 from shared.federation import Federation
-from shared.model import build_model
+from shared.model.multitask import build_model
 from shared.protocol import EvaluateRequest, TrainRequest
 from simulations.engine import LocalGrid, run_federation, run_on
 

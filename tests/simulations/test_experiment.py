@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from shared.errors import ConfigError
-from shared.lora import rank_of
-from shared.model import build_model
+from shared.model.lora import rank_of
+from shared.model.multitask import build_model
 from simulations.demo import CONFIG
 from simulations.experiment import load_experiment, open_sites
 from simulations.samples import SAMPLES

@@ -14,18 +14,18 @@ from flwr.proto.node_pb2 import NodeInfo
 from client.institution import AdapterSize, Data, Institution
 from client.opening import build_site
 from client.predict import open_bundle
-from client.scoring import score
 from client.site import Site
-from server import rounds
+from client.train.scoring import score
 from server.release import release
+from server.rounds import loop as rounds
 from server.store import Store, events, replies, scores
 from shared import protocol
 from shared.adapter import get_state
 from shared.codec import Arrays
 from shared.errors import QuorumError
 from shared.federation import Federation
-from shared.methods import METHODS, MethodName
-from shared.model import build_model
+from shared.federation.methods import METHODS, MethodName
+from shared.model.multitask import build_model
 from simulations.engine import LocalGrid, run_on
 
 ALL = get_args(MethodName)

@@ -16,7 +16,7 @@ import tomli_w
 from client.keys import generate_node_key
 from server.enrolment.keys import read_public_key
 from server.home import ServerHome, init_home, read_settings
-from server.operator import OperatorClient
+from server.service.operator import OperatorClient
 from shared.bundle import federation_toml
 from shared.federation import Federation
 

@@ -13,9 +13,9 @@ from client.opening import build_site
 from server.store import Store, replies, scores
 from shared.adapter import get_state
 from shared.federation import Federation
-from shared.filters import FilterName
-from shared.methods import MethodName
-from shared.model import build_model
+from shared.federation.filters import FilterName
+from shared.federation.methods import MethodName
+from shared.model.multitask import build_model
 from simulations.engine import LocalGrid, run_on
 from simulations.nodekeys import node_key
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from client.institution import Data
-from client.trainer import predict
-from server import rounds
+from client.train.trainer import predict
+from server.rounds import loop as rounds
 from server.store import Store
 from server.store import events as events_table
 from shared.adapter import get_state, set_state
 from shared.federation import Federation
-from shared.model import MultiTaskModel, build_model
+from shared.model.multitask import MultiTaskModel, build_model
 from simulations.engine import LocalGrid
 from simulations.experiment import Experiment, open_sites
 

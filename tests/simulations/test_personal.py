@@ -11,11 +11,11 @@ import pytest
 from flwr.app import Message
 
 from client.institution import Data
-from client.keep import Keep
-from client.requests import Asked
+from client.round.keep import Keep
+from client.round.requests import Asked
 from client.site import Site
-from server.outcomes import primary_outcomes
 from server.release import release
+from server.rounds.outcomes import primary_outcomes
 from server.store import Store, scores
 from shared import codec, protocol
 from shared.adapter import get_state, is_sent
@@ -23,7 +23,7 @@ from shared.bundle import load_bundle
 from shared.codec import Arrays
 from shared.errors import ConfigError
 from shared.federation import Federation
-from shared.model import build_model
+from shared.model.multitask import build_model
 from shared.protocol import EvaluateRequest, TrainRequest
 from simulations.engine import LocalGrid, run_on
 from simulations.experiment import Experiment, open_sites

@@ -15,7 +15,7 @@ from server.store import Store, events, replies, rounds, scores
 from shared.adapter import get_state
 from shared.codec import Arrays
 from shared.federation import Federation
-from shared.model import build_model
+from shared.model.multitask import build_model
 from simulations.engine import run_federation
 
 Make = Callable[..., tuple[Federation, dict[str, Site], Arrays]]

@@ -17,7 +17,7 @@ from server.store import Store, events, replies, spending
 from shared.adapter import get_state
 from shared.errors import QuorumError
 from shared.federation import Federation
-from shared.model import build_model
+from shared.model.multitask import build_model
 from simulations.engine import run_federation
 
 TASKS = {"hospital": ("entities", "notes_qa"), "law_firm": ("clauses",)}

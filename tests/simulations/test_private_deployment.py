@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from client import receipts
 from client.keys import read_public_key
+from client.leaving import receipts
 from client.privacy.chain import Head
 from client.privacy.ledger import FILE, Ledger
 from server.running import last_spending, open_store

@@ -16,7 +16,7 @@ from server.running import last_evaluations, last_spending
 from server.store import Store, evaluations, replies, rounds, scores, spending
 from shared.adapter import get_state
 from shared.federation import Federation
-from shared.model import build_model
+from shared.model.multitask import build_model
 from simulations.engine import run_federation
 
 HELD = {"hospital": ("entities", "notes_qa"), "law_firm": ("clauses", "pairs")}
@@ -93,7 +93,7 @@ def test_it_stops_early(run: Run, store: Store, monkeypatch: pytest.MonkeyPatch)
     def falling(*_: object, **__: object) -> float | None:
         return next(ahead) if _[3] == "validation" else None
 
-    monkeypatch.setattr("server.rounds._evaluate", falling)
+    monkeypatch.setattr("server.rounds.loop._evaluate", falling)
     done = run(patience=2)
     assert (store.last_round(done), store.best_round(done)) == (3, 1)
 

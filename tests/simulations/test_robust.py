@@ -16,7 +16,7 @@ from server.store import Store, events, findings, scores
 from shared import codec, protocol
 from shared.adapter import get_state
 from shared.federation import Federation
-from shared.model import build_model
+from shared.model.multitask import build_model
 from simulations.engine import LocalGrid, run_on
 
 FIVE = [f"i{n}" for n in range(5)]

@@ -16,7 +16,7 @@ from shared import protocol
 from shared.adapter import get_state
 from shared.codec import Arrays
 from shared.federation import Federation
-from shared.model import build_model
+from shared.model.multitask import build_model
 from shared.protocol import (
     ConfirmRequest,
     MaskRequest,

@@ -15,8 +15,8 @@ from client.data.identity import hash_texts, normalise, owner_of
 from client.data.loading import read_records
 from client.data.readiness import survey
 from client.institution import Data
-from shared.backbone import fingerprint, load_tokenizer
 from shared.errors import DataError
+from shared.model.backbone import fingerprint, load_tokenizer
 from shared.tasks import Task, build_task
 from shared.tasks.text_classification import TextClassificationSpec
 

@@ -15,8 +15,8 @@ from client.data.loading import load_data
 from client.data.readiness import examine, summary, survey
 from client.data.verdicts import judge
 from client.institution import Data
-from shared.backbone import fingerprint, load_tokenizer
 from shared.errors import BackboneError
+from shared.model.backbone import fingerprint, load_tokenizer
 from shared.tasks import Record, Task, TaskSpec, build_task
 
 MAX_LENGTH = 16

@@ -15,7 +15,7 @@ from client.data.sources import BadRow, read_rows, scan_rows
 from client.institution import Data
 from shared.errors import ConfigError, DataError
 from shared.federation import Federation
-from shared.model import MultiTaskModel, build_model
+from shared.model.multitask import MultiTaskModel, build_model
 from shared.tasks import build_task
 from shared.tasks.text_classification import TextClassificationSpec
 

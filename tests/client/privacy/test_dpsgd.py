@@ -8,7 +8,6 @@ import pytest
 import torch
 from opacus.grad_sample.grad_sample_module import GradSampleHooks
 
-from client import trainer
 from client.privacy import dpsgd
 from client.privacy.dpsgd import (
     STABILITY,
@@ -22,8 +21,9 @@ from client.privacy.dpsgd import (
     steps_per_round,
 )
 from client.privacy.randomness import Stream
+from client.train import trainer
 from shared.federation import Federation, Privacy, Training
-from shared.model import MultiTaskModel, build_model
+from shared.model.multitask import MultiTaskModel, build_model
 from shared.tasks import Example
 
 MakeFederation = Callable[..., Federation]

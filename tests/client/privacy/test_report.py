@@ -9,8 +9,8 @@ import pytest
 import tomli_w
 from typer.testing import CliRunner
 
-from client import receipts
 from client.cli import app
+from client.leaving import receipts
 from client.privacy.accounting import Mechanism, epsilon
 from client.privacy.dataset import Dataset
 from client.privacy.ledger import Ledger, Reservation

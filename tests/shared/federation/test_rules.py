@@ -7,8 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from shared.federation import Federation
+from shared.federation.methods import METHODS
 from shared.federation.rules import RULES, Rule, holds, shown, value_of, violations
-from shared.methods import METHODS
 
 THREE = ["hospital", "law_firm", "bank"]
 GIVEN: dict[str, Any] = {

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from shared.federation import Federation
-from shared.model import MultiTaskModel, build_model
+from shared.model.multitask import MultiTaskModel, build_model
 from shared.tasks import Record
 
 MakeModel = Callable[..., MultiTaskModel]

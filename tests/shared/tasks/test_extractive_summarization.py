@@ -18,11 +18,11 @@ from rouge_score.rouge_scorer import RougeScorer
 from torch.nn import functional
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from client import trainer
 from client.data.loading import TaskData
-from client.scoring import score
+from client.train import trainer
+from client.train.scoring import score
 from shared.federation import Federation
-from shared.model import MultiTaskModel, build_model
+from shared.model.multitask import MultiTaskModel, build_model
 from shared.tasks import Example, Record
 from shared.tasks.base import Head
 from shared.tasks.extractive_summarization import (

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from shared.model import MultiTaskModel
+from shared.model.multitask import MultiTaskModel
 from shared.tasks import Example, Record
 from shared.tasks.fill_mask import BEST, IGNORE, FillMask, FillMaskHead, FillMaskSpec
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from shared.model import MultiTaskModel
+from shared.model.multitask import MultiTaskModel
 
 DRUGS = ("aspirin", "ibuprofen", "metformin", "warfarin")
 ENTITIES: list[dict[str, Any]] = [

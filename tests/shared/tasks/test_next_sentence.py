@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from sklearn.metrics import accuracy_score, f1_score
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from shared.model import MultiTaskModel
+from shared.model.multitask import MultiTaskModel
 from shared.tasks import Example, Record
 from shared.tasks.next_sentence import NextSentencePrediction, NextSentencePredictionSpec
 

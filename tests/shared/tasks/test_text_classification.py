@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from shared.model import MultiTaskModel
+from shared.model.multitask import MultiTaskModel
 from shared.tasks import Record
 from shared.tasks.text_classification import TextClassification, TextClassificationSpec
 

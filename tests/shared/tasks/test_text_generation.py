@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from rouge_score.rouge_scorer import RougeScorer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from shared.model import MultiTaskModel
+from shared.model.multitask import MultiTaskModel
 from shared.tasks import Example, Record
 from shared.tasks.text_generation import TextGeneration, TextGenerationSpec
 

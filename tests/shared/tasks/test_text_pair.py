@@ -14,7 +14,7 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from shared.model import MultiTaskModel
+from shared.model.multitask import MultiTaskModel
 from shared.tasks.text_pair import (
     SentenceSimilarity,
     SentenceSimilaritySpec,

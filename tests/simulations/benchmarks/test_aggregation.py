@@ -8,7 +8,7 @@ import pytest
 from server.aggregation import ClientUpdate
 from shared.codec import Arrays
 from shared.federation import Federation
-from shared.methods import MethodName
+from shared.federation.methods import MethodName
 from simulations.benchmarks import aggregation
 
 

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from client import trainer
+from client.train import trainer
 from shared.adapter import get_state, set_state
 from shared.federation import Federation
-from shared.model import build_model
+from shared.model.multitask import build_model
 from simulations.benchmarks.parity import by_trainer, our_batches
 
 

@@ -1,0 +1,158 @@
+"""`collegium client doctor`: the text readiness report of an institution's own files, for its own eyes."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from client.data.holdout import find_key, key_of_seed
+from client.data.readiness import Report, summary, survey
+from client.data.verdicts import VERDICTS, Finding, judge, worst
+from client.institution import load_institution
+from client.keys import check_agreed_key, read_public_key
+from shared.federation import load_federation
+from shared.model.backbone import load_tokenizer
+from shared.nodekeys import fingerprint
+from shared.process.console import print_table
+from shared.protocol import SPLITS
+from shared.tasks import build_task
+
+SHOWN = 5
+"""Bad rows shown of each file; `--json` has them all."""
+LABELS_SHOWN = 20
+"""Labels shown of each task."""
+
+
+def examine_institution(path: Path, data: Path | None = None) -> tuple[Report, list[Finding]]:
+    """Survey the files that `institution.toml` names, and judge them; of the backbone only the tokenizer is loaded.
+
+    The site's key decides who is held out; until the daemon's first start has made it, another stands for it.
+
+    Args:
+        path: `institution.toml`.
+        data: Folder that relative paths of data files start from, instead of the file's own.
+
+    Raises:
+        ConfigError, BackboneError: The institution's file, the federation file or the backbone is wrong.
+        StoreError: The key of the splits is no key.
+    """
+    institution = load_institution(path, data=data)
+    federation = load_federation(institution.federation)
+    backbone = federation.backbone
+    tokenizer = load_tokenizer(institution.backbone or backbone.name, backbone.sha256)
+    tasks = {name: build_task(name, spec) for name, spec in federation.tasks.items()}
+    key = find_key(institution.runtime.state) or key_of_seed(federation.seed)
+    private = federation.privacy is not None
+    report = survey(institution.data, tasks, tokenizer, backbone.max_length, key, private=private)
+    return report, judge(report)
+
+
+def agreed_keys(path: Path) -> dict[str, str]:
+    """Fingerprints of the node keys that the agreement names; none without [secure_aggregation].
+
+    Raises:
+        ConfigError, EnrolmentError: Under this institution's name stands another key than its own, or it has none.
+    """
+    institution = load_institution(path)
+    federation = load_federation(institution.federation)
+    if federation.secure_aggregation is None:
+        return {}
+    check_agreed_key(read_public_key(institution.identity.key), institution.name, federation)
+    return {name: fingerprint(key) for name, key in federation.secure_aggregation.keys.items()}
+
+
+def report_as_json(report: Report, findings: Sequence[Finding], keys: Mapping[str, str]) -> dict[str, Any]:
+    """As plain data: verdict, findings, all numbers, the summary that the coordinator may get, agreed node keys."""
+    return {
+        "verdict": worst(findings),
+        "findings": [asdict(finding) for finding in findings],
+        "tasks": {name: asdict(task) for name, task in report.items()},
+        "summary": summary(report),
+        "node_keys": dict(keys),
+    }
+
+
+def print_report(report: Report, findings: Sequence[Finding], keys: Mapping[str, str]) -> None:
+    """Print the numbers, the first bad rows, a verdict per finding, and the agreed node keys."""
+    _print_rows(report)
+    _print_lengths(report)
+    _print_labels(report)
+    _print_bad_rows(report)
+    worst_first = sorted(findings, key=lambda finding: -VERDICTS.index(finding.verdict))
+    rows = [(f.verdict, f.task, f.split or "all", f.check, f.text) for f in worst_first]
+    print_table(("verdict", "task", "split", "check", "finding"), rows, title="Findings", wrapped="finding")
+    if keys:
+        title = "Node keys of the agreement: ask each institution whether its own is right"
+        print_table(("institution", "fingerprint"), list(keys.items()), title=title)
+    counts = Counter(finding.verdict for finding in findings)
+    print(f"Errors: {counts['error']}, warnings: {counts['warning']}, ok: {counts['ok']}.")
+
+
+def _print_rows(report: Report) -> None:
+    rows: list[tuple[Any, ...]] = []
+    for name, task in report.items():
+        for split in SPLITS:
+            file, used = task.files.get(split), task.splits.get(split)
+            if file or used:
+                rows.append(
+                    (
+                        name,
+                        split if file else f"{split} (held out)",
+                        file.rows if file else None,
+                        len(file.bad) if file else None,
+                        used.records if used else 0,
+                        used.duplicates if used else 0,
+                        used.overlap if used and split != "train" else None,
+                        len({number for lines in used.troubles.values() for number in lines}) if used else 0,
+                    )
+                )
+    columns = ("task", "split", "rows", "bad", "used", "repeated", "in train too", "broken text")
+    print_table(columns, rows, title="Rows")
+
+
+def _print_lengths(report: Report) -> None:
+    rows = []
+    for name, task in report.items():
+        for split in SPLITS:
+            if (used := task.splits.get(split)) and (each := used.lengths):
+                numbers = (each.measured, each.shortest, round(each.median), round(each.p95), each.longest)
+                rows.append((name, split, *numbers, task.max_length, _rate(each.cut, each), _rate(each.windowed, each)))
+    columns = ("task", "split", "measured", "shortest", "median", "p95", "longest", "fits", "cut", "windowed")
+    print_table(columns, rows, title="Length in sub-tokens")
+
+
+def _print_labels(report: Report) -> None:
+    rows: list[tuple[Any, ...]] = []
+    for name, task in report.items():
+        if not task.labels:
+            continue
+        counts = {split: used.labels for split, used in task.splits.items()}
+        in_all = sum(map(Counter, counts.values()), Counter[str]())
+        labels = sorted(task.labels, key=lambda label: -in_all[label])
+        for label in labels[:LABELS_SHOWN]:
+            rows.append((name, label, *(counts.get(split, {}).get(label, 0) for split in SPLITS)))
+        if len(labels) > LABELS_SHOWN:
+            rest = labels[LABELS_SHOWN:]
+            sums = (sum(counts.get(split, {}).get(label, 0) for label in rest) for split in SPLITS)
+            rows.append((name, f"({len(rest)} more)", *sums))
+        unlabelled = [task.splits[split].unlabelled if split in task.splits else 0 for split in SPLITS]
+        if any(unlabelled):
+            rows.append((name, "(rows without any)", *unlabelled))
+    if rows:
+        print_table(("task", "label", *SPLITS), rows, title="Labels")
+
+
+def _print_bad_rows(report: Report) -> None:
+    rows = []
+    for name, task in report.items():
+        for file in task.files.values():
+            rows += [(name, f"{file.path.name}:{number}", row.what) for number, row in file.bad[:SHOWN]]
+            if len(file.bad) > SHOWN:
+                rows.append((name, file.path.name, f"and {len(file.bad) - SHOWN} more; --json lists them all"))
+    if rows:
+        print_table(("task", "line", "what is wrong"), rows, title="Bad rows", wrapped="what is wrong")
+
+
+def _rate(part: int, lengths: Any) -> str:
+    return f"{part / lengths.measured:.1%}"

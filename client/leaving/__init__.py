@@ -1,0 +1,1 @@
+"""The way out: the gate, receipts of what left, and what waits for a word."""

@@ -1,0 +1,319 @@
+"""The receipts: an append-only log of everything that has left the site, signed and chained.
+
+`receipts.jsonl` in the state folder holds one JSON object a line. Each names the SHA-256 of the line before, and is
+signed by the node key (ECDSA, SHA-256), so that an edited, missing or moved line shows; `receipts.head` names the last
+line, so that a log cut short shows as well. Both are on disk before the reply leaves.
+"""
+
+import base64
+import datetime
+import fcntl
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from client.keys import fingerprint, read_private_key
+from shared.errors import StoreError
+from shared.process.files import private_folder
+
+log = logging.getLogger("collegium.client")
+FILE = "receipts.jsonl"
+HEAD_FILE = "receipts.head"
+FIRST = "0" * 64
+"""What the first receipt names as the line before."""
+ALGORITHM = ec.ECDSA(hashes.SHA256())
+
+
+@dataclass(frozen=True)
+class Release:
+    """One reply that leaves.
+
+    Attributes:
+        kind: `query`, `train`, `evaluate` or `refusal`.
+        sha256: Of the update as it is sent; of `body` where the reply has no update.
+        bytes: How many those are.
+        norm: Euclidean norm of the update; None if there is none.
+        body: All of the reply but the update, as the JSON that is sent.
+        federation: The federation file's digest.
+        run: Flower's number of the run, if known.
+        round: The round, if the reply is to one.
+        tasks: The tasks that the reply is about.
+        epsilon: What the data have spent, this reply included; None without differential privacy.
+        ledger: Number and SHA-256 of the ledger's last entry; None without a ledger.
+        evaluations: How many states of the run have been scored for the coordinator, if the reply is about scores.
+    """
+
+    kind: str
+    sha256: str
+    bytes: int
+    norm: float | None
+    body: str
+    federation: str
+    run: str | None
+    round: int | None
+    tasks: tuple[str, ...]
+    epsilon: float | None
+    ledger: tuple[int, str] | None
+    evaluations: int | None = None
+
+
+class Receipts:
+    """The log of one site, for writing; several processes may write to it in turn.
+
+    Args:
+        state: The site's state folder; made if need be.
+        key: The node's private key, in OpenSSH format.
+
+    Raises:
+        EnrolmentError: The key cannot be read.
+        StoreError: The log cannot be opened, or is not as it was left.
+    """
+
+    def __init__(self, state: Path, key: Path) -> None:
+        self._state = state
+        self._key = read_private_key(key)
+        self._fingerprint = fingerprint(self._key.public_key())
+        with _failing(state / FILE, "open"):
+            private_folder(state)
+        with self._locked() as file:
+            _last(file, self._state)
+
+    def append(self, release: Release) -> str:
+        """Write one receipt; it is on disk when this returns.
+
+        Returns:
+            The receipt's SHA-256.
+
+        Raises:
+            StoreError: It could not be written, or the log is not as it was left: then nothing may leave.
+        """
+        with self._locked() as file:
+            number, previous = _last(file, self._state)
+            receipt = {
+                "sequence": number + 1,
+                "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
+                "previous": previous,
+                **asdict(release),
+                "key": self._fingerprint,
+            }
+            signature = self._key.sign(_canonical(receipt), ALGORITHM)
+            line = _canonical(receipt | {"signature": base64.b64encode(signature).decode()})
+            with _failing(self._state / FILE, "write"):
+                file.write(line + b"\n")
+                _sync(file)
+                _write_head(self._state, number + 1, _hash(line))
+        return _hash(line)
+
+    @contextmanager
+    def _locked(self) -> Iterator[BinaryIO]:
+        with _failing(self._state / FILE, "open"):
+            file = (self._state / FILE).open("a+b")
+        with file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield file
+
+
+def read(state: Path) -> list[dict[str, Any]]:
+    """All receipts as they stand, unchecked; none if there is no log.
+
+    Raises:
+        StoreError: The log cannot be read, or a line is no receipt.
+    """
+    return [receipt for _, receipt in _lines(state)]
+
+
+def verify(state: Path, keys: Sequence[ec.EllipticCurvePublicKey]) -> list[dict[str, Any]]:
+    """All receipts, once numbers, chain, signatures and the end of the log are found to be right.
+
+    Args:
+        state: The site's state folder.
+        keys: The public keys that receipts may be signed with.
+
+    Raises:
+        StoreError: Something is not; names the first receipt that it shows in.
+    """
+    by_name = {fingerprint(key): key for key in keys}
+    previous, receipts = FIRST, []
+    with _unchanging(state):
+        lines, head = list(_lines(state)), _read_head(state) or (0, FIRST)
+    for number, (line, receipt) in enumerate(lines, 1):
+        if receipt.get("sequence") != number or receipt.get("previous") != previous:
+            raise _broken(state, number, "does not follow from the line before it")
+        key = by_name.get(str(receipt.get("key")))
+        if key is None:
+            raise _broken(state, number, f"is signed with another key, {receipt.get('key')}")
+        if line != _canonical(receipt) or not _signed(receipt, key):
+            raise _broken(state, number, "is not what was signed")
+        previous = _hash(line)
+        receipts.append(receipt)
+    if (len(receipts), previous) != head and not _one_more(receipts, *head):
+        raise StoreError(
+            f"Expected {state / FILE} to end with receipt {head[0]} as {HEAD_FILE} says, but it has {len(receipts)} "
+            "and ends otherwise; receipts have been removed: find the whole log in a backup."
+        )
+    return receipts
+
+
+def heads(state: Path) -> list[tuple[int, str]]:
+    """The ledger's heads (number and SHA-256 of an entry) that the receipts name, in their order, each once.
+
+    Raises:
+        StoreError: As `read`.
+    """
+    named = [(int(head[0]), str(head[1])) for receipt in read(state) if (head := receipt.get("ledger"))]
+    return list(dict.fromkeys(named))
+
+
+def _lines(state: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Every whole line, with what it says; a last line without its end was never finished, and nothing left for it."""
+    path = state / FILE
+    with _failing(path, "read"):
+        content = path.read_bytes() if path.exists() else b""
+    for number, line in enumerate(content.split(b"\n")[:-1], 1):
+        try:
+            receipt = json.loads(line)
+        except ValueError:
+            raise _broken(state, number, "is no JSON") from None
+        if not isinstance(receipt, dict):
+            raise _broken(state, number, "is no receipt")
+        yield line, receipt
+
+
+@contextmanager
+def _unchanging(state: Path) -> Iterator[None]:
+    """Nobody writes while the block lasts."""
+    path = state / FILE
+    if not path.exists():
+        yield
+        return
+    with _failing(path, "read"):
+        file = path.open("rb")
+    with file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield
+
+
+def _last(file: BinaryIO, state: Path) -> tuple[int, str]:
+    """Number and hash of the last receipt of an open log; what a crash left unfinished is cut off.
+
+    Raises StoreError unless that is the receipt that the head names, or one that a crash kept it from naming.
+    """
+    with _failing(state / FILE, "read"):
+        line, rest = _last_line(file)
+        if rest:
+            log.warning("cut off %d bytes of a receipt that was never finished", rest)
+            file.truncate(file.seek(0, os.SEEK_END) - rest)
+        head = _read_head(state) or (0, FIRST)
+        if line is None and head == (0, FIRST):
+            return head
+        if line is not None:
+            with _as_receipt(state):
+                receipt = json.loads(line)
+                found, before = (
+                    (int(receipt["sequence"]), _hash(line)),
+                    (int(receipt["sequence"]) - 1, receipt["previous"]),
+                )
+            if before == head:
+                _write_head(state, *found)
+            if head in (found, before):
+                return found
+    raise StoreError(
+        f"Expected {state / FILE} to end with receipt {head[0]} as {HEAD_FILE} says, but it ends otherwise; nothing "
+        "leaves this site until both files are restored, see `collegium client outbox --verify`."
+    )
+
+
+def _last_line(file: BinaryIO) -> tuple[bytes | None, int]:
+    """The last whole line, and how many bytes follow it."""
+    end = file.seek(0, os.SEEK_END)
+    tail, at = b"", end
+    while at and tail.count(b"\n") < 2:
+        at = max(0, at - 65536)
+        file.seek(at)
+        tail = file.read(end - at)
+    *lines, rest = tail.split(b"\n")
+    return (lines[-1] if lines else None), len(rest)
+
+
+def _one_more(receipts: Sequence[Mapping[str, Any]], number: int, head: str) -> bool:
+    """Whether the log is one receipt ahead of its head: a crash came between the two."""
+    return len(receipts) == number + 1 and receipts[-1]["previous"] == head
+
+
+def _read_head(state: Path) -> tuple[int, str] | None:
+    path = state / HEAD_FILE
+    if not path.exists():
+        return None
+    with _as_receipt(state):
+        number, digest = path.read_text(encoding="ascii").split()
+        return int(number), digest
+
+
+def _write_head(state: Path, number: int, digest: str) -> None:
+    temporary = state / f"{HEAD_FILE}.part"
+    with temporary.open("wb") as file:
+        file.write(f"{number} {digest}\n".encode())
+        _sync(file)
+    temporary.replace(state / HEAD_FILE)
+    folder = os.open(state, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _canonical(receipt: Mapping[str, Any]) -> bytes:
+    return json.dumps(receipt, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _hash(line: bytes) -> str:
+    return hashlib.sha256(line).hexdigest()
+
+
+def _signed(receipt: Mapping[str, Any], key: ec.EllipticCurvePublicKey) -> bool:
+    signed = {name: value for name, value in receipt.items() if name != "signature"}
+    try:
+        key.verify(base64.b64decode(str(receipt.get("signature")), validate=True), _canonical(signed), ALGORITHM)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def _broken(state: Path, number: int, what: str) -> StoreError:
+    return StoreError(f"Receipt {number} of {state / FILE} {what}; compare with a backup of the log.")
+
+
+@contextmanager
+def _as_receipt(state: Path) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"Expected receipts in {state / FILE} and its {HEAD_FILE}, but the last one is unreadable "
+            f"({type(error).__name__}); restore both from a backup."
+        ) from None
+
+
+@contextmanager
+def _failing(path: Path, doing: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"Could not {doing} the receipts in {path} ({error.strerror}); nothing leaves this site until then."
+        ) from error

@@ -1,0 +1,1 @@
+"""What a site does in a round, beside training."""

@@ -1,0 +1,295 @@
+"""An institution's side of secure aggregation: its secrets of the round in progress, in memory only.
+
+The order of steps is fixed and each is taken once: a round has one set of keys, one view of who takes part, one masked
+update, one signed list of whose updates are to be in the sum, and one answer to what unmasks it. Whatever is asked out
+of order is refused, so that nobody gets both a peer's seed and its mask key from here, nor two masked updates under
+one set of masks. A new round forgets the last one.
+"""
+
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from shared import codec
+from shared.codec import Arrays
+from shared.errors import ProtocolError, RefusalError
+from shared.federation import Federation, SecureAggregation
+from shared.nodekeys import is_signed, sign
+from shared.protocol import (
+    ConfirmReply,
+    ConfirmRequest,
+    MaskReply,
+    MaskRequest,
+    OpenReply,
+    OpenRequest,
+    SecureReply,
+    SecureRequest,
+    SharesReply,
+    SharesRequest,
+    TrainedReply,
+    TrainReply,
+    UnmaskReply,
+    UnmaskRequest,
+)
+from shared.secagg import fixedpoint
+from shared.secagg.fixedpoint import Shapes
+from shared.secagg.keys import Keys, PublicKeys, make_keys
+from shared.secagg.masks import mask
+from shared.secagg.shares import Share, Shared, open_share, share_secrets
+from shared.secagg.view import Context, Member, check_directory, sign_member, survivors_message, view_of
+from shared.weighting import Outputs, Shares, check_counted, check_shares, sum_shares
+
+log = logging.getLogger("collegium.client")
+
+
+@dataclass
+class _Round:
+    """What an institution keeps from training to unmasking; each step takes away what no later one needs."""
+
+    context: Context
+    keys: Keys = field(repr=False)
+    own: Member
+    update: Arrays | None = field(repr=False)
+    directory: dict[str, Member] = field(default_factory=dict)
+    shared: Shared | None = field(default=None, repr=False)
+    held: dict[str, Share] = field(default_factory=dict, repr=False)
+    """Its shares of the secrets of those who have shared them, itself among them, once it has opened them."""
+    view: bytes = b""
+    """Of the directory and those who have shared secrets, once the update is masked."""
+    weights: Shares = field(default_factory=dict)
+    """Of everybody who has shared secrets, from then on."""
+    survivors: frozenset[str] = frozenset()
+    """Whose updates are to be in the sum, once that is signed."""
+
+
+@dataclass(frozen=True)
+class Participant:
+    """An institution, and what it has approved."""
+
+    name: str
+    federation: Federation
+    shapes: Shapes
+    """Of all arrays that institutions train in the round."""
+    outputs: Outputs
+
+    @property
+    def agreed(self) -> SecureAggregation:
+        """Raises RefusalError if the federation does not aggregate securely."""
+        agreed = self.federation.secure_aggregation
+        if agreed is None:
+            raise RefusalError("This site takes part in secure aggregation only where the federation file has it.")
+        return agreed
+
+
+class SecureRounds:
+    """One institution in the rounds of a federation with `[secure_aggregation]`.
+
+    Args:
+        node_key: What it signs with; the public half stands in the federation file.
+    """
+
+    def __init__(self, node_key: ec.EllipticCurvePrivateKey | None = None) -> None:
+        self._node_key = node_key
+        self._round: _Round | None = None
+
+    def keep(
+        self, reply: TrainReply, federation: Federation, shapes: Shapes, *, run: str, labels: Mapping[str, list[str]]
+    ) -> TrainedReply:
+        """Begin a round: keep the update that has been trained, and announce signed public keys in its place.
+
+        Args:
+            reply: What would leave without secure aggregation, as the site's policy tells it.
+            federation: The agreement.
+            shapes: Of the update's arrays.
+            run: As the coordinator calls it.
+            labels: Per task that has labels, those that this institution annotates.
+        """
+        keys, context = make_keys(), Context(run, reply.round, federation.digest)
+        own = sign_member(context, reply.institution, keys.public, reply.examples, labels, node_key=self._signer)
+        self._round = _Round(context, keys, own, codec.decode(reply.update, federation.wire.coding_up, shapes))
+        return TrainedReply(
+            institution=reply.institution,
+            round=reply.round,
+            examples=reply.examples,
+            losses=reply.losses,
+            epsilon=reply.epsilon,
+            ledger=reply.ledger,
+            steps=reply.steps,
+            seconds=reply.seconds,
+            sealing_key=own.keys.sealing,
+            masking_key=own.keys.masking,
+            labels=labels,
+            signature=own.signature,
+        )
+
+    def answer(self, request: SecureRequest, of: Participant) -> SecureReply:
+        """Take the next step of the round.
+
+        Raises:
+            RefusalError: The federation does not aggregate securely.
+            ProtocolError: The step is not the next one of this round, or what came with it is malformed.
+        """
+        agreed, this = of.agreed, self._round
+        if this is None or (this.context.run, this.context.round) != (request.run, request.round):
+            raise ProtocolError(
+                f"Expected a round that {of.name} has trained and not finished, but the request is about round "
+                f"{request.round} of run {request.run}; its secrets are forgotten after the round and when the site "
+                "restarts."
+            )
+        match request:
+            case SharesRequest():
+                return _share(this, request, of, agreed)
+            case OpenRequest():
+                return _open(this, request, of)
+            case MaskRequest():
+                return _mask(this, request, of, agreed)
+            case ConfirmRequest():
+                return _confirm(this, request, of, agreed, self._signer)
+            case UnmaskRequest():
+                reply = _unmask(this, request, of, agreed)
+                self._round = None
+                return reply
+
+    @property
+    def _signer(self) -> ec.EllipticCurvePrivateKey:
+        if self._node_key is None:
+            raise RefusalError("This site has no node key to sign with, and takes part in no secure aggregation.")
+        return self._node_key
+
+
+def _share(this: _Round, request: SharesRequest, of: Participant, agreed: SecureAggregation) -> SharesReply:
+    _next_step(this.shared is None, "secrets are shared once a round")
+    names = request.signatures.keys()
+    for part in (request.sealing_keys, request.masking_keys, request.examples, request.labels):
+        if part.keys() != names:
+            raise ProtocolError(f"Expected keys, examples and labels of {sorted(names)}, but some lack.")
+    directory = {
+        peer: Member(
+            PublicKeys(request.sealing_keys[peer], request.masking_keys[peer]),
+            request.examples[peer],
+            request.labels[peer],
+            request.signatures[peer],
+        )
+        for peer in names
+    }
+    check_directory(directory, this.context, node_keys=agreed.keys, threshold=agreed.threshold)
+    check_counted(directory, of.outputs)
+    if directory.get(of.name) != this.own:
+        raise ProtocolError(f"Expected {of.name} as it has announced itself, but the request has other keys or counts.")
+    shared = share_secrets(of.name, this.keys, directory, view_of(this.context, directory), threshold=agreed.threshold)
+    this.directory, this.shared = directory, shared
+    return SharesReply(
+        institution=of.name, round=this.context.round, commitment=shared.commitment, shares=dict(shared.sealed)
+    )
+
+
+def _open(this: _Round, request: OpenRequest, of: Participant) -> OpenReply:
+    _next_step(this.shared is not None and not this.held, "shares are opened once, after secrets are shared")
+    assert this.shared is not None
+    view, unopened = view_of(this.context, this.directory), []
+    for sender, sealed in request.shares.items():
+        try:
+            this.held[sender] = open_share(of.name, this.keys, this.directory, view, sender=sender, sealed=sealed)
+        except ProtocolError as error:
+            log.warning("%s", error)
+            unopened.append(sender)
+    this.held[of.name] = this.shared.own
+    return OpenReply(institution=of.name, round=this.context.round, unopened=sorted(unopened))
+
+
+def _mask(this: _Round, request: MaskRequest, of: Participant, agreed: SecureAggregation) -> MaskReply:
+    _next_step(bool(this.held) and this.update is not None, "an update is masked once, after shares are opened")
+    assert this.shared is not None
+    assert this.update is not None
+    sharers = _listed(request.sharers, this.held, agreed.threshold, "who have shared secrets")
+    if of.name not in sharers:
+        raise ProtocolError(f"Expected {of.name} among those who have shared secrets, but {sorted(sharers)} came.")
+    rounds = of.federation.rounds
+    this.weights = sum_shares(
+        {name: this.directory[name] for name in sharers},
+        shapes=of.shapes,
+        outputs=of.outputs,
+        weighting=rounds.weighting,
+        most=rounds.max_share,
+    )
+    _warn(this.update, agreed.clip)
+    vector = fixedpoint.encode_all(
+        this.update,
+        this.weights[of.name],
+        shapes=of.shapes,
+        clip=agreed.clip,
+        fraction_bits=agreed.fraction_bits,
+        word=fixedpoint.word_for(len(rounds.institutions), agreed.clip, agreed.fraction_bits),
+    )
+    this.view = view_of(this.context, this.directory, sharers)
+    this.held = {name: share for name, share in this.held.items() if name in sharers}
+    this.update = None
+    masked = mask(
+        vector,
+        name=of.name,
+        seed=this.shared.seed,
+        keys=this.keys,
+        directory=this.directory,
+        view=this.view,
+        peers=sharers - {of.name},
+    )
+    return MaskReply(institution=of.name, round=this.context.round, update=masked.tobytes())
+
+
+def _confirm(
+    this: _Round,
+    request: ConfirmRequest,
+    of: Participant,
+    agreed: SecureAggregation,
+    node_key: ec.EllipticCurvePrivateKey,
+) -> ConfirmReply:
+    _next_step(bool(this.view) and not this.survivors, "survivors are signed once, after the update is masked")
+    survivors = _listed(request.survivors, this.held, agreed.threshold, "whose masked updates came")
+    check_shares(this.weights, survivors, most=of.federation.rounds.max_share)
+    this.survivors = survivors
+    signature = sign(node_key, survivors_message(this.view, survivors))
+    return ConfirmReply(institution=of.name, round=this.context.round, signature=signature)
+
+
+def _unmask(this: _Round, request: UnmaskRequest, of: Participant, agreed: SecureAggregation) -> UnmaskReply:
+    _next_step(bool(this.survivors), "shares are given after the survivors are signed")
+    message = survivors_message(this.view, this.survivors)
+    signed = {
+        name
+        for name, signature in request.signatures.items()
+        if name in this.survivors and is_signed(agreed.keys[name], message, signature)
+    }
+    if len(signed) < agreed.threshold:
+        raise ProtocolError(
+            f"Expected at least {agreed.threshold} institutions to have signed the same survivors as {of.name}, but "
+            f"only {sorted(signed)} have; no share is given."
+        )
+    return UnmaskReply(
+        institution=of.name,
+        round=this.context.round,
+        seeds={peer: share.seed.hex() for peer, share in this.held.items() if peer in this.survivors},
+        keys={peer: share.key.hex() for peer, share in this.held.items() if peer not in this.survivors},
+    )
+
+
+def _next_step(right: bool, rule: str) -> None:
+    if not right:
+        raise ProtocolError(f"Expected the next step of secure aggregation, but another came: {rule}.")
+
+
+def _listed(names: list[str], among: Collection[str], threshold: int, what: str) -> frozenset[str]:
+    """The names, once it is known that they are enough, each of them there once."""
+    listed = frozenset(names)
+    if len(listed) < threshold or len(listed) < len(names) or not listed <= set(among):
+        raise ProtocolError(
+            f"Expected at least {threshold} of {sorted(among)} {what}, each once, but {names} came; nothing is given."
+        )
+    return listed
+
+
+def _warn(update: Mapping[str, np.ndarray], clip: float) -> None:
+    if beyond := sum(int((np.abs(array) > clip).sum()) for array in update.values()):
+        log.warning("%d values of the update are beyond secure_aggregation.clip = %g and are cut to it", beyond, clip)

@@ -1,0 +1,51 @@
+"""A model that is left as it was found, but for what was trained, however the work on it ends."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from shared.model.multitask import MultiTaskModel
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+"""Where torch keeps a module's hooks, by number."""
+LEFTOVERS = ("activations", "max_batch_len", "autograd_grad_sample_hooks")
+"""What opacus leaves on modules when a step dies between its forward and its backward pass."""
+GRADIENTS = ("grad_sample", "summed_grad", "_current_grad_sample", "_forward_counter")
+"""The same on parameters."""
+
+
+@contextmanager
+def steady(model: MultiTaskModel) -> Iterator[None]:
+    """After the block: evaluation mode, no gradients, no hooks but those before, the same parameters trainable.
+
+    If the block raises, the frozen weights are also what they were, and have the version that they had.
+    """
+    trained = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    hooks = {module: {kind: set(getattr(module, kind)) for kind in HOOKS} for module in model.modules()}
+    try:
+        with model.base.unless_refused():
+            yield
+    finally:
+        model.eval()
+        for module in model.modules():
+            _drop_hooks(module, hooks.get(module, {}))
+            _drop(module, LEFTOVERS)
+        for parameter in model.parameters():
+            parameter.requires_grad_(trained.get(parameter, parameter.requires_grad))
+            parameter.grad = None
+            _drop(parameter, GRADIENTS)
+
+
+def _drop_hooks(module: nn.Module, known: dict[str, set[int]]) -> None:
+    for kind in HOOKS:
+        hooks = getattr(module, kind)
+        for number in set(hooks) - known.get(kind, set()):
+            del hooks[number]
+
+
+def _drop(of: Any, names: tuple[str, ...]) -> None:
+    for name in names:
+        if name in vars(of):
+            delattr(of, name)

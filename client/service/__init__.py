@@ -1,0 +1,1 @@
+"""The institution's processes: the daemon, Flower's SuperNode, the resident executor."""

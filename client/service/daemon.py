@@ -1,0 +1,254 @@
+"""What `collegium client up` runs: Flower's SuperNode and the resident executor as supervised children."""
+
+import os
+import secrets
+import socket
+import ssl
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TextIO
+
+from client.institution import Institution, load_institution
+from client.keys import read_private_key
+from shared.errors import ConnectionFailedError, EnrolmentError
+from shared.process.files import private_folder, private_umask
+from shared.process.flower import flower_environment
+from shared.process.lock import only_one
+from shared.process.supervisor import Child, supervise
+
+RUNTIME_HOST = "127.0.0.1"
+GRACE_SECONDS = 4.0
+LOG_POLL = 0.1
+STALE_SECONDS = 100.0
+"""How long a site that was connected before is refused because Flower 1.41 still counts its killed SuperNode as online:
+60 s after its last sign of life, and the supervisor's pause between two attempts."""
+CONNECTED_FILE = "connected"
+"""In the state folder, from the first connection on: the key has been enrolled at some time."""
+# As client.service.executor writes them; importing it here would load Flower's client side into this small process.
+EXECUTOR_READY = ": ready"
+EXECUTOR_ERROR = "error: "
+EXECUTOR_USER_ERROR = 2
+
+Announce = Callable[[str], None]
+
+
+def serve(institution_file: Path, *, stop: threading.Event, announce: Announce) -> None:
+    """Run one institution's daemon until `stop` is set; its children are then stopped too, within 5 s.
+
+    A coordinator that cannot be reached is retried for ever.
+
+    Args:
+        institution_file: The site's institution.toml.
+        stop: Set by the caller, for example on SIGTERM.
+        announce: Receives one plain line when the site is connected, when it is ready, and whenever that changes.
+
+    Raises:
+        ConfigError: The file is wrong, or another daemon serves the same state folder.
+        ConnectionFailedError: The runtime port is taken.
+        EnrolmentError: The node key or the CA certificate is missing or unreadable.
+        ProcessError: A child gave up: the key is not enrolled, the coordinator's certificate is not trusted, the
+            executor found the configuration or the data wrong.
+    """
+    private_umask()
+    institution = load_institution(institution_file)
+    _check_credentials(institution)
+    state = institution.runtime.state
+    for folder in (state, state / "logs", state / "flower"):
+        private_folder(folder)
+    advice = "stop that one first, or give this institution a runtime.state of its own"
+    with only_one(state / "daemon.lock", serving=f"the state folder {state}", advice=advice):
+        children = _children(institution_file, institution, _runtime_port(institution), _new_secret(state))
+        supernode, executor = children
+        with (
+            _news(supernode.log, partial(_announce_connection, institution, announce)),
+            _news(executor.log, partial(_announce_ready, institution, announce)),
+        ):
+            supervise(children, stop=stop, announce=announce, grace=GRACE_SECONDS)
+
+
+def _children(institution_file: Path, institution: Institution, port: int, secret_file: Path) -> list[Child]:
+    state, server = institution.runtime.state, institution.server
+    environment = flower_environment(state / "flower")
+    # -P: a folder called `client` where the user happens to stand must not be run.
+    python = [sys.executable, "-P", "-m"]
+    supernode = [*python, "client.service.supernode", "--poll", str(institution.runtime.poll), "--"]
+    supernode += ["--superlink", server.address, "--root-certificates", str(server.ca)]
+    supernode += ["--auth-supernode-private-key", str(institution.identity.key)]
+    supernode += ["--isolation", "process", "--host", RUNTIME_HOST, "--port", str(port)]
+    supernode += ["--superexec-auth-secret-file", str(secret_file)]
+    executor = [*python, "client.service.executor", "--institution", str(institution_file.resolve())]
+    executor += ["--runtime", f"{RUNTIME_HOST}:{port}", "--secret-file", str(secret_file)]
+    threads = {"OMP_WAIT_POLICY": "PASSIVE"}  # idle threads sleep: several sites may share a machine
+    if institution.runtime.threads:
+        threads["OMP_NUM_THREADS"] = str(institution.runtime.threads)
+    return [
+        Child(
+            name="supernode",
+            argv=supernode,
+            log=state / "logs" / "supernode.log",
+            env=environment,
+            give_up=_Patience(institution, port),
+        ),
+        Child(
+            name="executor",
+            argv=executor,
+            log=state / "logs" / "executor.log",
+            env=environment | threads,
+            give_up=_why_executor_ended,
+        ),
+    ]
+
+
+class _Patience:
+    """Tells a refusal that passes, after a SIGKILL, from one that stays; then `_why_supernode_ended` decides."""
+
+    def __init__(self, institution: Institution, port: int) -> None:
+        self._institution, self._port = institution, port
+        self._refused_since: float | None = None
+
+    def __call__(self, code: int, tail: str) -> str | None:
+        now = time.monotonic()
+        if "Failed to activate SuperNode" not in tail:
+            self._refused_since = None
+        elif (self._institution.runtime.state / CONNECTED_FILE).exists():
+            self._refused_since = self._refused_since or now
+            if now - self._refused_since < STALE_SECONDS:
+                return None
+        return _why_supernode_ended(self._institution, self._port, code, tail)
+
+
+def _why_supernode_ended(institution: Institution, port: int, _code: int, tail: str) -> str | None:
+    """The sentence for an end that a restart does not mend, from what Flower 1.41 writes."""
+    address, ca, key = institution.server.address, institution.server.ca, institution.identity.key
+    if "Failed to activate SuperNode" in tail:
+        return (
+            f"Expected the coordinator at {address} to know the key {key}, but it is not enrolled, or not any more; "
+            f"send {key.with_suffix('.pub')} to the coordinator and start again once it is enrolled."
+        )
+    if "CERTIFICATE_VERIFY_FAILED" in tail:
+        detail = tail.split("certificate verify failed: ", 1)[-1].split(" (_ssl", 1)[0].splitlines()[0]
+        return (
+            f"Expected the coordinator at {address} to show a certificate that {ca} vouches for, but it did not "
+            f"({detail}); check server.address and this machine's clock, or get ca.crt anew from the coordinator."
+        )
+    if "SSL/TLS handshake error" in tail:
+        return (
+            f"Expected TLS at {address}, but what answers there speaks something else; set server.address in the "
+            "institution file to the coordinator's public door."
+        )
+    if "address already in use" in tail:
+        return _port_taken(port)
+    if "Exit Code: 600" in tail:
+        return f"Expected server.address to be host:port, but it is {address!r}; correct it in the institution file."
+    if "Exit Code: 606" in tail:
+        return (
+            f"Expected the coordinator at {address} to run the same version of Flower, but it does not; "
+            "install the version of Collegium that the coordinator uses."
+        )
+    return None
+
+
+def _why_executor_ended(code: int, tail: str) -> str | None:
+    lines = tail.splitlines()
+    if code != EXECUTOR_USER_ERROR or not lines or not lines[-1].startswith(EXECUTOR_ERROR):
+        return None
+    return lines[-1].removeprefix(EXECUTOR_ERROR)
+
+
+def _check_credentials(institution: Institution) -> None:
+    """Read what Flower would read, so that the user sees the reason at once instead of in a log."""
+    ca, key = institution.server.ca, institution.identity.key
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=ca)
+    except OSError as error:  # SSLError is one
+        raise EnrolmentError(
+            f"Expected the coordinator's CA certificate (PEM) in {ca}, but {_cannot_be_read(error)}; "
+            "get ca.crt from the coordinator, or correct server.ca in the institution file."
+        ) from None
+    read_private_key(key)
+
+
+def _cannot_be_read(error: Exception) -> str:
+    if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
+        return f"it cannot be read ({error.strerror})"
+    return "its content is something else"
+
+
+def _runtime_port(institution: Institution) -> int:
+    """The loopback port between the children; a free one if none is set."""
+    wanted = institution.runtime.port
+    try:
+        with socket.create_server((RUNTIME_HOST, wanted)) as listener:
+            port: int = listener.getsockname()[1]
+    except OSError:
+        raise ConnectionFailedError(_port_taken(wanted)) from None
+    return port
+
+
+def _port_taken(port: int) -> str:
+    return (
+        f"Expected port {port} on {RUNTIME_HOST} to be free for the SuperNode and its executor, but it is taken; "
+        "set runtime.port in the institution file to another port, or to 0 for any free one, and start again."
+    )
+
+
+def _new_secret(state: Path) -> Path:
+    """Write a fresh secret, which only this start's two children know."""
+    path = state / "superexec.secret"
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))
+    return path
+
+
+@contextmanager
+def _news(log: Path, tell: Callable[[Iterator[str]], None]) -> Iterator[None]:
+    """While the block lasts, run `tell` in a thread over the lines that are appended to `log`."""
+    done = threading.Event()
+    with log.open("a+", encoding="utf-8", errors="replace") as file:
+        file.seek(0, os.SEEK_END)  # what an earlier daemon wrote is not news
+        thread = threading.Thread(target=tell, args=(_new_lines(file, done),), name=log.stem, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+
+def _new_lines(log: TextIO, done: threading.Event) -> Iterator[str]:
+    """Yield complete lines as they are appended, until `done` is set."""
+    rest, size = "", 0
+    while not done.wait(LOG_POLL):
+        before, size = size, os.fstat(log.fileno()).st_size
+        if size < before:  # the supervisor has begun it anew
+            log.seek(0)
+        *lines, rest = (rest + log.read()).split("\n")
+        yield from lines
+
+
+def _announce_connection(institution: Institution, announce: Announce, lines: Iterator[str]) -> None:
+    address = institution.server.address
+    lost = False
+    for line in lines:
+        if "SuperNode ID: " in line:
+            (institution.runtime.state / CONNECTED_FILE).touch()
+            announce(f"{institution.name} is connected to the coordinator at {address}.")
+            lost = False
+        elif "Connection attempt failed" in line and not lost:
+            announce(f"The coordinator at {address} cannot be reached; trying again until it can.")
+            lost = True
+        elif "Connection successful" in line and lost:
+            announce(f"The coordinator at {address} answers again.")
+            lost = False
+
+
+def _announce_ready(institution: Institution, announce: Announce, lines: Iterator[str]) -> None:
+    for line in lines:
+        if line.endswith(EXECUTOR_READY):
+            announce(f"{institution.name} is ready: its model and its data are loaded.")

@@ -1,0 +1,375 @@
+"""The resident executor: one warm process that answers every message with the code installed at the site.
+
+Stock Flower starts a process per message, which unpacks and runs the bundle that the coordinator pushed. This process
+speaks the same protocol to the SuperNode instead, as `flower-superexec` and `flwr-clientapp` together do, but calls a
+`ClientApp` that it was given. The bundle arrives and is dropped. A contract test holds the two equal.
+
+What differs from `flwr-clientapp`, on purpose: an error costs one task and never the process, where Flower raises
+SIGINT in itself; an exception's text stays in the local log; a stop interrupts the task at hand and says so in the
+reply.
+"""
+
+import argparse
+import ctypes
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import httpx
+from flwr.app import Context, Message
+from flwr.app.error import Error
+from flwr.clientapp import ClientApp
+from flwr.common.constant import (
+    HEARTBEAT_BASE_MULTIPLIER,
+    HEARTBEAT_CALL_TIMEOUT,
+    HEARTBEAT_DEFAULT_INTERVAL,
+    ErrorCode,
+    SubStatus,
+)
+from flwr.proto.runtime_pb2 import AcquireTaskRequest, AcquireTaskResponse, SendTaskHeartbeatRequest
+from flwr.supercore.constant import TaskType
+from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree
+from flwr.supercore.interceptors import (
+    RuntimeTokenHttpInterceptor,
+    RuntimeVersionHttpInterceptor,
+    SuperExecAuthHttpInterceptor,
+)
+from flwr.supercore.protobuf.client import ProtobufClientInterceptor
+from flwr.supercore.retry import RetryInvoker, exponential
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supercore.runtime.tracing import RuntimeTracingInterceptor
+from flwr.supernode.runtime import run_clientapp
+from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
+
+from shared.errors import CollegiumError, ConfigError, ConnectionFailedError
+from shared.process.files import private_umask
+from shared.process.supervisor import run_until_signal
+
+READY = "ready"
+"""The line that the daemon waits for."""
+ERROR_PREFIX = "error: "
+USER_ERROR = 2
+"""Exit code of an error that a restart does not mend; the last line says which."""
+STOPPED = "The institution's executor was stopped while it worked on this request."
+WITHDRAWN = "The SuperNode no longer waits for this task."
+
+STOP_SECONDS = 1.5  # after SIGTERM; training deep in native code cannot be interrupted sooner
+LONGEST_RETRY = 60.0  # seconds; by then the SuperNode has given the task up
+LONGEST_WAIT = 5.0
+HEARTBEAT_SECONDS = (HEARTBEAT_DEFAULT_INTERVAL - HEARTBEAT_CALL_TIMEOUT) * HEARTBEAT_BASE_MULTIPLIER
+TRANSIENT = frozenset({httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT})
+REFUSED = frozenset({httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN})
+
+# A task is there before its arrays are; Flower waits 1 s before asking again, doubling to 10, though the next process
+# has them in milliseconds.
+vars(run_clientapp)["pull_and_inflate_object_from_tree"] = partial(
+    pull_and_inflate_object_from_tree, initial_backoff=0.02, backoff_cap=0.5
+)
+
+log = logging.getLogger("client.service.executor")  # __name__ is __main__ in the process
+
+
+@dataclass(frozen=True)
+class TaskRecord:
+    """One task that was served.
+
+    Attributes:
+        task_id: Flower's number of the task.
+        run_id: Flower's number of the run.
+        message_type: `train`, `evaluate` or `query`, with a name after a dot if it has one; empty if no message came.
+        seconds: From acquiring the task to its last byte.
+        error: What the coordinator was told; empty if the task succeeded.
+    """
+
+    task_id: int
+    run_id: int
+    message_type: str
+    seconds: float
+    error: str
+
+
+class TaskInterruptedError(BaseException):
+    """Raised inside the ClientApp to end it; no `Exception`, so that handlers in the app let it pass."""
+
+
+def serve(
+    *,
+    client_app: ClientApp,
+    runtime_address: str,
+    secret: bytes,
+    poll_seconds: float = 0.05,
+    stop: threading.Event,
+    on_task: Callable[[TaskRecord], None] | None = None,
+    on_error: Callable[[str, int], str] = lambda reason, run: reason,
+) -> None:
+    """Serve the SuperNode's tasks, one after the other, in the calling thread until `stop` is set.
+
+    A lost SuperNode is retried for ever, with pauses up to 5 s.
+
+    Args:
+        client_app: Answers every message, whatever bundle came with the run.
+        runtime_address: The SuperNode's Runtime API as `host:port`; spoken to in plain HTTP, so keep it on loopback.
+        secret: The SuperExec secret that the SuperNode was started with: the file's bytes as they are.
+        poll_seconds: Between two questions for a task.
+        stop: Ends the loop; a task at hand is interrupted and answered with an error.
+        on_task: Called after every task.
+        on_error: Called with the reason of an error and the run before it leaves; returns what leaves instead.
+
+    Raises:
+        ConnectionFailedError: The SuperNode does not accept the secret.
+    """
+    signer = SuperExecAuthHttpInterceptor(
+        master_secret=secret, protected_methods=frozenset({"/flwr.proto.Runtime/AcquireTask"})
+    )
+    with _client(runtime_address, signer) as client:
+        while acquired := _next_task(client, runtime_address, poll_seconds, stop):
+            record = _serve_task(client_app, runtime_address, acquired, stop, on_error)
+            if on_task:
+                on_task(record)
+
+
+def _next_task(
+    client: RuntimeHttpClient, address: str, poll_seconds: float, stop: threading.Event
+) -> AcquireTaskResponse | None:
+    """Wait for a task; `None` once `stop` is set."""
+    request = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
+    wait = lost = 0.0
+    while not stop.wait(wait):
+        try:
+            response = client.AcquireTask(request)
+        except httpx.HTTPError as error:
+            if isinstance(error, httpx.HTTPStatusError) and error.response.status_code in REFUSED:
+                raise ConnectionFailedError(
+                    f"Expected the SuperNode at {address} to accept the SuperExec secret, but it answered "
+                    f"{error.response.status_code}; start both with the same secret file, and check the clock."
+                ) from None
+            if not lost:
+                log.warning("The SuperNode at %s does not answer (%s); trying again until it does", address, error)
+            lost = lost or time.monotonic()
+            wait = min(max(2 * wait, poll_seconds), LONGEST_WAIT)
+            continue
+        if lost:
+            log.info("The SuperNode answers again after %.1f s", time.monotonic() - lost)
+        if response.HasField("task") and response.token:
+            return response
+        wait, lost = poll_seconds, 0.0
+    return None
+
+
+def _serve_task(
+    client_app: ClientApp,
+    address: str,
+    acquired: AcquireTaskResponse,
+    stop: threading.Event,
+    on_error: Callable[[str, int], str],
+) -> TaskRecord:
+    """One task from its input to its output, in the order of `flwr-clientapp`."""
+    began = time.monotonic()
+    message: Message | None = None
+    reply: Message | None = None
+    context: Context | None = None
+    sub_status, reason = SubStatus.COMPLETED, ""
+    token = RuntimeTokenHttpInterceptor(acquired.token)
+    with (
+        _client(address, token, retry=_retry(stop)) as client,
+        _client(address, token) as heartbeats,
+        _Watch(heartbeats, stop) as watch,
+    ):
+        try:
+            with watch.interruptible():
+                message, context, _run, _bundle = pull_task_input(client)
+                reply = _call(client_app, message, context)
+        except (Exception, SystemExit, TaskInterruptedError) as error:
+            sub_status, reason = SubStatus.FAILED, on_error(_reason(error, stop), acquired.task.run_id)
+            log.error("Task %d failed", acquired.task.task_id, exc_info=error)
+            if message:
+                reply = Message(Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason), reply_to=message)
+        if reply and context:
+            try:
+                push_message(client, reply, context)
+            except Exception as error:
+                sub_status, reason = SubStatus.FAILED, reason or _reason(error, stop)
+                log.error("The reply of task %d was not delivered", acquired.task.task_id, exc_info=error)
+        push_task_output(client, context=context, sub_status=sub_status, details=reason)
+    return TaskRecord(
+        task_id=acquired.task.task_id,
+        run_id=acquired.task.run_id,
+        message_type=message.metadata.message_type if message else "",
+        seconds=time.monotonic() - began,
+        error=reason,
+    )
+
+
+def _call(client_app: ClientApp, message: Message, context: Context) -> Message:
+    reply = client_app(message=message, context=context)
+    if not isinstance(reply, Message):
+        raise TypeError(f"the ClientApp returned a {type(reply).__name__}, not a Message")
+    return reply
+
+
+def _reason(error: BaseException, stop: threading.Event) -> str:
+    """What the coordinator may read of an exception: an arbitrary exception's text can quote private records."""
+    if isinstance(error, TaskInterruptedError):
+        return STOPPED if stop.is_set() else WITHDRAWN
+    if isinstance(error, CollegiumError):
+        return f"{type(error).__name__}: {error}"
+    return type(error).__name__
+
+
+class _Watch:
+    """A thread that sends heartbeats for one task while the `with` block lasts."""
+
+    def __init__(self, client: RuntimeHttpClient, stop: threading.Event) -> None:
+        self._client, self._stop = client, stop
+        self._over, self._interruptible, self._lock = threading.Event(), False, threading.Lock()
+        self._owner = ctypes.c_ulong(threading.get_ident())
+        self._thread = threading.Thread(target=self._run, name="task-heartbeat", daemon=True)
+
+    def __enter__(self) -> "_Watch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Raise TaskInterruptedError inside the block on `stop`, and when the SuperNode has withdrawn the task."""
+        self._interruptible = True
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._interruptible = False
+            self._raise_in_owner(None)  # takes back one that was sent but has not arrived
+
+    def _run(self) -> None:
+        wanted, due = True, 0.0
+        while not self._over.wait(0.1):
+            if wanted and time.monotonic() >= due:
+                beat = self._heartbeat()
+                due = time.monotonic() + (1.0 if beat is None else HEARTBEAT_SECONDS)
+                wanted = beat is not False
+            with self._lock:
+                if self._interruptible and (self._stop.is_set() or not wanted):
+                    self._interruptible = False
+                    self._raise_in_owner(TaskInterruptedError)
+
+    def _raise_in_owner(self, kind: type[BaseException] | None) -> None:
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(self._owner, kind and ctypes.py_object(kind))
+
+    def _heartbeat(self) -> bool | None:
+        """True if the SuperNode still wants the task, False if not, None if it could not be asked."""
+        try:
+            return self._client.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success
+        except httpx.HTTPStatusError as error:
+            return False if error.response.status_code in REFUSED else None
+        except (httpx.HTTPError, RuntimeError):  # RuntimeError: the task ended and its client was closed meanwhile
+            return None
+
+
+def _client(
+    address: str, authentication: ProtobufClientInterceptor, *, retry: RetryInvoker | None = None
+) -> RuntimeHttpClient:
+    return RuntimeHttpClient.from_server_address(
+        server_address=address,
+        insecure=True,
+        root_certificates=None,
+        interceptors=[
+            RuntimeTracingInterceptor(),
+            RuntimeVersionHttpInterceptor(component_name="flwr-clientapp"),
+            authentication,
+        ],
+        retry_invoker=retry,
+    )
+
+
+def _retry(stop: threading.Event) -> RetryInvoker:
+    """Retry what may pass; Flower's own invoker would never give up, and raises SIGINT when a token has expired."""
+
+    def hopeless(error: Exception) -> bool:
+        return stop.is_set() or (
+            isinstance(error, httpx.HTTPStatusError) and error.response.status_code not in TRANSIENT
+        )
+
+    def wait(seconds: float) -> None:
+        stop.wait(seconds)
+
+    return RetryInvoker(
+        lambda: exponential(0.1, max_delay=int(LONGEST_WAIT)),
+        (httpx.TransportError, httpx.HTTPStatusError),
+        max_tries=None,
+        max_time=LONGEST_RETRY,
+        should_giveup=hopeless,
+        wait_function=wait,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the executor until SIGTERM.
+
+    Called as `python -m client.service.executor --institution FILE --runtime ADDR --secret-file F`.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m client.service.executor", description="Serve one institution's messages."
+    )
+    parser.add_argument("--institution", type=Path, required=True, help="the site's institution.toml")
+    parser.add_argument("--runtime", required=True, metavar="HOST:PORT", help="Runtime API of the SuperNode")
+    parser.add_argument("--secret-file", type=Path, required=True, help="SuperExec secret, shared with the SuperNode")
+    arguments = parser.parse_args(argv)
+    private_umask()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # one line per poll otherwise
+    try:
+        run_until_signal(lambda stop: _run(arguments.institution, arguments.runtime, arguments.secret_file, stop))
+    except CollegiumError as error:
+        print(f"{ERROR_PREFIX}{error}", file=sys.stderr, flush=True)
+        return USER_ERROR
+    return 0
+
+
+def _run(institution: Path, runtime_address: str, secret_file: Path, stop: threading.Event) -> None:
+    threading.Thread(target=_exit_soon_after, args=(stop,), name="last-resort", daemon=True).start()
+    try:
+        secret = secret_file.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"Expected the SuperExec secret in {secret_file}, but it cannot be read ({error.strerror}); "
+            "give the file that the SuperNode was started with."
+        ) from None
+    # PyTorch and all: late, so that a stop is heard meanwhile.
+    from client.app import INSTITUTION_VARIABLE, app, record_error, warm
+
+    os.environ[INSTITUTION_VARIABLE] = str(institution.resolve())
+    warm()
+    log.info(READY)
+    serve(
+        client_app=app,
+        runtime_address=runtime_address,
+        secret=secret,
+        stop=stop,
+        on_task=_log_task,
+        on_error=record_error,
+    )
+
+
+def _exit_soon_after(stop: threading.Event) -> None:
+    stop.wait()
+    time.sleep(STOP_SECONDS)
+    os._exit(0)
+
+
+def _log_task(record: TaskRecord) -> None:
+    outcome = record.error or "done"
+    log.info("run %d: %s in %.2f s: %s", record.run_id, record.message_type or "no message", record.seconds, outcome)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The local training loop, and what hangs on it."""

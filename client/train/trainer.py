@@ -1,0 +1,197 @@
+"""The one local training loop: the daemon, the simulator and the tests all call it."""
+
+import hashlib
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from client.privacy.dpsgd import Private, poisson_batches, private_steps, steps_per_round
+from client.privacy.randomness import Chance
+from client.train.batching import evaluation_batches, sample_by_temperature, training_batches
+from client.train.drift import anchors, correct, corrections, pull
+from client.train.gradients import accumulate
+from client.train.optimizers import build_optimizer, head_scale, learning_rate, set_learning_rate, warm_up
+from client.train.precision import autocast
+from shared.federation import Training
+from shared.model.balancing import BALANCERS, State
+from shared.model.multitask import MultiTaskModel
+from shared.tasks import Example, Task
+
+Progress = Callable[[int, int], None]
+"""Called after every step with (steps done, steps in all)."""
+Augment = Callable[[Chance], Sequence[Example]]
+"""Encoded training records whose texts are reworded, each by its own chance; see `client.data.augmentation`."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one round of local training did."""
+
+    steps: int
+    losses: dict[str, float]
+    """Mean loss per task over the last epoch, unweighted."""
+    seconds: float
+    balance: State
+    """What the balancer of `training.combine` goes on from in the next round."""
+    rates: tuple[float, float] = (0.0, 0.0)
+    """Sum of the learning rates of the steps: of the adapter, and of the heads."""
+
+
+def train(
+    model: MultiTaskModel,
+    examples: Sequence[Example],
+    training: Training,
+    *,
+    seed: int,
+    round: int = 1,
+    rounds: int = 1,
+    balance: State | None = None,
+    augment: Augment | None = None,
+    private: Private | None = None,
+    watch: Callable[[], None] | None = None,
+    correction: Mapping[str, np.ndarray] | None = None,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Train adapter and heads in place for one round.
+
+    The optimizer starts afresh every round, and its first steps are small ones (`optimizers.warm_up`); the learning
+    rate follows one schedule over the whole run. With `private` the round is one epoch of Poisson batches and noisy
+    steps (`client.privacy.dpsgd`) in which each record's random choices are its own and secret, and else as many epochs
+    as `training` says, reproducible from `seed`.
+
+    Args:
+        model: Holds the global state; changed in place.
+        examples: The site's encoded training records, tasks mixed.
+        training: The federation's hyperparameters.
+        seed: Decides order, masks, rewording and dropout, unless `private`; see `derive_seed`.
+        round: This round, from 1.
+        rounds: Rounds in the whole run.
+        balance: `Outcome.balance` of the round before; None begins afresh.
+        augment: Draws the examples of each epoch in place of `examples`; of the same tasks. Once a round if `private`.
+        private: The owners of the records and the noise that protects them.
+        watch: Called after every backward pass over a batch, while the gradients are there; not with `private`.
+        correction: What is added to every step's gradient, by array; c - c_i of SCAFFOLD (`client.train.drift`).
+        progress: Told of every step.
+
+    Returns:
+        Steps, mean loss per task in the last epoch, seconds, the balancer's state, and how far the rates carried.
+
+    Raises:
+        DataError: A loss is not finite, and not `private`; the model is left as it was before that step.
+    """
+    started = time.perf_counter()
+    rng = np.random.default_rng(seed)
+    epochs = _epochs(model, augment or (lambda chance: examples), training, rng, private)
+    steps, done, travelled = sum(len(epoch) for epoch in epochs), 0, 0.0
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    adapter = [parameter for parameter in model.encoder.parameters() if parameter.requires_grad]
+    optimizer = build_optimizer(adapter, training, model.heads.parameters())
+    balancer, tasks = BALANCERS[training.combine], sorted({example.task for example in examples})
+    state = balancer.init(tasks) if balance is None else balance
+    pull_back = partial(pull, anchors(model, tasks) if training.proximal_mu else [], training.proximal_mu)
+    off = corrections(model, tasks, correction or {})
+    losses: dict[str, float] = {}
+    with torch.random.fork_rng(devices=_cuda(model)), ExitStack() as stack:
+        torch.manual_seed(seed)
+        model.train()
+        step = stack.enter_context(private_steps(model, training, private, optimizer, pull_back)) if private else None
+        for epoch in epochs:
+            rows: dict[str, list[torch.Tensor]] = defaultdict(list)
+            for batch in epoch:
+                rate = learning_rate(training, (round - 1 + done / steps) / rounds) * warm_up(training, done, steps)
+                set_learning_rate(optimizer, rate)
+                if step:
+                    measured = step(batch)
+                else:
+                    optimizer.zero_grad(set_to_none=True)
+                    measured = accumulate(model, batch, training, balancer.weights(state), rng)
+                    if watch:
+                        watch()
+                    pull_back()
+                    torch.nn.utils.clip_grad_norm_(parameters, training.clip_norm)
+                    correct(off)
+                    optimizer.step()
+                    state = balancer.after_step(state, measured.means(), measured.norms)
+                for task, values in measured.losses.items():
+                    rows[task].append(values)
+                done, travelled = done + 1, travelled + rate
+                if progress:
+                    progress(done, steps)
+            losses = {task: float(torch.cat(values).mean()) for task, values in rows.items()}
+            state = balancer.after_epoch(state, losses)
+        model.eval()
+    rates = travelled, travelled * head_scale(training)
+    return Outcome(steps, losses, time.perf_counter() - started, state, rates)
+
+
+def derive_seed(seed: int, institution: str, round: int) -> int:
+    """A seed for one institution and round, the same wherever that round is computed."""
+    digest = hashlib.sha256(f"{seed}/{institution}/{round}".encode()).digest()
+    return int.from_bytes(digest[:7], "big")
+
+
+@torch.inference_mode()
+def infer(
+    model: MultiTaskModel, examples: Sequence[Example], *, batch_tokens: int = 8192, precision: str = "auto"
+) -> list[np.ndarray]:
+    """What one task's head infers of each example, cut to its length; `Task.predict` decodes it.
+
+    Args:
+        model: Its heads must include the examples' task.
+        examples: Encoded records of a single task.
+        batch_tokens: Most padded sub-tokens in one batch.
+        precision: As in `Training.precision`.
+    """
+    model.eval()
+    logits: dict[int, np.ndarray] = {}
+    for batch in evaluation_batches(examples, batch_tokens):
+        with autocast(model.device, precision):
+            (output,) = model.infer(model.collate(batch).to(model.device)).values()
+        per_token = output.dim() == 3
+        for example, row in zip(batch, output.float().cpu().numpy(), strict=True):
+            logits[id(example)] = row[: len(example)] if per_token else row
+    return [logits[id(example)] for example in examples]
+
+
+def predict(model: MultiTaskModel, task: Task, examples: Sequence[Example], *, precision: str = "auto") -> list[Any]:
+    """Predictions of a task's examples, by record."""
+    found = task.predict(examples, infer(model, examples, precision=precision))
+    return [found[record] for record in range(len(found))]
+
+
+def _epochs(
+    model: MultiTaskModel, draw: Augment, training: Training, rng: np.random.Generator, private: Private | None
+) -> list[list[list[Example]]]:
+    """The batches of the round's epochs, drawn anew."""
+    if private:
+        batches = poisson_batches(draw(private.chance("reword")), private, steps_per_round(private.privacy, training))
+        return [[_redrawn(model, batch, private.chance("redraw", step)) for step, batch in enumerate(batches)]]
+
+    def chance(task: str, record: int) -> np.random.Generator:
+        return rng
+
+    epochs = [_epoch(draw(chance), training, rng) for _ in range(training.epochs_per_round)]
+    return [[_redrawn(model, batch, chance) for batch in epoch] for epoch in epochs]
+
+
+def _redrawn(model: MultiTaskModel, batch: Sequence[Example], chance: Chance) -> list[Example]:
+    """A batch as this step shows it."""
+    tasks = model.tasks
+    return [tasks[e.task].redraw(e, chance(e.task, e.record)) if tasks[e.task].redraws else e for e in batch]
+
+
+def _epoch(examples: Sequence[Example], training: Training, rng: np.random.Generator) -> list[list[Example]]:
+    if training.sampling == "temperature":
+        examples = sample_by_temperature(examples, training.sampling_temperature, rng)
+    return training_batches(examples, training.batch_tokens, rng)
+
+
+def _cuda(model: MultiTaskModel) -> list[torch.device]:
+    return [model.device] if model.device.type == "cuda" else []

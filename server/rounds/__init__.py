@@ -1,0 +1,1 @@
+"""The round loop, and what asks, checks and remembers around it."""

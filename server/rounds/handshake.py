@@ -1,0 +1,56 @@
+"""Before the first round: what each institution says it holds, and where their labels do not meet the federation's."""
+
+from collections.abc import Mapping
+
+from server.rounds.replies import Holdings
+from shared.tasks import Task
+
+DOUBTS = (
+    ("duplicate_rate", 0.05, "of the records of {task} repeat an earlier one"),
+    ("test_overlap_rate", 0.05, "of the test texts of {task} are in train too"),
+    ("cut_rate", 0.05, "of the records of {task} are cut to backbone.max_length"),
+    ("majority_share", 0.95, "of the labels of {task} are the same one"),
+)
+"""Numbers of the text readiness report, from which share on they are worth a line, and what it says."""
+
+
+def describe(institution: str, holdings: Holdings, tasks: Mapping[str, Task]) -> list[str]:
+    """Lines about one institution: its tasks, the labels it does not annotate or never uses, doubts about its text."""
+    held = ", ".join(f"{task} ({_count(holdings, task)})" for task in sorted(holdings.records))
+    lines = [f"{institution} is here with {held}"]
+    for task, counts in sorted(holdings.labels.items()):
+        known = tasks[task].labels
+        if absent := [label for label in known if label not in counts]:
+            lines.append(f"{institution} does not annotate {_listed(absent)} of {task}: it leaves their rows alone")
+        if unused := [label for label in known if counts.get(label) == 0]:
+            lines.append(f"{institution} has no training record with {_listed(unused)} of {task}")
+    for task, numbers in sorted(holdings.readiness.items()):
+        for name, least, said in DOUBTS:
+            if (share := numbers.get(name, 0.0)) >= least:
+                lines.append(f"{institution}: {share:.0%} {said.format(task=task)}")
+    return lines
+
+
+def gaps(announced: Mapping[str, Holdings], tasks: Mapping[str, Task]) -> list[str]:
+    """Lines about tasks and labels of the federation that no institution can train."""
+    lines = []
+    for name, task in sorted(tasks.items()):
+        holders = [holdings for holdings in announced.values() if name in holdings.records]
+        if not holders:
+            lines.append(f"No institution holds {name}: its head stays as it is")
+            continue
+        counts = [holdings.labels[name] for holdings in holders if name in holdings.labels]
+        if counts and (missing := [x for x in task.labels if not any(c.get(x) for c in counts)]):
+            lines.append(f"No institution has a training record with {_listed(missing)} of {name}")
+    return lines
+
+
+def _count(holdings: Holdings, task: str) -> str:
+    """Training records, as far as the institution tells."""
+    if holdings.counts == "none":
+        return "count not shared"
+    return f"{'about ' if holdings.counts == 'rounded' else ''}{holdings.records[task]['train']}"
+
+
+def _listed(labels: list[str]) -> str:
+    return ", ".join(repr(label) for label in labels)

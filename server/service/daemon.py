@@ -1,0 +1,122 @@
+"""What `collegium server up DIR` runs: SuperLink and SuperExec as supervised children."""
+
+import ssl
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import httpx
+
+from server.home import HOME_VARIABLE, ServerHome, ServerSettings, read_settings
+from server.service.listeners import OPERATOR_HOST, open_listeners
+from shared.process.files import private_folder, private_umask
+from shared.process.flower import flower_command, flower_environment
+from shared.process.lock import only_one
+from shared.process.supervisor import Child, supervise
+
+START_SECONDS = 60.0
+POLL_SECONDS = 0.05
+ERROR_PREFIX = "error: "
+
+
+def serve(home: ServerHome, *, stop: threading.Event, announce: Callable[[str], None]) -> None:
+    """Run the coordinator's server until `stop` is set; its children are then stopped too.
+
+    Args:
+        home: The coordinator's folder, as `server.home.open_home` returns it.
+        stop: Set by the caller, for example on SIGTERM.
+        announce: Receives one line when the public door answers, and one whenever a child is restarted.
+
+    Raises:
+        ConfigError: The settings are wrong, or the folder is served already.
+        ConnectionFailedError: A port is taken.
+        ProcessError: The SuperLink gave up for a reason that a restart does not mend, for example a damaged database.
+    """
+    private_umask()
+    settings = read_settings(home)
+    for folder in (*home.private, home.flower):
+        private_folder(folder)
+    with only_one(home.lock_file, serving=str(home.root), advice="stop that one first or use another folder"):
+        # Tried here first, so that the user sees the reason at once instead of in a log.
+        for listener in open_listeners(settings):
+            listener.close()
+        done = threading.Event()
+        watcher = threading.Thread(
+            target=_announce_when_up, args=(home, settings, done, stop, announce), name="health", daemon=True
+        )
+        watcher.start()
+        try:
+            supervise(_children(home, settings), stop=stop, announce=announce)
+        finally:
+            done.set()
+            watcher.join()
+
+
+def _children(home: ServerHome, settings: ServerSettings) -> list[Child]:
+    root = home.root.resolve()
+    environment = {**flower_environment(home.flower), HOME_VARIABLE: str(root)}
+    superlink = Child(
+        name="superlink",
+        # -P: a folder called `server` where the user happens to stand must not be run.
+        argv=[sys.executable, "-P", "-m", "server.service.superlink", "--home", str(root)],
+        log=home.logs / "superlink.log",
+        env=environment,
+        give_up=_known_error,
+    )
+    superexec = Child(
+        name="superexec",
+        argv=[
+            flower_command("flower-superexec"),
+            "--runtime-api-address",
+            f"{OPERATOR_HOST}:{settings.operator_port}",
+            "--root-certificates",
+            str(home.ca_certificate.resolve()),
+            "--superexec-auth-secret-file",
+            str(home.superexec_secret_file.resolve()),
+        ],
+        log=home.logs / "superexec.log",
+        env=environment,
+    )
+    return [superlink, superexec]
+
+
+def _announce_when_up(
+    home: ServerHome,
+    settings: ServerSettings,
+    done: threading.Event,
+    stop: threading.Event,
+    announce: Callable[[str], None],
+) -> None:
+    began = time.monotonic()
+    late = False
+    while not done.wait(POLL_SECONDS) and not stop.is_set():
+        if _is_up(home, settings):
+            announce(f"The server is up: institutions reach it at {settings.address}.")
+            return
+        if not late and time.monotonic() - began > START_SECONDS:
+            late = True
+            announce(f"The server is not up after {START_SECONDS:.0f} s; look for the cause in {home.logs}.")
+
+
+def _is_up(home: ServerHome, settings: ServerSettings) -> bool:
+    """Whether the public door answers, as this coordinator."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.public_host, settings.public_host)
+    trusted = ssl.create_default_context(cafile=str(home.ca_certificate))
+    try:
+        url = f"https://{_bracketed(host)}:{settings.public_port}/health"
+        return httpx.get(url, verify=trusted, timeout=2.0).status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _known_error(code: int, output: str) -> str | None:
+    """The sentence with which the SuperLink ended, if it knew what is wrong; a crash is worth a restart."""
+    lines = output.splitlines()
+    if code != 1 or not lines or not lines[-1].startswith(ERROR_PREFIX):
+        return None
+    return lines[-1].removeprefix(ERROR_PREFIX)

@@ -1,0 +1,1 @@
+"""BERT, its adapter and the heads."""

@@ -1,0 +1,184 @@
+"""One BERT, one LoRA adapter, many heads: the model that a federation trains."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from peft import LoraConfig, PeftModel
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+
+from shared.errors import ConfigError
+from shared.federation import Federation
+from shared.model.backbone import LoadedBackbone, load_backbone
+from shared.model.frozen import FrozenStates
+from shared.model.lora import Base, adapt, add_lora
+from shared.tasks import Example, Task, build_task
+from shared.tasks.base import Head, Tensors
+
+PAD_MULTIPLE = 8
+"""Batches are padded to a multiple of this many sub-tokens, which matrix kernels like."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of several tasks, padded together.
+
+    `input_ids`, `attention_mask` and `token_type_ids` are [rows, length]; `rows[task]` holds the row numbers of a
+    task, `inputs[task]` what its head needs beside their states and `targets[task]` their targets, aligned with them.
+    """
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    token_type_ids: torch.Tensor
+    rows: Mapping[str, torch.Tensor]
+    inputs: Mapping[str, Tensors]
+    targets: Mapping[str, Tensors]
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on `device`."""
+        return Batch(
+            self.input_ids.to(device),
+            self.attention_mask.to(device),
+            self.token_type_ids.to(device),
+            {task: rows.to(device) for task, rows in self.rows.items()},
+            _to(self.inputs, device),
+            _to(self.targets, device),
+        )
+
+
+class MultiTaskModel(nn.Module):
+    """A frozen BERT with LoRA and one head per task; one encoder forward serves rows of every task.
+
+    With `frozen`, where heads alone are trained, it serves the same text ever after, and has no dropout.
+    """
+
+    def __init__(
+        self,
+        encoder: PeftModel,
+        backbone: LoadedBackbone,
+        tasks: Mapping[str, Task],
+        dropout: float,
+        frozen: FrozenStates | None = None,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.frozen = frozen
+        self.base = Base(encoder)
+        self.tokenizer: PreTrainedTokenizerFast = backbone.tokenizer
+        self.tasks = dict(tasks)
+        embeddings = backbone.encoder.embeddings.word_embeddings.weight
+        self.heads = nn.ModuleDict({name: task.head(embeddings, dropout) for name, task in tasks.items()})
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Logits per task, rows in the order of `batch.rows[task]`."""
+        states, mask = self._states(batch), batch.attention_mask
+        return {
+            task: self.heads[task](states[rows], mask[rows], batch.inputs[task]) for task, rows in batch.rows.items()
+        }
+
+    def infer(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """What each task's `predict` reads, rows in the order of `batch.rows[task]`."""
+        states, mask = self._states(batch), batch.attention_mask
+        return {
+            task: self._head(task).infer(states[rows], mask[rows], batch.inputs[task])
+            for task, rows in batch.rows.items()
+        }
+
+    def losses(self, batch: Batch, logits: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The loss of every row, per task: [rows of the task]."""
+        return {task: self.tasks[task].loss(logits[task].float(), batch.targets[task]) for task in batch.rows}
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        """Pad examples of any tasks to one batch."""
+        longest = max(len(example) for example in examples)
+        length = -(-longest // PAD_MULTIPLE) * PAD_MULTIPLE
+        pad = self.tokenizer.pad_token_id
+        input_ids = torch.full((len(examples), length), int(pad), dtype=torch.long)
+        token_type_ids = torch.zeros((len(examples), length), dtype=torch.long)
+        attention_mask = torch.zeros((len(examples), length), dtype=torch.long)
+        rows: dict[str, list[int]] = {}
+        for row, example in enumerate(examples):
+            input_ids[row, : len(example)] = torch.tensor(example.input_ids)
+            token_type_ids[row, : len(example)] = torch.tensor(example.token_type_ids)
+            attention_mask[row, : len(example)] = 1
+            rows.setdefault(example.task, []).append(row)
+        targets = {
+            task: self.tasks[task].collate([examples[row].target for row in numbers], length)
+            for task, numbers in rows.items()
+            if all(examples[row].target for row in numbers)
+        }
+        inputs = {
+            task: self.tasks[task].inputs([examples[row] for row in numbers], length) for task, numbers in rows.items()
+        }
+        index = {task: torch.tensor(numbers) for task, numbers in rows.items()}
+        return Batch(input_ids, attention_mask, token_type_ids, index, inputs, targets)
+
+    def _head(self, task: str) -> Head:
+        head = self.heads[task]
+        assert isinstance(head, Head)
+        return head
+
+    def train(self, mode: bool = True) -> Self:
+        """As in torch; an encoder that is not trained has no dropout."""
+        super().train(mode)
+        if self.frozen:
+            self.encoder.eval()
+        return self
+
+    def _states(self, batch: Batch) -> torch.Tensor:
+        texts = batch.input_ids, batch.attention_mask, batch.token_type_ids
+        return self.frozen.of(*texts, self._encode) if self.frozen else self._encode(*texts)
+
+    def _encode(self, input_ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
+        states: torch.Tensor = self.encoder(
+            input_ids=input_ids, attention_mask=mask, token_type_ids=types
+        ).last_hidden_state
+        return states
+
+
+def build_model(
+    federation: Federation,
+    *,
+    backbone: str | None = None,
+    rank: int | None = None,
+    released: LoraConfig | None = None,
+) -> MultiTaskModel:
+    """The federation's model in its initial state, the same wherever it is built.
+
+    Args:
+        federation: The agreement.
+        backbone: Where this machine keeps the backbone, if not where the federation file says.
+        rank: Of the adapter, where this institution's is lower than `adapter.rank`.
+        released: What peft is told of a released adapter, if that is what the model is for.
+
+    Raises:
+        BackboneError: The backbone is missing or is not the agreed one.
+        ConfigError: The adapter or the maximal length does not fit the backbone.
+    """
+    loaded = load_backbone(backbone or federation.backbone.name, federation.backbone.sha256)
+    if federation.backbone.max_length > loaded.max_length:
+        raise ConfigError(
+            f"backbone.max_length must be at most {loaded.max_length}, the backbone's own limit, "
+            f"not {federation.backbone.max_length}."
+        )
+    tasks = {name: build_task(name, spec) for name, spec in federation.tasks.items()}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(federation.seed)
+        encoder = (
+            adapt(loaded.encoder, released)
+            if released
+            else add_lora(loaded.encoder, federation.adapter, federation.method, rank)
+        )
+        frozen = FrozenStates() if federation.method.frozen and not released else None
+        return MultiTaskModel(encoder, loaded, tasks, federation.training.head_dropout, frozen)
+
+
+def _to(groups: Mapping[str, Tensors], device: torch.device) -> dict[str, Tensors]:
+    return {task: {key: tensor.to(device) for key, tensor in tensors.items()} for task, tensors in groups.items()}

@@ -1,0 +1,1 @@
+"""Processes, locks, Flower's environment and the terminal."""

@@ -1,0 +1,183 @@
+"""Asking over a Grid: every answer is known by whom it was asked of, and nobody can hold up or break the rest."""
+
+import itertools
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app.error import Error
+from flwr.common.constant import ErrorCode
+from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, ObjectUnavailableError
+from flwr.superlink.grid import http_grid
+
+from server.rounds.asking import SHORTEST_PULL_SECONDS, Answer, ask, online
+from shared.protocol import QueryReply, QueryRequest, Refusal, TrainRequest, encode
+
+QUERY = QueryRequest(spec_digest="d" * 64)
+HELD = {"t": {"train": 1}}
+
+
+def good(name: str) -> Callable[[object], QueryReply]:
+    return lambda _: QueryReply(institution=name, records=HELD, software="test")  # type: ignore[arg-type]
+
+
+def ask_all(grid: Any, *, deadline: float = 5.0, quorum: int = 1, clock: Any = None) -> dict[str, Answer]:
+    names = [name for name in grid.names.values() if name != "stranger"]
+    options = {"clock": clock} if clock else {}
+    answers = ask(
+        grid,
+        {name: QUERY for name in names},
+        online(grid),
+        group="query",
+        deadline_seconds=deadline,
+        quorum=quorum,
+        idle_seconds=0.001,
+        **options,
+    )
+    return {answer.institution: answer for answer in answers}
+
+
+def malformed(**body: Any) -> RecordDict:
+    values = {"institution": "bad", "records": HELD, "software": "test"} | body
+    return RecordDict({"header": ConfigRecord({"version": 1, "kind": "QueryReply", "body": json.dumps(values)})})
+
+
+BAD: dict[str, tuple[Any, str, str]] = {
+    "refusal": (Refusal(institution="bad", kind="data", reason="no disk"), "refused", "data: no disk"),
+    "error": (Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, "ValueError: x"), "dropped", "ValueError: x"),
+    "gone": (Error(ErrorCode.NODE_UNAVAILABLE, "unreachable"), "missing", "unreachable"),
+    "half sent": (
+        Error(ErrorCode.MESSAGE_UNAVAILABLE, "Reply message objects are unavailable. The sender may not have ..."),
+        "dropped",
+        "objects are unavailable",
+    ),
+    "not ours": (RecordDict({}), "dropped", "malformed"),
+    "wrong type": (malformed(records=5), "dropped", "in records"),
+    "unknown field": (malformed(extra=1), "dropped", "others came"),
+    "garbage": (KeyError("3"), "dropped", "cannot be unpacked \\(KeyError\\)"),
+    "request": (
+        TrainRequest(spec_digest="d" * 64, run="r1", round=1, rounds=1, state=b""),
+        "dropped",
+        "'TrainRequest' came",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", BAD)
+def test_a_bad_answer_is_its_senders_alone(scripted_grid: Any, fault: str) -> None:
+    answer, status, said = BAD[fault]
+    grid = scripted_grid({"bad": lambda _: answer, "good": good("good")})
+    found = ask_all(grid)
+    assert found["good"].status == "ok"
+    assert found["bad"].status == status
+    assert re.search(said, str(found["bad"].reason))
+
+
+def test_silence_ends_at_the_deadline_and_requests_with_it(scripted_grid: Any) -> None:
+    grid = scripted_grid({"silent": lambda _: None, "good": good("good")})
+    found = ask_all(grid, deadline=0.2)
+    assert found["good"].status == "ok"
+    assert found["silent"].status == "missing"
+    assert found["silent"].reason == "no answer within 0 s"
+    assert grid.ttls == [0.2, 0.2]
+
+
+def test_nobody_is_waited_for_once_gone(scripted_grid: Any) -> None:
+    grid = scripted_grid({"silent": lambda _: None, "good": good("good")})
+    seconds = itertools.count()
+
+    def clock() -> float:
+        grid.offline.add("silent")
+        return float(next(seconds))
+
+    found = ask_all(grid, deadline=1e6, clock=clock)
+    assert found["silent"].status == "missing"
+    assert next(seconds) < 100
+
+
+def test_below_the_quorum_the_absent_may_come_back_until_the_deadline(scripted_grid: Any) -> None:
+    grid = scripted_grid({"silent": lambda _: None, "good": good("good")})
+    ticks = itertools.count()
+
+    def clock() -> float:
+        now = next(ticks)
+        grid.offline = {"silent"} if now < 40 else set()
+        if now == 40:
+            grid.ready["message-0"] = [late()]
+        return float(now)
+
+    found = ask_all(grid, deadline=80.0, quorum=2, clock=clock)
+    assert found["silent"].status == "ok"
+
+
+def late() -> Message:
+    """The answer to the first message, in the end."""
+    message = Message(encode(QUERY), 10, "query")
+    message.metadata.__dict__["_message_id"] = "message-0"
+    return Message(encode(good("silent")(None)), reply_to=message)
+
+
+def test_answers_that_lie_ready_are_taken_even_after_the_deadline(scripted_grid: Any) -> None:
+    grid = scripted_grid({name: good(name) for name in "abcd"})
+    seconds = itertools.count(step=1000)
+    found = ask_all(grid, deadline=1.0, clock=lambda: float(next(seconds)))
+    assert {answer.status for answer in found.values()} == {"ok"}
+
+
+def test_what_flower_does_not_take_is_missing(scripted_grid: Any) -> None:
+    grid = scripted_grid({"lost": good("lost"), "gone": good("gone"), "good": good("good")})
+    grid.unsent = {"lost", "gone"}
+    found = ask_all(grid)
+    assert [found[name].status for name in ("lost", "gone", "good")] == ["missing", "missing", "ok"]
+
+
+def test_a_second_reply_to_one_request_does_not_count(scripted_grid: Any) -> None:
+    grid = scripted_grid({"twice": good("twice"), "good": good("good")})
+    push = grid._push
+
+    def doubled(message: Any) -> str:
+        identifier: str = push(message)
+        grid.ready[identifier] *= 2
+        return identifier
+
+    grid._push = doubled
+    names = [answer.institution for answer in answers_of(grid)]
+    assert sorted(names) == ["good", "twice"]
+
+
+def answers_of(grid: Any) -> Iterator[Answer]:
+    requests = {name: QUERY for name in grid.scripts}
+    return ask(grid, requests, online(grid), group="query", deadline_seconds=5.0, quorum=1, idle_seconds=0.001)
+
+
+def test_sizes_of_what_was_sent_are_counted(scripted_grid: Any) -> None:
+    grid = scripted_grid({"a": lambda _: None})
+    request = TrainRequest(spec_digest="d" * 64, run="r1", round=1, rounds=1, state=b"x" * 70)
+    (answer,) = ask(grid, {"a": request}, online(grid), group="train", deadline_seconds=0.05, quorum=1)
+    assert (answer.bytes_down, answer.bytes_up) == (70, 0)
+
+
+def test_arrays_that_do_not_come_are_waited_for_as_long_as_the_others_can_spare(scripted_grid: Any) -> None:
+    grid, waited = scripted_grid({name: lambda _: None for name in "ab"}), list[float]()
+
+    def pull(_identifiers: Any) -> list[Message]:
+        began = time.monotonic()
+        with pytest.raises(ObjectPullError):
+            vars(http_grid)["pull_objects"](object_ids=["x"], pull_object_fn=unavailable)
+        waited.append(time.monotonic() - began)
+        return []
+
+    grid.pull_messages = pull
+    began = time.monotonic()
+    found = ask_all(grid, deadline=6.0)
+    assert {answer.status for answer in found.values()} == {"missing"}
+    assert waited[0] == pytest.approx(3.0, abs=1.5), "half of the time for one of two"
+    assert time.monotonic() - began < 6.0 + 2 * SHORTEST_PULL_SECONDS + 3
+
+
+def unavailable(name: str) -> bytes:
+    raise ObjectUnavailableError(name)
