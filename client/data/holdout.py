@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from shared.errors import ConfigError, DataError, StoreError
-from shared.process.files import check_private, private_folder
+from shared.process.files import check_private, private_folder, sync_folder
 from shared.protocol import Split
 
 HOLD_OUT = 0.1
@@ -149,8 +149,4 @@ def _write_new(path: Path, content: bytes) -> None:
             return
     finally:
         temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)

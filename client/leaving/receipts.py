@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from client.keys import fingerprint, read_private_key
 from shared.errors import StoreError
-from shared.process.files import private_folder
+from shared.process.files import private_folder, write_synced
 
 log = logging.getLogger("collegium.client")
 FILE = "receipts.jsonl"
@@ -260,16 +260,7 @@ def _read_head(state: Path) -> tuple[int, str] | None:
 
 
 def _write_head(state: Path, number: int, digest: str) -> None:
-    temporary = state / f"{HEAD_FILE}.part"
-    with temporary.open("wb") as file:
-        file.write(f"{number} {digest}\n".encode())
-        _sync(file)
-    temporary.replace(state / HEAD_FILE)
-    folder = os.open(state, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_synced(state / HEAD_FILE, f"{number} {digest}\n".encode())
 
 
 def _sync(file: BinaryIO) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import BudgetError
-from shared.process.files import private_folder
+from shared.process.files import private_folder, sync_folder
 
 FORMAT = 1
 _TABLE = "CREATE TABLE entries (sequence INTEGER PRIMARY KEY, kind TEXT, body TEXT, sha256 TEXT)"
@@ -97,11 +97,7 @@ def create(path: Path) -> None:
             connection.execute("COMMIT")
         with contextlib.suppress(FileExistsError):  # another process was faster
             os.link(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
     except (OSError, sqlite3.Error) as error:
         raise _unusable(path, "written", error) from error
     finally:

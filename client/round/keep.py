@@ -4,7 +4,6 @@ A file appears whole or not at all, and a round reads what an earlier one wrote,
 begins twice from the same. Without a folder everything is in memory, as the simulator wants it.
 """
 
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from safetensors.numpy import load_file, save
 
 from shared.codec import Arrays
 from shared.errors import ProtocolError, StoreError
-from shared.process.files import private_folder
+from shared.process.files import private_folder, write_synced
 
 RUNS = 3
 """Folders of so many latest runs are kept."""
@@ -94,18 +93,3 @@ class Keep:
         runs = sorted((run for run in self._folder.glob("*") if run.is_dir()), key=lambda run: run.stat().st_mtime)
         for run in runs[: max(0, len(runs) - RUNS + 1)]:
             shutil.rmtree(run)
-
-
-def write_synced(file: Path, blob: bytes) -> None:
-    """Put a file in the place of the last one, whole or not at all, however the machine dies."""
-    temporary = file.with_suffix(".part")
-    with temporary.open("wb") as stream:
-        stream.write(blob)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(file)
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -13,7 +13,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from client.institution import load_institution
-from client.round.keep import write_synced
 from client.train import trainer
 from shared.adapter import get_state, select
 from shared.bundle import write_bundle
@@ -23,6 +22,7 @@ from shared.federation import Federation
 from shared.model.deployed import deployed
 from shared.model.lora import set_trained
 from shared.model.multitask import MultiTaskModel
+from shared.process.files import write_synced
 from shared.tasks import Example
 
 FILE = "personal.safetensors"

@@ -20,10 +20,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from client.round.keep import write_synced
 from shared.errors import PolicyError, ProtocolError, StoreError
 from shared.federation import Federation
 from shared.fields import read
+from shared.process.files import write_synced
 from shared.protocol import EvaluateReply, EvaluateRequest, Scored, TrainRequest, body_of
 
 Purpose = Literal["initial", "validation", "common", "released"]

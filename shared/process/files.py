@@ -1,4 +1,4 @@
-"""What other users of a machine may read of what Collegium keeps: nothing but what is meant to be handed on."""
+"""Files that Collegium keeps: on disk before they are relied on, and their owner's alone but for what is handed on."""
 
 import os
 import stat
@@ -38,6 +38,33 @@ def private_file(path: Path) -> None:
     """
     os.close(os.open(path, os.O_RDONLY | os.O_CREAT, 0o600))
     _close(path)
+
+
+def write_synced(file: Path, blob: bytes) -> None:
+    """Put a file in the place of the last one, whole or not at all, however the machine dies.
+
+    Raises:
+        OSError: The disk is full or not writable; the last one stays.
+    """
+    temporary = file.with_suffix(".part")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(blob)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(file.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Have the names of a folder's files on disk when this returns."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def check_private(path: Path) -> None:

@@ -1,13 +1,12 @@
-"""What the coordinator remembers: runs, rounds, replies, scores, events and checkpoints.
+"""What the coordinator remembers, and how: SQLAlchemy over SQLite by default, or PostgreSQL by URL.
 
-SQLAlchemy over SQLite by default, or PostgreSQL by URL. A checkpoint's file is written and synced before its row, under
-a name that carries its hash, so that a row always has its file, whatever dies when.
+A checkpoint's file is written and synced before its row, under a name that carries its hash, so that a row always has
+its file, whatever dies when.
 """
 
 import datetime
 import hashlib
 import json
-import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,135 +18,30 @@ import sqlalchemy as sa
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from server.store.schema import (
+    SCHEMA_VERSION,
+    checkpoints,
+    cuts,
+    evaluations,
+    events,
+    findings,
+    metadata,
+    replies,
+    rounds,
+    runs,
+    schema,
+    scores,
+    spending,
+)
 from shared.codec import Arrays
 from shared.config import parse
 from shared.errors import ConfigError, StoreError
 from shared.federation import Federation
-from shared.process.files import private_file, private_folder
+from shared.process.files import private_file, private_folder, write_synced
 
 if TYPE_CHECKING:
     from server.aggregation.shares import Cut
     from server.robust import Finding
-
-SCHEMA_VERSION = 1
-"""Of the tables below; a database of a later version is refused rather than misread."""
-metadata = sa.MetaData()
-RUN = ("run", sa.String(32))
-schema = sa.Table("schema_version", metadata, sa.Column("version", sa.Integer, primary_key=True))
-runs = sa.Table(
-    "runs",
-    metadata,
-    sa.Column("run", sa.String(32), primary_key=True),
-    sa.Column("federation", sa.String(64), nullable=False),
-    sa.Column("digest", sa.String(64), nullable=False),
-    sa.Column("agreement", sa.Text, nullable=False),
-    sa.Column("status", sa.String(16), nullable=False),
-    sa.Column("reason", sa.Text),
-    sa.Column("flower_run", sa.String(32)),
-    sa.Column("started", sa.String(32), nullable=False),
-    sa.Column("ended", sa.String(32)),
-)
-rounds = sa.Table(
-    "rounds",
-    metadata,
-    sa.Column(*RUN, sa.ForeignKey("runs.run"), primary_key=True),
-    sa.Column("round", sa.Integer, primary_key=True),
-    sa.Column("seconds", sa.Float, nullable=False),
-    sa.Column("score", sa.Float),
-    sa.Column("participants", sa.Integer),
-    sa.Column("norm", sa.Float),
-)
-replies = sa.Table(
-    "replies",
-    metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column(*RUN, sa.ForeignKey("runs.run"), nullable=False, index=True),
-    sa.Column("round", sa.Integer, nullable=False),
-    sa.Column("kind", sa.String(32), nullable=False),
-    sa.Column("institution", sa.String(64), nullable=False),
-    sa.Column("status", sa.String(16), nullable=False),
-    sa.Column("reason", sa.Text),
-    sa.Column("bytes_up", sa.BigInteger, nullable=False),
-    sa.Column("bytes_down", sa.BigInteger, nullable=False),
-    sa.Column("seconds", sa.Float, nullable=False),
-    sa.Column("examples", sa.JSON(none_as_null=True)),
-    sa.Column("losses", sa.JSON(none_as_null=True)),
-)
-scores = sa.Table(
-    "scores",
-    metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column(*RUN, sa.ForeignKey("runs.run"), nullable=False, index=True),
-    sa.Column("round", sa.Integer, nullable=False),
-    sa.Column("split", sa.String(16), nullable=False),
-    sa.Column("institution", sa.String(64), nullable=False),
-    sa.Column("task", sa.String(64), nullable=False),
-    sa.Column("metric", sa.String(32), nullable=False),
-    sa.Column("value", sa.Float, nullable=False),
-    sa.Column("examples", sa.Integer, nullable=False),
-)
-spending = sa.Table(
-    "spending",
-    metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column(*RUN, sa.ForeignKey("runs.run"), nullable=False, index=True),
-    sa.Column("round", sa.Integer, nullable=False),
-    sa.Column("institution", sa.String(64), nullable=False),
-    sa.Column("epsilon", sa.Float, nullable=False),
-    sa.Column("ledger", sa.String(96)),
-)
-evaluations = sa.Table(
-    "evaluations",
-    metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column(*RUN, sa.ForeignKey("runs.run"), nullable=False, index=True),
-    sa.Column("round", sa.Integer, nullable=False),
-    sa.Column("institution", sa.String(64), nullable=False),
-    sa.Column("split", sa.String(16), nullable=False),
-    sa.Column("epsilon", sa.Float, nullable=False),
-    sa.Column("ledger", sa.String(96)),
-)
-findings = sa.Table(
-    "findings",
-    metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column(*RUN, sa.ForeignKey("runs.run"), nullable=False, index=True),
-    sa.Column("round", sa.Integer, nullable=False),
-    sa.Column("institution", sa.String(64), nullable=False),
-    sa.Column("part", sa.String(64), nullable=False),
-    sa.Column("filter", sa.String(32), nullable=False),
-    sa.Column("norm", sa.Float, nullable=False),
-    sa.Column("cosine", sa.Float),
-    sa.Column("verdict", sa.String(16), nullable=False),
-    sa.Column("reason", sa.Text),
-)
-cuts = sa.Table(
-    "cuts",
-    metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column(*RUN, sa.ForeignKey("runs.run"), nullable=False, index=True),
-    sa.Column("round", sa.Integer, nullable=False),
-    sa.Column("split", sa.String(16), nullable=False),
-    sa.Column("institution", sa.String(64), nullable=False),
-    sa.Column("task", sa.String(64), nullable=False),
-    sa.Column("told", sa.BigInteger, nullable=False),
-    sa.Column("used", sa.Float, nullable=False),
-)
-events = sa.Table(
-    "events",
-    metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column(*RUN, sa.ForeignKey("runs.run"), nullable=False, index=True),
-    sa.Column("text", sa.Text, nullable=False),
-)
-checkpoints = sa.Table(
-    "checkpoints",
-    metadata,
-    sa.Column(*RUN, sa.ForeignKey("runs.run"), primary_key=True),
-    sa.Column("round", sa.Integer, primary_key=True),
-    sa.Column("file", sa.Text, nullable=False),
-    sa.Column("sha256", sa.String(64), nullable=False),
-)
 
 
 @dataclass(frozen=True)
@@ -344,7 +238,7 @@ class Store:
         file = self._folder / run / f"round-{round:05d}-{sha256[:12]}.safetensors"
         with self._writing("write a checkpoint"):
             private_folder(file.parent)
-            _write_synced(file, blob)
+            write_synced(file, blob)
         with self._writing("store a checkpoint") as connection:
             key = (checkpoints.c.run == run) & (checkpoints.c.round == round)
             connection.execute(sa.delete(checkpoints).where(key))
@@ -433,23 +327,6 @@ class Store:
 def _sqlite_pragmas(connection: Any, _record: Any) -> None:
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=15000"):
         connection.execute(f"PRAGMA {pragma}")
-
-
-def _write_synced(file: Path, blob: bytes) -> None:
-    temporary = file.with_suffix(".part")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(blob)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _now() -> str:

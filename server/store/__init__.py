@@ -1,0 +1,35 @@
+"""What the coordinator remembers: runs, rounds, replies, scores, events and checkpoints."""
+
+from server.store.memory import Reply, Score, Store
+from server.store.schema import (
+    SCHEMA_VERSION,
+    checkpoints,
+    cuts,
+    evaluations,
+    events,
+    findings,
+    replies,
+    rounds,
+    runs,
+    schema,
+    scores,
+    spending,
+)
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Reply",
+    "Score",
+    "Store",
+    "checkpoints",
+    "cuts",
+    "evaluations",
+    "events",
+    "findings",
+    "replies",
+    "rounds",
+    "runs",
+    "schema",
+    "scores",
+    "spending",
+]
