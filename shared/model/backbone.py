@@ -107,6 +107,7 @@ def load_backbone(name: str, sha256: str) -> LoadedBackbone:
                 **ONLY_THERE,
             )
         encoder.requires_grad_(False)
+        encoder.name_or_path = encoder.config._name_or_path = str(locate(name))  # that folder is gone in a moment
         return LoadedBackbone(encoder, _open_tokenizer(folder), config.hidden_size, config.max_position_embeddings)
 
 

@@ -14,6 +14,7 @@ import torch
 from pydantic import model_validator
 from torch.nn import functional
 
+from shared.tags import Scheme
 from shared.tasks.base import (
     Card,
     Example,
@@ -39,7 +40,6 @@ from shared.tasks.labels import (
 )
 from shared.tasks.partial import cross_entropy, known_outputs
 from shared.tasks.pooling import PooledHead, Pooling
-from shared.tasks.tags import Scheme
 from shared.tasks.tally import LabelsTally, LabelTally
 
 if TYPE_CHECKING:

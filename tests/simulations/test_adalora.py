@@ -110,7 +110,7 @@ def test_ranks_fall_to_the_target_and_what_is_pruned_stays_zero(store: Store, ma
 
 
 def test_a_round_averages_updates_and_importance_by_weight(store: Store, make: Make) -> None:
-    made = make(rounds={**ROUNDS, "weighting": "examples"})
+    made = make(rounds={**ROUNDS, "weighting": "examples", "max_share": 1.0})
     grid = Tap(made[1])
     run_id = run(store, grid, made)
     before, after = (store.load_checkpoint(run_id, number) for number in (1, 2))

@@ -22,6 +22,8 @@ from simulations.engine import LocalGrid, run_on
 FIVE = [f"i{n}" for n in range(5)]
 POISONED = "i4"
 POINTS = 0.02
+ROUNDS = 6
+"""A bounded step of the poisoned one still takes something of the others' away: after four it shows."""
 
 
 class PoisonedGrid(LocalGrid):
@@ -51,7 +53,7 @@ def score(
     def run(factor: float, method: str, robust: dict[str, Any] | None) -> tuple[float, dict[str, list[Any]]]:
         federation = tiny_federation(
             FIVE,
-            rounds={"count": 4, "quorum": 5, "weighting": "equal", "method": method},
+            rounds={"count": ROUNDS, "quorum": 5, "weighting": "equal", "method": method},
             training={"epochs_per_round": 3, "learning_rate": 1e-2, "schedule": "constant"},
             **({"robust": robust} if robust else {}),
         )
@@ -59,7 +61,8 @@ def score(
         for name in FIVE:
             train = write_records(tmp_path / name / "train.jsonl", "clauses", slice(int(name[1]) % 2, None, 2))
             test = write_records(tmp_path / name / "test.jsonl", "clauses", slice(1, None, 2))
-            data = {"clauses": Data(train=train, test=test)}
+            validation = write_records(tmp_path / name / "validation.jsonl", "clauses", slice(1, None, 4))
+            data = {"clauses": Data(train=train, validation=validation, test=test)}
             sites[name] = build_site(Institution(name=name, data=data), federation, model)
         with Store.open("sqlite://", checkpoints=tmp_path / "checkpoints") as store:
             run_id = run_on(PoisonedGrid(sites, factor), federation, get_state(model), store)
@@ -88,11 +91,11 @@ def test_one_of_five_poisoned(score: Callable[..., Any], method: str, filters: l
         with_filter, kept = score(-10.0, method, robust)
         assert with_filter >= clean - POINTS, name
         flagged = [row for row in kept["findings"] if row["institution"] == POISONED and row["verdict"] != "kept"]
-        assert {row["round"] for row in flagged} == {1, 2, 3, 4}, name
+        assert {row["round"] for row in flagged} == set(range(1, ROUNDS + 1)), name
         assert {row["part"] for row in flagged} == {"adapter", "head/clauses"}, name
         told = [row["text"] for row in kept["events"] if row["text"].startswith(f"Filter {name}, round 2: ")]
         assert POISONED in told[0]
         shown = {(row["institution"], row["part"]): row for row in outliers(kept["findings"])}
-        assert shown[POISONED, "adapter"]["held_back"] == 4
-        assert shown[POISONED, "adapter"]["round"] == 4
+        assert shown[POISONED, "adapter"]["held_back"] == ROUNDS
+        assert shown[POISONED, "adapter"]["round"] == ROUNDS
         assert shown[POISONED, "adapter"]["reason"]

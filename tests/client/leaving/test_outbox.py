@@ -111,7 +111,8 @@ def test_an_unknown_update_cannot_be_approved(state: Path) -> None:
 
 def test_after_a_crash_an_update_can_no_longer_leave(state: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from client import outbox; from client.leaving.receipts import Release\n"
+        "import sys; from pathlib import Path; from client.leaving import outbox\n"
+        "from client.leaving.receipts import Release\n"
         "release = Release('train', 'a', 3, 0.5, '{}', 'd', None, 1, (), None, None)\n"
         f"outbox.wait(Path({str(state)!r}), b'abc', release, seconds=60)"
     )

@@ -64,7 +64,8 @@ def test_flowers_loop_is_as_this_module_takes_it_to_be() -> None:
 
 def run_main(flower: str, *options: str) -> "subprocess.CompletedProcess[str]":
     """`main` with this function in the place of Flower's."""
-    code = f"import sys, time\nfrom client import supernode as own\n{flower}\nown.flower_supernode = flower\nown.main()"
+    own = "from client.service import supernode as own"
+    code = f"import sys, time\n{own}\n{flower}\nown.flower_supernode = flower\nown.main()"
     return subprocess.run(
         [sys.executable, "-c", code, *options], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
     )

@@ -15,7 +15,7 @@ from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, ObjectUn
 from flwr.superlink.grid import http_grid
 
 from server.rounds.asking import SHORTEST_PULL_SECONDS, Answer, ask, online
-from shared.protocol import QueryReply, QueryRequest, Refusal, TrainRequest, encode
+from shared.protocol import PROTOCOL_VERSION, QueryReply, QueryRequest, Refusal, TrainRequest, encode
 
 QUERY = QueryRequest(spec_digest="d" * 64)
 HELD = {"t": {"train": 1}}
@@ -43,7 +43,9 @@ def ask_all(grid: Any, *, deadline: float = 5.0, quorum: int = 1, clock: Any = N
 
 def malformed(**body: Any) -> RecordDict:
     values = {"institution": "bad", "records": HELD, "software": "test"} | body
-    return RecordDict({"header": ConfigRecord({"version": 1, "kind": "QueryReply", "body": json.dumps(values)})})
+    return RecordDict(
+        {"header": ConfigRecord({"version": PROTOCOL_VERSION, "kind": "QueryReply", "body": json.dumps(values)})}
+    )
 
 
 BAD: dict[str, tuple[Any, str, str]] = {

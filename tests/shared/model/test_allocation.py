@@ -55,7 +55,7 @@ def test_factors_of_different_ranks_are_refused(factor: Any) -> None:
     whole = state(first=4)
     told = cut(whole, {"first": 3})
     name = factor_name("first", factor)
-    with pytest.raises(ProtocolError, match="both factors of first with one rank of at most 4"):
+    with pytest.raises(ProtocolError, match="both factors of 'first' with one rank of at most 4"):
         fill(told | {name: whole[name]}, {name: array.shape for name, array in whole.items()})
     with pytest.raises(ProtocolError, match="at most 2"):
         fill(whole, {name: array.shape for name, array in state(2, first=2).items()})
