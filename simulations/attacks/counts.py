@@ -122,7 +122,7 @@ def stretch_the_step(folder: Path) -> Outcome:
 
 PROMISE = "no institution's counts weigh more than rounds.max_share"
 ATTACKS = (
-    Attack("announce 10^9 validation records to choose the round", "institution", PROMISE, decide_the_round),
-    Attack("announce 10^9 training records to own the model", "institution", PROMISE, take_the_model),
-    Attack("tell 10^6 steps to stretch the mean", "institution", PROMISE, stretch_the_step),
+    Attack("announce 10^9 validation records to choose the round", "an institution", PROMISE, decide_the_round),
+    Attack("announce 10^9 training records to own the model", "an institution", PROMISE, take_the_model),
+    Attack("tell 10^6 steps to stretch the mean", "an institution", PROMISE, stretch_the_step),
 )

@@ -159,9 +159,9 @@ def _learn(told: np.ndarray, there: np.ndarray) -> tuple[float, int]:
 
 
 ATTACKS = (
-    Attack("membership of a validation record from scores", "coordinator", PROMISE, guess_by_score),
-    Attack("membership of a validation record from two scores", "coordinator", PROMISE, guess_by_difference),
-    Attack("averaging the noise of scores away", "coordinator", PROMISE, ask_again),
-    Attack("scores under new run names", "coordinator", PROMISE, ask_under_new_names),
-    Attack("membership of a validation record from the rest of a reply", "coordinator", PROMISE, compare_replies),
+    Attack("membership of a validation record from scores", "a coordinator", PROMISE, guess_by_score),
+    Attack("membership of a validation record from two scores", "a coordinator", PROMISE, guess_by_difference),
+    Attack("averaging the noise of scores away", "a coordinator", PROMISE, ask_again),
+    Attack("scores under new run names", "a coordinator", PROMISE, ask_under_new_names),
+    Attack("membership of a validation record from the rest of a reply", "a coordinator", PROMISE, compare_replies),
 )

@@ -1,8 +1,8 @@
 """The audit of a whole site: what shifts others because of one owner is found out, wherever on the way that is.
 
 Each planted bug is what Collegium once did: head dropout from the federation's seed, masks drawn in a row over the
-batch, and splits by position. The same audit found them in that code, with lower bounds of 1.1 to 2.2 where 1.0 was
-reported.
+batch, and splits by position. The same audit found them in that code with lower bounds of 1.1 to 2.2 where 1.0 was
+reported, but for the limit, which gave 0.9 with 60 owners.
 """
 
 import json

@@ -79,7 +79,8 @@ def test_declared_partial_labels_are_learnt_by_all(run: Any) -> None:
     assert "hospital does not annotate 'Party' of entities: it leaves their rows alone" in said
 
 
-def test_undeclared_ones_teach_each_other_away(run: Any) -> None:
+def test_undeclared_ones_are_learnt_more_slowly(run: Any) -> None:
+    """After as many rounds, since what one institution learns the other teaches away."""
     model, said, _, _ = run(False)
     assert found(model) < 0.8
     assert "hospital has no training record with 'Party' of entities" in said
