@@ -146,6 +146,7 @@ def test_an_unknown_run_says_so(tmp_path: Path) -> None:
         store.run("nope")
 
 
+@pytest.mark.slow
 def test_sigkill_at_any_moment_leaves_whole_checkpoints(
     tmp_path: Path, tiny_federation: Callable[..., Federation]
 ) -> None:

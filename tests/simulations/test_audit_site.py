@@ -140,7 +140,7 @@ def test_splits_by_position_are_found(
     audit: Audit, elsewhere: str, monkeypatch: pytest.MonkeyPatch, limited: bool
 ) -> None:
     monkeypatch.setattr(loading, "choose", by_position)
-    found = audit(limit=0.5, validation=elsewhere) if limited else audit(texts=240)
+    found = audit(limit=0.5, validation=elsewhere) if limited else audit(texts=240, runs=100)
     assert found.violated
 
 

@@ -55,6 +55,7 @@ def sent(store: Store, run_id: str, way: str) -> int:
     return sum(row[way] for row in store.rows(replies, run_id) if row["kind"] == "train")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wire", "up", "down"),
     [
@@ -79,6 +80,7 @@ def test_a_federation_learns_by_every_codec(
         assert sent(store, coded, way) <= 1.1 * share * sent(store, exact, way) + headers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("up", ["int8", "top-k"])
 def test_a_round_trained_twice_sends_the_same(store: Store, make: Make, up: str, monkeypatch: Any) -> None:
     whole = run(store, make({"up": up, "down": "int8"}))

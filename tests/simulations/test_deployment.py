@@ -38,7 +38,7 @@ from simulations.results import rows_of_run
 if TYPE_CHECKING:
     from tests.simulations.conftest import Deployed
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 INSTITUTIONS = ("hospital", "law_firm")
 
 

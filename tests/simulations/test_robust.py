@@ -75,6 +75,7 @@ def score(
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "filters"),
     [

@@ -170,6 +170,7 @@ for _ in range(3):
 """
 
 
+@pytest.mark.slow
 def test_an_evaluation_whose_process_was_killed_counts_in_full(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     command = [sys.executable, "-c", DYING, str(tmp_path / "ledger.sqlite")]
