@@ -160,11 +160,17 @@ def _agreed(name: str, sha256: str) -> Iterator[Path]:
     """A folder in which nothing lies but the backbone with the fingerprint `sha256`, while the block lasts."""
     folder = locate(name)
     with tempfile.TemporaryDirectory(prefix="collegium-backbone-") as seen:
-        for file in _files(folder):
-            if file.endswith(".safetensors"):
-                (Path(seen) / file).symlink_to((folder / file).resolve())
-            else:
-                (Path(seen) / file).write_bytes((folder / file).read_bytes())
+        try:
+            for file in _files(folder):
+                if file.endswith(".safetensors"):
+                    (Path(seen) / file).symlink_to((folder / file).resolve())
+                else:
+                    (Path(seen) / file).write_bytes((folder / file).read_bytes())
+        except OSError as error:
+            raise BackboneError(
+                f"Expected room for a copy of the tokenizer in {tempfile.gettempdir()}, but it cannot be made "
+                f"({error.strerror}); make room there, or name another folder as TMPDIR."
+            ) from error
         if (actual := fingerprint(Path(seen))) != sha256:
             raise BackboneError(
                 f"Expected the backbone {name!r} with fingerprint {sha256[:12]}..., but {folder} has {actual}; "

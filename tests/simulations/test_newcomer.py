@@ -49,7 +49,7 @@ def complaint(*argv: str | Path, limit_file_bytes: int | None = None) -> str:
 @pytest.fixture(scope="module")
 def federation(tiny_federation: Callable[..., Federation]) -> Federation:
     """A big adapter, so that a checkpoint needs more room than a database."""
-    return tiny_federation(adapter={"rank": 128, "alpha": 8.0})
+    return tiny_federation(adapter={"rank": 256, "alpha": 8.0})
 
 
 @pytest.fixture(scope="module")
@@ -173,13 +173,24 @@ def test_coordinator_not_up(tmp_path: Path, federation: Federation) -> None:
     assert "collegium server up" in complaint("server", "run", home.root)
 
 
-def test_disk_full_on_checkpoint(tmp_path: Path, federation: Federation, write_records: Callable[..., Path]) -> None:
+@pytest.fixture
+def experiment(tmp_path: Path, federation: Federation, write_records: Callable[..., Path]) -> Path:
+    """The file of an experiment with one institution."""
     write_records(tmp_path / "clauses.jsonl", "clauses")
     agreement = federation.model_dump(mode="json", exclude_none=True)
     agreement["rounds"] |= {"institutions": ["hospital"], "quorum": 1}
-    experiment = {"federation": agreement, "institutions": {"hospital": {"clauses": {"train": "clauses.jsonl"}}}}
-    (tmp_path / "experiment.toml").write_text(tomli_w.dumps(experiment), encoding="utf-8")
+    values = {"federation": agreement, "institutions": {"hospital": {"clauses": {"train": "clauses.jsonl"}}}}
+    (file := tmp_path / "experiment.toml").write_text(tomli_w.dumps(values), encoding="utf-8")
+    return file
+
+
+def test_disk_full_on_checkpoint(tmp_path: Path, experiment: Path) -> None:
     workdir = tmp_path / "work"
-    sentence = complaint("simulate", tmp_path / "experiment.toml", "--workdir", workdir, limit_file_bytes=300_000)
+    sentence = complaint("simulate", experiment, "--workdir", workdir, limit_file_bytes=800_000)
     assert re.search(r"Could not write a checkpoint.*; what was stored before is intact", sentence)
     assert not list((workdir / "checkpoints").rglob("*.safetensors"))
+
+
+def test_disk_full_before_the_backbone_is_there(experiment: Path) -> None:
+    sentence = complaint("simulate", experiment, limit_file_bytes=300_000)
+    assert re.search(r"Expected room for a copy of the tokenizer in .*; make room there, .* TMPDIR", sentence)
