@@ -13,7 +13,35 @@ from flwr.supercore.state.schema.corestate_models import (
 from flwr.supercore.state.schema.linkstate_models import MessageIns, MessageRes
 from flwr.supercore.state.schema.objectstore_models import ObjectChild
 from flwr.supercore.utils import int64_to_uint64, uint64_to_int64
-from sqlalchemy import or_, select
+from sqlalchemy import bindparam, or_, select
+
+# Made once: to put such a question together takes longer than to answer it.
+_ABOVE = select(ObjectChild.parent_id).where(ObjectChild.child_id == bindparam("object")).cte("above", recursive=True)
+_ABOVE = _ABOVE.union(select(ObjectChild.parent_id).join(_ABOVE, ObjectChild.child_id == _ABOVE.c.parent_id))
+_SENT = (
+    select(MessageIns.message_id)
+    .where(
+        MessageIns.dst_node_id == bindparam("node"),
+        MessageIns.run_id == bindparam("run"),
+        or_(MessageIns.message_id == bindparam("object"), MessageIns.message_id.in_(select(_ABOVE.c.parent_id))),
+    )
+    .limit(1)
+)
+"""A message for the node in the run that the object is part of."""
+_WAITING = (
+    select(MessageRes.message_id)
+    .join(ObjectPushSessionRoot, ObjectPushSessionRoot.root_object_id == MessageRes.message_id)
+    .join(ObjectPushSessionPending, ObjectPushSessionPending.session_id == ObjectPushSessionRoot.session_id)
+    .where(
+        ObjectPushSessionPending.object_id == bindparam("object"),
+        MessageRes.src_node_id == bindparam("node"),
+        MessageRes.run_id == bindparam("run"),
+    )
+    .limit(1)
+)
+"""A reply of the node in the run that waits for the object."""
+_WAITING_IN = _WAITING.where(ObjectPushSessionPending.session_id == bindparam("session"))
+"""The same, in one of its uploads."""
 
 
 @dataclass(frozen=True)
@@ -67,32 +95,17 @@ class Records:
 
     def awaited_reply(self, node_id: int, run_id: int, session_id: str, object_id: str) -> str | None:
         """The reply of the node that waits for this object; with an empty `session_id`, in any of its uploads."""
-        waiting = (
-            select(MessageRes.message_id)
-            .join(ObjectPushSessionRoot, ObjectPushSessionRoot.root_object_id == MessageRes.message_id)
-            .join(ObjectPushSessionPending, ObjectPushSessionPending.session_id == ObjectPushSessionRoot.session_id)
-            .where(
-                ObjectPushSessionPending.object_id == object_id,
-                MessageRes.src_node_id == uint64_to_int64(node_id),
-                MessageRes.run_id == uint64_to_int64(run_id),
-            )
-        )
-        if session_id:
-            waiting = waiting.where(ObjectPushSessionPending.session_id == session_id)
+        about = {"object": object_id, "node": uint64_to_int64(node_id), "run": uint64_to_int64(run_id)}
         with self._state.session() as session:
-            return session.scalar(waiting.limit(1))
+            if session_id:
+                return session.scalar(_WAITING_IN, about | {"session": session_id})
+            return session.scalar(_WAITING, about)
 
     def was_sent(self, node_id: int, run_id: int, object_id: str) -> bool:
         """Whether an object is part of a message that the coordinator has for the node."""
-        above = select(ObjectChild.parent_id).where(ObjectChild.child_id == object_id).cte("above", recursive=True)
-        above = above.union(select(ObjectChild.parent_id).join(above, ObjectChild.child_id == above.c.parent_id))
-        mine = select(MessageIns.message_id).where(
-            MessageIns.dst_node_id == uint64_to_int64(node_id),
-            MessageIns.run_id == uint64_to_int64(run_id),
-            or_(MessageIns.message_id == object_id, MessageIns.message_id.in_(select(above.c.parent_id))),
-        )
+        about = {"object": object_id, "node": uint64_to_int64(node_id), "run": uint64_to_int64(run_id)}
         with self._state.session() as session:
-            return session.scalar(mine.limit(1)) is not None
+            return session.scalar(_SENT, about) is not None
 
     def messages_among(self, object_ids: Collection[str]) -> bool:
         """Whether one of these objects is a message by itself."""
