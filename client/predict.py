@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from client.data.sources import read_rows
+from client.data.loading import input_of, read_inputs
 from client.train import trainer
 from shared.adapter import set_state
 from shared.bundle import load_bundle
@@ -37,7 +37,10 @@ class Predictor:
         return self.model.tasks[name]
 
     def predict(self, task: str, records: Sequence[Record]) -> list[Any]:
-        """One prediction per record. Raises ConfigError for an unknown task, DataError for a record without text."""
+        """One prediction per record, whose labels are not read.
+
+        Raises ConfigError for an unknown task, DataError for a record whose input is wrong.
+        """
         examples = self._encode(task, records)
         return trainer.predict(self.model, self.task(task), examples, precision="float32")
 
@@ -52,16 +55,13 @@ class Predictor:
 
     def _encode(self, task: str, records: Sequence[Record]) -> list[Example]:
         found = self.task(task)
-        try:
-            return found.encode(records, self.model.tokenizer, self.federation.backbone.max_length)
-        except KeyError as error:
-            raise DataError(
-                f"Expected records of task {task} as {found.card.record}, but field {error} is missing."
-            ) from error
-        except (TypeError, ValueError) as error:
-            raise DataError(
-                f"Expected records of task {task} as {found.card.record}, but one has a field of another kind."
-            ) from error
+        inputs = []
+        for number, record in enumerate(records, start=1):
+            try:
+                inputs.append(input_of(record, found))
+            except ValueError as error:
+                raise DataError(f"Task {task}, record {number}: {error}.") from None
+        return found.encode(inputs, self.model.tokenizer, self.federation.backbone.max_length)
 
 
 def open_bundle(folder: Path, *, backbone: str | None = None) -> Predictor:
@@ -80,12 +80,14 @@ def records_of(
 
     Raises:
         ConfigError: Neither or both were given, the task is unknown, or it needs a second text.
+        DataError: Rows of the file are wrong; names file and lines.
     """
     if (text is None) == (file is None):
         raise ConfigError("Expected either --text or --file, but neither or both came; give one of them.")
+    found = predictor.task(task)
     if file is not None:
-        return [record for _, record in read_rows(file)]
+        return read_inputs(file, found)
     try:
-        return [predictor.task(task).from_text(text or "", second)]
+        return [input_of(found.from_text(text or "", second), found)]
     except ValueError as error:
         raise ConfigError(f"Task {task}: {error}.") from error

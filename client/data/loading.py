@@ -108,6 +108,27 @@ def check_rows(path: Path, task: Task, source: Data | None = None) -> Iterator[t
             yield number, record
 
 
+def check_inputs(path: Path, task: Task) -> Iterator[tuple[int, Record | BadRow]]:
+    """As `check_rows`, but of what the model reads alone, for prediction: labels are left out, right or wrong."""
+    for number, row in scan_rows(path, [name for name in task.lists if name not in task.targets]):
+        if isinstance(row, BadRow):
+            yield number, row
+            continue
+        try:
+            record = input_of(row, task)
+        except ValueError as error:
+            yield number, BadRow(f"{error}{_other_column(str(error), row)}")
+        else:
+            yield number, record
+
+
+def input_of(record: Record, task: Task) -> Record:
+    """A record without labels and null fields; ValueError says what is wrong with the rest."""
+    kept = {key: value for key, value in record.items() if value is not None and key not in task.targets}
+    task.check_input(kept)
+    return kept
+
+
 def _other_column(error: str, row: Record) -> str:
     """A hint where the field that an error misses has another case or spaces around it in the file."""
     for field in re.findall(r"'(\w+)'", error):
@@ -119,9 +140,21 @@ def _other_column(error: str, row: Record) -> str:
 
 def read_records(path: Path, task: Task, source: Data | None = None) -> list[Record]:
     """All records of a file, as `check_rows` yields them; DataError lists the bad rows together."""
+    records = _all_good(path, task, check_rows(path, task, source))
+    if not records:
+        raise DataError(f"Expected records of task {task.name} in {path}, but the file is empty.")
+    return records
+
+
+def read_inputs(path: Path, task: Task) -> list[Record]:
+    """What there is to predict in a file, as `check_inputs` yields it, maybe nothing; errors as `read_records`."""
+    return _all_good(path, task, check_inputs(path, task))
+
+
+def _all_good(path: Path, task: Task, rows: Iterator[tuple[int, Record | BadRow]]) -> list[Record]:
     records: list[Record] = []
     bad: list[str] = []
-    for number, row in check_rows(path, task, source):
+    for number, row in rows:
         if isinstance(row, BadRow):
             bad.append(f"line {number}: {row.what}")
         else:
@@ -129,8 +162,6 @@ def read_records(path: Path, task: Task, source: Data | None = None) -> list[Rec
     if bad:
         more = f"; and {len(bad) - SHOWN} more bad rows" if len(bad) > SHOWN else ""
         raise DataError(f"{path} (task {task.name}): {'; '.join(bad[:SHOWN])}{more}.")
-    if not records:
-        raise DataError(f"Expected records of task {task.name} in {path}, but the file is empty.")
     return records
 
 

@@ -76,9 +76,7 @@ def scan_rows(path: Path, lists: Collection[str] = ()) -> Rows:
                 row = _with_lists(row, lists) if suffix == ".csv" else row
             yield number, row
     except FileNotFoundError as error:
-        raise DataError(
-            f"Expected a data file at {path}, but there is none; mend the path in institution.toml."
-        ) from error
+        raise DataError(f"Expected a data file at {path}, but there is none; check the path.") from error
     except UnicodeDecodeError as error:
         raise DataError(f"Expected UTF-8 text in {path}, but byte {error.start} is not; convert the file.") from error
     except (OSError, EOFError, zlib.error, pa.ArrowException) as error:

@@ -147,11 +147,22 @@ class Task(Protocol):
     """Fields that list words which augmentation may replace one for one, because the labels count words."""
     lists: ClassVar[tuple[str, ...]] = ()
     """Fields that hold a list; a CSV cell spells it as JSON."""
+    targets: ClassVar[tuple[str, ...]] = ()
+    """Fields that hold what is to be learnt; prediction reads none of them."""
     redraws: ClassVar[bool] = False
     """Whether `redraw` does anything."""
 
     def check(self, record: Record) -> None:
         """Raise ValueError saying what is wrong with a labelled record (the caller adds file and line)."""
+        self.check_input(record)
+        self.check_target(record)
+
+    def check_input(self, record: Record) -> None:
+        """Raise ValueError saying what is wrong with what the model would read of a record, labelled or not."""
+
+    def check_target(self, record: Record) -> None:
+        """Raise ValueError saying what is wrong with the labels of a record whose input is right."""
+        return None
 
     def texts_of(self, record: Record) -> list[str]:
         """What a record that `check` accepts gives the model to read, in the order it is read."""

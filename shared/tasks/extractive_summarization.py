@@ -131,6 +131,7 @@ class ExtractiveSummarization(Task):
         source="Liu and Lapata 2019, section 3; Nallapati et al. 2017; Paulus et al. 2018 (trigram blocking); Lin 2004",
     )
     lists = ("sentences", "summary", "oracle")
+    targets = ("summary", "oracle")
 
     def __init__(self, name: str, spec: ExtractiveSummarizationSpec) -> None:
         self.name = name
@@ -138,12 +139,16 @@ class ExtractiveSummarization(Task):
         self.tally = MeanTally("rouge1", lambda record, found: [rouge.f1(record["summary"], found["text"])["rouge1"]])
         self.spec = spec
 
-    def check(self, record: Record) -> None:
-        """Raise ValueError unless there are sentences, a summary, and each index of an oracle is a sentence's."""
-        count = len(_texts(record.get("sentences"), "sentences"))
-        _texts(record.get("summary"), "summary")
+    def check_input(self, record: Record) -> None:
+        """Raise ValueError unless there are sentences, and text in a query."""
+        _texts(record.get("sentences"), "sentences")
         if "query" in record:
             require_text(record, "query")
+
+    def check_target(self, record: Record) -> None:
+        """Raise ValueError unless there is a summary, and each index of an oracle is a sentence's."""
+        count = len(record["sentences"])
+        _texts(record.get("summary"), "summary")
         if "oracle" not in record:
             return
         oracle = record["oracle"]

@@ -94,10 +94,13 @@ class FillMask(Task):
         self.tally = MeanTally("accuracy", lambda record, places: [float(_is_right(place)) for place in places])
         self.mask_rate = spec.mask_rate
 
-    def check(self, record: Record) -> None:
-        """Raise ValueError unless the record has text whose words are all known."""
-        text = require_text(record, "text")
-        if MASK in text:
+    def check_input(self, record: Record) -> None:
+        """Raise ValueError unless the record has text."""
+        require_text(record, "text")
+
+    def check_target(self, record: Record) -> None:
+        """Raise ValueError unless the text's words are all known."""
+        if MASK in (text := record["text"]):
             raise ValueError(f"expected text whose words are all known, but {MASK} is at character {text.index(MASK)}")
 
     def texts_of(self, record: Record) -> list[str]:

@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 from torch.nn import functional
 
-from shared.tasks.base import Card, Example, Head, Record, Spec, Target, Task, Tensors, shown
+from shared.tasks.base import Card, Example, Head, Record, Spec, Target, Task, Tensors, require_text, shown
 from shared.tasks.pooling import PooledHead
 from shared.tasks.tally import Sums, f1, ratio
 
@@ -86,14 +86,23 @@ class NextSentencePrediction(Task):
         if spec.strangers == "document":
             self.tally = PairsTally()
 
-    def check(self, record: Record) -> None:
-        """Raise ValueError unless the record is a document of at least two sentences, all with text."""
+    def check_input(self, record: Record) -> None:
+        """Raise ValueError unless the record is a document of at least two sentences, or two texts to ask of."""
+        if "sentences" not in record and "text_a" in record:
+            require_text(record, "text_a")
+            require_text(record, "text_b")
+            return
         sentences = record.get("sentences")
         if not isinstance(sentences, list) or len(sentences) < 2:
             raise ValueError(f"expected a list of at least two sentences in 'sentences', but {shown(sentences)} came")
         for number, sentence in enumerate(sentences):
             if not isinstance(sentence, str) or not sentence.strip():
                 raise ValueError(f"expected text as sentence {number}, but {shown(sentence)} came")
+
+    def check_target(self, record: Record) -> None:
+        """Raise ValueError unless the record is a document, which says what follows what."""
+        if "sentences" not in record:
+            raise ValueError("expected a list of at least two sentences in 'sentences', but None came")
 
     def texts_of(self, record: Record) -> list[str]:
         """The document's sentences, or the two that are asked of."""

@@ -103,6 +103,7 @@ class QuestionAnswering(Task):
 
     tunable = ("null_threshold",)
     lists = ("answers",)
+    targets = ("answers",)
 
     def __init__(self, name: str, spec: QuestionAnsweringSpec) -> None:
         self.name = name
@@ -110,11 +111,14 @@ class QuestionAnswering(Task):
         self.tally = AnswersTally()
         self.spec = spec
 
-    def check(self, record: Record) -> None:
-        """Raise ValueError unless there is a question, a context, and each answer stands where it says."""
-        context = require_text(record, "context")
+    def check_input(self, record: Record) -> None:
+        """Raise ValueError unless there is a question and a context."""
+        require_text(record, "context")
         require_text(record, "question")
-        answers = record.get("answers")
+
+    def check_target(self, record: Record) -> None:
+        """Raise ValueError unless each answer stands where it says."""
+        context, answers = record["context"], record.get("answers")
         if not isinstance(answers, list) or not all(isinstance(answer, Mapping) for answer in answers):
             raise ValueError(f"expected a list of answers in 'answers', but {shown(answers)} came")
         for answer in answers:

@@ -96,6 +96,7 @@ class RelationExtraction(Task):
     )
     free_words = ("tokens",)
     lists = ("tokens", "head", "tail")
+    targets = ("label",)
 
     def __init__(self, name: str, spec: RelationExtractionSpec) -> None:
         self.name = name
@@ -106,12 +107,15 @@ class RelationExtraction(Task):
         self.relations = tuple(label for label in spec.labels if label != spec.no_relation)
         self.tally = LabelTally(spec.labels, self.relations, ("micro_f1", "macro_f1", "accuracy"))
 
-    def check(self, record: Record) -> None:
-        """Raise ValueError unless both entities are places in the sentence and the label is one of this task.
+    def check_input(self, record: Record) -> None:
+        """Raise ValueError unless both entities are places in the sentence.
 
         One entity may stand inside the other or overlap it (nested and discontinuous mentions), but not be the same.
         """
         _entities(record)
+
+    def check_target(self, record: Record) -> None:
+        """Raise ValueError unless the label is one of this task."""
         require_label(record, self.labels)
 
     def texts_of(self, record: Record) -> list[str]:

@@ -84,6 +84,7 @@ class TextClassification(Task):
     )
     free_texts = ("text",)
     lists = ("labels",)
+    targets = ("label", "labels")
 
     def __init__(self, name: str, spec: TextClassificationSpec) -> None:
         self.name = name
@@ -95,9 +96,12 @@ class TextClassification(Task):
         self.metric = "macro_f1"
         self.tally = LabelsTally(spec.labels) if spec.multi_label else LabelTally(spec.labels, spec.labels)
 
-    def check(self, record: Record) -> None:
-        """Raise ValueError unless the record has text and labels of this task."""
+    def check_input(self, record: Record) -> None:
+        """Raise ValueError unless the record has text."""
         require_text(record, "text")
+
+    def check_target(self, record: Record) -> None:
+        """Raise ValueError unless the record has labels of this task."""
         if not self.multi_label:
             require_label(record, self.labels)
             return

@@ -57,6 +57,7 @@ class TextGeneration(Task):
         metrics="rougeL, or chrf, or bleu; rouge1, rouge2",
         source="Liu and Lapata 2019, section 4; Vaswani et al. 2017; Wu et al. 2016 (beam search)",
     )
+    targets = ("target",)
 
     def __init__(self, name: str, spec: TextGenerationSpec) -> None:
         self.name = name
@@ -65,9 +66,12 @@ class TextGeneration(Task):
         if spec.metric == "rougeL":  # chrF and BLEU are of the corpus
             self.tally = MeanTally("rougeL", lambda record, found: [_rouge(record, found)["rougeL"]])
 
-    def check(self, record: Record) -> None:
-        """Raise ValueError unless source and target are text."""
+    def check_input(self, record: Record) -> None:
+        """Raise ValueError unless the source is text."""
         require_text(record, "source")
+
+    def check_target(self, record: Record) -> None:
+        """Raise ValueError unless the target is text."""
         require_text(record, "target")
 
     def texts_of(self, record: Record) -> list[str]:

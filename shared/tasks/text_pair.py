@@ -89,6 +89,7 @@ class TextPairClassification(Task):
         source="Devlin et al. 2019, section 4.1; pooling as in Reimers and Gurevych 2019",
     )
     free_texts = ("text_a", "text_b")
+    targets = ("label",)
 
     def __init__(self, name: str, spec: TextPairClassificationSpec) -> None:
         self.name = name
@@ -99,9 +100,12 @@ class TextPairClassification(Task):
         self.metric = "macro_f1"
         self.tally = LabelTally(spec.labels, spec.labels)
 
-    def check(self, record: Record) -> None:
-        """Raise ValueError unless the record has two texts and a label of this task."""
+    def check_input(self, record: Record) -> None:
+        """Raise ValueError unless the record has two texts."""
         _require_texts(record)
+
+    def check_target(self, record: Record) -> None:
+        """Raise ValueError unless the record has a label of this task."""
         require_label(record, self.labels)
 
     def texts_of(self, record: Record) -> list[str]:
@@ -166,6 +170,7 @@ class SentenceSimilarity(Task):
         metrics="pearson, spearman",
         source="Cer et al. 2017 (task and metrics); Devlin et al. 2019, section 4.1",
     )
+    targets = ("score",)
 
     def __init__(self, name: str, spec: SentenceSimilaritySpec) -> None:
         self.name = name
@@ -173,9 +178,12 @@ class SentenceSimilarity(Task):
         self.pooling = spec.pooling
         self.metric = "pearson"
 
-    def check(self, record: Record) -> None:
-        """Raise ValueError unless the record has two texts and a score within the bounds."""
+    def check_input(self, record: Record) -> None:
+        """Raise ValueError unless the record has two texts."""
         _require_texts(record)
+
+    def check_target(self, record: Record) -> None:
+        """Raise ValueError unless the record has a score within the bounds."""
         self._score_of(record)
 
     def texts_of(self, record: Record) -> list[str]:

@@ -75,6 +75,7 @@ class TokenClassification(Task):
     )
     free_words = ("tokens",)
     lists = ("tokens", "tags")
+    targets = ("tags",)
 
     def __init__(self, name: str, spec: TokenClassificationSpec) -> None:
         self.name = name
@@ -85,9 +86,13 @@ class TokenClassification(Task):
         self.tally = FoundTally(lambda record, tags: (_entities(record["tags"]), _entities(tags)))
         self.tags = ("O", *(f"{prefix}-{kind}" for kind in spec.types for prefix in "BI"))
 
-    def check(self, record: Record) -> None:
+    def check_input(self, record: Record) -> None:
+        """Raise ValueError unless there are words."""
+        require_words(record)
+
+    def check_target(self, record: Record) -> None:
         """Raise ValueError unless tokens and tags agree and the tags are legal BIO of this task."""
-        tokens, tags = require_words(record), record.get("tags")
+        tokens, tags = record["tokens"], record.get("tags")
         if not isinstance(tags, list) or len(tags) != len(tokens):
             count = len(tags) if isinstance(tags, list) else shown(tags)
             raise ValueError(f"expected {len(tokens)} tags for {len(tokens)} tokens, but {count} came")

@@ -59,7 +59,7 @@ class Dirac(Task):
         self.name = DIRAC
         self.canaries = canaries
 
-    def check(self, record: Record) -> None:
+    def check_input(self, record: Record) -> None:
         """Raise ValueError unless the record is a canary's number."""
         if not 0 <= record["canary"] < self.canaries:
             raise ValueError(f"expected a canary below {self.canaries}, but {record['canary']} came")

@@ -106,7 +106,7 @@ def test_the_marks_that_windows_writes_do_no_harm(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_says_where_to_look(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"there is none; mend the path in institution\.toml"):
+    with pytest.raises(DataError, match=r"there is none; check the path"):
         list(read_rows(tmp_path / "none.jsonl"))
 
 
