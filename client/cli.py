@@ -7,7 +7,7 @@ import typer
 
 from shared.process.console import JsonOption, announce, print_json
 
-app = typer.Typer(help="The institution: train beside your own data.", no_args_is_help=True)
+app = typer.Typer(help="The institution: train beside your own data.", no_args_is_help=True, suggest_commands=False)
 
 
 @app.command(epilog="Example: collegium client keygen node.key")

@@ -7,7 +7,11 @@ import typer
 
 from shared.process.console import JsonOption, announce, print_json, print_table
 
-app = typer.Typer(help="The coordinator: enrol institutions, run rounds, release models.", no_args_is_help=True)
+app = typer.Typer(
+    help="The coordinator: enrol institutions, run rounds, release models.",
+    no_args_is_help=True,
+    suggest_commands=False,
+)
 Home = Annotated[Path, typer.Argument(help="The coordinator's folder, made by `collegium server init`.")]
 HomeOption = Annotated[Path, typer.Option("--home", envvar="COLLEGIUM_SERVER_HOME", help="The coordinator's folder.")]
 RunOption = Annotated[str | None, typer.Option("--run", help="A run's id; the latest run if not given.")]

@@ -1,29 +1,15 @@
-"""The `collegium` command: the rooms' verbs and the researcher's own."""
+"""The researcher's verbs: whole federations on this machine, and attacks on what they promise."""
 
-import json
-import os
 import signal
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from client.cli import app as client_app
-from server.cli import app as server_app
-from shared.process import console
 from shared.process.console import JsonOption, announce, print_json
-from shared.process.files import private_umask
 
-app = typer.Typer(
-    name="collegium",
-    help="Train one BERT together across institutions that may not share their text.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
-app.add_typer(server_app, name="server")
-app.add_typer(client_app, name="client")
+app = typer.Typer(help="Research: whole federations in one process.")
 
 
 @app.command(epilog="Example: collegium demo --workdir demo")
@@ -124,61 +110,6 @@ def audit(
         raise typer.Exit(1)
 
 
-@app.command(epilog="Example: collegium methods")
-def methods(as_json: JsonOption = False) -> None:
-    """List what rounds.method may be: what travels, whether the mean is exact, and what it can be combined with."""
-    from shared.federation.methods import METHODS, columns
-
-    if as_json:
-        print_json({name: asdict(method) for name, method in METHODS.items()})
-        return
-    for name, method in METHODS.items():
-        print(f"{name}: {method.summary} ({method.source})")
-        for key, text in columns(method).items():
-            print(f"  {key:20}{text}")
-
-
-@app.command(epilog="Example: collegium tasks")
-def tasks(as_json: JsonOption = False) -> None:
-    """List the types of task: what a record holds, head, loss, metrics, and the papers behind them."""
-    from shared.tasks import TASK_TYPES
-
-    cards = {name: asdict(task.card) for name, task in sorted(TASK_TYPES.items())}
-    if as_json:
-        print_json(cards)
-        return
-    for name, card in cards.items():
-        print(f"{name}: {card.pop('summary')}")
-        for key, text in card.items():
-            print(f"  {key:8}{text}")
-
-
-@app.command(epilog="Example: collegium predict bundle --task clauses --text 'The buyer pays within 30 days.'")
-def predict(
-    bundle: Annotated[Path, typer.Argument(help="A bundle that `collegium server release` wrote.")],
-    task: Annotated[str, typer.Option(help="One of the bundle's tasks.")],
-    text: Annotated[str | None, typer.Option(help="The text to read.")] = None,
-    second: Annotated[str | None, typer.Option(help="The question, or the other text of a pair.")] = None,
-    file: Annotated[Path | None, typer.Option(help="A file of records instead of one text.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="Where the BERT is, if not as the bundle says.")] = None,
-    logits: Annotated[bool, typer.Option("--logits", help="Also print the head's raw output.")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Apply a released bundle to new text."""
-    from client.predict import open_bundle, records_of
-
-    predictor = open_bundle(bundle, backbone=backbone)
-    records = records_of(predictor, task, text=text, second=second, file=file)
-    rows = [{"prediction": prediction} for prediction in predictor.predict(task, records)]
-    if logits:
-        rows = [row | {"logits": predictor.logits(task, r).tolist()} for row, r in zip(rows, records, strict=True)]
-    if as_json:
-        print_json({"task": task, "rows": rows})
-        return
-    for row in rows:
-        print(json.dumps(row, ensure_ascii=False) if logits else json.dumps(row["prediction"], ensure_ascii=False))
-
-
 def _search(
     experiment: Path,
     method: Literal["grid", "random"],
@@ -215,14 +146,3 @@ def _fresh_folder(workdir: Path | None) -> Path:
         raise ConfigError(f"Expected --workdir to be a new or empty folder, but {workdir} has content; name another.")
     workdir.mkdir(parents=True, exist_ok=True)
     return workdir.resolve()
-
-
-def main() -> None:
-    """Entry point of the console script."""
-    private_umask()
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep: the machine may be busy with other sites
-    console.run(app)
-
-
-if __name__ == "__main__":
-    main()

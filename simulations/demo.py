@@ -155,7 +155,7 @@ def _wait_for_coordinator(home: ServerHome, check: Callable[[], None]) -> None:
 
 
 def _daemon(name: str, workdir: Path, *verb: str) -> Child:
-    argv = [sys.executable, "-m", "simulations.cli", *verb]
+    argv = [sys.executable, "-m", "collegium", *verb]
     return Child(name=name, argv=argv, log=workdir / "logs" / f"{name}.log", give_up=_last_error)
 
 

@@ -20,7 +20,7 @@ from simulations.experiment import Experiment
 OTHERS = 0o077
 HANDED_ON = frozenset({"node.pub", "ca.crt", "federation.toml", "institution.toml"})
 """Names of files that hold nothing private, and are given to others or written by hand."""
-COLLEGIUM = (sys.executable, "-m", "simulations.cli")
+COLLEGIUM = (sys.executable, "-m", "collegium")
 
 
 def open_to_others(root: Path) -> list[Path]:

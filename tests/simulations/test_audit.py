@@ -12,6 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from client.privacy import dpsgd
+from collegium.__main__ import app
 from shared.adapter import get_state
 from shared.bundle import write_bundle
 from shared.errors import ConfigError, DataError
@@ -24,7 +25,6 @@ from simulations.auditing.canaries import STEEPNESS, Dirac
 from simulations.auditing.plan import Plan
 from simulations.auditing.report import write_report
 from simulations.auditing.training import TrainingAudit, audit_training
-from simulations.cli import app
 
 TASKS = {
     "clauses": {"type": "text-classification", "labels": ["payment", "liability"]},

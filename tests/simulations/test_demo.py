@@ -12,7 +12,7 @@ import pytest
 
 from simulations.demo import threads_for
 
-DEMO = [sys.executable, "-m", "simulations.cli", "demo"]
+DEMO = [sys.executable, "-m", "collegium", "demo"]
 FIELDS = {"institution", "task", "metric", "before", "after", "centralised", "bytes_up", "bytes_down", "seconds"}
 
 

@@ -21,7 +21,7 @@ from shared.bundle import federation_toml
 from shared.federation import Federation
 
 pytestmark = pytest.mark.slow
-COLLEGIUM = [sys.executable, "-m", "simulations.cli"]
+COLLEGIUM = [sys.executable, "-m", "collegium"]
 
 
 def free_ports() -> tuple[int, int]:

@@ -11,9 +11,9 @@ import pytest
 import tomli_w
 from typer.testing import CliRunner
 
+from collegium.__main__ import app
 from shared.errors import ConfigError
 from shared.federation import Federation
-from simulations.cli import app
 from simulations.search import GRID, candidates, search_task_weights, with_weights
 
 TASKS = ["clauses", "entities", "notes_qa"]

@@ -20,6 +20,7 @@ from client.predict import open_bundle
 from client.round.personal import FILE, keep_model, write_own_bundle
 from client.site import Site
 from client.train import trainer
+from collegium.__main__ import app
 from shared import codec
 from shared.adapter import get_state, is_received, pack_steps, select
 from shared.bundle import federation_toml, load_bundle
@@ -27,7 +28,6 @@ from shared.errors import ConfigError, StoreError
 from shared.federation import Federation
 from shared.model.lora import frozen, lora_layers
 from shared.protocol import EvaluateReply, EvaluateRequest, Refusal, TrainReply, TrainRequest
-from simulations.cli import app
 
 Open = Callable[..., Site]
 

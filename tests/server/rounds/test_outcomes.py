@@ -8,6 +8,7 @@ from typing import Any, Self
 import pytest
 from typer.testing import CliRunner
 
+from collegium.__main__ import app
 from server import running
 from server.home import ServerHome
 from server.release import release
@@ -17,7 +18,6 @@ from server.store import Reply, Score
 from shared.adapter import get_state
 from shared.federation import Federation
 from shared.model.multitask import build_model
-from simulations.cli import app
 
 
 class NobodyHome:

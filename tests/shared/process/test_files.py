@@ -93,7 +93,7 @@ def test_a_stores_database_and_its_log_are_private(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("-m", "simulations.cli", "methods"), ("-m", "client.service.executor", "--institution", "x", "--runtime", "y")],
+    [("-m", "collegium", "methods"), ("-m", "client.service.executor", "--institution", "x", "--runtime", "y")],
 )
 def test_every_process_begins_with_a_closed_umask(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     """The umask that the program has as it ends is written down by an exit handler."""
