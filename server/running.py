@@ -14,7 +14,6 @@ from server.service.operator import OperatorClient
 from server.store import Store, cuts, evaluations, events, findings, replies, rounds, runs, spending
 from shared.errors import ConfigError
 from shared.federation import load_federation
-from shared.protocol import REFUSAL_KINDS
 
 POLL_SECONDS = 0.3
 
@@ -152,16 +151,15 @@ def release_run(folder: Path, run_id: str | None, target: Path) -> Path:
 
 def refusals(replied: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Each institution's refusals, by kind (such as `policy`) and reason, each reason once with its last round."""
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    found: dict[tuple[str, str, str], dict[str, Any]] = {}
     for row in replied:
-        kind, parted, reason = str(row["reason"]).partition(": ")
-        if row["status"] == "refused" and parted and kind in REFUSAL_KINDS:
-            found[row["institution"], row["reason"]] = {
+        if row["refusal"]:
+            found[row["institution"], row["refusal"], row["reason"]] = {
                 "institution": row["institution"],
-                "kind": kind,
+                "kind": row["refusal"],
                 "request": row["kind"],
                 "round": row["round"],
-                "reason": reason,
+                "reason": row["reason"],
             }
     return list(found.values())
 
@@ -195,7 +193,11 @@ def last_evaluations(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _names(answers: list[dict[str, Any]], number: int, *, ok: bool) -> list[str]:
     return [
-        row["institution"] if ok else f"{row['institution']} ({row['status']}: {row['reason']})"
+        row["institution"] if ok else f"{row['institution']} ({row['status']}: {_why(row)})"
         for row in answers
         if row["round"] == number and (row["status"] == "ok") == ok
     ]
+
+
+def _why(row: dict[str, Any]) -> str:
+    return f"{row['refusal']}: {row['reason']}" if row["refusal"] else str(row["reason"])

@@ -282,7 +282,6 @@ class UnmaskReply:
 
 RefusalKind = Literal["agreement", "data", "request", "failure", "policy", "budget", "held"]
 """`policy`: a rule of the site's own; `budget`: its privacy budget; `held`: its operator did not release the update."""
-REFUSAL_KINDS: tuple[RefusalKind, ...] = get_args(RefusalKind)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from flwr.superlink.grid import http_grid
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from shared.errors import ProtocolError
-from shared.protocol import MESSAGE_TYPES, REPLIES, Refusal, Reply, Request, blobs_of, decode, encode
+from shared.protocol import MESSAGE_TYPES, REPLIES, Refusal, RefusalKind, Reply, Request, blobs_of, decode, encode
 
 STATUS_SECONDS = 2.0
 """How often the coordinator looks whether the institutions it waits for are still online."""
@@ -47,9 +47,16 @@ class Answer:
     status: str
     """ok, refused, dropped (an error or a malformed reply) or missing."""
     reason: str | None = None
+    """What came with it, or why there is none."""
+    refusal: RefusalKind | None = None
     bytes_up: int = 0
     bytes_down: int = 0
     seconds: float = 0.0
+
+    @property
+    def why(self) -> str | None:
+        """The reason, after the kind of refusal if it is one."""
+        return f"{self.refusal}: {self.reason}" if self.refusal else self.reason
 
 
 def online(grid: Grid) -> dict[str, int]:
@@ -166,7 +173,7 @@ def _read(message: Message, institution: str, sent: int, seconds: float) -> Answ
     except ProtocolError as error:
         return Answer(institution, None, "dropped", str(error), bytes_down=sent, seconds=seconds)
     if isinstance(reply, Refusal):
-        reason = f"{reply.kind}: {reply.reason}"
-        return Answer(institution, reply, "refused", reason, bytes_down=sent, seconds=seconds)
+        kind, reason = reply.kind, reply.reason
+        return Answer(institution, reply, "refused", reason, kind, bytes_down=sent, seconds=seconds)
     got = len(getattr(reply, "update", b""))
     return Answer(institution, reply, "ok", bytes_up=got, bytes_down=sent, seconds=seconds)

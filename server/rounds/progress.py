@@ -111,6 +111,7 @@ def record(
         kind=kind,
         institution=answer.institution,
         status=answer.status,
+        refusal=answer.refusal,
         reason=reason,
         bytes_up=answer.bytes_up,
         bytes_down=answer.bytes_down,
@@ -122,8 +123,9 @@ def record(
     if answer.status == "ok":
         this.trouble.pop(answer.institution, None)
     else:
-        this.trouble[answer.institution] = replace(answer, reply=None)
-        this.say(f"{answer.institution} {answer.status} ({kind}, round {number}): {reason}")
+        said = replace(answer, reason=reason, reply=None)
+        this.trouble[answer.institution] = said
+        this.say(f"{answer.institution} {answer.status} ({kind}, round {number}): {said.why}")
 
 
 def record_spending(this: Run, number: int, institution: str, reply: TrainReply | TrainedReply) -> None:
@@ -163,7 +165,7 @@ def record_absent(this: Run, number: int, requests: Mapping[str, Request]) -> No
             continue
         trouble = this.trouble.get(name)
         if name in nodes and trouble:
-            answer = Answer(name, None, trouble.status, f"not asked to train: {trouble.reason}")
+            answer = Answer(name, None, trouble.status, f"not asked to train: {trouble.why}")
         else:
             answer = Answer(name, None, "missing", "not online when the round began")
         record(this, number, "train", answer)

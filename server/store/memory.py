@@ -18,18 +18,16 @@ import sqlalchemy as sa
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from server.store import migrations
 from server.store.schema import (
-    SCHEMA_VERSION,
     checkpoints,
     cuts,
     evaluations,
     events,
     findings,
-    metadata,
     replies,
     rounds,
     runs,
-    schema,
     scores,
     spending,
 )
@@ -52,6 +50,8 @@ class Reply:
     kind: str
     institution: str
     status: str
+    refusal: str | None = None
+    """The kind of refusal (`shared.protocol.RefusalKind`), where the institution itself refused."""
     reason: str | None = None
     bytes_up: int = 0
     bytes_down: int = 0
@@ -99,26 +99,19 @@ class Store:
                 f"installed, but it cannot be used ({type(error).__name__}); mend it, or `pip install psycopg[binary]`."
             ) from None
         if engine.dialect.name == "sqlite":
-            sa.event.listen(engine, "connect", _sqlite_pragmas)
+            sa.event.listen(engine, "connect", _set_up_sqlite)
+            sa.event.listen(engine, "begin", _begin_sqlite)
         store = cls(engine, checkpoints)
         with store._writing("open the database"):
             private_folder(checkpoints)
             if engine.dialect.name == "sqlite" and (file := engine.url.database) not in (None, "", ":memory:"):
                 private_file(Path(file))  # its -wal and -shm take its mode
-            metadata.create_all(engine)
-        store._check_version()
+        with store._writing("open the database") as connection:
+            current = migrations.is_current(connection)
+        if not current:
+            with store._writing("bring the database up to date", alone=True) as connection:
+                migrations.bring_up_to_date(connection)
         return store
-
-    def _check_version(self) -> None:
-        with self._writing("open the database") as connection:
-            found = connection.scalar(sa.select(sa.func.max(schema.c.version)))
-            if found is None:
-                connection.execute(sa.insert(schema).values(version=SCHEMA_VERSION))
-        if found is not None and found > SCHEMA_VERSION:
-            raise StoreError(
-                f"Expected a store of version {SCHEMA_VERSION} or earlier, but it is of version {found}; "
-                "install the release of Collegium that made it."
-            )
 
     def __enter__(self) -> Self:
         return self
@@ -312,9 +305,9 @@ class Store:
             connection.execute(sa.insert(table).values(**values))
 
     @contextmanager
-    def _writing(self, doing: str) -> Iterator[sa.Connection]:
+    def _writing(self, doing: str, *, alone: bool = False) -> Iterator[sa.Connection]:
         try:
-            with self._engine.begin() as connection:
+            with self._engine.execution_options(alone=alone).begin() as connection:
                 yield connection
         except (OSError, sa.exc.SQLAlchemyError) as error:
             cause = getattr(error, "orig", None) or error
@@ -324,9 +317,15 @@ class Store:
             ) from error
 
 
-def _sqlite_pragmas(connection: Any, _record: Any) -> None:
+def _set_up_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # the driver would begin no transaction before a change of tables
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=15000"):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    alone = connection.get_execution_options().get("alone")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if alone else "BEGIN")
 
 
 def _now() -> str:

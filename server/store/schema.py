@@ -2,8 +2,8 @@
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION = 1
-"""Of the tables below; a database of a later version is refused rather than misread."""
+SCHEMA_VERSION = 2
+"""Of the tables below; `migrations.py` says how a store of each earlier version becomes one of the next."""
 metadata = sa.MetaData()
 RUN = ("run", sa.String(32))
 schema = sa.Table("schema_version", metadata, sa.Column("version", sa.Integer, primary_key=True))
@@ -39,6 +39,7 @@ replies = sa.Table(
     sa.Column("kind", sa.String(32), nullable=False),
     sa.Column("institution", sa.String(64), nullable=False),
     sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("refusal", sa.String(16)),
     sa.Column("reason", sa.Text),
     sa.Column("bytes_up", sa.BigInteger, nullable=False),
     sa.Column("bytes_down", sa.BigInteger, nullable=False),

@@ -76,7 +76,7 @@ def test_a_bad_answer_is_its_senders_alone(scripted_grid: Any, fault: str) -> No
     found = ask_all(grid)
     assert found["good"].status == "ok"
     assert found["bad"].status == status
-    assert re.search(said, str(found["bad"].reason))
+    assert re.search(said, str(found["bad"].why))
 
 
 def test_silence_ends_at_the_deadline_and_requests_with_it(scripted_grid: Any) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from server.store import SCHEMA_VERSION, Score, Store, checkpoints, schema, scores
+from server.store import Score, Store, checkpoints, scores
 from shared.errors import ConfigError, StoreError
 from shared.federation import Federation
 
@@ -120,13 +120,6 @@ def test_the_earlier_of_equally_good_rounds_is_best(tmp_path: Path, tiny_federat
         for number, score in enumerate([0.2, 0.7, 0.7, 0.1], start=1):
             store.add_round(run, number, 1.0, score)
         assert store.best_round(run) == 2
-
-
-def test_a_store_of_a_later_release_is_refused(tmp_path: Path) -> None:
-    with open_store(tmp_path) as store, store._writing("test") as connection:
-        connection.execute(sa.insert(schema).values(version=SCHEMA_VERSION + 1))
-    with pytest.raises(StoreError, match="install the release of Collegium that made it"):
-        open_store(tmp_path)
 
 
 @pytest.mark.parametrize("url", ["nonsense", "oracle+nodriver://user:hush@host/db"])

@@ -1,0 +1,137 @@
+"""How an older store becomes one of today: numbered steps, applied in order and in one transaction when it is opened.
+
+The number of a store is the highest in its table `schema_version`. A step is a plain function here, frozen when it has
+landed: it never looks at `schema.py`, which goes on changing. alembic would do the same with a folder of scripts and a
+table of revisions of its own, beside the number that stores have had from the beginning.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from server.store.schema import SCHEMA_VERSION, metadata, schema
+from shared.errors import StoreError
+
+LOCK = 7_310_579
+"""PostgreSQL's name for the lock under which one process at a time brings a store up to date."""
+
+
+def is_current(connection: sa.Connection) -> bool:
+    """Whether nothing is left to do. Raises StoreError if a later release of Collegium made the store."""
+    found = _version(connection)
+    if found > SCHEMA_VERSION:
+        raise StoreError(
+            f"Expected a store of version {SCHEMA_VERSION} or earlier, but it is of version {found}; "
+            "install the release of Collegium that made it."
+        )
+    return found == SCHEMA_VERSION
+
+
+def bring_up_to_date(connection: sa.Connection) -> None:
+    """Make the tables of an empty database, or apply the steps that an older one lacks; all or nothing.
+
+    Args:
+        connection: In a transaction that nobody else can write in; on SQLite it began with BEGIN IMMEDIATE.
+
+    Raises:
+        StoreError: A later release of Collegium made the store.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
+    if is_current(connection):  # another process has been here meanwhile
+        return
+    found = _version(connection)
+    if found:
+        for number in range(found + 1, SCHEMA_VERSION + 1):
+            STEPS[number](connection)
+    else:
+        metadata.create_all(connection)
+    schema.create(connection, checkfirst=True)
+    connection.execute(sa.insert(schema).values(version=SCHEMA_VERSION))
+
+
+def _version(connection: sa.Connection) -> int:
+    """Of the store; 0 for an empty database."""
+    there = sa.inspect(connection).get_table_names()
+    numbered = connection.scalar(sa.select(sa.func.max(schema.c.version))) if schema.name in there else None
+    return numbered or int("runs" in there)  # the first stores of all had no number
+
+
+def _keep_kinds_of_refusals(connection: sa.Connection) -> None:
+    """To version 2: `replies.refusal` holds what was the first word of a refusal's reason.
+
+    Stores of version 1 lack what came later without a number of its own: four tables and four columns.
+    """
+    for table in _LATER_TABLES:
+        table.create(connection, checkfirst=True)
+    for name, columns in _LATER_COLUMNS.items():
+        there = {column["name"] for column in sa.inspect(connection).get_columns(name)}
+        for column, kind in columns.items():
+            if column not in there:
+                connection.execute(sa.text(f"ALTER TABLE {name} ADD COLUMN {column} {kind}"))
+    replies = sa.table("replies", *map(sa.column, ("id", "status", "reason", "refusal")))
+    for kind in ("agreement", "data", "request", "failure", "policy", "budget", "held"):
+        told = f"{kind}: "
+        mine = (replies.c.status == "refused") & replies.c.reason.startswith(told)
+        reason = sa.func.substr(replies.c.reason, len(told) + 1)
+        connection.execute(sa.update(replies).where(mine).values(refusal=kind, reason=reason))
+
+
+STEPS: Mapping[int, Callable[[sa.Connection], None]] = {2: _keep_kinds_of_refusals}
+"""What makes a store one of each version, out of one of the version before."""
+
+_LATER_COLUMNS = {
+    "rounds": {"participants": "INTEGER", "norm": "FLOAT"},
+    "replies": {"examples": "JSON", "losses": "JSON", "refusal": "VARCHAR(16)"},
+}
+_version_1 = sa.MetaData()
+sa.Table("runs", _version_1, sa.Column("run", sa.String(32), primary_key=True))
+
+
+def _later_table(name: str, *columns: sa.Column[Any]) -> sa.Table:
+    run = sa.Column("run", sa.String(32), sa.ForeignKey("runs.run"), nullable=False, index=True)
+    return sa.Table(name, _version_1, sa.Column("id", sa.Integer, primary_key=True), run, *columns)
+
+
+def _needed(name: str, kind: sa.types.TypeEngine[Any]) -> sa.Column[Any]:
+    return sa.Column(name, kind, nullable=False)
+
+
+_LATER_TABLES = (
+    _later_table(
+        "spending",
+        _needed("round", sa.Integer()),
+        _needed("institution", sa.String(64)),
+        _needed("epsilon", sa.Float()),
+        sa.Column("ledger", sa.String(96)),
+    ),
+    _later_table(
+        "evaluations",
+        _needed("round", sa.Integer()),
+        _needed("institution", sa.String(64)),
+        _needed("split", sa.String(16)),
+        _needed("epsilon", sa.Float()),
+        sa.Column("ledger", sa.String(96)),
+    ),
+    _later_table(
+        "findings",
+        _needed("round", sa.Integer()),
+        _needed("institution", sa.String(64)),
+        _needed("part", sa.String(64)),
+        _needed("filter", sa.String(32)),
+        _needed("norm", sa.Float()),
+        sa.Column("cosine", sa.Float()),
+        _needed("verdict", sa.String(16)),
+        sa.Column("reason", sa.Text()),
+    ),
+    _later_table(
+        "cuts",
+        _needed("round", sa.Integer()),
+        _needed("split", sa.String(16)),
+        _needed("institution", sa.String(64)),
+        _needed("task", sa.String(64)),
+        _needed("told", sa.BigInteger()),
+        _needed("used", sa.Float()),
+    ),
+)
