@@ -29,9 +29,9 @@ from client.round.secagg import Participant, SecureRounds
 from client.round.states import Received, check_state, read_state
 from client.round.steady import steady
 from client.train import trainer
-from client.train.drift import renew
+from client.train.drift import Correction, renew
+from client.train.hooks import Hook, LoggedProgress
 from client.train.importance import Importance
-from client.train.progress import Progress
 from client.train.rotation import align
 from client.train.scoring import private_scores, score, tune
 from shared import codec
@@ -288,6 +288,9 @@ class Site:
         received, control = self._load(request, came, arrays, own)
         set_trained(self.model.encoder, self.federation.method.factors(request.round))
         importance = Importance(self.model.encoder) if self.federation.adapter.type == "adalora" else None
+        hooks: list[Hook] = [importance] if importance else []
+        if control:
+            hooks.append(Correction({name: c - variates.get(name, np.float32(0)) for name, c in control.items()}))
         known = parse_head(request.ledger) if request.ledger else None
         spending = self.account.spend(round=request.round, run=run, known=known) if self.account else nullcontext()
         with spending as private:
@@ -296,14 +299,10 @@ class Site:
                 self.examples("train"),
                 self.federation.training,
                 seed=trainer.derive_seed(self.federation.seed, self.name, request.round),
-                round=request.round,
-                rounds=request.rounds,
-                balance=self._balance_before(request.round),
+                stage=trainer.Stage(request.round, request.rounds, self._balance_before(request.round)),
                 augment=self.draw_examples if self.rewordings else None,
                 private=private,
-                watch=importance,
-                correction={name: c - variates.get(name, np.float32(0)) for name, c in control.items()},
-                progress=Progress(f"round {request.round}"),
+                hooks=[*hooks, LoggedProgress(f"round {request.round}")],
             )
         self.balances[request.round] = outcome.balance
         parcel = self._pack(request, received, kept, variates, control, importance, outcome.rates)
@@ -402,7 +401,7 @@ class Site:
                 self.federation,
                 institution=self.name,
                 augment=self.draw_examples if self.rewordings else None,
-                progress=Progress("the fine-tune"),
+                hooks=[LoggedProgress("the fine-tune")],
             )
         keep = partial(self._keep_model, request) if request.released and self.state and self.receipts else None
         try:

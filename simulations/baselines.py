@@ -1,9 +1,10 @@
 """What the federation is compared with: all data pooled, and each institution alone, by the same trainer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from client.site import Site
 from client.train import trainer
+from client.train.hooks import Hook
 from client.train.scoring import score
 from shared.adapter import set_state
 from shared.codec import Arrays
@@ -20,10 +21,10 @@ def centralised(
     initial: Arrays,
     sites: Mapping[str, Site],
     federation: Federation,
-    progress: trainer.Progress | None = None,
+    hooks: Sequence[Hook] = (),
 ) -> Scores:
     """Train on all institutions' records pooled, for as many epochs as the federation's rounds add up to."""
-    train_on(model, initial, list(sites.values()), federation, progress)
+    train_on(model, initial, list(sites.values()), federation, hooks)
     return {name: test_scores(model, site) for name, site in sites.items()}
 
 
@@ -38,7 +39,7 @@ def local_only(
     scores = {}
     for name, site in sites.items():
         announce(f"local-only: {name}")
-        train_on(model, initial, [site], federation, None)
+        train_on(model, initial, [site], federation)
         scores[name] = test_scores(model, site)
     return scores
 
@@ -57,7 +58,7 @@ def train_on(
     initial: Arrays,
     sites: list[Site],
     federation: Federation,
-    progress: trainer.Progress | None = None,
+    hooks: Sequence[Hook] = (),
 ) -> None:
     """Train from `initial` on the sites' records together, for as many epochs as the federation's rounds add up to."""
     epochs = federation.training.epochs_per_round * federation.rounds.count
@@ -72,5 +73,5 @@ def train_on(
         federation.training.model_copy(update={"epochs_per_round": epochs}),
         seed=trainer.derive_seed(federation.seed, "+".join(site.name for site in sites), 1),
         augment=(lambda chance: [e for site in sites for e in site.draw_examples(chance)]) if augmented else None,
-        progress=progress,
+        hooks=hooks,
     )

@@ -194,7 +194,7 @@ def _running(children: Sequence[Child], announce: Announce) -> Iterator[Callable
 def _centralised(experiment: Experiment, announce: Announce) -> dict[str, dict[str, float]]:
     model = build_model(experiment.federation)
     sites = open_sites(experiment, model)
-    return centralised(model, get_state(model), sites, experiment.federation, quarters(announce))
+    return centralised(model, get_state(model), sites, experiment.federation, [quarters(announce)])
 
 
 def threads_for(institutions: int) -> int:

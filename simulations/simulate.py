@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from client.train.hooks import Progress
 from server.store import Store
 from shared.adapter import get_state
 from shared.model.multitask import build_model
@@ -38,21 +39,21 @@ def run_experiment(
         central = alone = None
         if "centralised" in experiment.baselines:
             announce("Baseline: all records pooled")
-            central = centralised(model, initial, sites, federation, quarters(announce))
+            central = centralised(model, initial, sites, federation, [quarters(announce)])
         if "local_only" in experiment.baselines:
             announce("Baseline: each institution alone")
             alone = local_only(model, initial, sites, federation, announce)
         return rows_of(store, run_id, centralised=central, local_only=alone)
 
 
-def quarters(announce: Callable[[str], None]) -> Callable[[int, int], None]:
+def quarters(announce: Callable[[str], None]) -> Progress:
     """Training progress in four announcements."""
     said = 0
 
-    def progress(done: int, steps: int) -> None:
+    def tell(done: int, steps: int) -> None:
         nonlocal said
         if done * 4 // steps > said:
             said = done * 4 // steps
             announce(f"centralised: step {done} of {steps}")
 
-    return progress
+    return Progress(tell)

@@ -26,6 +26,7 @@ from opacus.optimizers.optimizer import _check_processed_flag, _mark_as_processe
 from client.privacy.randomness import Chance, Secret, Stream
 from client.train.batching import cut_by_length, pack, padded_length
 from client.train.gradients import Measured
+from client.train.hooks import Hook
 from client.train.precision import autocast
 from shared.federation import Privacy, Training
 from shared.model.multitask import Batch, MultiTaskModel
@@ -191,16 +192,24 @@ def private_steps(
     training: Training,
     private: Private,
     optimizer: torch.optim.Optimizer,
-    pull_back: Callable[[], None] = lambda: None,
-) -> Iterator[Callable[[Sequence[Example]], Measured]]:
+    hooks: Sequence[Hook] = (),
+) -> Iterator[Callable[[Sequence[Example], Mapping[str, float]], Measured]]:
     """Yields what takes one step on what a Poisson draw gave, and returns its losses, which are not private.
 
-    `pull_back` may add to the gradients, after the noise, what rests on no record but through the parameters.
+    Hooks come after the noise, and may add to the gradient what rests on no record but through the parameters. Factors
+    of the tasks are not heeded: under [privacy] they are fixed.
     """
+
+    def prepare(_: DPOptimizer) -> None:
+        for hook in hooks:
+            hook.on_gradient()
+        for hook in hooks:
+            hook.before_step()
+
     noisy = private_optimizer(optimizer, private)
-    noisy.attach_step_hook(lambda _: pull_back())
+    noisy.attach_step_hook(prepare)
     with per_example_gradients(model):
-        yield lambda batch: private_step(model, batch, training, private, noisy)
+        yield lambda batch, _: private_step(model, batch, training, private, noisy)
 
 
 def private_step(

@@ -14,6 +14,7 @@ from safetensors.numpy import save
 
 from client.institution import load_institution
 from client.train import trainer
+from client.train.hooks import Hook
 from shared.adapter import get_state, select
 from shared.bundle import write_bundle
 from shared.config import parse
@@ -47,7 +48,7 @@ def fine_tune(
     *,
     institution: str,
     augment: trainer.Augment | None,
-    progress: trainer.Progress | None = None,
+    hooks: Sequence[Hook] = (),
 ) -> None:
     """Train the loaded state on, by a schedule of its own, on all that institutions train in any round.
 
@@ -57,7 +58,7 @@ def fine_tune(
         federation: Says for how many epochs.
         institution: Decides the order of records, with the federation's seed.
         augment: As `trainer.train`.
-        progress: As well.
+        hooks: As well.
     """
     set_trained(model.encoder, {factor for trained in federation.method.trains for factor in trained})
     trainer.train(
@@ -66,7 +67,7 @@ def fine_tune(
         federation.training.model_copy(update={"epochs_per_round": federation.fine_tunes}),
         seed=trainer.derive_seed(federation.seed, institution, FINE_TUNE),
         augment=augment,
-        progress=progress,
+        hooks=hooks,
     )
 
 

@@ -14,12 +14,53 @@ from collections.abc import Collection, Mapping
 import numpy as np
 import torch
 
+from client.train.hooks import Hook
 from shared.adapter import task_of, tensors
 from shared.codec import Arrays
 from shared.model.multitask import MultiTaskModel
 
 Pulls = list[tuple[torch.nn.Parameter, torch.Tensor]]
 """Parameters, each with what its gradient needs."""
+
+
+class Proximal(Hook):
+    """Pulls every step back to where the round began (FedProx).
+
+    Args:
+        mu: How strongly.
+    """
+
+    def __init__(self, mu: float) -> None:
+        self._mu = mu
+        self._held: Pulls = []
+
+    def begin(self, model: MultiTaskModel, tasks: Collection[str]) -> None:
+        """Remember where."""
+        self._held = anchors(model, tasks)
+
+    def on_gradient(self) -> None:
+        """Pull."""
+        pull(self._held, self._mu)
+
+
+class Correction(Hook):
+    """Corrects every step (SCAFFOLD).
+
+    Args:
+        arrays: c - c_i, by array.
+    """
+
+    def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
+        self._arrays = arrays
+        self._held: Pulls = []
+
+    def begin(self, model: MultiTaskModel, tasks: Collection[str]) -> None:
+        """Find the parameters."""
+        self._held = corrections(model, tasks, self._arrays)
+
+    def before_step(self) -> None:
+        """Correct."""
+        correct(self._held)
 
 
 def anchors(model: MultiTaskModel, tasks: Collection[str]) -> Pulls:

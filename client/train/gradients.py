@@ -29,7 +29,9 @@ class Measured:
     """As `shared.model.balancing.Norms`; empty where the balancer does not need them."""
 
     def means(self) -> dict[str, float]:
-        """The mean loss per row."""
+        """The mean loss per row; of a batch without rows there is none."""
+        if not self.losses:
+            return {}
         means = torch.stack([values.mean() for values in self.losses.values()]).tolist()
         return dict(zip(self.losses, means, strict=True))
 

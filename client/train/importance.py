@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from peft import PeftModel
 
+from client.train.hooks import Hook
 from shared.adapter import importance_name
 from shared.codec import Arrays
 from shared.model.lora import factors, lora_layers
@@ -44,8 +45,8 @@ class Smoothed:
         return self.mean * self.uncertainty
 
 
-class Importance:
-    """Watches one round of training: call it after every backward pass, while gradients are there."""
+class Importance(Hook):
+    """Watches the gradients of one round of training."""
 
     def __init__(self, encoder: PeftModel) -> None:
         self._pairs = {name: factors(layer) for name, layer in lora_layers(encoder).items()}
@@ -56,7 +57,7 @@ class Importance:
             self._smoothed[name] = (*(Smoothed(torch.zeros_like(w), torch.zeros_like(w)) for w in watched),)  # type: ignore[assignment]
 
     @torch.no_grad()
-    def __call__(self) -> None:
+    def on_gradient(self) -> None:
         """Take in the gradients; a factor without one has no influence."""
         for name, (scale, column, row) in self._smoothed.items():
             a, b = (_by_gradient(self._pairs[name][factor]) for factor in ("A", "B"))

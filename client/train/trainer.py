@@ -4,9 +4,8 @@ import hashlib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,9 @@ import torch
 from client.privacy.dpsgd import Private, poisson_batches, private_steps, steps_per_round
 from client.privacy.randomness import Chance
 from client.train.batching import evaluation_batches, sample_by_temperature, training_batches
-from client.train.drift import anchors, correct, corrections, pull
-from client.train.gradients import accumulate
+from client.train.drift import Proximal
+from client.train.gradients import Measured, accumulate
+from client.train.hooks import Hook
 from client.train.optimizers import build_optimizer, head_scale, learning_rate, set_learning_rate, warm_up
 from client.train.precision import autocast
 from shared.federation import Training
@@ -24,10 +24,22 @@ from shared.model.balancing import BALANCERS, State
 from shared.model.multitask import MultiTaskModel
 from shared.tasks import Example, Task
 
-Progress = Callable[[int, int], None]
-"""Called after every step with (steps done, steps in all)."""
 Augment = Callable[[Chance], Sequence[Example]]
 """Encoded training records whose texts are reworded, each by its own chance; see `client.data.augmentation`."""
+Step = Callable[[Sequence[Example], Mapping[str, float]], Measured]
+"""Takes one step on a batch, in which each task's rows count by its factor; 1 where none is given."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where in a run a round of training stands."""
+
+    round: int = 1
+    """From 1."""
+    rounds: int = 1
+    """Of the whole run; the learning rate follows one schedule over all of them."""
+    balance: State | None = None
+    """`Outcome.balance` of the round before; None begins afresh."""
 
 
 @dataclass(frozen=True)
@@ -50,35 +62,26 @@ def train(
     training: Training,
     *,
     seed: int,
-    round: int = 1,
-    rounds: int = 1,
-    balance: State | None = None,
+    stage: Stage = Stage(),
     augment: Augment | None = None,
     private: Private | None = None,
-    watch: Callable[[], None] | None = None,
-    correction: Mapping[str, np.ndarray] | None = None,
-    progress: Progress | None = None,
+    hooks: Sequence[Hook] = (),
 ) -> Outcome:
     """Train adapter and heads in place for one round.
 
-    The optimizer starts afresh every round, and its first steps are small ones (`optimizers.warm_up`); the learning
-    rate follows one schedule over the whole run. With `private` the round is one epoch of Poisson batches and noisy
-    steps (`client.privacy.dpsgd`) in which each record's random choices are its own and secret, and else as many epochs
-    as `training` says, reproducible from `seed`.
+    The optimizer starts afresh every round, and its first steps are small ones (`optimizers.warm_up`). With `private`
+    the round is one epoch of Poisson batches and noisy steps (`client.privacy.dpsgd`) in which each record's random
+    choices are its own and secret, and else as many epochs as `training` says, reproducible from `seed`.
 
     Args:
         model: Holds the global state; changed in place.
         examples: The site's encoded training records, tasks mixed.
         training: The federation's hyperparameters.
         seed: Decides order, masks, rewording and dropout, unless `private`; see `derive_seed`.
-        round: This round, from 1.
-        rounds: Rounds in the whole run.
-        balance: `Outcome.balance` of the round before; None begins afresh.
+        stage: Which round it is.
         augment: Draws the examples of each epoch in place of `examples`; of the same tasks. Once a round if `private`.
         private: The owners of the records and the noise that protects them.
-        watch: Called after every backward pass over a batch, while the gradients are there; not with `private`.
-        correction: What is added to every step's gradient, by array; c - c_i of SCAFFOLD (`client.train.drift`).
-        progress: Told of every step.
+        hooks: What else each step does, in this order; the pull of `training.proximal_mu` comes after them.
 
     Returns:
         Steps, mean loss per task in the last epoch, seconds, the balancer's state, and how far the rates carried.
@@ -90,45 +93,76 @@ def train(
     rng = np.random.default_rng(seed)
     epochs = _epochs(model, augment or (lambda chance: examples), training, rng, private)
     steps, done, travelled = sum(len(epoch) for epoch in epochs), 0, 0.0
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     adapter = [parameter for parameter in model.encoder.parameters() if parameter.requires_grad]
     optimizer = build_optimizer(adapter, training, model.heads.parameters())
     balancer, tasks = BALANCERS[training.combine], sorted({example.task for example in examples})
-    state = balancer.init(tasks) if balance is None else balance
-    pull_back = partial(pull, anchors(model, tasks) if training.proximal_mu else [], training.proximal_mu)
-    off = corrections(model, tasks, correction or {})
+    state = balancer.init(tasks) if stage.balance is None else stage.balance
+    if training.proximal_mu:
+        hooks = [*hooks, Proximal(training.proximal_mu)]
+    for hook in hooks:
+        hook.begin(model, tasks)
+    ways = (
+        private_steps(model, training, private, optimizer, hooks)
+        if private
+        else nullcontext(plain_step(model, training, optimizer, hooks, rng))
+    )
     losses: dict[str, float] = {}
-    with torch.random.fork_rng(devices=_cuda(model)), ExitStack() as stack:
+    with torch.random.fork_rng(devices=_cuda(model)):
         torch.manual_seed(seed)
         model.train()
-        step = stack.enter_context(private_steps(model, training, private, optimizer, pull_back)) if private else None
-        for epoch in epochs:
-            rows: dict[str, list[torch.Tensor]] = defaultdict(list)
-            for batch in epoch:
-                rate = learning_rate(training, (round - 1 + done / steps) / rounds) * warm_up(training, done, steps)
-                set_learning_rate(optimizer, rate)
-                if step:
-                    measured = step(batch)
-                else:
-                    optimizer.zero_grad(set_to_none=True)
-                    measured = accumulate(model, batch, training, balancer.weights(state), rng)
-                    if watch:
-                        watch()
-                    pull_back()
-                    torch.nn.utils.clip_grad_norm_(parameters, training.clip_norm)
-                    correct(off)
-                    optimizer.step()
+        with ways as step:
+            for epoch in epochs:
+                rows: dict[str, list[torch.Tensor]] = defaultdict(list)
+                for batch in epoch:
+                    passed = (stage.round - 1 + done / steps) / stage.rounds
+                    rate = learning_rate(training, passed) * warm_up(training, done, steps)
+                    set_learning_rate(optimizer, rate)
+                    measured = step(batch, balancer.weights(state))
                     state = balancer.after_step(state, measured.means(), measured.norms)
-                for task, values in measured.losses.items():
-                    rows[task].append(values)
-                done, travelled = done + 1, travelled + rate
-                if progress:
-                    progress(done, steps)
-            losses = {task: float(torch.cat(values).mean()) for task, values in rows.items()}
-            state = balancer.after_epoch(state, losses)
+                    for task, values in measured.losses.items():
+                        rows[task].append(values)
+                    done, travelled = done + 1, travelled + rate
+                    for hook in hooks:
+                        hook.after_step(done, steps)
+                losses = {task: float(torch.cat(values).mean()) for task, values in rows.items()}
+                state = balancer.after_epoch(state, losses)
         model.eval()
     rates = travelled, travelled * head_scale(training)
     return Outcome(steps, losses, time.perf_counter() - started, state, rates)
+
+
+def plain_step(
+    model: MultiTaskModel,
+    training: Training,
+    optimizer: torch.optim.Optimizer,
+    hooks: Sequence[Hook],
+    rng: np.random.Generator,
+) -> Step:
+    """A step along the gradient of the batch's combined loss, clipped to `training.clip_norm`.
+
+    The other kind of step is `client.privacy.dpsgd.private_steps`.
+
+    Args:
+        model: In training mode; changed in place by every step.
+        training: How losses combine, and the longest gradient.
+        optimizer: Of the model's trained parameters, its learning rate set.
+        hooks: What each step does beside.
+        rng: As `gradients.accumulate`.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def step(batch: Sequence[Example], factors: Mapping[str, float]) -> Measured:
+        optimizer.zero_grad(set_to_none=True)
+        measured = accumulate(model, batch, training, factors, rng)
+        for hook in hooks:
+            hook.on_gradient()
+        torch.nn.utils.clip_grad_norm_(parameters, training.clip_norm)
+        for hook in hooks:
+            hook.before_step()
+        optimizer.step()
+        return measured
+
+    return step
 
 
 def derive_seed(seed: int, institution: str, round: int) -> int:

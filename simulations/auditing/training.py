@@ -159,8 +159,7 @@ def _audit_gradients(site: Site, included: Bools, plan: Plan, announce: Callable
                 [*site.examples("train"), *canaries],
                 federation.training,
                 seed=trainer.derive_seed(federation.seed, site.name, number),
-                round=number,
-                rounds=rounds,
+                stage=trainer.Stage(number, rounds),
                 private=private,
             )
         scores -= np.sum(seen, axis=0) * private.expected_owners / _contribution(federation)

@@ -1,7 +1,6 @@
 """FedProx and SCAFFOLD inside the one trainer, against slow loops."""
 
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ import torch
 from client.privacy.dpsgd import Private, private_steps
 from client.site import Site
 from client.train import trainer
-from client.train.drift import anchors, correct, corrections, pull, renew
+from client.train.drift import Correction, Proximal, anchors, correct, corrections, pull, renew
 from client.train.gradients import accumulate
 from shared.adapter import get_state, set_state, task_of, tensors
 from shared.federation import Privacy
@@ -106,13 +105,14 @@ def test_under_privacy_the_pull_joins_after_the_noise(make_site: MakeSite) -> No
         noise_multiplier=1e-3,
         owners={(example.task, example.record): str(example.record) for example in examples},
     )
-    held = anchors(model, ["clauses"])
+    held, proximal = anchors(model, ["clauses"]), Proximal(mu)
+    proximal.begin(model, ["clauses"])
     displace(site, 1)
     before = {name: p.detach().clone() for name, p in tensors(model).items()}
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=rate)
     model.train()
-    with private_steps(model, site.federation.training, private, optimizer, partial(pull, held, mu)) as step:
-        step(examples[:4])
+    with private_steps(model, site.federation.training, private, optimizer, [proximal]) as step:
+        step(examples[:4], {})
     anchored = dict(held)
     for name, parameter in tensors(model).items():
         expected = before[name]
@@ -133,7 +133,11 @@ def test_a_correction_shifts_every_step_and_leaves_by_the_renewal(make_site: Mak
         {name: (0.02 * rng.normal(size=a.shape)).astype(np.float32) for name, a in gradient.items()} for _ in range(2)
     )
     outcome = trainer.train(
-        model, examples, site.federation.training, seed=1, correction={name: c[name] - own[name] for name in c}
+        model,
+        examples,
+        site.federation.training,
+        seed=1,
+        hooks=[Correction({name: c[name] - own[name] for name in c})],
     )
     assert outcome.rates[0] == 0.5
     assert outcome.rates[1] == pytest.approx(0.1)
@@ -151,7 +155,7 @@ def test_a_correction_of_nothing_is_plain_sgd_bitwise(make_site: MakeSite) -> No
     plain = get_state(site.model)
     set_state(site.model, start)
     nothing = {name: np.zeros_like(array) for name, array in start.items()}
-    trainer.train(site.model, site.examples("train"), site.federation.training, seed=1, correction=nothing)
+    trainer.train(site.model, site.examples("train"), site.federation.training, seed=1, hooks=[Correction(nothing)])
     assert all(array.tobytes() == plain[name].tobytes() for name, array in get_state(site.model).items())
 
 

@@ -8,6 +8,7 @@ import torch
 
 from client.site import Site
 from client.train import trainer
+from client.train.hooks import Hook
 from client.train.importance import Importance
 from shared.adapter import get_state, set_state
 from shared.model.lora import factors, lora_layers
@@ -51,7 +52,7 @@ def test_scores_equal_a_slow_loop_over_the_papers_equations(make_site: MakeSite)
     importance, steps = Importance(site.model.encoder), dict[str, list[tuple[np.ndarray, ...]]]()
     for step in range(4):
         gradients(site, step)
-        importance()
+        importance.on_gradient()
         for name, layer in lora_layers(site.model.encoder).items():
             pair = factors(layer)
             a, b = pair["A"], pair["B"]
@@ -84,14 +85,14 @@ def test_how_a_components_length_is_shared_does_not_matter(make_site: MakeSite) 
     plain, stretched = Importance(site.model.encoder), Importance(site.model.encoder)
     for step in range(2):
         gradients(site, step)
-        plain()
+        plain.on_gradient()
         for layer in lora_layers(site.model.encoder).values():
             pair = factors(layer)
             for parameter, by in ((pair["A"], 8.0), (pair["B"], 0.125)):
                 assert parameter.grad is not None
                 parameter.data *= by
                 parameter.grad /= by
-        stretched()
+        stretched.on_gradient()
     for name, shares in plain.shares().items():
         np.testing.assert_allclose(stretched.shares()[name], shares, rtol=1e-5)
 
@@ -104,11 +105,12 @@ def test_watching_changes_nothing_and_sees_every_step(make_site: MakeSite) -> No
     set_state(site.model, start)
     calls: list[bool] = []
 
-    def watch() -> None:
-        pair = factors(next(iter(lora_layers(site.model.encoder).values())))
-        calls.append(pair["B"].grad is not None)
+    class Watch(Hook):
+        def on_gradient(self) -> None:
+            pair = factors(next(iter(lora_layers(site.model.encoder).values())))
+            calls.append(pair["B"].grad is not None)
 
-    outcome = trainer.train(site.model, site.examples("train"), training, seed=1, watch=watch)
+    outcome = trainer.train(site.model, site.examples("train"), training, seed=1, hooks=[Watch()])
     assert calls == [True] * outcome.steps
     assert all(np.array_equal(plain[name], array) for name, array in get_state(site.model).items())
 

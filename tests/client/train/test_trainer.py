@@ -9,6 +9,7 @@ import torch
 
 from client.site import Site
 from client.train import trainer
+from client.train.hooks import Progress
 from client.train.optimizers import WARM_STEPS, learning_rate
 from shared.adapter import get_state, set_state
 from shared.errors import DataError
@@ -122,9 +123,8 @@ def test_a_balance_goes_on_from_round_to_round(make_site: MakeSite) -> None:
     balance = None
     for round in (1, 2, 3):
         training = site.federation.training
-        outcome = trainer.train(
-            site.model, site.examples("train"), training, seed=1, round=round, rounds=3, balance=balance
-        )
+        stage = trainer.Stage(round, 3, balance)
+        outcome = trainer.train(site.model, site.examples("train"), training, seed=1, stage=stage)
         balance = outcome.balance
         assert balance["last"] == outcome.losses
         factors.append(BALANCERS["dwa"].weights(balance))
@@ -186,9 +186,8 @@ def test_a_round_begins_with_small_steps(make_site: MakeSite) -> None:
             site.examples("train"),
             site.federation.training,
             seed=round,
-            round=round,
-            rounds=2,
-            progress=lambda *_, states=states: states.append(get_state(site.model)),
+            stage=trainer.Stage(round, 2),
+            hooks=[Progress(lambda *_, states=states: states.append(get_state(site.model)))],
         )
         moved = [max(float(np.abs(b[n] - a[n]).max()) for n in a) for a, b in pairwise(states)]
         # AdamW's first step moves by the whole rate, 1e-2, wherever there is a gradient.
@@ -200,7 +199,6 @@ def test_a_round_begins_with_small_steps(make_site: MakeSite) -> None:
 def test_progress_is_told_of_every_step(make_site: MakeSite) -> None:
     site = make_site("clauses")
     told: list[tuple[int, int]] = []
-    outcome = trainer.train(
-        site.model, site.examples("train"), site.federation.training, seed=1, progress=lambda *now: told.append(now)
-    )
+    progress = Progress(lambda *now: told.append(now))
+    outcome = trainer.train(site.model, site.examples("train"), site.federation.training, seed=1, hooks=[progress])
     assert told == [(step + 1, outcome.steps) for step in range(outcome.steps)]
