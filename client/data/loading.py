@@ -90,14 +90,14 @@ def check_rows(path: Path, task: Task, source: Data | None = None) -> Iterator[t
     Args:
         path: The file.
         task: Whose records they are.
-        source: How the file's labels become the federation's; they are the federation's if None.
+        source: How the file's labels become the federation's; None if they are spelt like those.
     """
     for number, row in scan_rows(path, task.lists):
         if isinstance(row, BadRow):
             yield number, row
             continue
         try:
-            record = task.relabel(row, source.rename, source.scheme) if source else row
+            record = task.relabel(row, source.rename if source else {}, source.scheme if source else "BIO")
             task.check(record)
             _check_annotated(record, task, source)
             if source and source.group_by:

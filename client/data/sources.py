@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import math
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def scan_rows(path: Path, lists: Collection[str] = ()) -> Rows:
     """Yield the records of a file as `read_rows` does, but go on after a bad row, which is yielded as well.
 
-    A field that is null, or an empty cell of CSV, is absent.
+    A field that is null, NaN or empty text is absent, in every format.
 
     Args:
         path: The file.
@@ -72,7 +73,7 @@ def scan_rows(path: Path, lists: Collection[str] = ()) -> Rows:
     try:
         for number, row in FORMATS[suffix](path):
             if isinstance(row, dict):
-                row = {key: value for key, value in row.items() if value is not None}
+                row = {key: value for key, value in row.items() if not _is_absent(value)}
                 row = _with_lists(row, lists) if suffix == ".csv" else row
             yield number, row
     except FileNotFoundError as error:
@@ -81,6 +82,11 @@ def scan_rows(path: Path, lists: Collection[str] = ()) -> Rows:
         raise DataError(f"Expected UTF-8 text in {path}, but byte {error.start} is not; convert the file.") from error
     except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
         raise DataError(f"Could not read {path} as {suffix}: {error}.") from error
+
+
+def _is_absent(value: Any) -> bool:
+    """Whether a field is as good as not there; CSV cannot tell it from empty text, and pandas writes NaN for it."""
+    return value is None or (isinstance(value, str) and not value) or (isinstance(value, float) and math.isnan(value))
 
 
 def _open_text(path: Path) -> TextIO:
@@ -161,7 +167,7 @@ def _read_csv(path: Path) -> Rows:
 def _parse_csv(record: dict[str, Any], columns: int) -> dict[str, Any] | BadRow:
     if None in record or None in record.values():
         return BadRow(f"expected {columns} columns as in the header, but the row has another number")
-    return _not_utf8("".join(record.values())) or {key: value for key, value in record.items() if value}
+    return _not_utf8("".join(record.values())) or record
 
 
 def _read_parquet(path: Path) -> Rows:

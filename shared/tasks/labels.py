@@ -1,9 +1,13 @@
 """What the task types that choose among labels share: the labels in a federation file, a record's label, its scores."""
 
 import json
+import math
 import re
+import unicodedata
 import warnings
 from collections.abc import Mapping, Sequence
+from datetime import date
+from decimal import Decimal
 from difflib import get_close_matches
 from typing import Annotated, Any
 
@@ -13,6 +17,7 @@ from pydantic import AfterValidator, Field
 from shared.tasks.base import Example, Record, shown, unique
 
 Labels = Annotated[tuple[str, ...], Field(min_length=2), AfterValidator(unique)]
+_WHOLE = re.compile(r"([+-]?\d+)\.0+")
 ClassWeights = tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]
 """One positive number per label, in the order of the labels."""
 
@@ -50,25 +55,52 @@ def hint(label: Any, known: Sequence[str]) -> str:
     )
 
 
-def renamed(record: Record, rename: Mapping[str, str]) -> Record:
-    """The record with its `label`, or each of its `labels`, as text, and renamed."""
+def renamed(record: Record, rename: Mapping[str, str], known: Sequence[str]) -> Record:
+    """The record with its `label`, or each of its `labels`, as `named` among those `known` to the federation."""
     changes: dict[str, Any] = {}
     if "label" in record:
-        label = spelt(record["label"])
-        changes["label"] = rename.get(label, label) if isinstance(label, str) else label
+        changes["label"] = named(record["label"], rename, known)
     if isinstance(labels := record.get("labels"), list):
-        texts = [spelt(item) for item in labels]
-        changes["labels"] = [rename.get(item, item) if isinstance(item, str) else item for item in texts]
+        changes["labels"] = [named(item, rename, known) for item in labels]
     return {**record, **changes} if changes else record
 
 
+def named(label: Any, rename: Mapping[str, str], known: Sequence[str]) -> Any:
+    """The federation's name for a label of a file, whatever the file's format; as it came where there is none.
+
+    First as it is spelt (`spelt`), then as the number or the truth value that it is, which programs write in several
+    ways: 1.0 for 1, True or TRUE for true.
+    """
+    text = spelt(label)
+    if not isinstance(text, str):
+        return label
+    whole, lower = _WHOLE.fullmatch(text), text.lower()
+    truths = (lower, lower.capitalize(), lower.upper()) if lower in ("true", "false") else ()
+    for spelling in (*([label] if isinstance(label, str) else []), text, *([whole[1]] if whole else []), *truths):
+        if spelling in rename:
+            return rename[spelling]
+        if spelling in known:
+            return spelling
+    return text
+
+
 def spelt(label: Any) -> Any:
-    """A label as text whatever type a file gives it: 1 and 1.0 as "1", true as "true"; anything else as it is."""
+    """A label as text, whatever type a file gives it, so that CSV, JSON and Parquet agree; anything else as it is.
+
+    1, 1.0 and Decimal("1.00") are "1", true is "true", a date is as ISO 8601 writes it. Text is in composed characters
+    (Unicode NFC), without white space round it and characters that nobody sees (Cc and Cf, such as a zero-width space);
+    white space within it is one space.
+    """
     if isinstance(label, bool):
         return str(label).lower()
-    if isinstance(label, float) and label.is_integer():
-        return str(int(label))
-    return str(label) if isinstance(label, int) else label
+    if isinstance(label, float | Decimal):
+        return str(int(label)) if math.isfinite(label) and label == int(label) else str(label)
+    if isinstance(label, int | date):
+        return str(label)
+    if not isinstance(label, str):
+        return label
+    plain = unicodedata.normalize("NFC", " ".join(label.split()))
+    return " ".join("".join(c for c in plain if unicodedata.category(c) not in ("Cc", "Cf")).split())
 
 
 def likeliest(example: Example, row: np.ndarray, labels: Sequence[str]) -> str:

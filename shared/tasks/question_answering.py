@@ -24,6 +24,8 @@ from shared.tasks.tally import DEVIATIONS, WRONG, Sums, ratio
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+FORM = '[{"text": "ten mg", "start": 5}]'
+"""How answers stand in a record."""
 SPECIAL = 3
 """[CLS] and the two [SEP] of an input."""
 
@@ -120,11 +122,14 @@ class QuestionAnswering(Task):
         """Raise ValueError unless each answer stands where it says."""
         context, answers = record["context"], record.get("answers")
         if not isinstance(answers, list) or not all(isinstance(answer, Mapping) for answer in answers):
-            raise ValueError(f"expected a list of answers in 'answers', but {shown(answers)} came")
+            squad = isinstance(answers, Mapping) and "answer_start" in answers
+            hint = "; that is SQuAD's own form: make one object of each answer, " + FORM if squad else ""
+            raise ValueError(f"expected a list of answers in 'answers', but {shown(answers)} came{hint}")
         for answer in answers:
             text, start = require_text(answer, "text"), answer.get("start")
             if not isinstance(start, int) or isinstance(start, bool) or start < 0:
-                raise ValueError(f"expected a character position in 'start', but {shown(start)} came")
+                hint = f"; rename 'answer_start' to 'start', as in {FORM}" if "answer_start" in answer else ""
+                raise ValueError(f"expected a character position in 'start', but {shown(start)} came{hint}")
             there = context[start : start + len(text)]
             if there != text:
                 raise ValueError(

@@ -166,7 +166,7 @@ class RelationExtraction(Task):
 
     def relabel(self, record: Record, rename: Mapping[str, str], scheme: Scheme) -> Record:
         """The record with its label renamed."""
-        return renamed(record, rename)
+        return renamed(record, rename, self.labels)
 
     def head(self, embeddings: torch.Tensor, dropout: float) -> Head:
         """The states of both first markers, dropout, linear."""

@@ -141,7 +141,7 @@ class TextClassification(Task):
 
     def relabel(self, record: Record, rename: Mapping[str, str], scheme: Scheme) -> Record:
         """The record with its label renamed."""
-        return renamed(record, rename)
+        return renamed(record, rename, self.labels)
 
     def head(self, embeddings: torch.Tensor, dropout: float) -> Head:
         """Mean over the text or [CLS], dropout, linear."""

@@ -7,6 +7,7 @@ the longer one is cut until both fit. Head: the mean over both texts or the stat
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, final
 
 import numpy as np
@@ -131,7 +132,7 @@ class TextPairClassification(Task):
 
     def relabel(self, record: Record, rename: Mapping[str, str], scheme: Scheme) -> Record:
         """The record with its label renamed."""
-        return renamed(record, rename)
+        return renamed(record, rename, self.labels)
 
     def head(self, embeddings: torch.Tensor, dropout: float) -> Head:
         """Mean over both texts or [CLS], dropout, linear."""
@@ -232,10 +233,10 @@ class SentenceSimilarity(Task):
         return (self._score_of(record) - self.low) / (self.high - self.low)
 
     def _score_of(self, record: Record) -> float:
-        """The record's score, which a CSV file gives as text."""
+        """The record's score, which CSV gives as text, and Parquet maybe as a decimal."""
         value = record.get("score")
         try:
-            number = float(value) if isinstance(value, str) else value
+            number = float(value) if isinstance(value, str | Decimal) else value
         except ValueError:
             number = None
         if not isinstance(number, int | float) or isinstance(number, bool) or not self.low <= number <= self.high:

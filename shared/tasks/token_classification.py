@@ -27,7 +27,7 @@ from shared.tasks.base import (
     shown,
     unique,
 )
-from shared.tasks.labels import hint
+from shared.tasks.labels import hint, named, spelt
 from shared.tasks.partial import IGNORE, cross_entropy, fold_unknown, known_outputs
 from shared.tasks.tally import FoundTally
 
@@ -162,8 +162,9 @@ class TokenClassification(Task):
         tags = record.get("tags")
         if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
             return record
-        named = [f"{tag[:2]}{rename.get(tag[2:], tag[2:])}" for tag in tags]
-        return {**record, "tags": to_bio(named, scheme)}
+        tags = [spelt(tag) for tag in tags]
+        known = [f"{tag[:2]}{named(tag[2:], rename, self.labels)}" for tag in tags]
+        return {**record, "tags": to_bio(known, scheme)}
 
     def head(self, embeddings: torch.Tensor, dropout: float) -> Head:
         """Dropout and a linear layer on every sub-token."""

@@ -11,12 +11,12 @@ import pytest
 from typer.testing import CliRunner
 
 from client.predict import Predictor, open_bundle, records_of
+from collegium.__main__ import app
 from shared.adapter import get_state
 from shared.bundle import write_bundle
 from shared.errors import ConfigError, DataError
 from shared.federation import Federation
 from shared.model.multitask import build_model
-from simulations.cli import app
 
 TASKS: dict[str, dict[str, Any]] = {
     "topics": {"type": "text-classification", "labels": ["positive", "negative"]},

@@ -90,7 +90,7 @@ def test_neither_labels_nor_other_columns_make_another_record() -> None:
 
 CASES: dict[str, tuple[list[dict[str, Any]], str, str]] = {
     # As pandas writes a float column with gaps, a column of JSON with null or without, and a column that is not there.
-    "nan": ([{"patient": float("nan")}, {"patient": 101.0}, {"patient": float("nan")}], "patient", "nan came"),
+    "nan": ([{"patient": float("nan")}, {"patient": 101.0}, {"patient": float("nan")}], "patient", "none came"),
     "null": ([{"patient": None}, {"patient": "P1"}, {}], "patient", "none came"),
     "misspelt": (
         [{"patient": "P1"}, {"patient": "P2"}, {"patient": "P3"}],
