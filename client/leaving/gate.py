@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from client.hashchain import Head
 from client.leaving.receipts import Release
 from client.policy import Policy
 from shared import codec
@@ -141,7 +142,7 @@ def describe(
         round=told.get("round"),
         tasks=tuple(sorted(told.get("examples") or told.get("records") or ())),
         epsilon=told.get("epsilon"),
-        ledger=(int(number), digest) if number else None,
+        ledger=Head(int(number), digest) if number else None,
         evaluations=evaluations,
     )
 

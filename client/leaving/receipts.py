@@ -8,7 +8,6 @@ line, so that a log cut short shows as well. Both are on disk before the reply l
 import base64
 import datetime
 import fcntl
-import hashlib
 import json
 import logging
 import os
@@ -22,6 +21,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from client.hashchain import Head
 from client.keys import fingerprint, read_private_key
 from shared.errors import StoreError
 from shared.process.files import private_folder, write_synced
@@ -29,8 +29,8 @@ from shared.process.files import private_folder, write_synced
 log = logging.getLogger("collegium.client")
 FILE = "receipts.jsonl"
 HEAD_FILE = "receipts.head"
-FIRST = "0" * 64
-"""What the first receipt names as the line before."""
+START = Head(0, "0" * 64)
+"""What the first receipt, number 1, names as the line before."""
 ALGORITHM = ec.ECDSA(hashes.SHA256())
 
 
@@ -49,7 +49,7 @@ class Release:
         round: The round, if the reply is to one.
         tasks: The tasks that the reply is about.
         epsilon: What the data have spent, this reply included; None without differential privacy.
-        ledger: Number and SHA-256 of the ledger's last entry; None without a ledger.
+        ledger: The ledger's last entry; None without a ledger.
         evaluations: How many states of the run have been scored for the coordinator, if the reply is about scores.
     """
 
@@ -63,7 +63,7 @@ class Release:
     round: int | None
     tasks: tuple[str, ...]
     epsilon: float | None
-    ledger: tuple[int, str] | None
+    ledger: Head | None
     evaluations: int | None = None
 
 
@@ -98,21 +98,22 @@ class Receipts:
             StoreError: It could not be written, or the log is not as it was left: then nothing may leave.
         """
         with self._locked() as file:
-            number, previous = _last(file, self._state)
+            head = _last(file, self._state)
             receipt = {
-                "sequence": number + 1,
+                "sequence": head.sequence + 1,
                 "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
-                "previous": previous,
+                "previous": head.sha256,
                 **asdict(release),
                 "key": self._fingerprint,
             }
             signature = self._key.sign(_canonical(receipt), ALGORITHM)
             line = _canonical(receipt | {"signature": base64.b64encode(signature).decode()})
+            head = head.follow(line)
             with _failing(self._state / FILE, "write"):
                 file.write(line + b"\n")
                 _sync(file)
-                _write_head(self._state, number + 1, _hash(line))
-        return _hash(line)
+                _write_head(self._state, head)
+        return head.sha256
 
     @contextmanager
     def _locked(self) -> Iterator[BinaryIO]:
@@ -143,34 +144,34 @@ def verify(state: Path, keys: Sequence[ec.EllipticCurvePublicKey]) -> list[dict[
         StoreError: Something is not; names the first receipt that it shows in.
     """
     by_name = {fingerprint(key): key for key in keys}
-    previous, receipts = FIRST, []
+    found, receipts = START, []
     with _unchanging(state):
-        lines, head = list(_lines(state)), _read_head(state) or (0, FIRST)
+        lines, head = list(_lines(state)), _read_head(state)
     for number, (line, receipt) in enumerate(lines, 1):
-        if receipt.get("sequence") != number or receipt.get("previous") != previous:
+        if (receipt.get("sequence"), receipt.get("previous")) != (number, found.sha256):
             raise _broken(state, number, "does not follow from the line before it")
         key = by_name.get(str(receipt.get("key")))
         if key is None:
             raise _broken(state, number, f"is signed with another key, {receipt.get('key')}")
         if line != _canonical(receipt) or not _signed(receipt, key):
             raise _broken(state, number, "is not what was signed")
-        previous = _hash(line)
+        found = found.follow(line)
         receipts.append(receipt)
-    if (len(receipts), previous) != head and not _one_more(receipts, *head):
+    if head not in (found, _before(receipts[-1]) if receipts else START):
         raise StoreError(
-            f"Expected {state / FILE} to end with receipt {head[0]} as {HEAD_FILE} says, but it has {len(receipts)} "
-            "and ends otherwise; receipts have been removed: find the whole log in a backup."
+            f"Expected {state / FILE} to end with receipt {head.sequence} as {HEAD_FILE} says, but it has "
+            f"{len(receipts)} and ends otherwise; receipts have been removed: find the whole log in a backup."
         )
     return receipts
 
 
-def heads(state: Path) -> list[tuple[int, str]]:
-    """The ledger's heads (number and SHA-256 of an entry) that the receipts name, in their order, each once.
+def heads(state: Path) -> list[Head]:
+    """The ledger's heads that the receipts name, in their order, each once.
 
     Raises:
         StoreError: As `read`.
     """
-    named = [(int(head[0]), str(head[1])) for receipt in read(state) if (head := receipt.get("ledger"))]
+    named = [Head(int(head[0]), str(head[1])) for receipt in read(state) if (head := receipt.get("ledger"))]
     return list(dict.fromkeys(named))
 
 
@@ -203,8 +204,8 @@ def _unchanging(state: Path) -> Iterator[None]:
         yield
 
 
-def _last(file: BinaryIO, state: Path) -> tuple[int, str]:
-    """Number and hash of the last receipt of an open log; what a crash left unfinished is cut off.
+def _last(file: BinaryIO, state: Path) -> Head:
+    """The last receipt of an open log; what a crash left unfinished is cut off.
 
     Raises StoreError unless that is the receipt that the head names, or one that a crash kept it from naming.
     """
@@ -213,23 +214,20 @@ def _last(file: BinaryIO, state: Path) -> tuple[int, str]:
         if rest:
             log.warning("cut off %d bytes of a receipt that was never finished", rest)
             file.truncate(file.seek(0, os.SEEK_END) - rest)
-        head = _read_head(state) or (0, FIRST)
-        if line is None and head == (0, FIRST):
+        head = _read_head(state)
+        if line is None and head == START:
             return head
         if line is not None:
             with _as_receipt(state):
-                receipt = json.loads(line)
-                found, before = (
-                    (int(receipt["sequence"]), _hash(line)),
-                    (int(receipt["sequence"]) - 1, receipt["previous"]),
-                )
+                before = _before(json.loads(line))
+                found = before.follow(line)
             if before == head:
-                _write_head(state, *found)
+                _write_head(state, found)
             if head in (found, before):
                 return found
     raise StoreError(
-        f"Expected {state / FILE} to end with receipt {head[0]} as {HEAD_FILE} says, but it ends otherwise; nothing "
-        "leaves this site until both files are restored, see `collegium client outbox --verify`."
+        f"Expected {state / FILE} to end with receipt {head.sequence} as {HEAD_FILE} says, but it ends otherwise; "
+        "nothing leaves this site until both files are restored, see `collegium client outbox --verify`."
     )
 
 
@@ -245,22 +243,22 @@ def _last_line(file: BinaryIO) -> tuple[bytes | None, int]:
     return (lines[-1] if lines else None), len(rest)
 
 
-def _one_more(receipts: Sequence[Mapping[str, Any]], number: int, head: str) -> bool:
-    """Whether the log is one receipt ahead of its head: a crash came between the two."""
-    return len(receipts) == number + 1 and receipts[-1]["previous"] == head
+def _before(receipt: Mapping[str, Any]) -> Head:
+    """The head that a receipt followed; the log's head still names it if a crash came between the two."""
+    return Head(int(receipt["sequence"]) - 1, receipt["previous"])
 
 
-def _read_head(state: Path) -> tuple[int, str] | None:
+def _read_head(state: Path) -> Head:
     path = state / HEAD_FILE
     if not path.exists():
-        return None
+        return START
     with _as_receipt(state):
         number, digest = path.read_text(encoding="ascii").split()
-        return int(number), digest
+        return Head(int(number), digest)
 
 
-def _write_head(state: Path, number: int, digest: str) -> None:
-    write_synced(state / HEAD_FILE, f"{number} {digest}\n".encode())
+def _write_head(state: Path, head: Head) -> None:
+    write_synced(state / HEAD_FILE, f"{head.sequence} {head.sha256}\n".encode())
 
 
 def _sync(file: BinaryIO) -> None:
@@ -270,10 +268,6 @@ def _sync(file: BinaryIO) -> None:
 
 def _canonical(receipt: Mapping[str, Any]) -> bytes:
     return json.dumps(receipt, sort_keys=True, separators=(",", ":")).encode()
-
-
-def _hash(line: bytes) -> str:
-    return hashlib.sha256(line).hexdigest()
 
 
 def _signed(receipt: Mapping[str, Any], key: ec.EllipticCurvePublicKey) -> bool:

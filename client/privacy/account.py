@@ -7,10 +7,10 @@ from functools import cache
 from pathlib import Path
 
 from client.data.identity import hash_texts, owner_of
+from client.hashchain import Head
 from client.leaving import receipts
 from client.policy import Policy
 from client.privacy.accounting import Mechanism, epsilon, noise_multiplier_for
-from client.privacy.chain import Head
 from client.privacy.dataset import Dataset, describe_dataset
 from client.privacy.dpsgd import Key, Owner, Private, steps_per_round
 from client.privacy.ledger import FILE, Ledger
@@ -121,7 +121,7 @@ def _mechanism(privacy: Privacy, training: Training, rounds: int) -> Mechanism:
 
 def open_ledger(state: Path) -> Ledger:
     """The ledger in a site's state folder, held against what the receipts remember of it."""
-    return Ledger.open(state / FILE, known=[Head(*head) for head in receipts.heads(state)])
+    return Ledger.open(state / FILE, known=receipts.heads(state))
 
 
 def parse_head(text: str) -> Head:

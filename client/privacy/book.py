@@ -2,7 +2,8 @@
 
 Kinds of entries, after the first: `data` (a data set), `reserve` (steps of a mechanism on a data set, named by the
 number of its entry), `commit` (a reservation, and the steps it took), `approve` (a data set that the operator lets
-begin a budget of its own), `scored` (a data set whose records are scored, not trained on). `dataset` is a data set as
+begin a budget of its own), `scored` (a data set whose records are scored, not trained on), `format` (what the file has
+been brought up to). `dataset` is a data set as
 it was marked before owners and records had one spelling; it is not written any more, and what it has spent counts for
 every data set.
 """
@@ -60,7 +61,7 @@ class Book:
             self.charges[body["reserve"]] = replace(charge, mechanism=taken, open=False)
         elif entry.kind == "approve":
             self.approved.add(self.number_to_approve(body["dataset"]))
-        else:
+        elif entry.kind != "format":  # `client.privacy.chain` has read it
             raise ValueError(f"its kind is {entry.kind!r}")
 
     def charge_to_settle(self, reserved: int, steps: int) -> Charge:

@@ -10,37 +10,29 @@ disk and so is the removal of the journal that could undo them.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import secrets
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from client.hashchain import Head
 from shared.errors import BudgetError
 from shared.process.files import private_folder, sync_folder
 
-FORMAT = 1
+FORMAT = 2
+"""What entries may say; the last entry that tells a number (`ledger`, the first one, or `format`) has the file's."""
+START = Head(-1, "")
+"""What the first entry follows."""
 _TABLE = "CREATE TABLE entries (sequence INTEGER PRIMARY KEY, kind TEXT, body TEXT, sha256 TEXT)"
 _SETTINGS = ("journal_mode = DELETE", "synchronous = EXTRA", "fullfsync = ON", "cell_size_check = ON")
 _WAIT_SECONDS = 30.0
 """How long a transaction waits for another process to end its own."""
-
-
-@dataclass(frozen=True)
-class Head:
-    """The last entry of a chain at some time; whoever remembers it can tell whether the chain still contains it."""
-
-    sequence: int
-    sha256: str
-
-    def __str__(self) -> str:
-        return f"{self.sequence}:{self.sha256}"
 
 
 @dataclass(frozen=True)
@@ -68,12 +60,19 @@ class Chain:
     def append(self, kind: str, body: Mapping[str, Any]) -> Entry:
         """Add an entry, to which the time is added; it counts once the transaction has ended."""
         text = json.dumps({**body, "time": datetime.now(UTC).isoformat(timespec="milliseconds")}, allow_nan=False)
-        sequence = len(self.entries)
-        previous = self.entries[-1].sha256 if self.entries else ""
-        sha256 = _digest(previous, sequence, kind, text)
+        sequence, sha256 = _after(self.entries[-1].head if self.entries else START, kind, text)
         self._connection.execute("INSERT INTO entries VALUES (?, ?, ?, ?)", (sequence, kind, text, sha256))
         self.entries.append(Entry(sequence, kind, json.loads(text), sha256))
         return self.entries[-1]
+
+
+STEPS: Mapping[int, Callable[[Chain], None]] = {2: lambda chain: None}
+"""What makes a ledger one of each format, out of one of the format before. Entries are never rewritten: a step can only
+add some, and a `format` entry is written after it.
+
+2: data sets are marked by what owners and records say, in whatever spelling (`data`, `approve`, `scored`); what stands
+under `dataset` is read as before.
+"""
 
 
 def create(path: Path) -> None:
@@ -122,6 +121,30 @@ def transaction(path: Path, *, write: bool) -> Iterator[Chain]:
         raise _unusable(path, "written" if write else "read", error) from error
 
 
+def bring_up_to_date(path: Path) -> Head:
+    """Apply the steps that an older ledger lacks, in order and in one transaction.
+
+    Returns:
+        The head, by now.
+
+    Raises:
+        BudgetError: As `transaction`; the file is then as it was.
+    """
+    with transaction(path, write=False) as found:
+        if format_of(found.entries) == FORMAT:
+            return found.entries[-1].head
+    with transaction(path, write=True) as found:
+        for number in range(format_of(found.entries) + 1, FORMAT + 1):
+            STEPS[number](found)
+            found.append("format", {"format": number})
+    return found.entries[-1].head
+
+
+def format_of(entries: Sequence[Entry]) -> Any:
+    """The number of a ledger's format; whatever else stands in its place."""
+    return next(entry.body.get("format") for entry in reversed(entries) if entry.kind in ("ledger", "format"))
+
+
 @contextmanager
 def _connected(path: Path) -> Iterator[sqlite3.Connection]:
     # A connection per transaction: one held open would go on writing to a file that has since been replaced.
@@ -146,29 +169,30 @@ def _read(connection: sqlite3.Connection, path: Path) -> list[Entry]:
     entries = list(_verified(rows, path))
     if not entries or entries[0].kind != "ledger":
         raise _tampered(path, "does not begin as a ledger does")
-    if entries[0].body.get("format") != FORMAT:
+    number = format_of(entries)
+    if number not in range(1, FORMAT + 1):
         raise BudgetError(
-            f"Expected the privacy ledger {path} in format {FORMAT}, but it is in {entries[0].body.get('format')}; "
-            "use the version of collegium that wrote it, or a later one."
+            f"Expected the privacy ledger {path} in format {FORMAT} or earlier, but it is in {number}; "
+            "install the release of Collegium that wrote it, or a later one."
         )
     return entries
 
 
 def _verified(rows: list[tuple[int, str, str, str]], path: Path) -> Iterator[Entry]:
-    previous = ""
-    for place, (sequence, kind, body, sha256) in enumerate(rows):
-        if sequence != place or sha256 != _digest(previous, sequence, kind, body):
-            raise _tampered(path, f"has been edited at entry {place}")
+    head = START
+    for sequence, kind, body, sha256 in rows:
+        head = _after(head, kind, body)
+        if head != (sequence, sha256):
+            raise _tampered(path, f"has been edited at entry {head.sequence}")
         try:
             content = dict(json.loads(body))
         except (TypeError, ValueError):
-            raise _tampered(path, f"has been edited at entry {place}") from None
+            raise _tampered(path, f"has been edited at entry {head.sequence}") from None
         yield Entry(sequence, kind, content, sha256)
-        previous = sha256
 
 
-def _digest(previous: str, sequence: int, kind: str, body: str) -> str:
-    return hashlib.sha256(f"{previous}\n{sequence}\n{kind}\n{body}".encode()).hexdigest()
+def _after(head: Head, kind: str, body: str) -> Head:
+    return head.follow(f"{head.sha256}\n{head.sequence + 1}\n{kind}\n{body}".encode())
 
 
 def _tampered(path: Path, what: str) -> BudgetError:

@@ -14,10 +14,10 @@ from typing import get_args
 
 import numpy as np
 
+from client.hashchain import Head
 from client.policy import Policy
 from client.privacy.account import Owned, own
 from client.privacy.accounting import Mechanism, epsilon, noise_multiplier_for
-from client.privacy.chain import Head
 from client.privacy.dpsgd import Key, Owner
 from client.privacy.ledger import Ledger
 from client.privacy.randomness import Stream

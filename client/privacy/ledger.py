@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from client.hashchain import Head
 from client.privacy import chain
 from client.privacy.accounting import Mechanism, epsilon, rdp_epsilon
 from client.privacy.book import Book, Use, dataset_body, read_book
-from client.privacy.chain import Chain, Entry, Head
+from client.privacy.chain import Chain, Entry
 from client.privacy.dataset import Dataset
 from shared.errors import BudgetError
 
@@ -89,7 +90,7 @@ class Ledger:
         with chain.transaction(path, write=False) as found:
             _check_heads(path, found.entries, known)
             read_book(found.entries)
-            return cls(path, found.entries[-1].head)
+        return cls(path, chain.bring_up_to_date(path))
 
     def check(self, known: Sequence[Head]) -> None:
         """Verify the whole file once more, and that it contains these heads; raises BudgetError as `open`."""

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from client.hashchain import Head
 from client.institution import Institution, load_institution
 from client.leaving import receipts
 from client.privacy.book import Use
-from client.privacy.chain import Head
 from client.privacy.dataset import Dataset
 from client.privacy.ledger import FILE, SHOWN, Ledger, Spent
 from shared.errors import BudgetError
@@ -64,7 +64,7 @@ def examine_ledger(path: Path, *, verify: bool) -> Report:
     """
     institution = load_institution(path)
     state, policy = institution.runtime.state, institution.policy
-    known = [Head(*head) for head in receipts.heads(state)] if verify else []
+    known = receipts.heads(state) if verify else []
     file = state / FILE
     checked = len(known) if verify else None
     if not file.exists() and not known:
@@ -99,14 +99,14 @@ def approve_dataset(path: Path, name: str) -> Dataset:
     file = state / FILE
     if not file.exists():
         raise BudgetError(f"Expected a privacy ledger at {file}, but there is none: nothing waits to be approved.")
-    return Ledger.open(file, known=[Head(*head) for head in receipts.heads(state)]).approve(name)
+    return Ledger.open(file, known=receipts.heads(state)).approve(name)
 
 
 def report_as_json(report: Report) -> Mapping[str, Any]:
     """As plain data; an epsilon without bound is null."""
     return {
         "ledger": str(report.path),
-        "head": asdict(report.head) if report.head else None,
+        "head": report.head._asdict() if report.head else None,
         "known_heads": report.known,
         "max_epsilon": report.max_epsilon,
         "datasets": [

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.loading import TaskData, mark_known
+from client.hashchain import Head
 from client.privacy.account import Account
-from client.privacy.chain import Head
 from client.privacy.dpsgd import Private
 from client.site import Site
 from shared.tasks import Record

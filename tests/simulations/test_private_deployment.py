@@ -10,7 +10,6 @@ import pytest
 
 from client.keys import read_public_key
 from client.leaving import receipts
-from client.privacy.chain import Head
 from client.privacy.ledger import FILE, Ledger
 from server.running import last_spending, open_store
 from server.store import replies, scores, spending
@@ -54,7 +53,7 @@ def test_a_private_run_of_real_daemons_is_charged_signed_and_seen_as_sums_alone(
 
 def _check_site(folder: Path, remembered: str | None) -> None:
     state = folder / tomllib.loads((folder / "institution.toml").read_text()).get("runtime", {}).get("state", "state")
-    ledger = Ledger.open(state / FILE, known=[Head(*head) for head in receipts.heads(state)])
+    ledger = Ledger.open(state / FILE, known=receipts.heads(state))
     assert str(ledger.head) == remembered
     (dataset,) = ledger.datasets()
     figures = ledger.spent(dataset, 1e-5)

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from client.hashchain import Head
 from client.privacy import chain
 from client.privacy.accounting import Mechanism, rdp_epsilon
 from client.privacy.book import Book, read_book
-from client.privacy.chain import Head
 from client.privacy.ledger import Ledger
 
 KILLS = 200

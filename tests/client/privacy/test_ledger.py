@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from client.hashchain import Head
 from client.privacy import chain
 from client.privacy.accounting import Mechanism, epsilon, noise_multiplier_for, rdp_epsilon
-from client.privacy.chain import Head
 from client.privacy.dataset import Dataset
 from client.privacy.ledger import Ledger, Reservation
 from shared.errors import BudgetError
@@ -214,10 +214,10 @@ def test_a_file_that_is_no_ledger_is_refused_and_kept(path: Path, content: bytes
 
 
 def test_a_later_format_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chain, "FORMAT", 2)
+    monkeypatch.setattr(chain, "FORMAT", chain.FORMAT + 1)
     Ledger.open(path)
     monkeypatch.undo()
-    with pytest.raises(BudgetError, match="in format 1, but it is in 2"):
+    with pytest.raises(BudgetError, match=f"in format {chain.FORMAT} or earlier, but it is in {chain.FORMAT + 1}"):
         Ledger.open(path)
 
 

@@ -100,7 +100,7 @@ def test_verify_holds_it_against_the_receipts(
     copy = path.with_name("copy")
     shutil.copy(path, copy)
     reserve(ledger)
-    heads = [(first.sequence, first.sha256), (ledger.head.sequence, ledger.head.sha256)]
+    heads = [first, ledger.head]
     monkeypatch.setattr(receipts, "heads", lambda state: heads if state == path.parent else [])
     result = CliRunner().invoke(app, ["ledger", str(institution), "--verify"])
     assert result.exit_code == 0

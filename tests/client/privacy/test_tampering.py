@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from client.hashchain import Head
 from client.privacy import chain
 from client.privacy.chain import Entry
 from client.privacy.dataset import Dataset
@@ -141,7 +142,7 @@ def test_entries_that_do_not_follow_are_refused_though_their_chain_is_right(
 
 @pytest.mark.parametrize("body", ["no json", "[1]", "3"])
 def test_a_body_that_is_no_table_is_refused_though_its_chain_is_right(written: Path, body: str) -> None:
-    digest = chain._digest(entries(written)[-1].sha256, 5, "commit", body)
+    digest = chain._after(entries(written)[-1].head, "commit", body).sha256
     with editing(written) as connection:
         connection.execute("INSERT INTO entries VALUES (5, 'commit', ?, ?)", (body, digest))
     with pytest.raises(BudgetError, match="has been edited at entry 5"):
@@ -153,7 +154,7 @@ def test_an_edited_entry_with_its_own_digest_made_anew_breaks_the_next(written: 
     with editing(written) as connection:
         (body,) = connection.execute("SELECT body FROM entries WHERE sequence = 2").fetchone()
         edited = body.replace('"steps": 10', '"steps": 4')
-        digest = chain._digest(right[1].sha256, 2, "reserve", edited)
+        digest = chain._after(right[1].head, "reserve", edited).sha256
         connection.execute("UPDATE entries SET body = ?, sha256 = ? WHERE sequence = 2", (edited, digest))
     assert edited != body
     with pytest.raises(BudgetError, match="has been edited at entry 3"):
@@ -161,7 +162,8 @@ def test_an_edited_entry_with_its_own_digest_made_anew_breaks_the_next(written: 
 
 
 def test_a_gap_in_the_numbers_is_refused_though_the_chain_is_right(written: Path) -> None:
-    digest = chain._digest(entries(written)[-1].sha256, 9, "commit", '{"reserve": 4, "steps": 0}')
+    last = Head(8, entries(written)[-1].sha256)
+    digest = chain._after(last, "commit", '{"reserve": 4, "steps": 0}').sha256
     with editing(written) as connection:
         connection.execute("INSERT INTO entries VALUES (9, 'commit', '{\"reserve\": 4, \"steps\": 0}', ?)", (digest,))
     with pytest.raises(BudgetError, match="has been edited at entry 5"):
