@@ -9,7 +9,7 @@ from client.data.augmentation import Augmentation
 from client.data.sources import FORMATS, format_of
 from client.policy import Policy
 from shared.config import Model, Name, parse, read_toml
-from shared.tags import Scheme
+from shared.tasks.tags import Scheme
 
 
 class Server(Model):

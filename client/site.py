@@ -41,12 +41,10 @@ from shared.adapter import (
     is_kept,
     is_received,
     is_sent,
-    name_control,
     of_tasks,
     select,
     set_some,
     set_state,
-    split_control,
     tensors,
 )
 from shared.codec import Arrays
@@ -58,7 +56,7 @@ from shared.errors import (
     shown,
 )
 from shared.federation import Federation
-from shared.model.allocation import cut, ranks_of, update_shapes
+from shared.model.allocation import cut, cut_importance, ranks_of, update_shapes
 from shared.model.balancing import State
 from shared.model.lora import rank_of, set_trained
 from shared.model.multitask import MultiTaskModel
@@ -75,6 +73,7 @@ from shared.protocol import (
     TrainReply,
     TrainRequest,
 )
+from shared.state import Update
 from shared.tasks import Example, Record
 
 log = logging.getLogger("collegium.client")
@@ -276,7 +275,8 @@ class Site:
             self.model.base.move(received.steps, since=request.base_since, version=request.base_version)
         set_state(self.model, arrays, received=self.federation.method)
         set_some(self.model, own)
-        return select(received.arrays | own, self.data.keys()), select(received.control, self.data.keys())
+        state = received.state
+        return select({**state.model, **own}, self.data.keys()), of_tasks(state.control, self.data.keys())
 
     def _train(self, request: TrainRequest, run: str | None) -> tuple[TrainReply, float]:
         """The reply, and the norm of the update in it."""
@@ -331,28 +331,26 @@ class Site:
     ) -> gate.Parcel:
         """Pack what the model has moved since `received`, and keep what stays here."""
         method, trained, coding = self.federation.method, get_state(self.model), self.federation.wire.coding_up
-        if self.federation.method_name == "fedrot":
+        if method.aligns:
             trained = align(trained, received, round=request.round)
         ranks = ranks_of(received)
         if importance:
             trained = cut(trained, ranks)
         update, shapes = difference(trained, received), self._sent_shapes(request.round)
         sent = {name: array for name, array in update.items() if is_sent(name, method, request.round)}
-        if importance:
-            sent, shapes = sent | cut(importance.shares(), ranks), update_shapes(shapes, ranks)
         residual = kept.get(RESIDUAL, {})
         if coding.codec == "top-k":
             sent, residual = codec.with_feedback(sent, residual, coding)
-        shapes |= name_control(shapes) if control else {}
+        mattering = cut_importance(importance.shares(), ranks) if importance else {}
         parcel = gate.pack(
-            sent | name_control(renew(control, update, rates)),
-            shapes=shapes,
+            Update(sent, renew(control, update, rates), mattering),
+            shapes=update_shapes(shapes, ranks) if importance else Update(shapes, shapes if control else {}),
             tasks=self.data.keys(),
             coding=coding,
             policy=self.policy,
             rng=np.random.default_rng(trainer.derive_seed(self.federation.seed, self.name, request.round)),
         )
-        changes = split_control(parcel.arrays)[1]
+        changes = parcel.update.control
         home = {name: trained[name] for name in received if is_kept(name, method.keeps)}
         moved = variates | {name: variates.get(name, np.float32(0)) + change for name, change in changes.items()}
         parts = {HOME: home, VARIATES: moved, RESIDUAL: residual}

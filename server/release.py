@@ -7,7 +7,7 @@ from typing import Any
 from server.aggregation.shares import capped_mean
 from server.rounds.outcomes import outcomes
 from server.store import Store, rounds, scores
-from shared.adapter import is_kept, unpack_steps
+from shared.adapter import is_kept
 from shared.bundle import heads_of, write_bundle
 from shared.errors import ConfigError
 from shared.federation import Federation
@@ -47,9 +47,8 @@ def release(store: Store, run: str, folder: Path) -> Path:
             f"Expected a run with a global adapter to release, but in run {row['run']} every institution has kept its "
             "own B at home; let each write its own bundle by `collegium client bundle`."
         )
-    states = [store.load_checkpoint(row["run"], round) for round in range(1, best + 1)]
-    steps = add_up([unpack_steps(state) for state in states])
-    adapter, ranks = deployed(store.load_checkpoint(row["run"], best), steps, federation)
+    steps = add_up([store.load_checkpoint(row["run"], round).steps for round in range(1, best + 1)])
+    adapter, ranks = deployed(store.load_checkpoint(row["run"], best).model, steps, federation)
     arrays = {name: array for name, array in adapter.items() if not is_kept(name, federation.method.keeps)}
     metrics = {
         "run": row["run"],

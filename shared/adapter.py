@@ -1,8 +1,7 @@
 """What is shared: the one place that maps a model's trainable state to named arrays and back.
 
-Names are `adapter/<peft's own name>` for LoRA factors and `head/<task>/<parameter>` for heads; `control/` before such a
-name is its control variate (SCAFFOLD), and `importance/<layer>` how much a layer's components matter. Nothing else has
-a name here, so nothing else can leave an institution.
+Names are `adapter/<peft's own name>` for LoRA factors and `head/<task>/<parameter>` for heads. Nothing else has a name
+here; what may stand beside such arrays in a message or a checkpoint is in `shared.state`.
 """
 
 from collections.abc import Collection, Mapping
@@ -20,16 +19,10 @@ from shared.model.multitask import MultiTaskModel
 T = TypeVar("T")
 ADAPTER = "adapter/"
 HEAD = "head/"
-BASE = "base/"
-IMPORTANCE = "importance/"
-CONTROL = "control/"
-OPTIMIZER = "optimizer/"
-"""Before the name of what a server optimizer remembers of an array; the coordinator alone has it."""
 
 
 def task_of(name: str) -> str | None:
-    """The task whose head the array, or the control variate, belongs to; None for the adapter."""
-    name = name.removeprefix(CONTROL)
+    """The task whose head the array belongs to; None for the adapter."""
     return name.split("/", 2)[1] if name.startswith(HEAD) else None
 
 
@@ -48,20 +41,10 @@ def factor_name(layer: str, factor: Factor) -> str:
     return f"{ADAPTER}{layer}.lora_{factor}.weight"
 
 
-def importance_name(layer: str) -> str:
-    """The array that tells how much each component of a layer's product matters: [rank]."""
-    return f"{IMPORTANCE}{layer}"
-
-
-def is_shared(name: str) -> bool:
-    """Whether the array is of the model, and not what somebody remembers beside it."""
-    return name.startswith((ADAPTER, HEAD))
-
-
 def is_trained(name: str, method: Method, round: int) -> bool:
     """Whether institutions train the array in a round (counted from 1)."""
     factor = factor_of(name)
-    return is_shared(name) and (factor is None or factor in method.factors(round))
+    return factor is None or factor in method.factors(round)
 
 
 def is_kept(name: str, keeps: Collection[Kept]) -> bool:
@@ -82,49 +65,12 @@ def is_sent(name: str, method: Method, round: int) -> bool:
 
 def is_received(name: str, method: Method) -> bool:
     """Whether an institution is told the array before every round: what it does not have already."""
-    return is_shared(name) and not is_kept(name, method.keeps) and not is_frozen(name, method)
+    return not is_kept(name, method.keeps) and not is_frozen(name, method)
 
 
 def base_codec(codec: CodecName) -> FloatCodec:
     """How steps of the frozen weights are encoded where the state travels as `codec`."""
     return "float32" if codec == "float32" else "float16"
-
-
-def pack_steps(steps: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Arrays:
-    """Products to add to frozen weights, by layer, as named arrays."""
-    return {
-        f"{BASE}{layer}.{factor}": array
-        for layer, pair in steps.items()
-        for factor, array in zip("BA", pair, strict=True)
-    }
-
-
-def unpack_steps(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The products among named arrays. Raises ProtocolError if one lacks a factor."""
-    layers = {name.removeprefix(BASE).rsplit(".", 1)[0] for name in arrays if name.startswith(BASE)}
-    try:
-        return {layer: (arrays[f"{BASE}{layer}.B"], arrays[f"{BASE}{layer}.A"]) for layer in sorted(layers)}
-    except KeyError as error:
-        raise ProtocolError(
-            f"Expected both factors of every step of the frozen weights, but {shown(error.args[0])} is missing."
-        ) from None
-
-
-def name_control(named: Mapping[str, T]) -> dict[str, T]:
-    """Control variates, or their shapes, under the names that they travel by."""
-    return {CONTROL + name: value for name, value in named.items()}
-
-
-def split_control(arrays: Mapping[str, np.ndarray]) -> tuple[Arrays, Arrays]:
-    """The arrays of the model, and the control variates that came with them under those arrays' names."""
-    control = {name.removeprefix(CONTROL): array for name, array in arrays.items() if name.startswith(CONTROL)}
-    return {name: array for name, array in arrays.items() if not name.startswith(CONTROL)}, control
-
-
-def split_importance(arrays: Mapping[str, np.ndarray]) -> tuple[Arrays, Arrays]:
-    """The arrays of the model, and the importance of components that came with them, each under its name."""
-    importance = {name: array for name, array in arrays.items() if name.startswith(IMPORTANCE)}
-    return {name: array for name, array in arrays.items() if name not in importance}, importance
 
 
 def select(arrays: Mapping[str, np.ndarray], tasks: Collection[str]) -> Arrays:
@@ -167,7 +113,7 @@ def set_state(model: MultiTaskModel, arrays: Mapping[str, np.ndarray], *, receiv
     """
     own = tensors(model)
     expected = {name: tuple(p.shape) for name, p in own.items() if received is None or is_received(name, received)}
-    check_shapes(expected, arrays, tasks=_tasks(arrays))
+    check_shapes(of_tasks(expected, _tasks(arrays)), arrays)
     set_some(model, arrays)
 
 
@@ -184,16 +130,13 @@ def difference(new: Mapping[str, np.ndarray], old: Mapping[str, np.ndarray]) -> 
     return {name: new[name] - array for name, array in old.items()}
 
 
-def check_shapes(
-    expected: Mapping[str, tuple[int, ...]], arrays: Mapping[str, np.ndarray], *, tasks: Collection[str]
-) -> None:
-    """ProtocolError unless `arrays` are exactly the adapter and the heads of `tasks`, in the expected shapes."""
-    wanted = of_tasks(expected, tasks).keys()
-    if missing := sorted(wanted - arrays.keys()):
+def check_shapes(expected: Mapping[str, tuple[int, ...]], arrays: Mapping[str, np.ndarray]) -> None:
+    """ProtocolError unless these arrays came, no others, and in these shapes."""
+    if missing := sorted(expected.keys() - arrays.keys()):
         raise ProtocolError(f"Expected array {missing[0]}, but it is missing ({len(missing)} missing in all).")
-    if unknown := sorted(arrays.keys() - wanted):
+    if unknown := sorted(arrays.keys() - expected.keys()):
         raise ProtocolError(f"Array {shown(unknown[0])} is not among those agreed ({len(unknown)} such in all).")
-    for name in sorted(wanted):
+    for name in sorted(expected):
         if arrays[name].shape != expected[name]:
             raise ProtocolError(f"Expected {name} with shape {expected[name]}, but {arrays[name].shape} came.")
 

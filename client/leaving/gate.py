@@ -7,7 +7,7 @@ site's tasks, finite, and within the caps of the site's policy.
 import hashlib
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from client.leaving.receipts import Release
 from client.policy import Policy
 from shared import codec
 from shared.adapter import check_shapes, of_tasks
-from shared.codec import Arrays, Coding
+from shared.codec import Coding
 from shared.errors import PolicyError, ProtocolError
 from shared.federation import Federation
 from shared.protocol import (
@@ -35,6 +35,7 @@ from shared.protocol import (
     blobs_of,
     body_of,
 )
+from shared.state import Update, pack_update, unpack_update
 
 KINDS: dict[type[Reply], str] = {
     QueryReply: "query",
@@ -58,14 +59,14 @@ class Parcel:
     blob: bytes
     norm: float
     """Euclidean, over all arrays as they leave."""
-    arrays: Arrays
+    update: Update[np.ndarray]
     """What the coordinator decodes."""
 
 
 def pack(
-    update: Mapping[str, np.ndarray],
+    update: Update[np.ndarray],
     *,
-    shapes: Mapping[str, tuple[int, ...]],
+    shapes: Update[tuple[int, ...]],
     tasks: Collection[str],
     coding: Coding,
     policy: Policy,
@@ -74,8 +75,8 @@ def pack(
     """Encode an update, if it may leave.
 
     Args:
-        update: Named float32 arrays.
-        shapes: All arrays that the federation declares, by name.
+        update: Of float32 arrays.
+        shapes: Of all arrays that the federation declares.
         tasks: Whose heads belong into the update, besides the adapter.
         coding: See `shared.codec`.
         policy: The site's.
@@ -85,15 +86,16 @@ def pack(
         PolicyError: An array is missing, is not declared, has another shape or dtype, or holds a value that is not
             finite as encoded; or the update is longer or larger than the policy allows.
     """
-    for name, array in update.items():
+    arrays = pack_update(update)
+    for name, array in arrays.items():
         if array.dtype != np.float32:
             raise PolicyError(f"The gate lets float32 arrays out only, but {name} is {array.dtype}.")
-    declared = of_tasks(shapes, tasks)
+    declared = pack_update(Update(of_tasks(shapes.model, tasks), of_tasks(shapes.control, tasks), shapes.importance))
     try:
-        check_shapes(declared, update, tasks=tasks)
-        blob = codec.encode(update, coding, rng)
+        check_shapes(declared, arrays)
+        blob = codec.encode(arrays, coding, rng)
         leaving = codec.decode(blob, coding, declared)
-        check_shapes(declared, leaving, tasks=tasks)
+        check_shapes(declared, leaving)
     except ProtocolError as error:
         raise PolicyError(f"The gate lets exactly the declared arrays out: {error}") from None
     for name, array in leaving.items():
@@ -106,7 +108,7 @@ def pack(
             f"This site sends updates of norm at most {policy.max_norm:g} (policy.max_norm), but this one has "
             f"{norm:g}; agree on a lower learning rate or fewer epochs per round."
         )
-    return Parcel(blob, norm, leaving)
+    return Parcel(blob, norm, unpack_update(leaving))
 
 
 def check_size(blob: bytes, policy: Policy) -> None:

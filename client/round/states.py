@@ -18,20 +18,18 @@ from shared.adapter import (
     check_shapes,
     factor_name,
     is_received,
-    name_control,
-    split_control,
+    of_tasks,
     task_of,
     tensors,
-    unpack_steps,
 )
 from shared.codec import Arrays, Shapes
 from shared.errors import ProtocolError
 from shared.federation import Federation
 from shared.model.allocation import fill
 from shared.model.lora import FARTHEST, factors, lora_layers, scale_of
-from shared.model.lowrank import Product
 from shared.model.multitask import MultiTaskModel
 from shared.protocol import EvaluateRequest, TrainRequest
+from shared.state import Broadcast, Steps, pack_broadcast, unpack_broadcast, unpack_steps
 
 LONGEST = 1e4
 """Largest Euclidean norm of all arrays together: no honest round moves an adapter this far."""
@@ -41,17 +39,15 @@ LONGEST = 1e4
 class Received:
     """What came in a request."""
 
-    arrays: Arrays
-    """Of the model; of layers that were pruned, the components that are left."""
-    control: Arrays
-    """Everybody's control variates (SCAFFOLD), by the array that they are of."""
-    steps: Mapping[str, Product]
+    state: Broadcast[np.ndarray]
+    """Of layers that were pruned, the components that are left."""
+    steps: Steps
     """What the frozen weights are to be moved by, by layer."""
 
     @property
     def tasks(self) -> set[str]:
         """Whose heads are in it."""
-        return {task for name in self.arrays if (task := task_of(name))}
+        return {task for name in self.state.model if (task := task_of(name))}
 
 
 def read_state(
@@ -70,11 +66,11 @@ def read_state(
             frozen weights is not finite.
     """
     wire = federation.wire
-    arrays, variates = split_control(codec.decode(request.state, wire.coding_down, {**shapes, **name_control(control)}))
+    named = codec.decode(request.state, wire.coding_down, pack_broadcast(Broadcast(shapes, control)))
     steps = unpack_steps(codec.decode(request.base, base_codec(wire.down))) if request.base else {}
     if not all(np.isfinite(factor).all() for step in steps.values() for factor in step):
         raise ProtocolError("Expected finite steps of the frozen weights, but others came.")
-    return Received(arrays, variates, steps)
+    return Received(unpack_broadcast(named), steps)
 
 
 def check_state(
@@ -93,11 +89,13 @@ def check_state(
         ProtocolError: An array is missing, unknown, of another shape, not finite, or absurdly large.
     """
     whole = {name: tuple(parameter.shape) for name, parameter in tensors(model).items()}
-    arrays = fill(received.arrays, whole) if federation.adapter.type == "adalora" else received.arrays
+    arrays, variates = dict(received.state.model), received.state.control
+    if federation.adapter.type == "adalora":
+        arrays = fill(arrays, whole)
     wanted = {name: shape for name, shape in whole.items() if is_received(name, federation.method)}
-    check_shapes(wanted, arrays, tasks=received.tasks)
-    check_shapes(control, received.control, tasks=received.tasks)
-    for of in (arrays, received.control):
+    check_shapes(of_tasks(wanted, received.tasks), arrays)
+    check_shapes(of_tasks(control, received.tasks), variates)
+    for of in (arrays, variates):
         if not (length := _norm(of)) <= LONGEST:
             raise ProtocolError(
                 f"Expected finite arrays of norm at most {LONGEST:g} together, but the state's is {length:g}."

@@ -18,7 +18,6 @@ import torch
 from peft import PeftModel
 
 from client.train.hooks import Hook
-from shared.adapter import importance_name
 from shared.codec import Arrays
 from shared.model.lora import factors, lora_layers
 
@@ -66,13 +65,13 @@ class Importance(Hook):
             row.add(a.abs())
 
     def shares(self) -> Arrays:
-        """Every component's share in the importance of all: float32 [rank] per layer, under their wire names.
+        """Every component's share in the importance of all: float32 [rank] per layer.
 
         Shares add up to 1, so that institutions count alike however large their gradients are; all are 0 if no step
         was taken.
         """
         scores = {
-            importance_name(name): (scale.scores() + column.scores().mean(0) + row.scores().mean(1)).cpu().double()
+            name: (scale.scores() + column.scores().mean(0) + row.scores().mean(1)).cpu().double()
             for name, (scale, column, row) in self._smoothed.items()
         }
         total = sum(float(score.sum()) for score in scores.values()) or 1.0

@@ -2,10 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from shared.codec import Arrays
+from shared.state import Steps
+
+if TYPE_CHECKING:
+    from server.aggregation.fedavg import Diagnostics
 
 
 @dataclass(frozen=True)
@@ -26,8 +31,18 @@ class ClientUpdate:
     control: Mapping[str, np.ndarray] = field(default_factory=dict)
     """With `training.scaffold`, by how much its control variates have changed, by array."""
     importance: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """With `adapter.type = "adalora"`, the importance of every component, [rank] per layer under its wire name."""
+    """With `adapter.type = "adalora"`, the importance of every component, [rank] by layer."""
     counts: Mapping[str | None, float] = field(default_factory=dict)
     """What its examples of a task, or of all (None), count for where that is less: see `server.aggregation.shares`."""
     trust: Mapping[str | None, float] = field(default_factory=dict)
     """With a robust filter, from 0 to 1 for the adapter (None) and the head of every task: see `server.robust`."""
+
+
+class Result(NamedTuple):
+    """What a round's updates come to."""
+
+    state: Arrays
+    """The new model; arrays that nobody updated are the very same values."""
+    steps: Steps
+    """By layer, what the round adds to the frozen weights."""
+    diagnostics: "Diagnostics"

@@ -10,13 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 
 from server.aggregation import ClientUpdate
-from shared.adapter import factor_name, importance_name
+from shared.adapter import factor_name
 from shared.codec import Arrays
 from shared.federation import Adapter, Federation
 from shared.model.allocation import ranks_left
 
 Told = dict[str, Arrays]
-"""By institution, the importance of every component: [rank] per layer under its wire name."""
+"""By institution, the importance of every component: [rank] by layer."""
 
 
 def noted(updates: Iterable[ClientUpdate], told: Told) -> Iterator[ClientUpdate]:
@@ -91,7 +91,7 @@ def prune(state: Mapping[str, np.ndarray], importance: Mapping[str, np.ndarray],
     ranked = sorted((-score, name, k) for name, scores in importance.items() for k, score in enumerate(scores))
     kept = {(name, k) for _, name, k in ranked[:components]}
     for layer, rank in ranks_left(state).items():
-        staying = [k for k in range(rank) if (importance_name(layer), k) in kept]
+        staying = [k for k in range(rank) if (layer, k) in kept]
         if len(staying) < rank:
             a, b = factor_name(layer, "A"), factor_name(layer, "B")
             new[a], new[b] = np.zeros_like(state[a]), np.zeros_like(state[b])

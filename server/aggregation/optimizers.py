@@ -17,11 +17,10 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from shared.adapter import OPTIMIZER
 from shared.codec import Arrays
 from shared.federation import ServerOptimizer
+from shared.state import Moments
 
-FIRST, SECOND = f"{OPTIMIZER}m/", f"{OPTIMIZER}v/"
 SecondMoment = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
 """(v, D^2, beta_2) to the new v."""
 
@@ -41,28 +40,28 @@ def _yogi(v: np.ndarray, square: np.ndarray, beta: float) -> np.ndarray:
 SECOND_MOMENTS: Mapping[str, SecondMoment] = {"fedadagrad": _adagrad, "fedadam": _adam, "fedyogi": _yogi}
 
 
-def init(agreed: ServerOptimizer, state: Mapping[str, np.ndarray]) -> Arrays:
-    """The moments before the first round, float32, under the names by which a checkpoint keeps them.
+def init(agreed: ServerOptimizer, state: Mapping[str, np.ndarray]) -> Moments:
+    """The moments before the first round, float32.
 
     Args:
         agreed: Which optimizer.
         state: The global state; adapter and heads.
     """
     if agreed.type == "none":
-        return {}
-    moments = {FIRST + name: np.zeros_like(array) for name, array in state.items()}
-    if agreed.type in SECOND_MOMENTS:
-        moments |= {SECOND + name: np.full_like(array, agreed.tau**2) for name, array in state.items()}
-    return moments
+        return Moments()
+    squares = {name: np.full_like(array, agreed.tau**2) for name, array in state.items()}
+    return Moments(
+        {name: np.zeros_like(array) for name, array in state.items()}, squares if agreed.type in SECOND_MOMENTS else {}
+    )
 
 
 def apply(
     agreed: ServerOptimizer,
-    moments: Mapping[str, np.ndarray],
+    moments: Moments,
     state: Mapping[str, np.ndarray],
     new: Mapping[str, np.ndarray],
     moved: Mapping[str, np.ndarray],
-) -> tuple[Arrays, Arrays]:
+) -> tuple[Arrays, Moments]:
     """Take the step that the optimizer makes of the mean step `new - state`.
 
     Args:
@@ -75,17 +74,17 @@ def apply(
     Returns:
         The new state and the new moments, float32; what `moved` leaves out is the very same values.
     """
-    after, kept = {name: state.get(name, array) for name, array in new.items()}, dict(moments)
+    after = {name: state.get(name, array) for name, array in new.items()}
+    first, second = dict(moments.first), dict(moments.second)
     for name, rows in moved.items():
         mean = new[name].astype(np.float64) - state[name]
-        before = moments[FIRST + name].astype(np.float64)
+        before = first[name].astype(np.float64)
         m = agreed.momentum * before + (1.0 if agreed.type == "fedavgm" else 1 - agreed.momentum) * mean
         step = m
         if agreed.type in SECOND_MOMENTS:
-            held = moments[SECOND + name]
-            v = SECOND_MOMENTS[agreed.type](held.astype(np.float64), mean**2, agreed.beta_2)
+            v = SECOND_MOMENTS[agreed.type](second[name].astype(np.float64), mean**2, agreed.beta_2)
             step = m / (np.sqrt(v) + agreed.tau)
-            kept[SECOND + name] = np.where(rows, v.astype(np.float32), held)
-        kept[FIRST + name] = np.where(rows, m.astype(np.float32), moments[FIRST + name])
+            second[name] = np.where(rows, v.astype(np.float32), second[name])
+        first[name] = np.where(rows, m.astype(np.float32), first[name])
         after[name] = np.where(rows, (state[name] + agreed.rate * step).astype(np.float32), state[name])
-    return after, kept
+    return after, Moments(first, second)

@@ -15,41 +15,38 @@ from server.aggregation.fedavg import row_weights
 from shared.adapter import is_sent, task_of
 from shared.codec import Arrays
 from shared.federation.methods import Method
+from shared.state import Variates
 
-SUM, COUNT = "scaffold/sum/", "scaffold/count/"
 Taken = Mapping[int, Collection[str]]
 """By round, the tasks of an institution whose update was taken in it."""
 
 
-def memory(state: Mapping[str, np.ndarray]) -> Arrays:
-    """What a checkpoint remembers of control variates."""
-    return {name: array for name, array in state.items() if name.startswith((SUM, COUNT))}
-
-
-def mean(kept: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> Arrays:
+def mean(told: Variates, shapes: Mapping[str, tuple[int, ...]]) -> Arrays:
     """The variate c of the arrays named in `shapes`, float32; zero where nobody has told a c_i yet."""
     return {
-        name: (kept[SUM + name] / np.maximum(kept[COUNT + name], 1)).astype(np.float32)
-        if SUM + name in kept
+        name: (told.sums[name] / np.maximum(told.counts[name], 1)).astype(np.float32)
+        if name in told.sums
         else np.zeros(shape, np.float32)
         for name, shape in shapes.items()
     }
 
 
-def add(kept: Arrays, update: ClientUpdate, counted: Collection[str]) -> None:
-    """Add the change of an institution's variates to their sum.
+def add(told: Variates, update: ClientUpdate, counted: Collection[str]) -> Variates:
+    """The variates with the change of an institution's added to their sum.
 
     Args:
-        kept: What the coordinator remembers; changed in place.
+        told: So far.
         update: With `control`, the change of c_i by array.
         counted: Arrays of which the institution has told a variate before.
     """
+    sums, counts = dict(told.sums), dict(told.counts)
     for name, change in update.control.items():
         rows = row_weights(1.0, change, update.rows.get(name)).astype(np.float32)
-        kept[SUM + name] = kept.get(SUM + name, np.zeros_like(change)) + rows * change
+        sums[name] = sums.get(name, np.zeros_like(change)) + rows * change
         if name not in counted:
-            before = kept.get(COUNT + name, np.zeros((len(change), *(1,) * (change.ndim - 1)), np.float32))
-            kept[COUNT + name] = before + rows
+            before = counts.get(name, np.zeros((len(change), *(1,) * (change.ndim - 1)), np.float32))
+            counts[name] = before + rows
+    return Variates(sums, counts)
 
 
 def told_before(names: Collection[str], taken: Taken, method: Method) -> set[str]:

@@ -13,7 +13,7 @@ import numpy as np
 from flwr.serverapp import Grid
 
 from server import robust, secagg
-from server.aggregation import ClientUpdate, fedavg, fedsvd, optimizers, scaffold
+from server.aggregation import ClientUpdate, Result, fedavg, fedsvd, optimizers, scaffold
 from server.aggregation.methods import aggregate
 from server.aggregation.shares import capped_mean
 from server.rounds.asking import IDLE_SECONDS, online
@@ -38,8 +38,8 @@ from server.rounds.progress import (
 )
 from server.rounds.replies import Holdings, check_query, check_scores, check_update
 from server.store import Score, Store, rounds, scores
-from shared.adapter import CONTROL, OPTIMIZER, is_sent, is_shared
-from shared.codec import Arrays
+from shared.adapter import is_sent
+from shared.codec import Arrays, Shapes
 from shared.errors import QuorumError
 from shared.federation import Federation
 from shared.model import allocation
@@ -53,6 +53,7 @@ from shared.protocol import (
     TrainRequest,
 )
 from shared.rows import moved_rows
+from shared.state import Moments, State, Variates
 
 WAIT_SECONDS = 0.2
 """Between two looks for institutions that are not online yet."""
@@ -75,7 +76,7 @@ def run(
     initial_state: Arrays,
     announce: Announce,
     poll_seconds: float = IDLE_SECONDS,
-) -> Arrays:
+) -> State:
     """Run a federation to its end, or go on after the last checkpoint of an unfinished run.
 
     Args:
@@ -83,7 +84,7 @@ def run(
         federation: The agreement.
         store: Where everything is recorded; a checkpoint is stored before every next request.
         run_id: A run in the store.
-        initial_state: The state before the first round.
+        initial_state: The model before the first round.
         announce: Told what happens.
         poll_seconds: First pause between two looks for replies.
 
@@ -117,14 +118,15 @@ def run(
     return state
 
 
-def _begin(this: Run, initial: Arrays) -> tuple[int, Arrays]:
+def _begin(this: Run, initial: Arrays) -> tuple[int, State]:
     """Gather the institutions; the round to go on after, and the state after it."""
     _await_quorum(this)
     last = this.store.last_round(this.run_id)
     if last is None:
-        this.store.save_checkpoint(this.run_id, 0, initial)
+        state = State(initial)
+        this.store.save_checkpoint(this.run_id, 0, state)
         _query(this, 0)
-        return 0, initial
+        return 0, state
     this.say(f"Going on after round {last}")
     state = this.store.load_checkpoint(this.run_id, last)
     tested = this.store.rows(scores, this.run_id)
@@ -135,16 +137,16 @@ def _begin(this: Run, initial: Arrays) -> tuple[int, Arrays]:
     return last, state
 
 
-def _round(this: Run, state: Arrays, number: int) -> Arrays:
+def _round(this: Run, state: State, number: int) -> State:
     """One round: train, aggregate, checkpoint, validate."""
     started = time.perf_counter()
-    agreed, shapes = this.federation.rounds, _sent_shapes(this, state, number)
+    agreed, shapes = this.federation.rounds, _sent_shapes(this, state.model, number)
     _query(this, number)
     scaffolds = this.federation.training.scaffold
     taken = this.store.trained(this.run_id, before=number) if scaffolds else {}
-    control = scaffold.mean(scaffold.memory(state), shapes) if scaffolds else {}
-    blobs = encode_state(this, state, number - 1, present(this), control)
-    steps = encode_base(this, number - 1, list(blobs))
+    control = scaffold.mean(state.variates, shapes) if scaffolds else {}
+    blobs = encode_state(this, state.model, number - 1, present(this), control)
+    base = encode_base(this, number - 1, list(blobs))
     requests = {
         name: TrainRequest(
             spec_digest=this.federation.digest,
@@ -154,39 +156,40 @@ def _round(this: Run, state: Arrays, number: int) -> Arrays:
             state=blob,
             ledger=this.store.last_ledger(name),
             taken=max(taken.get(name, {}), default=0),
-            **vars(steps[name]),
+            **vars(base[name]),
         )
         for name, blob in blobs.items()
     }
     record_absent(this, number, requests)
-    collect = secagg.collect if this.federation.secure_aggregation else _collect
-    new, diagnostics = collect(this, state, requests, number)
+    if this.federation.secure_aggregation:
+        result, variates = secagg.collect(this, state.model, requests, number), state.variates
+    else:
+        result, variates = _collect(this, state, requests, number)
+    model, steps, diagnostics = result
     require_quorum(this, number, diagnostics.examples)
+    moments = state.moments
     if this.federation.server_optimizer.type != "none":
-        new, diagnostics = _optimize(this, state, new, diagnostics, number)
+        model, moments, diagnostics = _optimize(this, state, result, number)
     if this.federation.method_name == "fedsvd":
-        new = fedsvd.refactor(new)
+        model = fedsvd.refactor(model)
+    new = State(model, moments, variates, steps)
     this.store.save_checkpoint(this.run_id, number, new)
     _finish(this, new, number, started, diagnostics)
     return new
 
 
-def _collect(
-    this: Run, state: Mapping[str, np.ndarray], requests: Mapping[str, TrainRequest], number: int
-) -> tuple[Arrays, fedavg.Diagnostics]:
+def _collect(this: Run, state: State, requests: Mapping[str, TrainRequest], number: int) -> tuple[Result, Variates]:
     """Train and average, every update by itself; as `server.secagg.collect` does with sums alone."""
-    shapes, variates = _sent_shapes(this, state, number), scaffold.memory(state)
-    if this.federation.training.scaffold:
-        shapes |= {CONTROL + name: shape for name, shape in shapes.items()}
-    ranks = allocation.ranks_left(state) if this.federation.adapter.type == "adalora" else None
+    shapes, told = _sent_shapes(this, state.model, number), [state.variates]
+    ranks = allocation.ranks_left(state.model) if this.federation.adapter.type == "adalora" else None
     updates: Iterable[ClientUpdate] = _updates(this, requests, shapes, number, ranks)
     if this.federation.training.scaffold:
-        updates = _controlled(this, updates, variates, number)
+        updates = _controlled(this, updates, told, number)
     if this.federation.robust:
-        updates = _filtered(this, state, list(updates), number)
-    new, diagnostics = aggregate(state, updates, federation=this.federation, round=number)
-    record_cuts(this, number, "train", diagnostics.cuts)
-    return new | variates, diagnostics
+        updates = _filtered(this, state.model, list(updates), number)
+    result = aggregate(state.model, updates, federation=this.federation, round=number)
+    record_cuts(this, number, "train", result.diagnostics.cuts)
+    return result, told[-1]
 
 
 def _filtered(
@@ -203,38 +206,38 @@ def _filtered(
     return filtered
 
 
-def _controlled(this: Run, updates: Iterable[ClientUpdate], variates: Arrays, number: int) -> Iterator[ClientUpdate]:
-    """The updates, while the changes of control variates that came with them are added to `variates`."""
+def _controlled(
+    this: Run, updates: Iterable[ClientUpdate], told: list[Variates], number: int
+) -> Iterator[ClientUpdate]:
+    """The updates, while the changes of control variates that came with them are added to the last of `told`."""
     taken = this.store.trained(this.run_id, before=number)
     for update in updates:
         before = taken.get(update.institution, {})
-        scaffold.add(variates, update, scaffold.told_before(update.control, before, this.federation.method))
+        counted = scaffold.told_before(update.control, before, this.federation.method)
+        told[-1] = scaffold.add(told[-1], update, counted)
         yield update
 
 
-def _sent_shapes(this: Run, state: Mapping[str, np.ndarray], number: int) -> dict[str, tuple[int, ...]]:
+def _sent_shapes(this: Run, model: Mapping[str, np.ndarray], number: int) -> dict[str, tuple[int, ...]]:
     method = this.federation.method
-    return {name: array.shape for name, array in state.items() if is_sent(name, method, number)}
+    return {name: array.shape for name, array in model.items() if is_sent(name, method, number)}
 
 
-def _optimize(
-    this: Run, state: Arrays, new: Arrays, diagnostics: fedavg.Diagnostics, number: int
-) -> tuple[Arrays, fedavg.Diagnostics]:
-    """The server optimizer's step in place of the mean step; its moments stand in the state beside the model."""
+def _optimize(this: Run, state: State, result: Result, number: int) -> tuple[Arrays, Moments, fedavg.Diagnostics]:
+    """The server optimizer's step in place of the mean step, and its moments after it."""
     agreed = this.federation.server_optimizer
-    model = {name: array for name, array in state.items() if is_shared(name)}
     moved = moved_rows(
-        _sent_shapes(this, state, number),
-        diagnostics.examples,
+        _sent_shapes(this, state.model, number),
+        result.diagnostics.examples,
         outputs={name: task.outputs() for name, task in build_tasks(this).items()},
         labels={name: holdings.labels for name, holdings in this.announced.items()},
     )
-    moments = {**optimizers.init(agreed, model), **{n: a for n, a in state.items() if n.startswith(OPTIMIZER)}}
-    after, moments = optimizers.apply(agreed, moments, model, {name: new[name] for name in model}, moved)
-    return {**new, **after, **moments}, replace(diagnostics, norm=fedavg.step_norm(after, model))
+    moments = state.moments if state.moments.first else optimizers.init(agreed, state.model)
+    after, moments = optimizers.apply(agreed, moments, state.model, result.state, moved)
+    return after, moments, replace(result.diagnostics, norm=fedavg.step_norm(after, state.model))
 
 
-def _finish(this: Run, state: Arrays, number: int, started: float, diagnostics: fedavg.Diagnostics | None) -> None:
+def _finish(this: Run, state: State, number: int, started: float, diagnostics: fedavg.Diagnostics | None) -> None:
     """Validate the state after a round, and record the round."""
     score = _evaluate(this, state, number, "validation", present(this))
     seconds = time.perf_counter() - started
@@ -244,14 +247,14 @@ def _finish(this: Run, state: Arrays, number: int, started: float, diagnostics: 
     weights = diagnostics.weights if diagnostics else {}
     shares = "; weights " + ", ".join(f"{name} {w:.2f}" for name, w in sorted(weights.items())) if weights else ""
     pruned = this.federation.adapter.type == "adalora"
-    ranks = f"; {allocation.describe(allocation.ranks_left(state))}" if pruned else ""
+    ranks = f"; {allocation.describe(allocation.ranks_left(state.model))}" if pruned else ""
     this.say(f"Round {number} of {this.federation.rounds.count}: {shown}, {seconds:.1f} s{ranks}{shares}")
 
 
 def _updates(
     this: Run,
     requests: Mapping[str, TrainRequest],
-    shapes: Mapping[str, tuple[int, ...]],
+    shapes: Shapes,
     number: int,
     ranks: allocation.Ranks | None = None,
 ) -> Iterator[ClientUpdate]:
@@ -267,6 +270,7 @@ def _updates(
             tasks=tasks,
             shapes=shapes,
             coding=this.federation.wire.coding_up,
+            scaffold=this.federation.training.scaffold,
             ranks=ranks,
         )
 
@@ -284,7 +288,7 @@ def _updates(
         yield update
 
 
-def _test(this: Run, state: Arrays, best: int) -> None:
+def _test(this: Run, state: State, best: int) -> None:
     """Have the test records scored by the released global state, as far as there is one, and by each one's own model.
 
     Institutions without test records are asked too: they get the model.
@@ -296,7 +300,7 @@ def _test(this: Run, state: Arrays, best: int) -> None:
 
 
 def _evaluate(
-    this: Run, state: Arrays, number: int, split: Scored, names: Sequence[str], *, released: bool = False
+    this: Run, state: State, number: int, split: Scored, names: Sequence[str], *, released: bool = False
 ) -> float | None:
     """Score a state on one split at institutions that hold it; the mean over tasks of the primary metrics.
 
@@ -317,7 +321,7 @@ def _evaluate(
             released=released,
             **vars(steps[name]),
         )
-        for name, blob in encode_state(this, state, number, holders).items()
+        for name, blob in encode_state(this, state.model, number, holders).items()
     }
     metrics = {name: task.metric for name, task in build_tasks(this).items()}
 

@@ -17,13 +17,13 @@ from server.rounds.asking import ask as ask_all
 from server.rounds.replies import Holdings
 from server.store import Reply, Store
 from shared import codec
-from shared.adapter import base_codec, is_received, name_control, pack_steps, select, unpack_steps
-from shared.codec import Arrays
+from shared.adapter import base_codec, is_received, of_tasks
 from shared.errors import QuorumError, ReplyError, plain
 from shared.federation import Federation
 from shared.model.allocation import cut, ranks_left
 from shared.model.lowrank import add_up
 from shared.protocol import EvaluateReply, Request, TrainedReply, TrainReply
+from shared.state import Broadcast, pack_broadcast, pack_steps
 from shared.tasks import Task, build_task
 
 Announce = Callable[[str], None]
@@ -173,23 +173,23 @@ def record_absent(this: Run, number: int, requests: Mapping[str, Request]) -> No
 
 def encode_state(
     this: Run,
-    state: Arrays,
+    model: Mapping[str, np.ndarray],
     round: int,
     names: Sequence[str],
     control: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> dict[str, bytes]:
-    """What each institution needs of a state, encoded once for all that hold the same tasks at the same rank.
+    """What each institution needs of a model, encoded once for all that hold the same tasks at the same rank.
 
-    The round that the state comes from decides how a codec rounds by chance: the next round trains what was validated.
+    The round that the model comes from decides how a codec rounds by chance: the next round trains what was validated.
     Control variates, if any, go beside it.
     """
-    told = {name: array for name, array in state.items() if is_received(name, this.federation.method)}
+    told = {name: array for name, array in model.items() if is_received(name, this.federation.method)}
     if this.federation.adapter.type == "adalora":
         told = cut(told, ranks_left(told))
     held = {name: (frozenset(this.announced[name].records), this.announced[name].rank) for name in names}
     made = {
         (tasks, rank): codec.encode(
-            narrow(select(told, tasks), rank) | name_control(select(control, tasks)),
+            pack_broadcast(Broadcast(narrow(of_tasks(told, tasks), rank), of_tasks(control, tasks))),
             this.federation.wire.coding_down,
             np.random.default_rng([this.federation.seed, round]),
         )
@@ -233,7 +233,7 @@ def _base_round(this: Run, version: str, most: int) -> int:
 
 def _steps(this: Run, first: int, last: int) -> bytes:
     """The steps of the rounds after `first` up to `last`, added up."""
-    rounds = [unpack_steps(this.store.load_checkpoint(this.run_id, round)) for round in range(first + 1, last + 1)]
+    rounds = [this.store.load_checkpoint(this.run_id, round).steps for round in range(first + 1, last + 1)]
     return codec.encode(pack_steps(add_up(rounds)), base_codec(this.federation.wire.down)) if rounds else b""
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from server.aggregation import ClientUpdate
 from server.aggregation.mixed_ranks import narrow_shapes
 from shared import codec
-from shared.adapter import check_shapes, of_tasks, split_control, split_importance
-from shared.codec import Coding
+from shared.adapter import check_shapes, of_tasks
+from shared.codec import Coding, Shapes
 from shared.errors import ProtocolError, ReplyError
 from shared.fields import MOST_RECORDS
 from shared.model.allocation import Ranks, fill, update_shapes
@@ -31,6 +31,7 @@ from shared.protocol import (
     TrainRequest,
 )
 from shared.rows import row_masks
+from shared.state import Update, pack_update, unpack_update
 from shared.tasks import Task
 
 MAX_UPDATE_NORM = 1e4
@@ -113,8 +114,9 @@ def check_update(
     institution: str,
     announced: Holdings,
     tasks: Mapping[str, Task],
-    shapes: Mapping[str, tuple[int, ...]],
+    shapes: Shapes,
     coding: Coding,
+    scaffold: bool = False,
     ranks: Ranks | None = None,
 ) -> ClientUpdate:
     """The update in a reply to a TrainRequest.
@@ -127,6 +129,7 @@ def check_update(
         tasks: The federation's.
         shapes: Of the arrays that institutions send, at the state's rank.
         coding: See `shared.codec`.
+        scaffold: Whether changes of control variates come with them.
         ranks: With `adapter.type = "adalora"`, what the layers had left as they were sent.
 
     Raises:
@@ -135,9 +138,10 @@ def check_update(
     """
     check_counts(reply, request, institution=institution, announced=announced)
     try:
-        expected = narrow_shapes(shapes, announced.rank) if ranks is None else update_shapes(shapes, ranks)
-        arrays = codec.decode(reply.update, coding, of_tasks(expected, set(reply.examples)))
-        check_shapes(expected, arrays, tasks=set(reply.examples))
+        own = narrow_shapes(of_tasks(shapes, set(reply.examples)), announced.rank)
+        expected = Update(own, own if scaffold else {}) if ranks is None else update_shapes(own, ranks)
+        arrays = codec.decode(reply.update, coding, pack_update(expected))
+        check_shapes(pack_update(expected), arrays)
     except ProtocolError as error:
         raise ReplyError(f"{institution}'s update: {error}") from error
     for name, array in arrays.items():
@@ -148,11 +152,17 @@ def check_update(
         raise ReplyError(f"Expected an update of norm at most {MAX_UPDATE_NORM:g}, but {institution}'s is {norm:g}.")
     _check_count(reply.steps, f"{institution}'s steps", least=1 if norm else 0, most=MAX_STEPS)
     rows = row_masks({task: tasks[task].outputs() for task in reply.examples}, announced.labels)
-    arrays, importance = split_importance(arrays)
-    _check_importance(importance, institution)
-    arrays, control = split_control(arrays if ranks is None else fill(arrays, shapes))
+    update = unpack_update(arrays)
+    _check_importance(update.importance, institution)
     return ClientUpdate(
-        institution, dict(reply.examples), arrays, rows, announced.rank, reply.steps, control, importance
+        institution,
+        dict(reply.examples),
+        dict(update.model) if ranks is None else fill(update.model, shapes),
+        rows,
+        announced.rank,
+        reply.steps,
+        update.control,
+        update.importance,
     )
 
 

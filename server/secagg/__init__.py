@@ -22,29 +22,26 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from server.aggregation import fedavg
+from server.aggregation import Result
 from server.rounds.progress import Run, require_quorum
 from server.secagg import confirming, steps
 from server.secagg.averaging import average, say_what_does_not_move
 from server.secagg.round import SecureRound
 from shared.adapter import is_sent
-from shared.codec import Arrays
 from shared.protocol import TrainRequest
 
 
-def collect(
-    this: Run, state: Mapping[str, np.ndarray], requests: Mapping[str, TrainRequest], number: int
-) -> tuple[Arrays, fedavg.Diagnostics]:
+def collect(this: Run, state: Mapping[str, np.ndarray], requests: Mapping[str, TrainRequest], number: int) -> Result:
     """Train and average under secure aggregation.
 
     Args:
         this: The run.
-        state: The global state.
+        state: The model before the round.
         requests: By institution.
         number: The round.
 
     Returns:
-        The new state and the diagnostics; nobody's norm is known.
+        The new model and the diagnostics; nobody's norm is known.
 
     Raises:
         QuorumError: Fewer institutions than the quorum are left after a step, too few helped to unmask the sum, one

@@ -4,17 +4,16 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from server.aggregation import fedavg
+from server.aggregation import Result, fedavg
 from server.secagg.round import SecureRound
 from shared.adapter import task_of
-from shared.codec import Arrays
 from shared.errors import QuorumError
 from shared.secagg import fixedpoint
 
 
 def average(
     secure: SecureRound, state: Mapping[str, np.ndarray], clear: np.ndarray, survivors: Collection[str]
-) -> tuple[Arrays, fedavg.Diagnostics]:
+) -> Result:
     """The state moved by the sums, each divided by the sum of the weights that came with it.
 
     Args:
@@ -47,12 +46,13 @@ def average(
         if expected.any():
             moved = total / np.where(expected > 0, np.maximum(whole, slack), 1.0)
             new[name] = (state[name] + np.where(expected > 0, moved, 0.0)).astype(np.float32)
-    return new, fedavg.Diagnostics(
+    diagnostics = fedavg.Diagnostics(
         examples={name: secure.directory[name].examples for name in survivors},
         norms={},
         weights=_adapter_weights(secure, survivors),
         norm=fedavg.step_norm(new, state),
     )
+    return Result(new, {}, diagnostics)
 
 
 def say_what_does_not_move(secure: SecureRound) -> None:

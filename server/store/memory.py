@@ -31,11 +31,11 @@ from server.store.schema import (
     scores,
     spending,
 )
-from shared.codec import Arrays
 from shared.config import parse
 from shared.errors import ConfigError, StoreError
 from shared.federation import Federation
 from shared.process.files import private_file, private_folder, write_synced
+from shared.state import State, pack_state, unpack_state
 
 if TYPE_CHECKING:
     from server.aggregation.shares import Cut
@@ -220,13 +220,13 @@ class Store:
         """Record one line of the run's story."""
         self._insert(events, run=run, text=text)
 
-    def save_checkpoint(self, run: str, round: int, state: Mapping[str, Any]) -> None:
-        """Store the global state after a round: file first, synced, then the row.
+    def save_checkpoint(self, run: str, round: int, state: State) -> None:
+        """Store the state after a round: file first, synced, then the row.
 
         Raises:
             StoreError: The disk is full or not writable; earlier checkpoints are untouched.
         """
-        blob = save({name: state[name] for name in sorted(state)})
+        blob = save(dict(sorted(pack_state(state).items())))
         sha256 = hashlib.sha256(blob).hexdigest()
         file = self._folder / run / f"round-{round:05d}-{sha256[:12]}.safetensors"
         with self._writing("write a checkpoint"):
@@ -238,8 +238,8 @@ class Store:
             row = {"run": run, "round": round, "file": file.name, "sha256": sha256}
             connection.execute(sa.insert(checkpoints).values(**row))
 
-    def load_checkpoint(self, run: str, round: int) -> Arrays:
-        """The global state after a round. Raises StoreError if there is none or its file was changed."""
+    def load_checkpoint(self, run: str, round: int) -> State:
+        """The state after a round. Raises StoreError if there is none or its file was changed."""
         row = self._one(sa.select(checkpoints).where(checkpoints.c.run == run, checkpoints.c.round == round))
         if row is None:
             raise StoreError(f"Expected a checkpoint of run {run} after round {round}, but there is none.")
@@ -247,7 +247,7 @@ class Store:
         try:
             blob = file.read_bytes()
             if hashlib.sha256(blob).hexdigest() == row["sha256"]:
-                return load(blob)
+                return unpack_state(load(blob))
         except (OSError, SafetensorError) as error:
             raise StoreError(f"Could not read the checkpoint {file}: {error}.") from error
         raise StoreError(

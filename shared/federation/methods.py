@@ -39,6 +39,8 @@ class Method:
     """Under [privacy]; `costly`: noise enters two factors and multiplies in their product."""
     keeps: tuple[Kept, ...] = ()
     """What stays at home and is never sent."""
+    aligns: bool = False
+    """Whether institutions rotate their factors towards those they received before they send them."""
     folds: bool = False
     """Whether rounds move the frozen weights too, by low-rank steps that institutions add to them."""
     begins: Literal["random", "orthonormal", "principal"] = "random"
@@ -150,6 +152,7 @@ METHODS: Mapping[MethodName, Method] = {
         up="A, B",
         down="A, B",
         private="costly",
+        aligns=True,
     ),
     "fed-sb": Method(
         "a core R between frozen A and B, the principal directions of the frozen weights",

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from shared.adapter import IMPORTANCE, factor_name, factor_of, importance_name, layer_of
-from shared.codec import Arrays
+from shared.adapter import factor_name, factor_of, layer_of
+from shared.codec import Arrays, Shapes
 from shared.errors import ProtocolError, shown
+from shared.state import Update
 
 Ranks = Mapping[str, int]
 """By layer, the number of its components."""
@@ -34,21 +35,26 @@ def ranks_left(state: Mapping[str, np.ndarray]) -> dict[str, int]:
 
 
 def cut(arrays: Mapping[str, np.ndarray], ranks: Ranks) -> Arrays:
-    """The first components of every layer, and their importance; all other arrays as they are."""
+    """The first components of every layer; all other arrays as they are."""
     return {
         name: array[tuple(slice(size) for size in _cut(name, array.shape, ranks))] for name, array in arrays.items()
     }
 
 
-def update_shapes(shapes: Mapping[str, tuple[int, ...]], ranks: Ranks) -> dict[str, tuple[int, ...]]:
+def cut_importance(importance: Mapping[str, np.ndarray], ranks: Ranks) -> Arrays:
+    """By layer, the importance of its first components."""
+    return {layer: scores[: ranks[layer]] for layer, scores in importance.items()}
+
+
+def update_shapes(shapes: Shapes, ranks: Ranks) -> Update[tuple[int, ...]]:
     """What an update consists of: arrays of these shapes, cut, and the importance of every component.
 
     Args:
         shapes: Of the arrays that an institution sends, at full rank.
         ranks: Of the layers as the institution received them.
     """
-    importance = {importance_name(layer): (rank,) for layer, rank in ranks.items()}
-    return {name: _cut(name, shape, ranks) for name, shape in shapes.items()} | importance
+    cut_shapes = {name: _cut(name, shape, ranks) for name, shape in shapes.items()}
+    return Update(cut_shapes, importance={layer: (rank,) for layer, rank in ranks.items()})
 
 
 def fill(arrays: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> Arrays:
@@ -73,8 +79,6 @@ def describe(ranks: Ranks) -> str:
 
 
 def _cut(name: str, shape: tuple[int, ...], ranks: Ranks) -> tuple[int, ...]:
-    if name.startswith(IMPORTANCE):
-        return (ranks[name.removeprefix(IMPORTANCE)],)
     factor = factor_of(name)
     if factor is None:
         return shape

@@ -13,7 +13,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from shared.tags import Scheme
+from shared.tasks.tags import Scheme
 from shared.tasks.tally import Tally
 
 if TYPE_CHECKING:

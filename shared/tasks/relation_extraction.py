@@ -13,7 +13,6 @@ import torch
 from pydantic import model_validator
 from torch import nn
 
-from shared.tags import Scheme
 from shared.tasks.base import (
     Card,
     Example,
@@ -29,6 +28,7 @@ from shared.tasks.base import (
 )
 from shared.tasks.labels import ClassWeights, Labels, check_weights, likeliest, renamed, require_label
 from shared.tasks.partial import cross_entropy, known_outputs
+from shared.tasks.tags import Scheme
 from shared.tasks.tally import LabelTally
 
 if TYPE_CHECKING:

@@ -14,7 +14,6 @@ import torch
 from pydantic import model_validator
 from torch.nn import functional
 
-from shared.tags import Scheme
 from shared.tasks.base import (
     Card,
     Example,
@@ -40,6 +39,7 @@ from shared.tasks.labels import (
 )
 from shared.tasks.partial import cross_entropy, known_outputs
 from shared.tasks.pooling import PooledHead, Pooling
+from shared.tasks.tags import Scheme
 from shared.tasks.tally import LabelsTally, LabelTally
 
 if TYPE_CHECKING:

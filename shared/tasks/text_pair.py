@@ -15,7 +15,6 @@ import torch
 from pydantic import Field, model_validator
 from torch.nn import functional
 
-from shared.tags import Scheme
 from shared.tasks.base import (
     Card,
     Example,
@@ -32,6 +31,7 @@ from shared.tasks.base import (
 from shared.tasks.labels import ClassWeights, Labels, check_weights, label_scores, likeliest, renamed, require_label
 from shared.tasks.partial import cross_entropy, known_outputs
 from shared.tasks.pooling import PooledHead, Pooling
+from shared.tasks.tags import Scheme
 from shared.tasks.tally import LabelTally
 
 if TYPE_CHECKING:

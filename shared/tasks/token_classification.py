@@ -12,7 +12,6 @@ import torch
 from pydantic import AfterValidator, Field
 from torch import nn
 
-from shared.tags import Scheme, begun, to_bio
 from shared.tasks.base import (
     Card,
     Example,
@@ -29,6 +28,7 @@ from shared.tasks.base import (
 )
 from shared.tasks.labels import hint, named, spelt
 from shared.tasks.partial import IGNORE, cross_entropy, fold_unknown, known_outputs
+from shared.tasks.tags import Scheme, begun, to_bio
 from shared.tasks.tally import FoundTally
 
 if TYPE_CHECKING:

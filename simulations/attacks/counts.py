@@ -81,7 +81,7 @@ def _play(folder: Path, liar: Puppet, *, move: float = 0.0, **rounds: Any) -> tu
     grid = LocalGrid(cast(Mapping[str, Site], honest | {LIAR: liar}))
     with Store.open(f"sqlite:///{folder / 'store.db'}", checkpoints=folder / "checkpoints") as store:
         run = run_on(grid, federation, STATE, store)
-        return store.best_round(run), store.load_checkpoint(run, 1)
+        return store.best_round(run), store.load_checkpoint(run, 1).model
 
 
 def decide_the_round(folder: Path) -> Outcome:

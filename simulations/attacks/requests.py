@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from shared import codec
-from shared.adapter import pack_steps
 from shared.codec import Arrays
 from shared.model.lora import frozen, lora_layers
 from shared.protocol import Refusal
+from shared.state import pack_steps
 from simulations.attacks import Attack, Outcome
 from simulations.attacks.stage import TINY_RECORDS
 from simulations.attacks.wire import Victim

@@ -219,7 +219,7 @@ def _run(
         run_id = run_federation(sites, federation, initial, store, announce)
         last = store.last_round(run_id)
         assert last is not None
-        return store.load_checkpoint(run_id, last)
+        return store.load_checkpoint(run_id, last).model
 
 
 @contextmanager

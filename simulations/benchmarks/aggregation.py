@@ -110,7 +110,7 @@ def seconds_of(federation: Federation, state: Arrays, pool: Sequence[Arrays], nu
 
 def step(federation: Federation, state: Arrays, updates: Iterator[ClientUpdate]) -> Arrays:
     """What the coordinator computes of a round's updates."""
-    new, _ = aggregate(state, updates, federation=federation, round=ROUND)
+    new, *_ = aggregate(state, updates, federation=federation, round=ROUND)
     return fedsvd.refactor(new) if federation.method_name == "fedsvd" else new
 
 

@@ -24,8 +24,8 @@ from shared.errors import ConfigError
 from shared.model.backbone import fingerprint, locate
 from shared.model.multitask import build_model
 from shared.process.console import print_table
-from shared.tags import to_bio
 from shared.tasks import Record, Task
+from shared.tasks.tags import to_bio
 from simulations.baselines import train_on
 from simulations.benchmarks.resumable import finish
 from simulations.experiment import Experiment, open_sites

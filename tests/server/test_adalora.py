@@ -9,10 +9,11 @@ import pytest
 from server.aggregation import ClientUpdate
 from server.aggregation.adalora import allocate, budget, mean_importance, noted, prune
 from server.store import Store
-from shared.adapter import factor_name, importance_name
+from shared.adapter import factor_name
 from shared.codec import Arrays
 from shared.federation import Adapter, Federation
 from shared.model.allocation import ranks_left
+from shared.state import State
 
 RANK = 4
 SHAPES = {"first": (5, 6), "second": (7, 3), "third": (4, 4)}
@@ -28,7 +29,7 @@ def state(seed: int = 0) -> Arrays:
 
 def scores(seed: int = 1) -> Arrays:
     rng = np.random.default_rng(seed)
-    return {importance_name(layer): rng.random(RANK) for layer in SHAPES}
+    return {layer: rng.random(RANK) for layer in SHAPES}
 
 
 @pytest.mark.parametrize(("warmup", "final", "rounds"), [(1, 2, 8), (3, 1, 9), (1, 1, 2), (4, 4, 8)])
@@ -53,7 +54,7 @@ def test_the_most_important_components_over_all_layers_stay(components: int) -> 
     after = prune(before, importance, components)
     left = [(layer, k) for layer in SHAPES for k in range(RANK)]
     while len(left) > components:  # one at a time, the least important goes
-        left.remove(min(left, key=lambda at: importance[importance_name(at[0])][at[1]]))
+        left.remove(min(left, key=lambda at: importance[at[0]][at[1]]))
     for layer in SHAPES:
         kept = [k for at, k in left if at == layer]
         a, b = (factor_name(layer, factor) for factor in ("A", "B"))
@@ -68,7 +69,7 @@ def test_the_most_important_components_over_all_layers_stay(components: int) -> 
 
 def test_pruning_what_was_pruned_takes_from_what_is_left() -> None:
     once = prune(state(), scores(), 8)
-    left = {name: scores(2)[name][: ranks_left(once)[name.removeprefix("importance/")]] for name in scores()}
+    left = {name: scores(2)[name][: ranks_left(once)[name]] for name in scores()}
     twice = prune(once, left, 5)
     assert sum(ranks_left(twice).values()) == 5
     assert all(rank <= ranks_left(once)[layer] for layer, rank in ranks_left(twice).items())
@@ -110,6 +111,6 @@ def test_only_a_round_after_which_ranks_are_at_the_target_is_the_best(
     with Store.open(f"sqlite:///{tmp_path / 'store.db'}", checkpoints=tmp_path / "checkpoints") as store:
         run = store.create_run(federation)
         for number, score in enumerate((0.9, 0.8, 0.3, 0.5, 0.4), start=1):
-            store.save_checkpoint(run, number, {})
+            store.save_checkpoint(run, number, State({}))
             store.add_round(run, number, 1.0, score)
         assert store.best_round(run) == 4

@@ -10,7 +10,7 @@ from client.train.rotation import align
 from server.aggregation import ClientUpdate, fedavg, fedsvd, flexlora
 from server.aggregation.methods import aggregate
 from server.aggregation.mixed_ranks import narrow
-from shared.adapter import factor_name, is_sent, unpack_steps
+from shared.adapter import factor_name, is_sent
 from shared.codec import Arrays
 from shared.federation import Federation
 from shared.federation.methods import METHODS, MethodName, choose, columns
@@ -95,9 +95,8 @@ def test_the_registry_is_what_the_federation_file_allows() -> None:
 def test_exact_methods_give_the_mean_of_products(agree: Callable[..., Federation], name: MethodName) -> None:
     federation, (state, updates, weights) = agree(name), make(name)
     scale = scale_of(federation.adapter)
-    new, diagnostics = aggregate(state, updates, federation=federation, round=1)
+    new, steps, diagnostics = aggregate(state, updates, federation=federation, round=1)
     assert diagnostics.weights == pytest.approx(weights)
-    steps = unpack_steps(new)
     for layer in LAYERS:
         wanted = ideal(state, updates, weights, layer, scale)
         b, a = steps.get(layer, (np.zeros((1, 1)), np.zeros((1, 1))))
@@ -107,32 +106,32 @@ def test_exact_methods_give_the_mean_of_products(agree: Callable[..., Federation
 
 def test_plain_averaging_is_not_exact(agree: Callable[..., Federation]) -> None:
     state, updates, weights = make("fedavg")
-    new, _ = aggregate(state, updates, federation=agree("fedavg"), round=1)
+    new, *_ = aggregate(state, updates, federation=agree("fedavg"), round=1)
     for layer in LAYERS:
         assert difference(dense(new, layer, 1.0), ideal(state, updates, weights, layer, 1.0)) > 1e-3
 
 
 def test_what_fedex_leaves_over_has_few_components(agree: Callable[..., Federation]) -> None:
     state, updates, _ = make("fedex", ("a", "c"))
-    new, _ = aggregate(state, updates, federation=agree("fedex"), round=1)
-    for b, a in unpack_steps(new).values():
+    _, steps, *_ = aggregate(state, updates, federation=agree("fedex"), round=1)
+    for b, a in steps.values():
         assert b.shape[1] == a.shape[0] == RANK  # (K - 1) r for K = 2
-    alone, _ = aggregate(state, updates[:1], federation=agree("fedex"), round=1)
-    assert not unpack_steps(alone), "one institution leaves nothing over"
+    alone = aggregate(state, updates[:1], federation=agree("fedex"), round=1)
+    assert not alone.steps, "one institution leaves nothing over"
 
 
 def test_steps_of_an_earlier_round_are_not_added_again(agree: Callable[..., Federation]) -> None:
     state, updates, _ = make("fedex")
     federation = agree("fedex")
-    new, _ = aggregate(state, updates, federation=federation, round=1)
-    again, _ = aggregate(new, updates[:1], federation=federation, round=2)
-    assert not unpack_steps(again)
+    new, *_ = aggregate(state, updates, federation=federation, round=1)
+    again = aggregate(new, updates[:1], federation=federation, round=2)
+    assert not again.steps
 
 
 def test_flora_begins_anew(agree: Callable[..., Federation]) -> None:
     state, updates, _ = make("flora")
-    new, _ = aggregate(state, updates, federation=agree("flora"), round=1)
-    later, _ = aggregate(state, updates, federation=agree("flora"), round=2)
+    new, *_ = aggregate(state, updates, federation=agree("flora"), round=1)
+    later, *_ = aggregate(state, updates, federation=agree("flora"), round=2)
     for layer, (_, inputs) in LAYERS.items():
         a = new[factor_name(layer, "A")]
         assert not new[factor_name(layer, "B")].any()
@@ -143,7 +142,7 @@ def test_flora_begins_anew(agree: Callable[..., Federation]) -> None:
 @pytest.mark.parametrize("ranks", [{}, {"a": 1, "b": 2}], ids=["equal", "different"])
 def test_flexlora_is_the_nearest_product_of_its_rank(agree: Callable[..., Federation], ranks: dict[str, int]) -> None:
     state, updates, weights = make("flexlora", ranks=ranks)
-    new, _ = aggregate(state, updates, federation=agree("flexlora"), round=1)
+    new, *_ = aggregate(state, updates, federation=agree("flexlora"), round=1)
     for layer in LAYERS:
         wanted = ideal(state, updates, weights, layer, 1.0)
         sizes = np.linalg.svd(wanted, compute_uv=False)
@@ -154,8 +153,8 @@ def test_flexlora_is_the_nearest_product_of_its_rank(agree: Callable[..., Federa
 
 def test_padded_averaging_of_different_ranks_is_worse(agree: Callable[..., Federation]) -> None:
     state, updates, weights = make("fedavg", ranks={"a": 1, "b": 2})
-    padded, _ = aggregate(state, updates, federation=agree("fedavg"), round=1)
-    cut, _ = aggregate(state, updates, federation=agree("flexlora"), round=1)
+    padded, *_ = aggregate(state, updates, federation=agree("fedavg"), round=1)
+    cut, *_ = aggregate(state, updates, federation=agree("flexlora"), round=1)
     for layer in LAYERS:
         wanted = ideal(state, updates, weights, layer, 1.0)
         assert difference(dense(cut, layer, 1.0), wanted) < 0.7 * difference(dense(padded, layer, 1.0), wanted)
@@ -168,9 +167,9 @@ def test_a_rotation_of_an_institutions_factors_changes_only_plain_averaging(agre
         for layer in LAYERS:
             whole = []
             for given in (updates, turned):
-                new, _ = aggregate(state, given, federation=agree(name), round=1)
+                new, steps, *_ = aggregate(state, given, federation=agree(name), round=1)
                 scale = scale_of(agree(name).adapter)
-                b, a = unpack_steps(new).get(layer, (np.zeros((1, 1)), np.zeros((1, 1))))
+                b, a = steps.get(layer, (np.zeros((1, 1)), np.zeros((1, 1))))
                 whole.append(dense(new, layer, scale) + b @ a)
             assert (difference(*whole) < 1e-5) == exact, name
 
@@ -218,11 +217,11 @@ def test_one_institution_or_identical_ones_give_what_it_trained(
 ) -> None:
     federation, (state, (update,), _) = agree(name), make(name, ("a",))
     updates = [ClientUpdate(f"i{n}", update.examples, update.arrays) for n, _ in enumerate(institutions)]
-    new, _ = aggregate(state, updates, federation=federation, round=1)
+    new, steps, *_ = aggregate(state, updates, federation=federation, round=1)
     own = {key: state[key] + update.arrays.get(key, 0) for key in state}
     scale = scale_of(federation.adapter)
     for layer in LAYERS:
-        b, a = unpack_steps(new).get(layer, (np.zeros((1, 1)), np.zeros((1, 1))))
+        b, a = steps.get(layer, (np.zeros((1, 1)), np.zeros((1, 1))))
         assert difference(dense(new, layer, scale) + b @ a, dense(own, layer, scale)) < 1e-5
     if HEAD in update.arrays:
         np.testing.assert_allclose(new[HEAD], own[HEAD], atol=1e-6)
@@ -279,17 +278,17 @@ def test_what_is_released_is_a_plain_adapter_of_the_same_products(
     federation = agree(name)
     scale = scale_of(federation.adapter)
     state, updates, _ = make(name)
-    first, _ = aggregate(state, updates, federation=federation, round=1)
-    second, _ = aggregate(first, updates, federation=federation, round=2)
-    plain, ranks = deployed(second, add_up([unpack_steps(first), unpack_steps(second)]), federation)
+    first = aggregate(state, updates, federation=federation, round=1)
+    second = aggregate(first.state, updates, federation=federation, round=2)
+    plain, ranks = deployed(second.state, add_up([first.steps, second.steps]), federation)
     assert bool(ranks) == METHODS[name].folds
     for layer, shape in LAYERS.items():
         moved = np.zeros(shape)
-        for checkpoint in (first, second):
-            b, a = unpack_steps(checkpoint).get(layer, (np.zeros((1, 1)), np.zeros((1, 1))))
+        for result in (first, second):
+            b, a = result.steps.get(layer, (np.zeros((1, 1)), np.zeros((1, 1))))
             moved += b.astype(np.float64) @ a
         found = dense(plain, layer, 1.0 if ranks else scale)
-        assert difference(found, dense(second, layer, scale) + moved) < 1e-6
+        assert difference(found, dense(second.state, layer, scale) + moved) < 1e-6
         assert ranks.get(layer, RANK) == plain[factor_name(layer, "A")].shape[0]
     assert not any(".lora_R." in key or key.startswith("base/") for key in plain)
 

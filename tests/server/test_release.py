@@ -21,6 +21,7 @@ from shared.codec import Arrays
 from shared.errors import ConfigError, StoreError
 from shared.federation import Federation, load_federation
 from shared.model.multitask import build_model
+from shared.state import State
 from shared.tasks.question_answering import QuestionAnswering
 
 
@@ -43,7 +44,7 @@ def completed(store: Store, tiny_federation: Callable[..., Federation], state: A
     """A run whose round 1 of 2 was the best."""
     run = store.create_run(tiny_federation())
     for number, scale in ((0, 0.0), (1, 1.0), (2, 2.0)):
-        store.save_checkpoint(run, number, {name: array * np.float32(scale) for name, array in state.items()})
+        store.save_checkpoint(run, number, State({name: array * np.float32(scale) for name, array in state.items()}))
     store.add_scores(
         run, [Score(n, "test", "hospital", "clauses", "macro_f1", v, 9) for n, v in ((0, 0.25), (1, 0.75))]
     )

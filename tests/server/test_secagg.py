@@ -186,7 +186,7 @@ def test_a_secure_run_ends_as_a_plain_one(store: Store, go: Callable[..., Any], 
     rounds_table = {"weighting": weighting}
     plain, _ = go(secure=False, count=2, rounds=rounds_table)
     secure, grid = go(count=2, rounds=rounds_table)
-    one, other = store.load_checkpoint(plain, 2), store.load_checkpoint(secure, 2)
+    one, other = store.load_checkpoint(plain, 2).model, store.load_checkpoint(secure, 2).model
     assert_equal(one, other)
     assert other["head/notes_qa/linear.bias"].tobytes() == STATE["head/notes_qa/linear.bias"].tobytes()
     assert (other["head/clauses/linear.bias"] != 0).all()
@@ -225,7 +225,7 @@ def test_one_lost_at_any_step(store: Store, go: Callable[..., Any], step: str) -
     plain, _ = go(secure=False, count=2, change=plain_change, rounds=table)
     secure, _ = go(count=2, change=lose("hospital", kind), rounds=table)
     for number in (1, 2):
-        assert_equal(store.load_checkpoint(plain, number), store.load_checkpoint(secure, number))
+        assert_equal(store.load_checkpoint(plain, number).model, store.load_checkpoint(secure, number).model)
     status = {(r["round"], r["institution"]): (r["status"], r["reason"]) for r in _train_rows(store, secure)}
     assert status[1, "hospital"][0] == ("ok" if counted else "missing")
     assert status[2, "hospital"] == ("ok", None)  # it takes part again
@@ -249,9 +249,9 @@ def test_lost_between_open_and_mask_the_others_keep_their_ratios(
         rng = np.random.default_rng([1, NAMES.index(name)])
         updates[name] = rng.normal(size=STATE[adapter].shape).astype(np.float32)  # the adapter's name comes first
     mean = sum(weights[name] * updates[name].astype(float) for name in left) / sum(weights[name] for name in left)
-    np.testing.assert_allclose(store.load_checkpoint(secure, 1)[adapter], mean, atol=ERROR, rtol=0)
+    np.testing.assert_allclose(store.load_checkpoint(secure, 1).model[adapter], mean, atol=ERROR, rtol=0)
     plain, _ = go(secure=False, change=lose(lost, TrainRequest))
-    one, other = store.load_checkpoint(plain, 1), store.load_checkpoint(secure, 1)
+    one, other = store.load_checkpoint(plain, 1).model, store.load_checkpoint(secure, 1).model
     assert_equal({n: a for n, a in one.items() if n != adapter}, {n: a for n, a in other.items() if n != adapter})
 
 
@@ -281,7 +281,7 @@ def test_below_the_threshold_the_round_is_refused_and_the_run_can_go_on(
         poll_seconds=0.0,
     )
     plain, _ = go(secure=False, count=2)
-    assert_equal(store.load_checkpoint(plain, 2), store.load_checkpoint(run_id, 2))
+    assert_equal(store.load_checkpoint(plain, 2).model, store.load_checkpoint(run_id, 2).model)
 
 
 def altered(kind: type[Any], alter: Callable[[Any], Any], who: str = "hospital") -> Change:
@@ -329,7 +329,7 @@ def test_a_bad_reply_drops_one_institution(store: Store, go: Callable[..., Any],
     kind, alter, said = BAD[fault]
     secure, _ = go(change=altered(kind, alter), rounds={"weighting": "examples"})
     plain, _ = go(secure=False, change=lose("hospital", TrainRequest), rounds={"weighting": "examples"})
-    assert_equal(store.load_checkpoint(plain, 1), store.load_checkpoint(secure, 1))
+    assert_equal(store.load_checkpoint(plain, 1).model, store.load_checkpoint(secure, 1).model)
     (row,) = [row for row in _train_rows(store, secure) if row["institution"] == "hospital"]
     assert row["status"] == "dropped"
     assert said in row["reason"]
@@ -350,7 +350,7 @@ def test_bad_shares_of_one_do_no_harm_and_of_two_give_no_sum(store: Store, go: C
     alter = BAD_SHARES[fault]
     secure, _ = go(change=altered(UnmaskReply, alter))
     plain, _ = go(secure=False)
-    assert_equal(store.load_checkpoint(plain, 1), store.load_checkpoint(secure, 1))
+    assert_equal(store.load_checkpoint(plain, 1).model, store.load_checkpoint(secure, 1).model)
 
     def two(name: str, request: Any, reply: Any) -> Any:
         return alter(reply) if name in ("bank", "hospital") and isinstance(reply, UnmaskReply) else reply
@@ -362,7 +362,7 @@ def test_bad_shares_of_one_do_no_harm_and_of_two_give_no_sum(store: Store, go: C
 def test_a_false_signature_of_the_survivors_does_no_harm(store: Store, go: Callable[..., Any]) -> None:
     secure, _ = go(change=altered(ConfirmReply, lambda reply: replace(reply, signature="00")))
     plain, _ = go(secure=False)
-    assert_equal(store.load_checkpoint(plain, 1), store.load_checkpoint(secure, 1))
+    assert_equal(store.load_checkpoint(plain, 1).model, store.load_checkpoint(secure, 1).model)
     (row,) = [row for row in store.rows(replies, secure) if row["kind"] == "confirm" and row["status"] != "ok"]
     assert (row["institution"], row["status"]) == ("hospital", "dropped")
     assert "signed by hospital's node key" in row["reason"]
@@ -397,7 +397,7 @@ def test_what_one_institution_holds_does_not_move(store: Store, go: Callable[...
     secure, _ = go(change=lose("hospital", TrainRequest), rounds={"max_share": 0.5})
     said = [event["text"] for event in store.rows(events, secure)]
     assert any("the head of entities does not move, since nobody but clinic trains it" in text for text in said)
-    after = store.load_checkpoint(secure, 1)
+    after = store.load_checkpoint(secure, 1).model
     assert after["head/entities/linear.bias"].tobytes() == STATE["head/entities/linear.bias"].tobytes()
     assert (after["head/clauses/linear.bias"] != 0).all()
 
@@ -416,7 +416,7 @@ def test_counts_are_cut_as_without(
     agreed = {"weighting": weighting, "max_share": 0.5}
     secure, _ = go(rounds=agreed)
     plain, _ = go(secure=False, rounds=agreed)
-    assert_equal(store.load_checkpoint(plain, 1), store.load_checkpoint(secure, 1))
+    assert_equal(store.load_checkpoint(plain, 1).model, store.load_checkpoint(secure, 1).model)
 
 
 def test_nothing_that_the_coordinator_sees_is_an_update(store: Store, go: Callable[..., Any]) -> None:

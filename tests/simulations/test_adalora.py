@@ -20,7 +20,7 @@ from server.aggregation.adalora import budget, mean_importance, prune
 from server.release import release
 from server.store import Store, events, replies
 from shared import codec, protocol
-from shared.adapter import factor_name, factor_of, get_state, layer_of, set_state, split_importance
+from shared.adapter import factor_name, factor_of, get_state, layer_of, set_state
 from shared.bundle import load_bundle
 from shared.codec import Arrays
 from shared.errors import StoreError
@@ -28,6 +28,7 @@ from shared.federation import Federation
 from shared.model.allocation import ranks_left, ranks_of
 from shared.model.lora import factors, lora_layers
 from shared.model.multitask import build_model
+from shared.state import pack_state, unpack_update
 from simulations.engine import LocalGrid, run_on
 
 ROUNDS = {"count": 4, "quorum": 2}
@@ -83,7 +84,7 @@ def test_ranks_fall_to_the_target_and_what_is_pruned_stays_zero(store: Store, ma
     made = make()
     grid = Tap(made[1])
     run_id = run(store, grid, made)
-    states = [store.load_checkpoint(run_id, number) for number in range(5)]
+    states = [store.load_checkpoint(run_id, number).model for number in range(5)]
     ranks = [ranks_left(state) for state in states]
     layers = len(ranks[0])
     left = [sum(found.values()) for found in ranks]
@@ -113,16 +114,16 @@ def test_a_round_averages_updates_and_importance_by_weight(store: Store, make: M
     made = make(rounds={**ROUNDS, "weighting": "examples", "max_share": 1.0})
     grid = Tap(made[1])
     run_id = run(store, grid, made)
-    before, after = (store.load_checkpoint(run_id, number) for number in (1, 2))
+    before, after = (store.load_checkpoint(run_id, number).model for number in (1, 2))
     counts = {name: sum(len(site.records(task, "train")) for task in site.data) for name, site in made[1].items()}
     weights = {name: count / sum(counts.values()) for name, count in counts.items()}
-    split = {name: split_importance(grid.came[2, name]) for name in weights}
-    told = {name: importance for name, (_, importance) in split.items()}
+    split = {name: unpack_update(grid.came[2, name]) for name in weights}
+    told = {name: dict(update.importance) for name, update in split.items()}
     assert sum(float(array.sum()) for array in told["hospital"].values()) == pytest.approx(1.0, abs=1e-5)
     whole = dict(before)
     for name in before:
         if factor_of(name) is not None:
-            mean = sum(weights[who] * arrays[name].astype(np.float64) for who, (arrays, _) in split.items())
+            mean = sum(weights[who] * update.model[name].astype(np.float64) for who, update in split.items())
             rank = ranks_left(before)[layer_of(name)]
             part = np.s_[:rank] if factor_of(name) == "A" else np.s_[:, :rank]
             whole[name] = before[name].copy()
@@ -141,7 +142,7 @@ def test_a_layer_without_influence_loses_its_rank_to_those_that_matter(store: St
     for parameter in factors(lora_layers(model.encoder)[idle]).values():
         parameter.register_hook(torch.zeros_like)  # type: ignore[no-untyped-call]
     run_id = run(store, Tap(made[1]), made)
-    ranks = ranks_left(store.load_checkpoint(run_id, 4))
+    ranks = ranks_left(store.load_checkpoint(run_id, 4).model)
     assert ranks[idle] == 0
     assert max(ranks.values()) > 2
     assert sum(ranks.values()) == 2 * len(ranks)
@@ -164,14 +165,14 @@ def test_a_resumed_run_equals_an_uninterrupted_one(store: Store, make: Make) -> 
     broken = str(store.run()["run"])
     assert store.last_round(broken) == 2
     run(store, Tap(made[1]), made, broken)
-    one, other = store.load_checkpoint(whole, 4), store.load_checkpoint(broken, 4)
+    one, other = (pack_state(store.load_checkpoint(of, 4)) for of in (whole, broken))
     assert all(one[name].tobytes() == other[name].tobytes() for name in one)
 
 
 def test_half_precision_on_the_wire_prunes_to_the_target_too(store: Store, make: Make) -> None:
     made = make(wire={"up": "float16", "down": "float16"})
     run_id = run(store, LocalGrid(made[1]), made)
-    ranks = ranks_left(store.load_checkpoint(run_id, 4))
+    ranks = ranks_left(store.load_checkpoint(run_id, 4).model)
     assert sum(ranks.values()) == 2 * len(ranks)
     assert {row["status"] for row in store.rows(replies, run_id)} == {"ok"}
 
@@ -211,7 +212,7 @@ def test_the_released_round_is_one_at_the_target_and_plain_peft_loads_it(
     assert scored is not None
     assert scored >= 3
     folder = release(store, run_id, tmp_path / "bundle")
-    state, ours = store.load_checkpoint(run_id, scored), made[1]["hospital"].model
+    state, ours = store.load_checkpoint(run_id, scored).model, made[1]["hospital"].model
     assert sum(ranks_left(state).values()) == 2 * len(ranks_left(state))
     set_state(ours, state)
     batch = ours.collate(made[1]["hospital"].examples("test")[:4])

@@ -15,6 +15,7 @@ from shared.adapter import get_state
 from shared.codec import Arrays, CodecName, Coding, StateCodec
 from shared.federation import Federation
 from shared.model.multitask import build_model
+from shared.state import State, pack_state
 from simulations.engine import LocalGrid, run_on
 from simulations.nodekeys import node_key
 
@@ -87,7 +88,7 @@ def test_a_round_trained_twice_sends_the_same(store: Store, make: Make, up: str,
     made = make({"up": up, "down": "int8"})
     save, stopped = Store.save_checkpoint, store.create_run(made[0])
 
-    def die(self: Store, run_id: str, round: int, state: Arrays) -> None:
+    def die(self: Store, run_id: str, round: int, state: State) -> None:
         if round == 2:
             raise KeyboardInterrupt
         save(self, run_id, round, state)
@@ -97,7 +98,7 @@ def test_a_round_trained_twice_sends_the_same(store: Store, make: Make, up: str,
         run(store, made, stopped)
     monkeypatch.undo()
     run(store, made, stopped)
-    one, other = (store.load_checkpoint(run_id, 5) for run_id in (whole, stopped))
+    one, other = (pack_state(store.load_checkpoint(run_id, 5)) for run_id in (whole, stopped))
     for name in one:
         np.testing.assert_allclose(one[name], other[name], atol=1e-6, err_msg=name)
 
@@ -131,7 +132,7 @@ def test_compression_goes_with_masked_sums(store: Store, make: Make) -> None:
     plain = run(store, make({"up": "float32", "down": "float32"}, **secure))
     packed = run(store, make({"up": "float32", "down": "float32", "compress": True}, **secure))
     assert {row["status"] for row in store.rows(replies, packed)} == {"ok"}
-    one, other = (store.load_checkpoint(run_id, 5) for run_id in (plain, packed))
+    one, other = (store.load_checkpoint(run_id, 5).model for run_id in (plain, packed))
     for name in one:
         np.testing.assert_array_equal(one[name], other[name], err_msg=name)
 

@@ -50,7 +50,7 @@ def test_a_deployment_ends_as_the_simulator_does_and_its_bundle_loads(
     home, run_id = deployed.home, deployed.run_id
     with open_store(home.root) as store:
         assert store.run(run_id)["status"] == "completed"
-        trained = store.load_checkpoint(run_id, 2)
+        trained = store.load_checkpoint(run_id, 2).model
     federation = experiment.federation
     model = build_model(federation)
     initial = get_state(model)
@@ -64,7 +64,7 @@ def test_a_deployment_ends_as_the_simulator_does_and_its_bundle_loads(
             initial_state=initial,
             announce=lambda _: None,
         )
-        simulated = store.load_checkpoint(simulated_run, 2)
+        simulated = store.load_checkpoint(simulated_run, 2).model
     assert any(np.abs(simulated[name] - initial[name]).max() > 1e-3 for name in initial)
     for name, array in simulated.items():
         np.testing.assert_allclose(trained[name], array, atol=1e-4, err_msg=name)

@@ -17,12 +17,13 @@ from server.aggregation import ClientUpdate, fedavg, scaffold
 from server.release import release
 from server.store import Store, replies
 from shared import codec, protocol
-from shared.adapter import CONTROL, get_state, is_shared, split_control
+from shared.adapter import ADAPTER, HEAD, get_state
 from shared.codec import Arrays
 from shared.errors import StoreError
 from shared.federation import Federation
 from shared.model.multitask import build_model
 from shared.protocol import EvaluateRequest, TrainRequest
+from shared.state import Variates, pack_state, unpack_broadcast, unpack_update
 from simulations.engine import LocalGrid, run_federation, run_on
 
 W = "adapter/x.lora_A.weight"
@@ -48,7 +49,7 @@ def settle(*, corrected: bool, away: Callable[[str, int], bool] = lambda name, r
     """Where averaging ends; checks in every round that c is the mean of all c_i ever told."""
     state: Arrays = {W: np.zeros((1, 2), np.float32)}
     own = {name: np.zeros((1, 2), np.float32) for name in OPTIMUM}
-    kept: Arrays = {}
+    kept = Variates()
     told: set[str] = set()
     for round in range(1, 121):
         updates = []
@@ -61,7 +62,7 @@ def settle(*, corrected: bool, away: Callable[[str, int], bool] = lambda name, r
             updates.append(ClientUpdate(name, {"clauses": 5}, update, control=change))
         state, _ = fedavg.apply(state, updates, weighting="equal")
         for update_ in updates if corrected else ():
-            scaffold.add(kept, update_, {W} if update_.institution in told else ())
+            kept = scaffold.add(kept, update_, {W} if update_.institution in told else ())
             told.add(update_.institution)
             own[update_.institution] = own[update_.institution] + update_.control[W]
             mean = np.mean([own[name] for name in sorted(told)], axis=0)
@@ -85,12 +86,12 @@ def test_scaffold_gets_there_with_a_late_institution_that_is_often_away() -> Non
 
 
 def test_rows_count_for_those_who_annotate_them() -> None:
-    name, kept = "head/clauses/linear.bias", dict[str, np.ndarray]()
+    name, kept = "head/clauses/linear.bias", Variates()
     rows = {"hospital": np.array([True, False]), "law_firm": np.array([True, True])}
     for institution, value in (("hospital", 1.0), ("law_firm", 3.0)):
         change = {name: np.full(2, value, np.float32)}
         update = ClientUpdate(institution, {"clauses": 1}, {}, {name: rows[institution]}, control=change)
-        scaffold.add(kept, update, ())
+        kept = scaffold.add(kept, update, ())
     assert scaffold.mean(kept, {name: (2,)})[name].tolist() == [2.0, 3.0]
 
 
@@ -175,9 +176,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     broken = str(store.run()["run"])
     assert store.last_round(broken) == cut - 1
     run_on(LocalGrid(sites), federation, initial, store, run_id=broken)
-    one, other = store.load_checkpoint(whole, 4), store.load_checkpoint(broken, 4)
+    one, other = (pack_state(store.load_checkpoint(run_id, 4)) for run_id in (whole, broken))
     assert one.keys() == other.keys()
-    assert any(not is_shared(name) for name in one)
+    assert any(not name.startswith((ADAPTER, HEAD)) for name in one)
     assert all(array.tobytes() == other[name].tobytes() for name, array in one.items())
 
 
@@ -185,18 +186,19 @@ def test_moments_stay_at_the_coordinator(store: Store, make: Make, tmp_path: Pat
     federation, sites, initial = make(**ADAM)
     grid = Watched(sites)
     run_id = run_on(grid, federation, initial, store)
-    state = store.load_checkpoint(run_id, 4)
+    last = store.load_checkpoint(run_id, 4)
+    state = last.model
     factors = [name for name in initial if ".lora_A." in name]
-    assert {f"optimizer/{moment}/{name}" for moment in "mv" for name in initial} <= state.keys()
+    assert last.moments.first.keys() == last.moments.second.keys() == initial.keys()
     one = store.load_checkpoint(run_id, 1)
-    assert all(one[name].tobytes() == initial[name].tobytes() for name in factors), "rolora trains B in round 1"
-    assert not any(one[f"optimizer/m/{name}"].any() for name in factors)
-    assert any(state[f"optimizer/m/{name}"].any() for name in factors)
+    assert all(one.model[name].tobytes() == initial[name].tobytes() for name in factors), "rolora trains B in round 1"
+    assert not any(one.moments.first[name].any() for name in factors)
+    assert any(last.moments.first[name].any() for name in factors)
     lone = "head/notes_qa/linear.weight"
     assert state[lone].tobytes() == initial[lone].tobytes()
     assert len(grid.down) > 8
     for _, request in grid.down:
-        assert all(is_shared(name) for name in codec.decode(request.state, "float32"))
+        assert all(name.startswith((ADAPTER, HEAD)) for name in codec.decode(request.state, "float32"))
     bundle = release(store, run_id, tmp_path / "bundle")
     written = {name for file in bundle.rglob("*.safetensors") for name in load_file(file)}
     assert written
@@ -207,10 +209,10 @@ def test_the_server_optimizer_moves_along_the_mean(store: Store, make: Make) -> 
     """FedAvgM without momentum at half the rate goes half of the way of the mean update."""
     tables = {"rounds": {"count": 1, "method": "fedavg"}}
     federation, sites, initial = make(**tables)
-    plain = store.load_checkpoint(run_on(LocalGrid(sites), federation, initial, store), 1)
+    plain = store.load_checkpoint(run_on(LocalGrid(sites), federation, initial, store), 1).model
     half = {"server_optimizer": {"type": "fedavgm", "beta_1": 0.0, "learning_rate": 0.5}}
     federation, sites, initial = make(**tables, **half)
-    moved = store.load_checkpoint(run_on(LocalGrid(sites), federation, initial, store), 1)
+    moved = store.load_checkpoint(run_on(LocalGrid(sites), federation, initial, store), 1).model
     for name, array in initial.items():
         np.testing.assert_allclose(moved[name] - array, (plain[name] - array) / 2, atol=1e-6)
 
@@ -226,7 +228,9 @@ def check_means(store: Store, sites: dict[str, Site], run_id: str, last: dict[st
     names = set().union(*own.values())
     assert any(".lora_A." in name for name in names)
     assert any(".lora_B." in name for name in names)
-    found = scaffold.mean(state, {name: next(of[name] for of in own.values() if name in of).shape for name in names})
+    found = scaffold.mean(
+        state.variates, {name: next(of[name] for of in own.values() if name in of).shape for name in names}
+    )
     for name in names:
         mean = np.mean([of[name] for of in own.values() if name in of], axis=0)
         np.testing.assert_allclose(found[name], mean, atol=1e-6, err_msg=name)
@@ -252,15 +256,16 @@ def test_variates_travel_beside_what_they_correct_and_nothing_else(store: Store,
     grid = Watched(sites)
     run_id = run_on(grid, federation, initial, store)
     for _, request in grid.down:
-        _, control = split_control(codec.decode(request.state, "float32"))
+        control = unpack_broadcast(codec.decode(request.state, "float32")).control
         assert bool(control) == isinstance(request, TrainRequest)
     for name, reply in grid.up:
-        arrays, control = split_control(codec.decode(reply.update, "float32"))
+        update = unpack_update(codec.decode(reply.update, "float32"))
+        arrays, control = update.model, update.control
         assert arrays.keys() == control.keys()
         assert name == "hospital" or not any(array.startswith("head/entities/") for array in arrays)
     bundle = release(store, run_id, tmp_path / "bundle")
     written = {name for file in bundle.rglob("*.safetensors") for name in load_file(file)}
-    assert not any(CONTROL in name or "scaffold" in name for name in written)
+    assert not any("control/" in name or "scaffold" in name for name in written)
 
 
 def test_parts_at_home_are_not_corrected(store: Store, make: Make) -> None:
@@ -269,7 +274,8 @@ def test_parts_at_home_are_not_corrected(store: Store, make: Make) -> None:
     run_id = run_on(grid, federation, initial, store)
     assert {row["status"] for row in store.rows(replies, run_id)} == {"ok"}
     for _, reply in grid.up:
-        arrays, control = split_control(codec.decode(reply.update, "float32"))
+        update = unpack_update(codec.decode(reply.update, "float32"))
+        arrays, control = update.model, update.control
         assert arrays.keys() == control.keys()
         assert all(array.startswith("adapter/") for array in control)
 
@@ -277,10 +283,10 @@ def test_parts_at_home_are_not_corrected(store: Store, make: Make) -> None:
 def test_one_institution_with_scaffold_is_plain_sgd(store: Store, make: Make) -> None:
     alone = {"hospital": ("clauses", "entities")}
     federation, sites, initial = make(alone, **SCAFFOLD)
-    corrected = store.load_checkpoint(run_on(LocalGrid(sites), federation, initial, store), 4)
+    corrected = store.load_checkpoint(run_on(LocalGrid(sites), federation, initial, store), 4).model
     tables = SCAFFOLD | {"training": SCAFFOLD["training"] | {"scaffold": False}}
     federation, sites, initial = make(alone, **tables)
-    plain = store.load_checkpoint(run_on(LocalGrid(sites), federation, initial, store), 4)
+    plain = store.load_checkpoint(run_on(LocalGrid(sites), federation, initial, store), 4).model
     assert any(plain[name].tobytes() != initial[name].tobytes() for name in initial)
     assert all(corrected[name].tobytes() == plain[name].tobytes() for name in initial)
 
@@ -311,7 +317,7 @@ def test_normalised_updates_move_less_unequally(store: Store, make: Make) -> Non
         federation, sites, initial = make(**(tables | {"rounds": tables["rounds"] | {"normalize_steps": normalize}}))
         grid = Watched(sites)
         run_id = run_on(grid, federation, initial, store)
-        ends.append(store.load_checkpoint(run_id, 1))
+        ends.append(store.load_checkpoint(run_id, 1).model)
     steps = {name: reply.steps for name, reply in grid.up}
     assert steps["hospital"] != steps["law_firm"]
     updates = {name: codec.decode(reply.update, "float32") for name, reply in grid.up}

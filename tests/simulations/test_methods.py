@@ -26,6 +26,7 @@ from shared.errors import QuorumError
 from shared.federation import Federation
 from shared.federation.methods import METHODS, MethodName
 from shared.model.multitask import build_model
+from shared.state import State, pack_state
 from simulations.engine import LocalGrid, run_on
 
 ALL = get_args(MethodName)
@@ -103,7 +104,7 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(
     federation, sites, initial = start(name)
     save, stopped = Store.save_checkpoint, store.create_run(federation)
 
-    def die(self: Store, run_id: str, round: int, state: Arrays) -> None:
+    def die(self: Store, run_id: str, round: int, state: State) -> None:
         if round == 2:
             raise KeyboardInterrupt
         save(self, run_id, round, state)
@@ -115,7 +116,7 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(
     if not METHODS[name].keeps:  # what is kept at home is in these sites' memory
         federation, sites, initial = start(name)
     run_on(Grid(sites), federation, initial, store, run_id=stopped)
-    one, other = (store.load_checkpoint(run_id, 3) for run_id in (whole, stopped))
+    one, other = (pack_state(store.load_checkpoint(run_id, 3)) for run_id in (whole, stopped))
     assert one.keys() == other.keys()
     for array in one:
         np.testing.assert_allclose(one[array], other[array], atol=2e-5, err_msg=array)

@@ -57,7 +57,7 @@ def run(
                 run_id=run_id,
                 initial_state=initial,
                 announce=lambda _: None,
-            )
+            ).model
             said = [row["text"] for row in store.rows(events_table, run_id)]
         set_state(model, state)
         return model, said, initial, state

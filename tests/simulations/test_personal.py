@@ -254,12 +254,12 @@ def test_secure_aggregation_of_what_is_shared(
     secure, grid = run(make(THREE, **tables, secure_aggregation={"threshold": 3}))
     assert not any(isinstance(reply, protocol.TrainReply) for _, _, reply in grid.said)
     masked = {len(reply.update) for _, _, reply in grid.said if isinstance(reply, protocol.MaskReply)}
-    trained, state = make(THREE, **tables).federation.method, store.load_checkpoint(secure, 1)
+    trained, state = make(THREE, **tables).federation.method, store.load_checkpoint(secure, 1).model
     sizes = [array.size + 1 for name, array in state.items() if is_sent(name, trained, 1)]  # and its weight
     assert masked == {4 * sum(sizes)}, "no head is in a masked update"
-    one, other = store.load_checkpoint(plain, 1), store.load_checkpoint(secure, 1)
+    one, other = store.load_checkpoint(plain, 1).model, store.load_checkpoint(secure, 1).model
     assert max(float(np.abs(one[name] - other[name]).max()) for name in one) < 2**-20
-    assert any(not np.array_equal(one[name], store.load_checkpoint(plain, 0)[name]) for name in one)
+    assert any(not np.array_equal(one[name], store.load_checkpoint(plain, 0).model[name]) for name in one)
     for name in THREE:
         assert by_institution(store, plain)[name] == by_institution(store, secure)[name]
 

@@ -81,15 +81,15 @@ def run(
 
 
 def distance(store: Store, one: str, other: str, number: int) -> float:
-    first, second = store.load_checkpoint(one, number), store.load_checkpoint(other, number)
+    first, second = store.load_checkpoint(one, number).model, store.load_checkpoint(other, number).model
     assert first.keys() == second.keys()
     return max(float(np.abs(first[name] - second[name]).max()) for name in first)
 
 
 def test_a_secure_run_ends_as_a_plain_one(store: Store, run: Callable[..., Any]) -> None:
     (plain, _), (secure, grid) = run(False, count=2), run(True, count=2)
-    moved = store.load_checkpoint(plain, 1)["head/clauses/linear.weight"]
-    assert np.abs(moved - store.load_checkpoint(plain, 0)["head/clauses/linear.weight"]).max() > 1e-3
+    moved = store.load_checkpoint(plain, 1).model["head/clauses/linear.weight"]
+    assert np.abs(moved - store.load_checkpoint(plain, 0).model["head/clauses/linear.weight"]).max() > 1e-3
     assert distance(store, plain, secure, 1) < 2**-20
     assert distance(store, plain, secure, 2) < 1e-3  # the second round trains from states that differ by that much
     assert store.best_round(secure) is not None
@@ -113,5 +113,5 @@ def test_one_lost_at_any_step(store: Store, run: Callable[..., Any], lost: type[
 def test_the_simpler_methods_work_as_well(store: Store, run: Callable[..., Any], method: str) -> None:
     (plain, _), (secure, _) = run(False, method=method), run(True, method=method)
     assert distance(store, plain, secure, 1) < 2**-20
-    before, after = store.load_checkpoint(secure, 0), store.load_checkpoint(secure, 1)
+    before, after = store.load_checkpoint(secure, 0).model, store.load_checkpoint(secure, 1).model
     assert np.abs(after["head/clauses/linear.weight"] - before["head/clauses/linear.weight"]).max() > 1e-3

@@ -22,6 +22,7 @@ from shared.codec import Arrays, CodecName, Coding
 from shared.errors import PolicyError
 from shared.federation import Federation
 from shared.protocol import QueryReply, Refusal, TrainReply, TrainRequest
+from shared.state import Update
 
 SHAPES = {"adapter/a": (2, 3), "head/t/w": (4,), "head/u/w": (5,)}
 
@@ -32,12 +33,14 @@ def arrays(**changes: Any) -> Arrays:
 
 
 def pass_gate(update: Arrays, coding: CodecName = "float32", **rules: Any) -> bytes:
-    parcel = pack(update, shapes=SHAPES, tasks={"t"}, coding=Coding(coding), policy=Policy.model_validate(rules))
+    parcel = pack(
+        Update(update), shapes=Update(SHAPES), tasks={"t"}, coding=Coding(coding), policy=Policy.model_validate(rules)
+    )
     return parcel.blob
 
 
 def test_a_good_update_passes_unchanged_with_its_norm() -> None:
-    parcel = pack(arrays(), shapes=SHAPES, tasks={"t"}, coding=Coding("float32"), policy=Policy())
+    parcel = pack(Update(arrays()), shapes=Update(SHAPES), tasks={"t"}, coding=Coding("float32"), policy=Policy())
     assert parcel.blob == codec.encode(arrays(), "float32")
     assert parcel.norm == pytest.approx(np.sqrt(10.0))
     assert pass_gate(arrays(), max_norm=3.17, max_upload_bytes=len(parcel.blob)) == parcel.blob

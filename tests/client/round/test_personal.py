@@ -22,12 +22,13 @@ from client.site import Site
 from client.train import trainer
 from collegium.__main__ import app
 from shared import codec
-from shared.adapter import get_state, is_received, pack_steps, select
+from shared.adapter import get_state, is_received, select
 from shared.bundle import federation_toml, load_bundle
 from shared.errors import ConfigError, StoreError
 from shared.federation import Federation
 from shared.model.lora import frozen, lora_layers
 from shared.protocol import EvaluateReply, EvaluateRequest, Refusal, TrainReply, TrainRequest
+from shared.state import pack_steps
 
 Open = Callable[..., Site]
 

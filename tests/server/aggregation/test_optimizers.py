@@ -9,6 +9,7 @@ from server.aggregation import optimizers
 from shared.codec import Arrays
 from shared.federation import ServerOptimizer
 from shared.rows import moved_rows
+from shared.state import Moments
 
 NAMES = {"adapter/x.lora_A.weight": (2, 3), "adapter/x.lora_B.weight": (4, 2), "head/clauses/linear.bias": (3,)}
 KINDS = ("fedavgm", "fedadagrad", "fedadam", "fedyogi")
@@ -80,18 +81,20 @@ def test_what_nobody_could_move_stays_bitwise_and_so_do_its_moments(kind: str) -
     moved = {a: np.ones((1, 1), bool), head: np.array([True, True, False])}
     after, kept = optimizers.apply(agreed, moments, state, new, moved)
     assert after[b] is state[b]
-    assert all(kept[key] is moments[key] for key in kept if key.endswith(b))
+    before, now = (of.first | {f"second {name}": array for name, array in of.second.items()} for of in (moments, kept))
+    assert all(now[key] is before[key] for key in now if key.endswith(b))
     assert after[head][2].tobytes() == state[head][2].tobytes()
-    for key in (key for key in kept if key.endswith(head)):
-        assert kept[key][2] == moments[key][2]
-        assert kept[key][0] != moments[key][0]
+    for key in (key for key in now if key.endswith(head)):
+        assert now[key][2] == before[key][2]
+        assert now[key][0] != before[key][0]
     assert after[head][1] != state[head][1], "what somebody moved by zero goes on by its momentum"
     assert (after[a] != state[a]).all()
 
 
 def test_no_optimizer_remembers_nothing() -> None:
-    assert optimizers.init(ServerOptimizer(), draw(0)) == {}
-    assert set(optimizers.init(ServerOptimizer(type="fedavgm"), draw(0))) == {f"optimizer/m/{name}" for name in NAMES}
+    assert optimizers.init(ServerOptimizer(), draw(0)) == Moments()
+    made = optimizers.init(ServerOptimizer(type="fedavgm"), draw(0))
+    assert (set(made.first), made.second) == (set(NAMES), {})
 
 
 def test_rows_are_moved_by_those_who_annotate_them() -> None:

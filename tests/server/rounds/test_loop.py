@@ -24,6 +24,7 @@ from shared.codec import Arrays
 from shared.errors import QuorumError, StoreError
 from shared.federation import Federation
 from shared.model.multitask import build_model
+from shared.state import pack_state
 from simulations.engine import LocalGrid
 
 Tamper = Callable[[protocol.TrainReply, Arrays], dict[str, Any]]
@@ -115,7 +116,7 @@ def test_a_run_trains_scores_and_keeps_every_round(store: Store, make: Callable[
     run_id = run(store, grid, federation, initial)
     assert store.run(run_id)["status"] == "completed"
     assert store.last_round(run_id) == 2
-    last = store.load_checkpoint(run_id, 2)
+    last = store.load_checkpoint(run_id, 2).model
     assert any(not np.array_equal(last[name], initial[name]) for name in initial)
     assert last["head/notes_qa/linear.weight"].tobytes() == initial["head/notes_qa/linear.weight"].tobytes()
     splits = {(row["round"], row["split"]) for row in store.rows(scores, run_id)}
@@ -148,7 +149,7 @@ def test_a_bad_reply_drops_one_institution_and_says_why(store: Store, make: Call
     ((kind, reason),) = status["law_firm"]
     assert kind == "dropped"
     assert said in str(reason)
-    assert all(np.isfinite(array).all() for array in store.load_checkpoint(run_id, 1).values())
+    assert all(np.isfinite(array).all() for array in store.load_checkpoint(run_id, 1).model.values())
 
 
 def test_an_absent_institution_is_named_and_takes_part_again(store: Store, make: Callable[..., Any]) -> None:
@@ -198,7 +199,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(store: Store, make: Callable[
     broken = str(store.run()["run"])
     assert store.last_round(broken) == 1
     run(store, FaultyGrid(sites), federation, initial, broken)
-    one, other = store.load_checkpoint(whole, 3), store.load_checkpoint(broken, 3)
+    one, other = (pack_state(store.load_checkpoint(of, 3)) for of in (whole, broken))
     assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
@@ -263,7 +264,7 @@ def rows(store: Store, run_id: str, kind: str, institution: str) -> list[tuple[i
 def test_the_state_is_the_weighted_mean_of_the_updates(store: Store, script: Callable[..., Any]) -> None:
     federation, grid = script(rounds={"count": 1, "max_share": 1.0})
     run_id = run(store, grid, federation, STATE)
-    new = store.load_checkpoint(run_id, 1)
+    new = store.load_checkpoint(run_id, 1).model
     hospital, law_firm = (30 / 40 + 1) / 2, (10 / 40) / 2
     np.testing.assert_allclose(new["adapter/a"], hospital * 1.0 + law_firm * 3.0, atol=1e-6)
     np.testing.assert_allclose(new["head/clauses/w"], (30 * 1.0 + 10 * 3.0) / 40, atol=1e-6)
@@ -292,7 +293,7 @@ def test_counts_above_their_share_are_cut_said_once_and_recorded(store: Store, s
     grid.scripts["law_firm"].score = lambda _: 0.4
     run_id = run(store, grid, federation, STATE)
     assert store.rows(round_table, run_id)[0]["score"] == pytest.approx((0.8 + 0.4) / 2)
-    np.testing.assert_allclose(store.load_checkpoint(run_id, 1)["head/clauses/w"], (1.0 + 3.0) / 2, atol=1e-6)
+    np.testing.assert_allclose(store.load_checkpoint(run_id, 1).model["head/clauses/w"], (1.0 + 3.0) / 2, atol=1e-6)
     told = [event["text"] for event in store.rows(events, run_id) if "rounds.max_share" in event["text"]]
     assert told == [
         "hospital's 30 train records of clauses count as 10, which is all that rounds.max_share = 0.5 leaves to one "
@@ -484,7 +485,7 @@ def test_the_best_round_is_the_one_scored_highest(store: Store, script: Callable
     assert store.best_round(run_id) == 2
     tested = [request for _, request in grid.pushed if isinstance(request, protocol.EvaluateRequest)]
     last = codec.decode(tested[-1].state, "float32")
-    np.testing.assert_allclose(last["adapter/a"], store.load_checkpoint(run_id, 2)["adapter/a"])
+    np.testing.assert_allclose(last["adapter/a"], store.load_checkpoint(run_id, 2).model["adapter/a"])
 
 
 @pytest.mark.parametrize("cut", ["add_scores", "add_round", "save_checkpoint", "add_reply"])
@@ -511,7 +512,7 @@ def test_a_run_cut_off_anywhere_ends_as_if_it_had_not_been(
     run(store, grid, federation, STATE, broken)
     assert store.best_round(broken) == store.best_round(whole) == 2
     for number in range(4):
-        one, other = store.load_checkpoint(whole, number), store.load_checkpoint(broken, number)
+        one, other = (pack_state(store.load_checkpoint(of, number)) for of in (whole, broken))
         assert all(np.array_equal(one[name], other[name]) for name in one)
     assert _scores(store, broken) == _scores(store, whole)
     assert _validated(store, broken) == _validated(store, whole)

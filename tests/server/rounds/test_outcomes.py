@@ -18,6 +18,7 @@ from server.store import Reply, Score
 from shared.adapter import get_state
 from shared.federation import Federation
 from shared.model.multitask import build_model
+from shared.state import State
 
 
 class NobodyHome:
@@ -59,7 +60,7 @@ def test_status_and_release_show_what_there_is(
     with open_store(home.root) as store:
         run = store.create_run(federation)
         for number in (0, 1):
-            store.save_checkpoint(run, number, get_state(build_model(federation)))
+            store.save_checkpoint(run, number, State(get_state(build_model(federation))))
         store.add_scores(run, [scored(0, "test", 0.25)])
         store.add_scores(run, [scored(1, "test", 0.5), scored(1, "test", 0.625, "accuracy")])
         if fine_tuned:

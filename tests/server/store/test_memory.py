@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from server.store import Score, Store, checkpoints, scores
 from shared.errors import ConfigError, StoreError
 from shared.federation import Federation
+from shared.state import State
 
 STATE = {"adapter/a": np.arange(6, dtype=np.float32).reshape(2, 3)}
 WRITER = """
@@ -22,11 +23,12 @@ import sys
 import numpy as np
 from pathlib import Path
 from server.store import Store
+from shared.state import State
 store = Store.open(sys.argv[1], checkpoints=Path(sys.argv[2]))
 number = store.last_round(sys.argv[3]) or 0
 while True:
     number += 1
-    store.save_checkpoint(sys.argv[3], number, {"adapter/a": np.full((200, 200), number, np.float32)})
+    store.save_checkpoint(sys.argv[3], number, State({"adapter/a": np.full((200, 200), number, np.float32)}))
     print(number, flush=True)
 """
 
@@ -38,18 +40,18 @@ def open_store(tmp_path: Path) -> Store:
 def test_checkpoints_round_trip(tmp_path: Path, tiny_federation: Callable[..., Federation]) -> None:
     with open_store(tmp_path) as store:
         run = store.create_run(tiny_federation())
-        store.save_checkpoint(run, 0, STATE)
-        store.save_checkpoint(run, 1, {name: array + 1 for name, array in STATE.items()})
+        store.save_checkpoint(run, 0, State(STATE))
+        store.save_checkpoint(run, 1, State({name: array + 1 for name, array in STATE.items()}))
     with open_store(tmp_path) as store:
         assert store.last_round(run) == 1
-        np.testing.assert_array_equal(store.load_checkpoint(run, 0)["adapter/a"], STATE["adapter/a"])
+        np.testing.assert_array_equal(store.load_checkpoint(run, 0).model["adapter/a"], STATE["adapter/a"])
         assert store.agreement(run).digest == tiny_federation().digest
 
 
 def test_a_changed_checkpoint_is_refused(tmp_path: Path, tiny_federation: Callable[..., Federation]) -> None:
     with open_store(tmp_path) as store:
         run = store.create_run(tiny_federation())
-        store.save_checkpoint(run, 0, STATE)
+        store.save_checkpoint(run, 0, State(STATE))
         file = next((tmp_path / "checkpoints" / run).iterdir())
         file.write_bytes(file.read_bytes()[:-1] + b"\x01")
         with pytest.raises(StoreError, match="has been changed"):
@@ -61,14 +63,14 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(
 ) -> None:
     with open_store(tmp_path) as store:
         run = store.create_run(tiny_federation())
-        store.save_checkpoint(run, 0, STATE)
+        store.save_checkpoint(run, 0, State(STATE))
 
         def full(_descriptor: int) -> None:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(os, "fsync", full)
         with pytest.raises(StoreError, match=r"No space left on device; what was stored before is intact"):
-            store.save_checkpoint(run, 1, STATE)
+            store.save_checkpoint(run, 1, State(STATE))
         monkeypatch.undo()
         assert store.last_round(run) == 0
         assert [file.name[:11] for file in (tmp_path / "checkpoints" / run).iterdir()] == ["round-00000"]
@@ -79,15 +81,15 @@ def test_a_round_stored_twice_keeps_a_file_that_fits_its_row(
 ) -> None:
     with open_store(tmp_path) as store:
         run = store.create_run(tiny_federation())
-        store.save_checkpoint(run, 1, STATE)
+        store.save_checkpoint(run, 1, State(STATE))
         original = sa.insert
         monkeypatch.setattr(sa, "insert", lambda _table: original(sa.table("nowhere", sa.column("run"))))
         with pytest.raises(StoreError, match="Could not store a checkpoint"):  # the file is there, the row is not
-            store.save_checkpoint(run, 1, {name: array + 1 for name, array in STATE.items()})
+            store.save_checkpoint(run, 1, State({name: array + 1 for name, array in STATE.items()}))
         monkeypatch.undo()
-        np.testing.assert_array_equal(store.load_checkpoint(run, 1)["adapter/a"], STATE["adapter/a"])
-        store.save_checkpoint(run, 1, {name: array + 2 for name, array in STATE.items()})
-        np.testing.assert_array_equal(store.load_checkpoint(run, 1)["adapter/a"], STATE["adapter/a"] + 2)
+        np.testing.assert_array_equal(store.load_checkpoint(run, 1).model["adapter/a"], STATE["adapter/a"])
+        store.save_checkpoint(run, 1, State({name: array + 2 for name, array in STATE.items()}))
+        np.testing.assert_array_equal(store.load_checkpoint(run, 1).model["adapter/a"], STATE["adapter/a"] + 2)
 
 
 def test_scores_told_twice_count_once(tmp_path: Path, tiny_federation: Callable[..., Federation]) -> None:
@@ -108,7 +110,7 @@ def test_the_best_round_without_scores_is_the_last(tmp_path: Path, tiny_federati
         run = store.create_run(tiny_federation())
         assert store.best_round(run) is None
         for number in range(3):
-            store.save_checkpoint(run, number, STATE)
+            store.save_checkpoint(run, number, State(STATE))
         store.add_round(run, 1, 1.0, None)
         store.add_round(run, 2, 1.0, None)
         assert store.best_round(run) == 2
@@ -158,7 +160,7 @@ def test_sigkill_at_any_moment_leaves_whole_checkpoints(
             rows = store.rows(checkpoints, run)
             assert rows[-1]["round"] >= confirmed
             for row in rows:
-                assert (store.load_checkpoint(run, row["round"])["adapter/a"] == row["round"]).all()
+                assert (store.load_checkpoint(run, row["round"]).model["adapter/a"] == row["round"]).all()
 
 
 def test_private_scores_choose_the_best_round_and_others_do_not(
@@ -169,7 +171,7 @@ def test_private_scores_choose_the_best_round_and_others_do_not(
         for agreed, best in (({"epsilon": 3.0}, 3), ({"epsilon": 3.0, "evaluation_epsilon": 1.0}, 2)):
             run = store.create_run(tiny_federation(privacy=agreed, **private))
             for number, score in enumerate([0.2, 0.7, 0.1], start=1):
-                store.save_checkpoint(run, number, STATE)
+                store.save_checkpoint(run, number, State(STATE))
                 store.add_round(run, number, 1.0, score)
             assert store.best_round(run) == best
 

@@ -8,11 +8,12 @@ import pytest
 from pydantic import ValidationError
 
 from shared import codec
-from shared.adapter import factor_name, importance_name
+from shared.adapter import factor_name
 from shared.codec import Arrays
 from shared.errors import ProtocolError
 from shared.federation import Federation
 from shared.model.allocation import cut, describe, fill, ranks_left, ranks_of, update_shapes
+from shared.state import Update
 
 HEAD = "head/clauses/linear.bias"
 
@@ -42,12 +43,9 @@ def test_what_is_left_travels_and_comes_back_whole() -> None:
 
 def test_an_update_has_what_is_left_and_its_importance() -> None:
     shapes = update_shapes({name: array.shape for name, array in state(first=4).items()}, {"first": 3})
-    assert shapes == {
-        HEAD: (3,),
-        factor_name("first", "A"): (3, 6),
-        factor_name("first", "B"): (5, 3),
-        importance_name("first"): (3,),
-    }
+    assert shapes == Update(
+        {HEAD: (3,), factor_name("first", "A"): (3, 6), factor_name("first", "B"): (5, 3)}, {}, {"first": (3,)}
+    )
 
 
 @pytest.mark.parametrize("factor", ["A", "B"])

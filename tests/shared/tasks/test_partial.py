@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from shared.tags import to_bio
 from shared.tasks import build_task
 from shared.tasks.labels import hint
 from shared.tasks.partial import IGNORE, cross_entropy, fold_unknown, known_outputs
+from shared.tasks.tags import to_bio
 from shared.tasks.text_classification import TextClassificationSpec
 from shared.tasks.token_classification import TokenClassification, TokenClassificationSpec
 

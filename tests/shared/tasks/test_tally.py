@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from shared.tags import begun
 from shared.tasks import TASK_TYPES, Task, TaskSpec, build_task
+from shared.tasks.tags import begun
 
 SPECS: TypeAdapter[TaskSpec] = TypeAdapter(TaskSpec)
 WORDS = ("pay", "the", "rent", "never", "court", "a", "doctor")
