@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from shared.process.console import JsonOption, announce, print_json
+from shared.process.console import JsonOption, announce, print_json, verbs
 
-app = typer.Typer(help="The institution: train beside your own data.", no_args_is_help=True, suggest_commands=False)
+app = verbs("The institution: train beside your own data.")
 
 
 @app.command(epilog="Example: collegium client keygen node.key")

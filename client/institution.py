@@ -86,7 +86,7 @@ class AdapterSize(Model):
     """This institution's share of the adapter."""
 
     rank: Annotated[int, Field(ge=1, le=256)] | None = None
-    """By what this machine's memory allows, between the federation's `adapter.min_rank` and `adapter.rank`."""
+    """Components that this site trains, from the federation's `adapter.min_rank` to its `adapter.rank`, the default."""
 
 
 class Institution(Model):

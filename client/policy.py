@@ -25,7 +25,7 @@ class Policy(Model):
     """What this site allows, whatever the federation file or the coordinator asks."""
 
     max_epsilon: Annotated[float, Field(gt=0)] | None = None
-    """Most epsilon that an owner here may ever spend, over all tasks, runs and coordinators; requires privacy."""
+    """Most epsilon that an owner here may ever spend, over all tasks, runs and coordinators; implies `require_dp`."""
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     """At which that epsilon is counted; a federation whose own `privacy.delta` is larger is refused."""
     new_data: Literal["ask", "allow"] | None = None
@@ -65,13 +65,13 @@ class Policy(Model):
     `none` needs `rounds.weighting = "equal"`: every count that the protocol asks for is then 1.
     """
     max_upload_bytes: Annotated[int, Field(ge=1)] | None = None
-    """Largest encoded update."""
+    """Largest encoded update, in bytes."""
     max_norm: Annotated[float, Field(gt=0)] | None = None
     """Longest update, as the Euclidean norm over all its arrays; a longer one stays here."""
     hold: bool = False
     """Keep every update in the outbox until it is approved by `collegium client outbox --approve`."""
     hold_seconds: Annotated[float, Field(gt=0)] = 3600.0
-    """How long an update waits for that, and never beyond the federation's `rounds.deadline_seconds`."""
+    """Seconds that an update waits for that; never beyond the federation's `rounds.deadline_seconds`."""
 
     @property
     def asks_for_new_data(self) -> bool:

@@ -8,9 +8,10 @@ from typing import Annotated
 
 import click
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperArgument, TyperGroup
+from typer.utils import get_params_from_function
 
-from shared.process import console
+from shared.process.console import run, verbs
 from shared.process.files import private_umask
 
 VERBS: Mapping[str, str] = {
@@ -46,17 +47,21 @@ def load(verb: str) -> click.Command:
     module, _, name = VERBS[verb].partition(":")
     group = typer.main.get_group(getattr(import_module(module), name))
     group.name = verb
+    for command in group.commands.values():
+        _restore_help(command)
     return group.commands.get(verb, group)
 
 
-app = typer.Typer(
-    name="collegium",
-    cls=Verbs,
-    help="Train one BERT together across institutions that may not share their text.",
-    no_args_is_help=True,
-    suggest_commands=False,  # click does
-    pretty_exceptions_enable=False,
-)
+def _restore_help(command: click.Command) -> None:
+    """Say again what each argument is, which click from 8.5 on forgets under this typer."""
+    assert command.callback is not None
+    declared = get_params_from_function(command.callback)
+    for param in command.params:
+        if isinstance(param, TyperArgument) and param.name:
+            param.help = declared[param.name].default.help
+
+
+app = verbs("Train one BERT together across institutions that may not share their text.", cls=Verbs)
 
 
 def _print_version(wanted: bool) -> None:
@@ -86,7 +91,7 @@ def main() -> None:
     """Entry point of the console script."""
     private_umask()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep: the machine may be busy with other sites
-    console.run(app)
+    run(app)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from shared.process.console import JsonOption, print_json
+from shared.process.console import JsonOption, print_json, verbs
 
-app = typer.Typer()
+app = verbs("What everyone may want to see.")
 
 
 @app.command(epilog="Example: collegium methods")

@@ -5,13 +5,9 @@ from typing import Annotated
 
 import typer
 
-from shared.process.console import JsonOption, announce, print_json, print_table
+from shared.process.console import JsonOption, announce, print_json, print_table, verbs
 
-app = typer.Typer(
-    help="The coordinator: enrol institutions, run rounds, release models.",
-    no_args_is_help=True,
-    suggest_commands=False,
-)
+app = verbs("The coordinator: enrol institutions, run rounds, release models.")
 Home = Annotated[Path, typer.Argument(help="The coordinator's folder, made by `collegium server init`.")]
 HomeOption = Annotated[Path, typer.Option("--home", envvar="COLLEGIUM_SERVER_HOME", help="The coordinator's folder.")]
 RunOption = Annotated[str | None, typer.Option("--run", help="A run's id; the latest run if not given.")]

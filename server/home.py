@@ -139,31 +139,33 @@ class ServerHome:
 
 
 class ServerSettings(BaseModel):
-    """`server.toml`: where the two doors listen and under which names they are reached.
-
-    Attributes:
-        public_host: Address that the public door binds to.
-        public_port: TCP port of the public door, 1 to 65535.
-        operator_port: TCP port of the operator door, always on 127.0.0.1.
-        hosts: DNS names and IP addresses in the server certificate; the first is the one that institutions are told.
-        store_url: SQLAlchemy URL of Collegium's store; None is a SQLite file in the folder.
-        require_body_signature: Whether institutions must sign every request whole (method, path, body, time, nonce),
-            as Collegium's daemon does. False lets stock SuperNodes in, whose signature covers the time alone.
-        max_message_bytes: Largest reply of an institution, 1 MiB to 64 GiB. The default has room for four times the
-            masked update (64 bits a value) of LoRA of rank 16 in every linear layer of a BERT-large.
-    """
+    """`server.toml`: where the two doors listen and under which names they are reached."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     public_host: str
+    """Address that the public door binds to."""
     public_port: Port
+    """TCP port of the public door."""
     operator_port: Port
+    """TCP port of the operator door, always on 127.0.0.1."""
     hosts: Annotated[
         tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9.:-]+$", max_length=253)], ...], Field(min_length=1)
     ]
+    """DNS names and IP addresses in the server certificate; the first is the one that institutions are told."""
     store_url: str | None = None
+    """SQLAlchemy URL of the database of runs; if not given, a SQLite file in the folder."""
     require_body_signature: bool = True
+    """Whether institutions must sign every request whole (method, path, body, time, nonce), as Collegium's daemon does.
+
+    False lets stock SuperNodes in, whose signature covers the time alone.
+    """
     max_message_bytes: Annotated[int, Field(ge=2**20, le=2**36)] = 2**28
+    """Largest reply of an institution, in bytes.
+
+    The default has room for four times the masked update (64 bits a value) of LoRA of rank 16 in every linear layer of
+    a BERT-large.
+    """
 
     @model_validator(mode="after")
     def _two_ports(self) -> "ServerSettings":

@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from shared.process.console import JsonOption, announce, print_json
+from shared.process.console import JsonOption, announce, print_json, verbs
 
-app = typer.Typer(help="Research: whole federations in one process.")
+app = verbs("Research: whole federations in one process.")
 
 
 @app.command(epilog="Example: collegium demo --workdir demo")

@@ -35,7 +35,7 @@ class Partition(Model):
     """How the records of one task are split."""
 
     data: Data
-    """The whole data set, as an institution would name it; `limit` holds before the split."""
+    """The whole data set, with the keys of `[data.TASK]` in institution.toml; `limit` holds before the split."""
     institutions: Annotated[int, Field(ge=2, le=MOST)]
     """They are called site-01, site-02, ...; the same ones for every task that is split."""
     kind: Literal["iid", "dirichlet", "by"]
@@ -53,6 +53,7 @@ class Partition(Model):
     institutions keep parts of the model at home.
     """
     seed: Annotated[int, Field(ge=0)] = 13
+    """Decides who gets which records, and which of them `data.limit` takes."""
 
     @model_validator(mode="after")
     def _kinds(self) -> Self:

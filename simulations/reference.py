@@ -23,6 +23,7 @@ from pydantic_core import PydanticUndefined
 from client.data.augmentation import Augmentation
 from client.institution import AdapterSize, Data, Identity, Institution, Runtime, Server
 from client.policy import Policy
+from server.home import ServerSettings
 from shared.federation import (
     Adapter,
     Backbone,
@@ -39,12 +40,25 @@ from shared.federation import (
 from shared.federation.methods import METHODS, columns
 from shared.federation.rules import RULES, shown
 from shared.tasks import TASK_TYPES, TaskSpec
+from simulations.experiment import Experiment
+from simulations.partition import Partition
 
 HEAD = """\
 # Configuration
 
 Written by `python -m simulations.reference` from the code; do not edit. An unknown key is an error, and all errors of a
 file are reported at once.
+"""
+EXPERIMENT_HEAD = """\
+## experiment.toml
+A whole federation on one machine, for `collegium simulate` and `collegium audit`. Paths start from the file's folder,
+or from `--data`.
+
+- `[federation]` holds what federation.toml does, `[federation.rounds]` its `[rounds]` and so on.
+  `backbone.sha256`, `rounds.institutions`, `rounds.quorum` and `[secure_aggregation.keys]` may be left out.
+- `[institutions.NAME.TASK]` is what an institution has as `[data.TASK]` in institution.toml.
+- `[partition.TASK]` splits one data set over institutions called `site-01`, `site-02`, ...;
+  `[partition.TASK.data]` names it, with the keys of `[data.TASK]`.
 """
 FEDERATION: Mapping[str, type[BaseModel]] = {
     "": Federation,
@@ -69,6 +83,8 @@ INSTITUTION: Mapping[str, type[BaseModel]] = {
     "adapter": AdapterSize,
     "runtime": Runtime,
 }
+SERVER: Mapping[str, type[BaseModel]] = {"": ServerSettings}
+EXPERIMENT: Mapping[str, type[BaseModel]] = {"": Experiment, "partition.TASK": Partition}
 
 
 def reference() -> str:
@@ -82,18 +98,22 @@ def reference() -> str:
         "## institution.toml\nThe institution's own; it never leaves the site. Relative paths start from it.\n"
     )
     parts += [_table(name, model) for name, model in INSTITUTION.items()]
+    parts.append("## server.toml\nThe coordinator's own, made by `collegium server init`.\n")
+    parts += [_table(name, model) for name, model in SERVER.items()]
+    parts.append(EXPERIMENT_HEAD)
+    parts += [_table(name, model) for name, model in EXPERIMENT.items()]
     parts += [_rules(), _methods()]
     return "\n".join(parts)
 
 
 def _rules() -> str:
-    lines = ["| while | must | because |", "|---|---|---|"]
+    lines = ["| with | the rule | because |", "|---|---|---|"]
     for rule in RULES:
         if rule.needs:
             path, *allowed = rule.needs
-            must = f"`{path}` be " + " or ".join(f"`{json.dumps(value)}`" for value in allowed)
+            must = f"`{path}` is " + " or ".join(f"`{json.dumps(value)}`" for value in allowed)
         else:
-            must = f"`{shown(rule.forbids)}` not be given"
+            must = f"not `{shown(rule.forbids)}`"
         lines.append(f"| `{shown(rule.when)}` | {must} | {rule.because} |")
     return (
         "## What goes with what\nA federation file that breaks a rule is refused when it is read, with all breaches at "
@@ -174,16 +194,29 @@ def _is_table(part: Any) -> bool:
 
 def _kind(field: FieldInfo) -> str:
     if get_origin(field.annotation) is dict:
-        return "table of text"
-    words = " or ".join(dict.fromkeys(_word(part) for part in _parts(field.annotation) if part is not NoneType))
-    return " ".join([words, *(bound for item in field.metadata for bound in _bounds(item))])
+        return "table of " + _alternatives(get_args(field.annotation)[1])
+    return " ".join([_alternatives(field.annotation), *(bound for item in field.metadata for bound in _bounds(item))])
+
+
+def _alternatives(annotation: Any) -> str:
+    """The types that a value may have, each with its bounds."""
+    parts = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return " or ".join(dict.fromkeys(_bounded(part) for part in parts if part is not NoneType))
+
+
+def _bounded(part: Any) -> str:
+    if get_origin(part) is not Annotated:
+        return _word(part)
+    kind, *metadata = get_args(part)
+    items = [found for item in metadata for found in (item.metadata if isinstance(item, FieldInfo) else [item])]
+    return " ".join([_alternatives(kind), *(bound for item in items for bound in _bounds(item))])
 
 
 def _word(part: Any) -> str:
     if get_origin(part) is Literal:
         return ", ".join(f"`{json.dumps(value)}`" for value in get_args(part))
     if get_origin(part) is tuple:
-        return "list of " + _word(_parts(get_args(part)[0])[0])
+        return "list of " + _bounded(get_args(part)[0])
     if isinstance(part, type) and issubclass(part, PurePath):
         return "path"
     return {bool: "true or false", int: "integer", float: "number", str: "text"}.get(part, str(part))

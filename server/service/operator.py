@@ -133,7 +133,7 @@ class OperatorClient:
             if node.name == name:
                 raise EnrolmentError(
                     f"Expected an institution that is not enrolled yet, but {name!r} is, with key {node.fingerprint}; "
-                    f"revoke that one first with `collegium server revoke {name}`."
+                    "give the new key a name of its own in federation.toml, and enrol it under that."
                 )
         with self._translated(f"enrol {name!r}"):
             return self._client.RegisterNode(RegisterNodeRequest(name=name, public_key=public_key)).node_id

@@ -11,11 +11,29 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from typer.core import TyperGroup
 
 from shared.errors import CollegiumError
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; all else goes to stderr.")]
 """The `--json` option of every verb."""
+
+
+def verbs(help: str, *, cls: type[TyperGroup] = TyperGroup) -> typer.Typer:
+    """A group of verbs of the command line.
+
+    Args:
+        help: What they are for, one sentence.
+        cls: How verbs are found by name.
+    """
+    return typer.Typer(
+        help=help,
+        cls=cls,
+        no_args_is_help=True,
+        suggest_commands=False,  # click suggests by itself
+        rich_markup_mode="markdown",  # under the default, `[secure_aggregation]` in a help text would be markup
+        pretty_exceptions_enable=False,
+    )
 
 
 def announce(text: str) -> None:
