@@ -156,13 +156,7 @@ def _wait_for_coordinator(home: ServerHome, check: Callable[[], None]) -> None:
 
 def _daemon(name: str, workdir: Path, *verb: str) -> Child:
     argv = [sys.executable, "-m", "collegium", *verb]
-    return Child(name=name, argv=argv, log=workdir / "logs" / f"{name}.log", give_up=_last_error)
-
-
-def _last_error(code: int, tail: str) -> str | None:
-    """A verb that ended with exit code 1 has said why on its last line; to start it again would not help."""
-    lines = [line.removeprefix("error: ") for line in tail.splitlines() if line.startswith("error: ")]
-    return lines[-1] if code == 1 and lines else None
+    return Child(name=name, argv=argv, log=workdir / "logs" / f"{name}.log")
 
 
 @contextmanager

@@ -29,10 +29,8 @@ STALE_SECONDS = 100.0
 60 s after its last sign of life, and the supervisor's pause between two attempts."""
 CONNECTED_FILE = "connected"
 """In the state folder, from the first connection on: the key has been enrolled at some time."""
-# As client.service.executor writes them; importing it here would load Flower's client side into this small process.
 EXECUTOR_READY = ": ready"
-EXECUTOR_ERROR = "error: "
-EXECUTOR_USER_ERROR = 2
+"""As client.service.executor ends its line; importing it here would load Flower's client side into this process."""
 
 Announce = Callable[[str], None]
 
@@ -99,7 +97,6 @@ def _children(institution_file: Path, institution: Institution, port: int, secre
             argv=executor,
             log=state / "logs" / "executor.log",
             env=environment | threads,
-            give_up=_why_executor_ended,
         ),
     ]
 
@@ -151,13 +148,6 @@ def _why_supernode_ended(institution: Institution, port: int, _code: int, tail: 
             "install the version of Collegium that the coordinator uses."
         )
     return None
-
-
-def _why_executor_ended(code: int, tail: str) -> str | None:
-    lines = tail.splitlines()
-    if code != EXECUTOR_USER_ERROR or not lines or not lines[-1].startswith(EXECUTOR_ERROR):
-        return None
-    return lines[-1].removeprefix(EXECUTOR_ERROR)
 
 
 def _check_credentials(institution: Institution) -> None:

@@ -48,15 +48,15 @@ from flwr.supercore.runtime.tracing import RuntimeTracingInterceptor
 from flwr.supernode.runtime import run_clientapp
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
-from shared.errors import CollegiumError, ConfigError, ConnectionFailedError
+from shared.errors import CollegiumError, ConfigError, ConnectionFailedError, plain
 from shared.process.files import private_umask
+from shared.process.parent import LONGEST_SENTENCE, tell_parent
 from shared.process.supervisor import run_until_signal
 
 READY = "ready"
 """The line that the daemon waits for."""
-ERROR_PREFIX = "error: "
 USER_ERROR = 2
-"""Exit code of an error that a restart does not mend; the last line says which."""
+"""Exit code of an error that a restart does not mend; the daemon is told which."""
 STOPPED = "The institution's executor was stopped while it worked on this request."
 WITHDRAWN = "The SuperNode no longer waits for this task."
 
@@ -330,7 +330,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run_until_signal(lambda stop: _run(arguments.institution, arguments.runtime, arguments.secret_file, stop))
     except CollegiumError as error:
-        print(f"{ERROR_PREFIX}{error}", file=sys.stderr, flush=True)
+        print(f"error: {plain(str(error), LONGEST_SENTENCE)}", file=sys.stderr, flush=True)
+        tell_parent(error)
         return USER_ERROR
     return 0
 

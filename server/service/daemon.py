@@ -17,7 +17,6 @@ from shared.process.supervisor import Child, supervise
 
 START_SECONDS = 60.0
 POLL_SECONDS = 0.05
-ERROR_PREFIX = "error: "
 
 
 def serve(home: ServerHome, *, stop: threading.Event, announce: Callable[[str], None]) -> None:
@@ -62,7 +61,6 @@ def _children(home: ServerHome, settings: ServerSettings) -> list[Child]:
         argv=[sys.executable, "-P", "-m", "server.service.superlink", "--home", str(root)],
         log=home.logs / "superlink.log",
         env=environment,
-        give_up=_known_error,
     )
     superexec = Child(
         name="superexec",
@@ -112,11 +110,3 @@ def _is_up(home: ServerHome, settings: ServerSettings) -> bool:
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-def _known_error(code: int, output: str) -> str | None:
-    """The sentence with which the SuperLink ended, if it knew what is wrong; a crash is worth a restart."""
-    lines = output.splitlines()
-    if code != 1 or not lines or not lines[-1].startswith(ERROR_PREFIX):
-        return None
-    return lines[-1].removeprefix(ERROR_PREFIX)

@@ -47,9 +47,10 @@ from server.door.serving import DoorServer
 from server.door.speech import Speech
 from server.home import ServerHome, ServerSettings, open_home, read_settings
 from server.service.listeners import open_listeners
-from shared.errors import CollegiumError, ConfigError, StoreError
+from shared.errors import CollegiumError, ConfigError, StoreError, plain
 from shared.process.files import private_folder, private_umask
 from shared.process.flower import flower_environment
+from shared.process.parent import LONGEST_SENTENCE, tell_parent
 
 SHUTDOWN_SECONDS = 2
 OPEN_FILES = 65536
@@ -211,7 +212,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.update(flower_environment(home.flower))
         serve(home)
     except CollegiumError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        print(f"error: {plain(str(error), LONGEST_SENTENCE)}", file=sys.stderr, flush=True)
+        tell_parent(error)
         return 1
     return 0
 

@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
-from shared.errors import CollegiumError
+from shared.errors import CollegiumError, plain
+from shared.process.parent import LONGEST_SENTENCE, tell_parent
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; all else goes to stderr.")]
 """The `--json` option of every verb."""
@@ -65,7 +66,8 @@ def run(app: Callable[[], Any]) -> None:
     try:
         app()
     except CollegiumError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {plain(str(error), LONGEST_SENTENCE)}", file=sys.stderr)
+        tell_parent(error)
         raise SystemExit(1) from None
 
 

@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shared.errors import ProcessError
+from shared.process.parent import VARIABLE, heard
 
 FIRST_DELAY = 0.5  # seconds before the first restart; doubles with every further death
 LONGEST_DELAY = 8.0
@@ -69,8 +70,9 @@ class Child:
         argv: The program and its arguments.
         log: File that its stdout and stderr are appended to; folders are made as needed.
         env: Variables added to the supervisor's own environment.
-        give_up: Called with the exit code (negative: minus the signal) and the last lines that this life of the child
-            wrote. A sentence means that restarting is pointless and becomes the error; `None` restarts.
+        give_up: For a program that is not ours and does not `tell_parent`: called with the exit code (negative: minus
+            the signal) and the last lines that this life of the child wrote. A sentence means that restarting is
+            pointless and becomes the error; `None` restarts.
     """
 
     name: str
@@ -86,6 +88,8 @@ class _Life:
 
     child: Child
     process: subprocess.Popen[bytes] | None = None
+    pipe: int = -1
+    """What the process may tell before it ends."""
     log_start: int = 0
     started: float = 0.0
     due: float = 0.0
@@ -110,7 +114,8 @@ def supervise(
         grace: Seconds between SIGTERM (last child first) and SIGKILL.
 
     Raises:
-        ProcessError: A program does not exist, or a child's `give_up` returned a sentence. All children are ended.
+        ProcessError: A program does not exist, a child told why it cannot go on (`shared.process.parent`), or its
+            `give_up` returned a sentence. All children are ended.
     """
     lives = [_Life(child) for child in children]
     with _bare_python(_WARDEN, stdin=subprocess.PIPE) as warden:
@@ -177,17 +182,23 @@ def _start(life: _Life, warden: subprocess.Popen[bytes]) -> None:
             "run Collegium from the environment it is installed in."
         )
     child.log.parent.mkdir(parents=True, exist_ok=True)
-    with child.log.open("ab") as log:
-        life.log_start = log.tell()
-        life.process = _bare_python(
-            _LAUNCHER,
-            str(os.getpid()),
-            *child.argv,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env={**os.environ, **child.env},
-        )
+    life.pipe, told = os.pipe()
+    os.set_blocking(life.pipe, False)
+    try:
+        with child.log.open("ab") as log:
+            life.log_start = log.tell()
+            life.process = _bare_python(
+                _LAUNCHER,
+                str(os.getpid()),
+                *child.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(told,),
+                env={**os.environ, **child.env, VARIABLE: str(told)},
+            )
+    finally:
+        os.close(told)
     life.started = time.monotonic()
     _tell(warden, f"+{life.process.pid}")
 
@@ -223,15 +234,19 @@ def _reap(life: _Life, warden: subprocess.Popen[bytes]) -> int:
     code = life.process.wait()
     _tell(warden, f"-{life.process.pid}")
     life.process = None
+    os.close(life.pipe)
     return code
 
 
 def _bury(life: _Life, warden: subprocess.Popen[bytes], announce: Callable[[str], None]) -> None:
     """Account for a child that died by itself: give up, or plan its next start."""
+    told = heard(life.pipe)
     code = _reap(life, warden)
     child = life.child
-    if child.give_up and (sentence := child.give_up(code, _tail(child.log, life.log_start))):
-        raise ProcessError(sentence)
+    if child.give_up and not told:
+        told = child.give_up(code, _tail(child.log, life.log_start))
+    if told:
+        raise ProcessError(told)
     if time.monotonic() - life.started >= LONG_LIFE:
         life.delay = FIRST_DELAY
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import ProcessError
-from shared.process import supervisor
+from shared.process import parent, supervisor
 from shared.process.supervisor import Child, run_until_signal, supervise
 
 ROOT = Path(__file__).parents[2]
@@ -249,3 +249,55 @@ def test_a_handler_waits_for_no_lock() -> None:
         assert stop.wait(5)
 
     run_until_signal(work)
+
+
+def verb(code: str) -> list[str]:
+    return [sys.executable, "-c", f"from shared.errors import ConfigError\nfrom shared.process import console\n{code}"]
+
+
+def test_a_child_that_says_why_it_cannot_go_on_is_not_started_again(tmp_path: Path) -> None:
+    code = "def app():\n    raise ConfigError('Expected a\\nfile, but ' + 'x' * 89_000)\nconsole.run(app)"
+    with Background(Child("verb", verb(code), tmp_path / "log")) as running:
+        wait_for(lambda: running.error, 60)
+    said = str(running.error[0])
+    assert said.startswith("Expected a file, but xxx")
+    assert len(said) == parent.LONGEST_SENTENCE
+    assert running.said == []
+    assert (tmp_path / "log").read_text() == f"error: {said}\n"
+
+
+def test_what_merely_stands_in_a_childs_log_is_no_word_to_its_parent(tmp_path: Path) -> None:
+    code = "print('error: somebody said so', flush=True); raise SystemExit(1)"
+    with Background(Child("verb", python(code), tmp_path / "log")) as running:
+        wait_for(lambda: running.said)
+    assert running.error == []
+
+
+def test_a_child_can_tell_though_it_left_a_process_behind(tmp_path: Path) -> None:
+    code = (
+        "import os, time\nfrom shared.process.parent import tell_parent\n"
+        "if os.fork() == 0:\n    time.sleep(60)\ntell_parent(ConfigError('no'))\nos._exit(1)"
+    )
+    with Background(Child("verb", verb(code), tmp_path / "log")) as running:
+        wait_for(lambda: running.error, 60)
+    assert str(running.error[0]) == "no"
+
+
+def test_half_a_word_is_none_and_without_a_parent_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    for told, meant in ((b'{"error": "no"}', "no"), (b'{"error": "n', None), (b"[]", None), (b"", None)):
+        end, start = os.pipe()
+        os.set_blocking(end, False)
+        os.write(start, told)
+        assert parent.heard(end) == meant
+        os.close(start)
+        os.close(end)
+    for value in ("", "no number", "1", "9999"):
+        monkeypatch.setenv(parent.VARIABLE, value)
+        parent.tell_parent(ValueError("nobody listens"))
+
+
+def test_no_file_stays_open(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with Background(Child("brief", python("raise SystemExit(3)"), tmp_path / "log")) as running:
+        wait_for(lambda: len(running.said) >= 2)
+    assert len(os.listdir("/proc/self/fd")) == before

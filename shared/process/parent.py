@@ -1,0 +1,39 @@
+"""What a child process tells the supervisor before it ends: why it cannot go on, as JSON through a pipe of its own.
+
+A restart does not mend what is told so. Nothing is read out of the child's log for it, which a person may read and
+which begins anew when it is full.
+"""
+
+import json
+import os
+import stat
+from contextlib import suppress
+
+from shared.errors import plain
+
+VARIABLE = "COLLEGIUM_PARENT"
+"""In a child's environment: the number of the pipe's end that it writes to."""
+LONGEST_SENTENCE = 5000
+"""Characters of an error that are told; what is longer is cut. A pipe holds as much without anybody reading."""
+PIPE_BYTES = 2**16
+
+
+def tell_parent(error: Exception) -> None:
+    """Tell the supervisor, if there is one, why this process ends."""
+    told = json.dumps({"error": plain(str(error), LONGEST_SENTENCE)}).encode()
+    with suppress(OSError, ValueError):  # nobody listens: then whoever reads the log knows
+        pipe = int(os.environ.pop(VARIABLE, ""))
+        if stat.S_ISFIFO(os.fstat(pipe).st_mode):
+            os.write(pipe, told)
+
+
+def heard(pipe: int) -> str | None:
+    """What a child that has ended told through its pipe, which does not block; None if it told nothing whole."""
+    told = b""
+    with suppress(BlockingIOError):  # a process that it left behind may still hold the other end
+        while len(told) < PIPE_BYTES and (part := os.read(pipe, PIPE_BYTES)):
+            told += part
+    try:
+        return str(json.loads(told)["error"])
+    except (ValueError, LookupError, TypeError):
+        return None
