@@ -287,7 +287,7 @@ class Site:
         self.asked.train(request.run, request.round)
         received, control = self._load(request, came, arrays, own)
         set_trained(self.model.encoder, self.federation.method.factors(request.round))
-        importance = Importance(self.model.encoder) if self.federation.adapter.type == "adalora" else None
+        importance = Importance(self.model.encoder) if self.federation.adapter.prunes else None
         hooks: list[Hook] = [importance] if importance else []
         if control:
             hooks.append(Correction({name: c - variates.get(name, np.float32(0)) for name, c in control.items()}))

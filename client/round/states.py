@@ -90,7 +90,7 @@ def check_state(
     """
     whole = {name: tuple(parameter.shape) for name, parameter in tensors(model).items()}
     arrays, variates = dict(received.state.model), received.state.control
-    if federation.adapter.type == "adalora":
+    if federation.adapter.prunes:
         arrays = fill(arrays, whole)
     wanted = {name: shape for name, shape in whole.items() if is_received(name, federation.method)}
     check_shapes(of_tasks(wanted, received.tasks), arrays)

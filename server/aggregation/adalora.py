@@ -9,14 +9,21 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
-from server.aggregation import ClientUpdate
+from server.aggregation import ClientUpdate, Context, Result, averaging
 from shared.adapter import factor_name
 from shared.codec import Arrays
-from shared.federation import Adapter, Federation
+from shared.federation import Adapter
 from shared.model.allocation import ranks_left
 
 Told = dict[str, Arrays]
 """By institution, the importance of every component: [rank] by layer."""
+
+
+def apply(state: Arrays, updates: Iterable[ClientUpdate], context: Context) -> Result:
+    """Add the mean update, then prune what the next round's budget does not cover."""
+    told: Told = {}
+    new, steps, diagnostics = averaging.apply(state, noted(updates, told), context)
+    return Result(allocate(new, told, diagnostics.weights, context), steps, diagnostics)
 
 
 def noted(updates: Iterable[ClientUpdate], told: Told) -> Iterator[ClientUpdate]:
@@ -26,17 +33,14 @@ def noted(updates: Iterable[ClientUpdate], told: Told) -> Iterator[ClientUpdate]
         yield update
 
 
-def allocate(
-    state: Mapping[str, np.ndarray], told: Told, weights: Mapping[str, float], *, federation: Federation, round: int
-) -> Arrays:
+def allocate(state: Mapping[str, np.ndarray], told: Told, weights: Mapping[str, float], context: Context) -> Arrays:
     """Prune what the next round's budget does not cover.
 
     Args:
         state: The global state after a round's averaging.
         told: By institution.
         weights: In the adapter, of those whose updates were averaged; they sum to one.
-        federation: Names the budget.
-        round: The round's number.
+        context: Has the budget and the round.
 
     Returns:
         The new state, in the shapes of the old one; nothing is pruned if nobody found a component to matter, as in a
@@ -45,7 +49,7 @@ def allocate(
     importance = mean_importance(told, weights)
     if not any(scores.any() for scores in importance.values()):
         return dict(state)
-    components = budget(federation.adapter, round + 1, rounds=federation.rounds.count, layers=len(importance))
+    components = budget(context.adapter, context.round + 1, rounds=context.rounds, layers=len(importance))
     return prune(state, importance, components)
 
 

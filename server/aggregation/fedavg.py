@@ -26,8 +26,7 @@ from types import MappingProxyType
 import numpy as np
 from scipy.linalg.blas import saxpy
 
-from server.aggregation import ClientUpdate
-from server.aggregation.shares import Cut
+from server.aggregation import ClientUpdate, Context, Diagnostics, Result
 from shared.adapter import task_of
 from shared.codec import Arrays
 from shared.errors import ReplyError
@@ -37,41 +36,22 @@ STAGE = 32
 """Updates that are added up before they join the sum."""
 Says = Mapping[str, float]
 """What an institution's word counts for in the adapter, by task."""
+PLAIN = Context()
 NOBODY: Mapping[str | None, float] = MappingProxyType({})
 
 
-@dataclass(frozen=True)
-class Diagnostics:
-    """What went into a round's average."""
-
-    examples: Mapping[str, Mapping[str, int]]
-    """Per institution and task."""
-    norms: Mapping[str, float]
-    """Euclidean norm of each institution's update."""
-    weights: Mapping[str, float]
-    """Each institution's weight in the adapter; they sum to one."""
-    norm: float
-    """Euclidean norm of the step that the global state takes."""
-    cuts: Sequence[Cut] = ()
-    """Counts that were above their share."""
-
-
-def apply(
-    state: Mapping[str, np.ndarray], updates: Iterable[ClientUpdate], *, weighting: Weighting = "tasks"
-) -> tuple[Arrays, Diagnostics]:
+def apply(state: Mapping[str, np.ndarray], updates: Iterable[ClientUpdate], context: Context = PLAIN) -> Result:
     """Add the weighted mean of the updates to the global state.
 
     Args:
         state: The global state, float32 arrays by name.
         updates: Consumed one at a time; none is kept.
-        weighting: What an institution weighs: an equal say for every `tasks`, by `examples`, or `equal` holders.
-
-    Returns:
-        The new state (arrays that nobody updated are the very same values) and the diagnostics.
+        context: Says what an institution weighs.
 
     Raises:
         ReplyError: An institution contributed twice.
     """
+    weighting = context.weighting
     sums = _Sums(state, weighting)
     examples: dict[str, Mapping[str, int]] = {}
     says: dict[str, Says] = {}
@@ -88,7 +68,7 @@ def apply(
     new = dict(state)
     for name, step in sums.means(_totals(says)):
         new[name] = (state[name] + step).astype(np.float32)
-    return new, Diagnostics(examples, norms, _weights(says), step_norm(new, state))
+    return Result(new, {}, Diagnostics(examples, norms, _weights(says), step_norm(new, state)))
 
 
 def counts_for(

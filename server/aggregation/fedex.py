@@ -12,29 +12,22 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from server.aggregation import ClientUpdate, fedavg
+from server.aggregation import ClientUpdate, Context, Result, fedavg
 from shared.adapter import factor_name, factor_of, layer_of
-from shared.codec import Arrays
-from shared.federation import Weighting
+from shared.model.lora import scale_of
 from shared.model.lowrank import Product, compress, stack
 
 
-def apply(
-    state: Mapping[str, np.ndarray], updates: Iterable[ClientUpdate], *, weighting: Weighting, scale: float
-) -> tuple[Arrays, dict[str, Product], fedavg.Diagnostics]:
-    """Average, and say what is left out.
+def apply(state: Mapping[str, np.ndarray], updates: Iterable[ClientUpdate], context: Context) -> Result:
+    """Average, and add to the frozen weights what is left out.
 
     Args:
         state: The global state.
         updates: All are held at once.
-        weighting: As `fedavg.apply`.
-        scale: What the adapter multiplies B A by.
-
-    Returns:
-        The new state; by layer, the product to add to its frozen weights, the scale included; the diagnostics.
+        context: As `fedavg.apply` has it.
     """
-    held = list(updates)
-    new, diagnostics = fedavg.apply(state, held, weighting=weighting)
+    held, scale = list(updates), scale_of(context.adapter)
+    new, _, diagnostics = fedavg.apply(state, held, context)
     steps: dict[str, Product] = {}
     for a in [name for name in state if factor_of(name) == "A"]:
         layer, b = layer_of(a), factor_name(layer_of(a), "B")
@@ -46,4 +39,4 @@ def apply(
         step = compress(stack(parts))
         if step[1].size:
             steps[layer] = step
-    return new, steps, diagnostics
+    return Result(new, steps, diagnostics)

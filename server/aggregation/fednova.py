@@ -17,11 +17,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from server.aggregation import ClientUpdate, fedavg
+from server.aggregation import ClientUpdate, Context, Result, fedavg
 from server.aggregation.shares import capped
 from shared.adapter import task_of
-from shared.codec import Arrays
-from shared.federation import Weighting
 
 
 def gain(steps: int, momentum: float) -> float:
@@ -30,26 +28,15 @@ def gain(steps: int, momentum: float) -> float:
     return (steps - momentum * (1 - momentum**steps) / (1 - momentum)) / (1 - momentum)
 
 
-def apply(
-    state: Mapping[str, np.ndarray],
-    updates: Iterable[ClientUpdate],
-    *,
-    weighting: Weighting,
-    momentum: float = 0.0,
-    max_share: float = 1.0,
-) -> tuple[Arrays, fedavg.Diagnostics]:
-    """Add the normalised mean of the updates to the global state.
+def apply(state: Mapping[str, np.ndarray], updates: Iterable[ClientUpdate], context: Context) -> Result:
+    """Add the normalised mean of the updates to the global state; norms are those of the updates as they came.
 
     Args:
         state: The global state, float32 arrays by name.
         updates: Consumed one at a time; none is kept.
-        weighting: As `fedavg.apply`.
-        momentum: Of the institutions' SGD; 0 for AdamW.
-        max_share: Of all institutions' steps, the most that one's count for.
-
-    Returns:
-        As `fedavg.apply`; norms are those of the updates as they came.
+        context: `max_share` is the most that one institution's steps count for, of those of all.
     """
+    momentum = context.momentum
     lengths: list[ClientUpdate] = []
 
     def divided() -> Iterator[ClientUpdate]:
@@ -62,19 +49,19 @@ def apply(
             )
 
     zero = {name: np.zeros_like(array) for name, array in state.items()}
-    steps, diagnostics = fedavg.apply(zero, divided(), weighting=weighting)
+    steps, _, diagnostics = fedavg.apply(zero, divided(), context)
     moved = {name: step for name, step in steps.items() if step is not zero[name]}
     told = {update.institution: gain(update.steps, momentum) for update in lengths}
-    used = capped(told, max_share) if told else {}
+    used = capped(told, context.max_share) if told else {}
     lengths = [replace(one, arrays={n: a * used[one.institution] for n, a in one.arrays.items()}) for one in lengths]
     none = {name: np.zeros(_length_shape(name, step.shape), np.float32) for name, step in moved.items()}
-    effective, _ = fedavg.apply(none, lengths, weighting=weighting)
+    effective, *_ = fedavg.apply(none, lengths, context)
     new = {
         name: (array + moved[name].astype(np.float64) * effective[name]).astype(np.float32) if name in moved else array
         for name, array in state.items()
     }
     norms = {name: length * diagnostics.norms[name] for name, length in told.items()}
-    return new, replace(diagnostics, norms=norms, norm=fedavg.step_norm(new, state))
+    return Result(new, {}, replace(diagnostics, norms=norms, norm=fedavg.step_norm(new, state)))
 
 
 def _length_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -8,29 +8,22 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from server.aggregation import ClientUpdate, fedavg
+from server.aggregation import ClientUpdate, Context, Result, fedavg
 from server.aggregation.mixed_ranks import narrow, padded
 from shared.adapter import factor_name, factor_of, layer_of
-from shared.codec import Arrays
-from shared.federation import Weighting
 from shared.model.lowrank import stack, truncate
 
 
-def apply(
-    state: Mapping[str, np.ndarray], updates: Iterable[ClientUpdate], *, weighting: Weighting
-) -> tuple[Arrays, fedavg.Diagnostics]:
+def apply(state: Mapping[str, np.ndarray], updates: Iterable[ClientUpdate], context: Context) -> Result:
     """Average products, and cut the mean to the state's rank.
 
     Args:
         state: The global state, of the highest rank.
         updates: All are held at once; of rank r they have A [r, inputs] and B [outputs, r].
-        weighting: As `fedavg.apply`, which averages the heads.
-
-    Returns:
-        The new state and the diagnostics.
+        context: As `fedavg.apply` has it, which averages the heads.
     """
     held = list(updates)
-    new, diagnostics = fedavg.apply(state, (padded(update, state) for update in held), weighting=weighting)
+    new, _, diagnostics = fedavg.apply(state, (padded(update, state) for update in held), context)
     for a in [name for name in state if factor_of(name) == "A"]:
         b = factor_name(layer_of(a), "B")
         parts = []
@@ -39,4 +32,4 @@ def apply(
             weight = diagnostics.weights[update.institution]
             parts.append((weight * (received[b] + update.arrays[b]), received[a] + update.arrays[a]))
         new[b], new[a] = truncate(stack(parts), state[a].shape[0])
-    return new, diagnostics
+    return Result(new, {}, diagnostics)

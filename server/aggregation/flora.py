@@ -10,33 +10,26 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from server.aggregation import ClientUpdate, fedavg
+from server.aggregation import ClientUpdate, Context, Result, fedavg
 from server.aggregation.mixed_ranks import narrow, padded
 from shared.adapter import factor_name, factor_of, layer_of
-from shared.codec import Arrays
-from shared.federation import Weighting
+from shared.model.lora import scale_of
 from shared.model.lowrank import Product, compress, stack
 
 
-def apply(
-    state: Mapping[str, np.ndarray], updates: Iterable[ClientUpdate], *, weighting: Weighting, scale: float, seed: int
-) -> tuple[Arrays, dict[str, Product], fedavg.Diagnostics]:
+def apply(state: Mapping[str, np.ndarray], updates: Iterable[ClientUpdate], context: Context) -> Result:
     """Stack the products, and begin the factors anew.
 
     Args:
         state: The global state.
         updates: All are held at once; ranks may differ.
-        weighting: As `fedavg.apply`, which averages the heads.
-        scale: What the adapter multiplies B A by.
-        seed: Decides the new A, drawn as peft draws it: evenly within 1 / sqrt(inputs).
-
-    Returns:
-        The new state; by layer, the product to add to its frozen weights, the scale included; the diagnostics.
+        context: As `fedavg.apply` has it, which averages the heads. Seed and round decide the new A, drawn as peft
+            draws it: evenly within 1 / sqrt(inputs).
     """
-    held = list(updates)
-    new, diagnostics = fedavg.apply(state, (padded(update, state) for update in held), weighting=weighting)
+    held, scale = list(updates), scale_of(context.adapter)
+    new, _, diagnostics = fedavg.apply(state, (padded(update, state) for update in held), context)
     steps: dict[str, Product] = {}
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(context.seed + context.round)
     for a in sorted(name for name in state if factor_of(name) == "A"):
         layer, b = layer_of(a), factor_name(layer_of(a), "B")
         parts = []
@@ -49,4 +42,4 @@ def apply(
         bound = state[a].shape[1] ** -0.5
         new[a] = rng.uniform(-bound, bound, state[a].shape).astype(np.float32)
         new[b] = np.zeros_like(state[b])
-    return new, steps, diagnostics
+    return Result(new, steps, diagnostics)

@@ -13,23 +13,11 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from server.aggregation import ClientUpdate
+from server.aggregation import ClientUpdate, Cut
 from shared.federation import Weighting
 
 TOTAL = "all tasks"
 """Where a count of records of all tasks together is cut."""
-
-
-@dataclass(frozen=True)
-class Cut:
-    """A count that was above its share."""
-
-    institution: str
-    task: str
-    told: int
-    """By the institution."""
-    used: float
-    """Instead of it."""
 
 
 def capped(counts: Mapping[str, float], max_share: float) -> dict[str, float]:

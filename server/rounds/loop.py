@@ -13,8 +13,8 @@ import numpy as np
 from flwr.serverapp import Grid
 
 from server import robust, secagg
-from server.aggregation import ClientUpdate, Result, fedavg, fedsvd, optimizers, scaffold
-from server.aggregation.methods import aggregate
+from server.aggregation import ClientUpdate, Diagnostics, Result, fedavg, optimizers, scaffold
+from server.aggregation.methods import aggregate, aggregator_of
 from server.aggregation.shares import capped_mean
 from server.rounds.asking import IDLE_SECONDS, online
 from server.rounds.handshake import describe, gaps
@@ -170,9 +170,7 @@ def _round(this: Run, state: State, number: int) -> State:
     moments = state.moments
     if this.federation.server_optimizer.type != "none":
         model, moments, diagnostics = _optimize(this, state, result, number)
-    if this.federation.method_name == "fedsvd":
-        model = fedsvd.refactor(model)
-    new = State(model, moments, variates, steps)
+    new = State(aggregator_of(this.federation).after(model), moments, variates, steps)
     this.store.save_checkpoint(this.run_id, number, new)
     _finish(this, new, number, started, diagnostics)
     return new
@@ -181,7 +179,7 @@ def _round(this: Run, state: State, number: int) -> State:
 def _collect(this: Run, state: State, requests: Mapping[str, TrainRequest], number: int) -> tuple[Result, Variates]:
     """Train and average, every update by itself; as `server.secagg.collect` does with sums alone."""
     shapes, told = _sent_shapes(this, state.model, number), [state.variates]
-    ranks = allocation.ranks_left(state.model) if this.federation.adapter.type == "adalora" else None
+    ranks = allocation.ranks_left(state.model) if this.federation.adapter.prunes else None
     updates: Iterable[ClientUpdate] = _updates(this, requests, shapes, number, ranks)
     if this.federation.training.scaffold:
         updates = _controlled(this, updates, told, number)
@@ -223,7 +221,7 @@ def _sent_shapes(this: Run, model: Mapping[str, np.ndarray], number: int) -> dic
     return {name: array.shape for name, array in model.items() if is_sent(name, method, number)}
 
 
-def _optimize(this: Run, state: State, result: Result, number: int) -> tuple[Arrays, Moments, fedavg.Diagnostics]:
+def _optimize(this: Run, state: State, result: Result, number: int) -> tuple[Arrays, Moments, Diagnostics]:
     """The server optimizer's step in place of the mean step, and its moments after it."""
     agreed = this.federation.server_optimizer
     moved = moved_rows(
@@ -237,7 +235,7 @@ def _optimize(this: Run, state: State, result: Result, number: int) -> tuple[Arr
     return after, moments, replace(result.diagnostics, norm=fedavg.step_norm(after, state.model))
 
 
-def _finish(this: Run, state: State, number: int, started: float, diagnostics: fedavg.Diagnostics | None) -> None:
+def _finish(this: Run, state: State, number: int, started: float, diagnostics: Diagnostics | None) -> None:
     """Validate the state after a round, and record the round."""
     score = _evaluate(this, state, number, "validation", present(this))
     seconds = time.perf_counter() - started
@@ -246,7 +244,7 @@ def _finish(this: Run, state: State, number: int, started: float, diagnostics: f
     shown = "not validated" if score is None else f"validation score {score:.3f}"
     weights = diagnostics.weights if diagnostics else {}
     shares = "; weights " + ", ".join(f"{name} {w:.2f}" for name, w in sorted(weights.items())) if weights else ""
-    pruned = this.federation.adapter.type == "adalora"
+    pruned = this.federation.adapter.prunes
     ranks = f"; {allocation.describe(allocation.ranks_left(state.model))}" if pruned else ""
     this.say(f"Round {number} of {this.federation.rounds.count}: {shown}, {seconds:.1f} s{ranks}{shares}")
 

@@ -10,8 +10,8 @@ from typing import TypeVar
 import numpy as np
 from flwr.serverapp import Grid
 
+from server.aggregation import Cut
 from server.aggregation.mixed_ranks import narrow
-from server.aggregation.shares import Cut
 from server.rounds.asking import Answer, online
 from server.rounds.asking import ask as ask_all
 from server.rounds.replies import Holdings
@@ -184,7 +184,7 @@ def encode_state(
     Control variates, if any, go beside it.
     """
     told = {name: array for name, array in model.items() if is_received(name, this.federation.method)}
-    if this.federation.adapter.type == "adalora":
+    if this.federation.adapter.prunes:
         told = cut(told, ranks_left(told))
     held = {name: (frozenset(this.announced[name].records), this.announced[name].rank) for name in names}
     made = {

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from server.aggregation import Result, fedavg
+from server.aggregation import Diagnostics, Result, fedavg
 from server.secagg.round import SecureRound
 from shared.adapter import task_of
 from shared.errors import QuorumError
@@ -46,7 +46,7 @@ def average(
         if expected.any():
             moved = total / np.where(expected > 0, np.maximum(whole, slack), 1.0)
             new[name] = (state[name] + np.where(expected > 0, moved, 0.0)).astype(np.float32)
-    diagnostics = fedavg.Diagnostics(
+    diagnostics = Diagnostics(
         examples={name: secure.directory[name].examples for name in survivors},
         norms={},
         weights=_adapter_weights(secure, survivors),

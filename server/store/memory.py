@@ -38,7 +38,7 @@ from shared.process.files import private_file, private_folder, write_synced
 from shared.state import State, pack_state, unpack_state
 
 if TYPE_CHECKING:
-    from server.aggregation.shares import Cut
+    from server.aggregation import Cut
     from server.robust import Finding
 
 
@@ -290,7 +290,7 @@ class Store:
         agreed = self.agreement(run)
         if agreed.privacy and agreed.privacy.evaluation_epsilon is None:
             return self.last_round(run)
-        first = agreed.rounds.count - agreed.adapter.final_rounds if agreed.adapter.type == "adalora" else 0
+        first = agreed.rounds.count - agreed.adapter.final_rounds if agreed.adapter.prunes else 0
         rows = [row for row in self.rows(rounds, run) if row["score"] is not None and row["round"] >= first]
         scored = [(row["score"], -row["round"]) for row in rows]
         return -max(scored)[1] if scored else self.last_round(run)

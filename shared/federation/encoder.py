@@ -61,6 +61,11 @@ class Adapter(Model):
     """Names of linear layers, or "query,value" (the paper's own choice), or "all-linear": query, key, value, dense."""
 
     @property
+    def prunes(self) -> bool:
+        """Whether layers lose components from round to round."""
+        return self.type == "adalora"
+
+    @property
     def ranks(self) -> range:
         """What an institution's rank may be."""
         return range(self.min_rank or self.rank, self.rank + 1)

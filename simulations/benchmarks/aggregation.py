@@ -18,8 +18,8 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from server.aggregation import ClientUpdate, fedsvd
-from server.aggregation.methods import aggregate
+from server.aggregation import ClientUpdate
+from server.aggregation.methods import aggregate, aggregator_of
 from shared.adapter import factor_name, is_sent
 from shared.codec import Arrays
 from shared.federation import Federation
@@ -111,7 +111,7 @@ def seconds_of(federation: Federation, state: Arrays, pool: Sequence[Arrays], nu
 def step(federation: Federation, state: Arrays, updates: Iterator[ClientUpdate]) -> Arrays:
     """What the coordinator computes of a round's updates."""
     new, *_ = aggregate(state, updates, federation=federation, round=ROUND)
-    return fedsvd.refactor(new) if federation.method_name == "fedsvd" else new
+    return aggregator_of(federation).after(new)
 
 
 def bare_sum(pool: Sequence[Arrays], number: int) -> Arrays:
@@ -150,7 +150,7 @@ def initial_state(federation: Federation) -> Arrays:
     """An adapter of BERT-base, at random."""
     rng, rank = np.random.default_rng(13), federation.adapter.rank
     shapes: dict[Factor, tuple[int, int]] = {"A": (rank, WIDTH), "B": (WIDTH, rank)}
-    if federation.method_name == "fed-sb":
+    if "R" in federation.method.factors(ROUND):
         shapes["R"] = (rank, rank)
     return {
         factor_name(f"base_model.model.encoder.layer.{layer}.attention.self.{module}", factor): _random(rng, shape)

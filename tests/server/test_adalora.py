@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from server.aggregation import ClientUpdate
+from server.aggregation import ClientUpdate, context_of
 from server.aggregation.adalora import allocate, budget, mean_importance, noted, prune
 from server.store import Store
 from shared.adapter import factor_name
@@ -100,7 +100,7 @@ def test_where_no_component_is_known_to_matter_nothing_is_pruned(
 ) -> None:
     federation = tiny_federation(adapter={"type": "adalora"}, rounds={"count": 6})
     before = state()
-    after = allocate(before, told, dict.fromkeys(told, 1.0), federation=federation, round=5)
+    after = allocate(before, told, dict.fromkeys(told, 1.0), context_of(federation, 5))
     assert all(after[name] is array for name, array in before.items())
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from server.aggregation import ClientUpdate, fedavg
+from server.aggregation import ClientUpdate, Context, fedavg
 from shared.codec import Arrays
 from shared.errors import ReplyError
 from shared.federation import Weighting
@@ -29,7 +29,7 @@ UPDATES = [
 
 
 def test_it_equals_a_slow_mean() -> None:
-    new, diagnostics = fedavg.apply(STATE, UPDATES)
+    new, _, diagnostics = fedavg.apply(STATE, UPDATES)
     weights = {"a": (10 / 40) / 2, "b": (30 / 40 + 5 / 20) / 2, "c": (15 / 20) / 2}
     for name in ("adapter/q.lora_A.weight", "adapter/q.lora_B.weight"):
         mean = sum(weights[u.institution] * u.arrays[name].astype(float) for u in UPDATES)
@@ -46,28 +46,28 @@ def test_it_equals_a_slow_mean() -> None:
 
 
 def test_a_head_that_nobody_holds_stays_bitwise() -> None:
-    new, _ = fedavg.apply(STATE, UPDATES[:1])
+    new, *_ = fedavg.apply(STATE, UPDATES[:1])
     assert new["head/u/w"].tobytes() == STATE["head/u/w"].tobytes()
 
 
 def test_one_institution_or_identical_ones_give_its_own_state() -> None:
     update = UPDATES[1]
-    alone, _ = fedavg.apply(STATE, [update])
-    twins, _ = fedavg.apply(STATE, [update, ClientUpdate("twin", {"t": 90, "u": 5}, update.arrays)])
+    alone, *_ = fedavg.apply(STATE, [update])
+    twins, *_ = fedavg.apply(STATE, [update, ClientUpdate("twin", {"t": 90, "u": 5}, update.arrays)])
     for name, array in update.arrays.items():
         np.testing.assert_allclose(alone[name], STATE[name] + array, atol=1e-6)
         np.testing.assert_allclose(twins[name], STATE[name] + array, atol=1e-6)
 
 
 def test_the_order_of_arrival_does_not_matter() -> None:
-    one, _ = fedavg.apply(STATE, UPDATES)
-    other, _ = fedavg.apply(STATE, UPDATES[::-1])
+    one, *_ = fedavg.apply(STATE, UPDATES)
+    other, *_ = fedavg.apply(STATE, UPDATES[::-1])
     for name in STATE:
         np.testing.assert_allclose(one[name], other[name], atol=1e-7)
 
 
 def test_nobody_changes_nothing() -> None:
-    new, _ = fedavg.apply(STATE, [])
+    new, *_ = fedavg.apply(STATE, [])
     assert all(new[name] is STATE[name] for name in STATE)
 
 
@@ -103,14 +103,14 @@ def test_rows_are_averaged_over_those_who_annotate_their_label() -> None:
         )
         for name, count, value in (("a", 10, 1.0), ("b", 30, 5.0))
     ]
-    new, _ = fedavg.apply(state, updates)
+    new, *_ = fedavg.apply(state, updates)
     second = (10 * 1.0 + 30 * 5.0) / 40
     np.testing.assert_allclose(new["head/t/linear.weight"], [[1.0, 1.0], [second, second], [0.0, 0.0]])
     np.testing.assert_allclose(new["head/t/linear.bias"], [2.0, 1.0 + second, 1.0])
 
 
 def test_weights_by_examples_are_plain_fedavg() -> None:
-    new, diagnostics = fedavg.apply(STATE, UPDATES, weighting="examples")
+    new, _, diagnostics = fedavg.apply(STATE, UPDATES, Context(weighting="examples"))
     assert diagnostics.weights == pytest.approx({"a": 10 / 60, "b": 35 / 60, "c": 15 / 60})
     name = "adapter/q.lora_A.weight"
     mean = sum(diagnostics.weights[u.institution] * u.arrays[name].astype(float) for u in UPDATES)
@@ -138,7 +138,7 @@ def test_tasks_share_a_sum_only_while_nothing_tells_them_apart(
     name = "adapter/q.lora_A.weight"
     updates = [ClientUpdate(str(i), counts, {name: arrays(i, ())[name]}) for i, counts in enumerate(held)]
     for given in (updates, updates[::-1]):
-        new, _ = fedavg.apply(STATE, given, weighting=weighting)
+        new, *_ = fedavg.apply(STATE, given, Context(weighting=weighting))
         np.testing.assert_allclose(new[name], STATE[name] + slow_mean(updates, name, weighting), rtol=1e-6, atol=1e-6)
 
 
@@ -152,7 +152,7 @@ def test_many_updates_are_the_mean_in_double_precision(number: int) -> None:
         ClientUpdate(str(who), {"t": who + 1}, {n: rng.normal(0.5, 1, s).astype(np.float32) for n, s in shapes.items()})
         for who in range(number)
     ]
-    new, diagnostics = fedavg.apply(state, updates)
+    new, _, diagnostics = fedavg.apply(state, updates)
     counts = np.arange(1, number + 1, dtype=np.float64)
     for name in names:
         every = np.stack([update.arrays[name].astype(np.float64) for update in updates])
@@ -165,7 +165,7 @@ def test_many_updates_are_the_mean_in_double_precision(number: int) -> None:
 def test_an_update_without_a_head_leaves_it_to_the_others() -> None:
     a, b, _ = UPDATES
     headless = ClientUpdate("a", a.examples, {n: x for n, x in a.arrays.items() if not n.startswith("head/")})
-    new, _ = fedavg.apply(STATE, [headless, b])
+    new, *_ = fedavg.apply(STATE, [headless, b])
     np.testing.assert_allclose(new["head/t/w"], STATE["head/t/w"] + b.arrays["head/t/w"], atol=1e-6)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from server.aggregation import ClientUpdate, fedavg, fednova
+from server.aggregation import ClientUpdate, Context, fedavg, fednova
 from shared.codec import Arrays
 
 A, HEAD = "adapter/x.lora_A.weight", "head/clauses/linear.weight"
@@ -32,9 +32,9 @@ def settle(normalize: bool, examples: Mapping[str, int], momentum: float) -> np.
             for name, n in examples.items()
         ]
         if normalize:
-            state, _ = fednova.apply(state, updates, weighting="examples", momentum=momentum)
+            state, *_ = fednova.apply(state, updates, Context(weighting="examples", momentum=momentum))
         else:
-            state, _ = fedavg.apply(state, updates, weighting="examples")
+            state, *_ = fedavg.apply(state, updates, Context(weighting="examples"))
     return state[A]
 
 
@@ -82,7 +82,7 @@ def test_it_equals_a_slow_loop_per_array_and_row() -> None:
         HEAD: rng.normal(size=(4, 3)).astype(np.float32),
         other: rng.normal(size=3).astype(np.float32),
     }
-    new, diagnostics = fednova.apply(state, iter(updates), weighting="tasks")
+    new, _, diagnostics = fednova.apply(state, iter(updates), Context(weighting="tasks"))
     p, tau = diagnostics.weights, {u.institution: u.steps for u in updates}
     mean = sum(p[u.institution] * u.arrays[A].astype(np.float64) / u.steps for u in updates)
     expected = state[A] + mean * sum(p[name] * tau[name] for name in p)
@@ -103,7 +103,7 @@ def test_it_equals_a_slow_loop_per_array_and_row() -> None:
 def test_equal_steps_are_plain_averaging() -> None:
     updates = [draw(1, 9, "bank", {"clauses": 10}), draw(2, 9, "hospital", {"clauses": 5})]
     state = {A: np.zeros((2, 3), np.float32), HEAD: np.ones((4, 3), np.float32)}
-    plain, _ = fedavg.apply(state, updates)
-    normalised, _ = fednova.apply(state, updates, weighting="tasks", momentum=0.9)
+    plain, *_ = fedavg.apply(state, updates)
+    normalised, *_ = fednova.apply(state, updates, Context(weighting="tasks", momentum=0.9))
     for name in state:
         np.testing.assert_allclose(normalised[name], plain[name], rtol=1e-5)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from client.train.rotation import align
-from server.aggregation import ClientUpdate, fedavg, fedsvd, flexlora
+from server.aggregation import ClientUpdate, Context, fedavg, fedsvd, flexlora
 from server.aggregation.methods import aggregate
 from server.aggregation.mixed_ranks import narrow
 from shared.adapter import factor_name, is_sent
@@ -295,7 +295,7 @@ def test_what_is_released_is_a_plain_adapter_of_the_same_products(
 
 def test_flexlora_of_the_whole_rank_needs_no_cut() -> None:
     state, updates, weights = make("flexlora", ("a",))
-    new, _ = flexlora.apply(state, updates, weighting="tasks")
+    new, *_ = flexlora.apply(state, updates, Context(weighting="tasks"))
     for layer in LAYERS:
         assert difference(dense(new, layer, 1.0), ideal(state, updates, weights, layer, 1.0)) < 1e-6
 

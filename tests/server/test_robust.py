@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from server.aggregation import ClientUpdate, fedavg, fedex
+from server.aggregation import ClientUpdate, Context, fedavg, fedex
 from server.aggregation.mixed_ranks import narrow
 from server.robust import apply, describe, filters, products
 from server.robust.coordinates import median, trimmed_mean
 from server.robust.products import adapter_steps
 from shared.codec import Arrays
 from shared.errors import QuorumError
-from shared.federation import Robust
+from shared.federation import Adapter, Robust
 from shared.federation.filters import FilterName
 from shared.federation.methods import METHODS
 
@@ -174,7 +174,7 @@ def test_numbers_by_themselves_equal_a_loop() -> None:
 
 
 def average(updates: Sequence[ClientUpdate]) -> Arrays:
-    return fedavg.apply(STATE, updates, weighting="equal")[0]
+    return fedavg.apply(STATE, updates, Context(weighting="equal"))[0]
 
 
 def step_of(new: Mapping[str, np.ndarray], name: str) -> np.ndarray:
@@ -229,7 +229,9 @@ def test_the_geometric_median_of_products_is_what_is_averaged() -> None:
     rows = np.stack([dense(update) for update in updates])
     weights = filters.geometric_median(rows @ rows.T)
     filtered, findings = apply(STATE, updates, robust=robust("geometric-median"), method=METHODS["fedex"])
-    new, residual, diagnostics = fedex.apply(STATE, filtered, weighting="equal", scale=1.0)
+    new, residual, diagnostics = fedex.apply(
+        STATE, filtered, Context(weighting="equal", adapter=Adapter(rank=1, alpha=1.0))
+    )
     assert list(diagnostics.weights.values()) == pytest.approx(list(weights))
     products = [new[B.format(n)] @ new[A.format(n)] + np.matmul(*residual[n]) for n in sorted(LAYERS)]
     before = [STATE[B.format(n)] @ STATE[A.format(n)] for n in sorted(LAYERS)]
@@ -331,7 +333,7 @@ def test_nobody_has_more_say_for_the_tasks_that_it_claims() -> None:
     updates[0] = replace(updates[0], examples=dict.fromkeys("tuvw", 9), arrays={**updates[0].arrays, **greedy})
     state = {**STATE, **{name: np.zeros((2, 6), np.float32) for name in greedy}}
     filtered, _ = apply(state, updates, robust=robust("norm-bound"), method=METHODS["ffa"])
-    _, diagnostics = fedavg.apply(state, filtered, weighting="equal")
+    *_, diagnostics = fedavg.apply(state, filtered, Context(weighting="equal"))
     assert diagnostics.weights == pytest.approx({update.institution: 0.25 for update in updates})
 
 
@@ -413,7 +415,7 @@ def test_gap_attack_does_not_pass_in_the_space_of_products(name: FilterName, met
             trust = np.array([update.trust.get(None, 1.0) for update in updates])
             steps = [share * dense(u, state=state) for share, u in zip(trust / trust.sum(), updates, strict=True)]
             return float(np.sum(steps, axis=0) @ target)
-        new, _ = fedavg.apply(state, [replace(u, examples={"t": 1}) for u in updates], weighting="equal")
+        new, *_ = fedavg.apply(state, [replace(u, examples={"t": 1}) for u in updates], Context(weighting="equal"))
         step = {n: (new[n] - state[n]).astype(np.float32) for n in state}
         return float(dense(ClientUpdate("", {}, step), state=state) @ target)
 

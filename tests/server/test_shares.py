@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.aggregation import ClientUpdate, fedavg, fednova
-from server.aggregation.shares import Cut, capped, capped_mean, capped_updates
+from server.aggregation import ClientUpdate, Context, Cut, fedavg, fednova
+from server.aggregation.shares import capped, capped_mean, capped_updates
 from shared.codec import Arrays
 from shared.federation import Weighting
 
@@ -81,7 +81,7 @@ def test_a_stream_ends_as_if_all_counts_had_been_known(max_share: float, weighti
         came = updates(seed, 9)
         cuts: list[Cut] = []
         passed = capped_updates(iter(came), weighting=weighting, max_share=max_share, cuts=cuts)
-        new, diagnostics = fedavg.apply(STATE, passed, weighting=weighting)
+        new, _, diagnostics = fedavg.apply(STATE, passed, Context(weighting=weighting))
         used = {
             task: capped({u.institution: u.examples[task] for u in came if task in u.examples}, max_share)
             for task in ("t", "u")
@@ -136,7 +136,7 @@ def test_steps_told_without_end_do_not_stretch_the_mean() -> None:
     step: Arrays = {name: np.ones((2, 3), np.float32)}
     told = {"a": 10, "b": 10, "c": 10**6}
     came = [ClientUpdate(who, {"t": 10}, step, steps=steps) for who, steps in told.items()]
-    new, _ = fednova.apply(STATE, came, weighting="tasks", max_share=0.5)
+    new, *_ = fednova.apply(STATE, came, Context(weighting="tasks", max_share=0.5))
     assert np.abs(new[name]).max() < 2.0
-    believed, _ = fednova.apply(STATE, came, weighting="tasks")
+    believed, *_ = fednova.apply(STATE, came, Context(weighting="tasks"))
     assert np.abs(believed[name]).max() > 1000.0, "what it would be without the cap"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from server.aggregation import ClientUpdate, fedavg
+from server.aggregation import ClientUpdate, Context, fedavg
 from shared.errors import ProtocolError
 from shared.federation.rounds import Weighting
 from shared.rows import row_masks
@@ -61,7 +61,7 @@ def test_they_weigh_what_plain_averaging_gives_them(weighting: Weighting) -> Non
         )
         updates.append(ClientUpdate(name, of.examples, arrays, rows))
     zero = {array: np.zeros(shape, np.float32) for array, shape in SHAPES.items()}
-    plain, _ = fedavg.apply(zero, updates, weighting=weighting)
+    plain, *_ = fedavg.apply(zero, updates, Context(weighting=weighting))
     weights = shares(HELD, weighting)
     for array, shape in SHAPES.items():
         arrays = {update.institution: update.arrays.get(array, np.zeros(shape)) for update in updates}

@@ -13,7 +13,7 @@ from client.institution import Data, Institution, Runtime
 from client.opening import build_site
 from client.site import VARIATES, Site
 from client.train.drift import correct, renew
-from server.aggregation import ClientUpdate, fedavg, scaffold
+from server.aggregation import ClientUpdate, Context, fedavg, scaffold
 from server.release import release
 from server.store import Store, replies
 from shared import codec, protocol
@@ -60,7 +60,7 @@ def settle(*, corrected: bool, away: Callable[[str, int], bool] = lambda name, r
             update = {W: local(name, state[W], c[W] - own[name] if corrected else np.zeros((1, 2), np.float32))}
             change = renew(c, update, (STEPS * RATE, STEPS * RATE)) if corrected else {}
             updates.append(ClientUpdate(name, {"clauses": 5}, update, control=change))
-        state, _ = fedavg.apply(state, updates, weighting="equal")
+        state, *_ = fedavg.apply(state, updates, Context(weighting="equal"))
         for update_ in updates if corrected else ():
             kept = scaffold.add(kept, update_, {W} if update_.institution in told else ())
             told.add(update_.institution)
