@@ -1,4 +1,4 @@
-"""Plots as inline SVG: histograms of scores, a trade-off curve, and values side by side."""
+"""Plots as SVG: histograms of scores, a trade-off curve, values side by side, and points over levels."""
 
 import html
 import math
@@ -70,6 +70,48 @@ def bars(values: Mapping[str, float], label: str) -> str:
     return _svg([*parts, axis], height, label)
 
 
+def dots(
+    groups: Mapping[str, Sequence[tuple[float, float]]],
+    levels: Mapping[str, Sequence[float]],
+    x_label: str,
+    y_label: str,
+) -> str:
+    """Points of several groups, and values that hold for every x as lines, the mean of each thicker."""
+    points = [point for group in groups.values() for point in group]
+    heights = [y for _, y in points] + [value for values in levels.values() for value in values]
+    x_span = _widened([x for x, _ in points])
+    y_span = _widened(heights)
+    parts = [_grid(_ticks(*x_span), _ticks(*y_span), x_span, y_span, x_label, y_label)]
+    for (_, values), colour in zip(levels.items(), COLOURS[len(groups) :], strict=False):
+        for value, width in [*((value, 1.0) for value in values), (sum(values) / len(values), 3.0)]:
+            y = _y(value, *y_span)
+            parts.append(
+                f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="{colour}" '
+                f'stroke-width="{width}" stroke-opacity="{0.4 if width == 1.0 else 1}"/>'
+            )
+    for (_, group), colour in zip(groups.items(), COLOURS, strict=False):
+        for x, y in group:
+            parts.append(f'<circle cx="{_x(x, *x_span):.1f}" cy="{_y(y, *y_span):.1f}" r="5" fill="{colour}"/>')
+    return _svg([*parts, _legend([*groups, *levels])], HEIGHT, y_label)
+
+
+def standalone(svg: str) -> str:
+    """A plot as a file of its own, on white."""
+    style = (
+        "<style>text{font:12px sans-serif;fill:#333}.label{font-weight:bold}.grid{stroke:#e2e4e8}</style>"
+        '<rect width="100%" height="100%" fill="#fff"/>'
+    )
+    head, rest = svg.split(">", 1)
+    return f'{head} xmlns="http://www.w3.org/2000/svg">{style}{rest}\n'
+
+
+def _widened(values: Sequence[float]) -> tuple[float, float]:
+    """From the least to the most, and a twentieth of that on both sides."""
+    low, high = min(values), max(values)
+    margin = (high - low) / 20 or 0.5
+    return low - margin, high + margin
+
+
 def _svg(parts: Sequence[str], height: float, label: str) -> str:
     title = f"<title>{html.escape(label)}</title>"
     return f'<svg viewBox="0 0 {WIDTH} {height}" role="img">{title}{"".join(parts)}</svg>'
@@ -103,7 +145,7 @@ def _legend(names: Sequence[str]) -> str:
     parts, x = [], float(WIDTH - RIGHT)
     for name, colour in reversed(list(zip(names, COLOURS, strict=False))):
         parts.append(f'<text x="{x:.1f}" y="16" text-anchor="end">{html.escape(name)}</text>')
-        x -= 6.3 * len(name) + 4
+        x -= 6.6 * len(name) + 6
         parts.append(f'<rect x="{x - 10:.1f}" y="6" width="10" height="10" fill="{colour}"/>')
         x -= 26
     return "".join(parts)
