@@ -3,16 +3,16 @@
 import ipaddress
 import os
 import secrets
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from server.enrolment.authority import create_authority, issue_server_certificate
+from shared.config import Model, parse, read_toml
 from shared.errors import ConfigError
 from shared.process.files import check_private, private_folder
 
@@ -108,11 +108,6 @@ class ServerHome:
         return self.root / "logs"
 
     @property
-    def releases(self) -> Path:
-        """Released models, one folder each."""
-        return self.root / "releases"
-
-    @property
     def checkpoints(self) -> Path:
         """Global state after each round."""
         return self.root / "checkpoints"
@@ -138,10 +133,8 @@ class ServerHome:
         return token
 
 
-class ServerSettings(BaseModel):
+class ServerSettings(Model):
     """`server.toml`: where the two doors listen and under which names they are reached."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     public_host: str
     """Address that the public door binds to."""
@@ -202,19 +195,20 @@ def init_home(root: Path, *, hosts: Sequence[str], public_port: int, operator_po
                 f"Expected a folder without a coordinator, but {present} exists, and a new authority would shut out "
                 f"every enrolled institution; use it with `collegium server up {root}` or choose another folder."
             )
-    settings = _settings(
+    settings = parse(
+        ServerSettings,
         {
             "public_host": _bind_address(hosts),
             "public_port": public_port,
             "operator_port": operator_port,
             "hosts": list(hosts),
         },
-        "the options of `collegium server init`",
+        where="the options of `collegium server init`",
     )
     authority = create_authority()
     server = issue_server_certificate(authority, settings.hosts)
     try:
-        for folder in (home.root, home.ca_certificate.parent, home.releases):
+        for folder in (home.root, home.ca_certificate.parent):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for folder in (*home.private, home.secrets):
             private_folder(folder)
@@ -268,23 +262,7 @@ def read_settings(home: ServerHome) -> ServerSettings:
     Raises:
         ConfigError: The file is absent, is no TOML, has an unknown key or a value that is not allowed; all at once.
     """
-    content = _read(home.settings_file, "the coordinator's settings")
-    try:
-        document = tomllib.loads(content.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"Expected TOML in {home.settings_file}, but it cannot be read: {error}; mend it.") from None
-    return _settings(document, str(home.settings_file))
-
-
-def _settings(document: dict[str, object], where: str) -> ServerSettings:
-    try:
-        return ServerSettings.model_validate(document)
-    except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(str(part) for part in item['loc']) or 'settings'}: {item['msg']}" for item in error.errors()
-        )
-        allowed = ", ".join(ServerSettings.model_fields)
-        raise ConfigError(f"Expected allowed values in {where}, but found: {wrong} (known keys: {allowed}).") from None
+    return parse(ServerSettings, read_toml(home.settings_file), where=str(home.settings_file))
 
 
 def _settings_text(settings: ServerSettings) -> str:

@@ -35,7 +35,7 @@ class Method:
     down: str
     mixed_ranks: bool = False
     """Whether institutions may have different ranks."""
-    private: Literal["yes", "costly", "no"] = "yes"
+    private: Literal["yes", "costly"] = "yes"
     """Under [privacy]; `costly`: noise enters two factors and multiplies in their product."""
     keeps: tuple[Kept, ...] = ()
     """What stays at home and is never sent."""
@@ -185,7 +185,7 @@ LOW_RANK = 4
 def columns(method: Method) -> dict[str, str]:
     """What the table of methods says of one, by column."""
     said = {True: "yes", False: "no"}
-    private = {"yes": "yes", "costly": "noise multiplies", "no": "no"}
+    private = {"yes": "yes", "costly": "noise multiplies"}
     return {
         "up": method.up,
         "down": method.down,

@@ -12,9 +12,11 @@ from difflib import get_close_matches
 from typing import Annotated, Any
 
 import numpy as np
+import torch
 from pydantic import AfterValidator, Field
 
-from shared.tasks.base import Example, Record, shown, unique
+from shared.tasks.base import Example, Record, Target, Tensors, shown, unique
+from shared.tasks.partial import cross_entropy, known_outputs
 
 Labels = Annotated[tuple[str, ...], Field(min_length=2), AfterValidator(unique)]
 _WHOLE = re.compile(r"([+-]?\d+)\.0+")
@@ -101,6 +103,26 @@ def spelt(label: Any) -> Any:
         return label
     plain = unicodedata.normalize("NFC", " ".join(label.split()))
     return " ".join("".join(c for c in plain if unicodedata.category(c) not in ("Cc", "Cf")).split())
+
+
+def label_target(record: Record, labels: Sequence[str]) -> Target:
+    """`labels`: the number of the record's label; empty where it has none."""
+    return {"labels": labels.index(record["label"])} if "label" in record else {}
+
+
+def label_tensors(targets: Sequence[Target], labels: Sequence[str]) -> Tensors:
+    """`labels`: [rows], and `known` where some institution annotates only some of them."""
+    return {"labels": torch.tensor([target["labels"] for target in targets])} | known_outputs(targets, len(labels))
+
+
+def label_loss(
+    logits: torch.Tensor, targets: Tensors, class_weights: ClassWeights | None, label_smoothing: float
+) -> torch.Tensor:
+    """Cross-entropy of each row, [rows], of logits [rows, labels]."""
+    weight = None if class_weights is None else logits.new_tensor(class_weights)
+    return cross_entropy(
+        logits, targets["labels"], targets.get("known"), weight=weight, label_smoothing=label_smoothing
+    )
 
 
 def likeliest(example: Example, row: np.ndarray, labels: Sequence[str]) -> str:

@@ -26,8 +26,17 @@ from shared.tasks.base import (
     require_words,
     shown,
 )
-from shared.tasks.labels import ClassWeights, Labels, check_weights, likeliest, renamed, require_label
-from shared.tasks.partial import cross_entropy, known_outputs
+from shared.tasks.labels import (
+    ClassWeights,
+    Labels,
+    check_weights,
+    label_loss,
+    label_target,
+    label_tensors,
+    likeliest,
+    renamed,
+    require_label,
+)
 from shared.tasks.tags import Scheme
 from shared.tasks.tally import LabelTally
 
@@ -150,7 +159,7 @@ class RelationExtraction(Task):
                     index,
                     [cls, *(pieces[i] for i in kept), sep],
                     [0] * (len(kept) + 2),
-                    {"labels": self.labels.index(record["label"])} if "label" in record else {},
+                    label_target(record, self.labels),
                     inputs={name: 1 + kept.index(positions[0]) for name, positions in places.items()},
                 )
             )
@@ -178,15 +187,11 @@ class RelationExtraction(Task):
 
     def collate(self, targets: Sequence[Target], length: int) -> Tensors:
         """`labels`: [rows]."""
-        labels = torch.tensor([target["labels"] for target in targets])
-        return {"labels": labels} | known_outputs(targets, len(self.labels))
+        return label_tensors(targets, self.labels)
 
     def loss(self, logits: torch.Tensor, targets: Tensors) -> torch.Tensor:
         """Cross-entropy of each row."""
-        weights = None if self.class_weights is None else logits.new_tensor(self.class_weights)
-        return cross_entropy(
-            logits, targets["labels"], targets.get("known"), weight=weights, label_smoothing=self.label_smoothing
-        )
+        return label_loss(logits, targets, self.class_weights, self.label_smoothing)
 
     def predict(self, examples: Sequence[Example], logits: Sequence[np.ndarray]) -> dict[int, Any]:
         """The likeliest label."""

@@ -31,13 +31,15 @@ from shared.tasks.labels import (
     ClassWeights,
     Labels,
     check_weights,
+    label_loss,
     label_scores,
+    label_target,
+    label_tensors,
     likeliest,
     renamed,
     require_known,
     require_label,
 )
-from shared.tasks.partial import cross_entropy, known_outputs
 from shared.tasks.pooling import PooledHead, Pooling
 from shared.tasks.tags import Scheme
 from shared.tasks.tally import LabelsTally, LabelTally
@@ -149,19 +151,18 @@ class TextClassification(Task):
 
     def collate(self, targets: Sequence[Target], length: int) -> Tensors:
         """`labels`: [rows], or [rows, labels] of zeros and ones."""
-        dtype = torch.float32 if self.multi_label else torch.long
-        labels = torch.tensor([target["labels"] for target in targets], dtype=dtype)
-        return {"labels": labels} | known_outputs(targets, len(self.labels))
+        tensors = label_tensors(targets, self.labels)
+        return tensors | {"labels": tensors["labels"].float()} if self.multi_label else tensors
 
     def loss(self, logits: torch.Tensor, targets: Tensors) -> torch.Tensor:
         """Cross-entropy, or mean binary cross-entropy, of each row."""
+        if not self.multi_label:
+            return label_loss(logits, targets, self.class_weights, self.label_smoothing)
         gold = targets["labels"]
         weights = None if self.class_weights is None else logits.new_tensor(self.class_weights)
-        if self.multi_label:
-            losses = functional.binary_cross_entropy_with_logits(logits, gold, pos_weight=weights, reduction="none")
-            known = targets.get("known", torch.ones_like(gold, dtype=torch.bool))
-            return (losses * known).sum(1) / known.sum(1)
-        return cross_entropy(logits, gold, targets.get("known"), weight=weights, label_smoothing=self.label_smoothing)
+        losses = functional.binary_cross_entropy_with_logits(logits, gold, pos_weight=weights, reduction="none")
+        known = targets.get("known", torch.ones_like(gold, dtype=torch.bool))
+        return (losses * known).sum(1) / known.sum(1)
 
     def predict(self, examples: Sequence[Example], logits: Sequence[np.ndarray]) -> dict[int, Any]:
         """The likeliest label; with several labels, those above one half."""
@@ -188,11 +189,9 @@ class TextClassification(Task):
         return label_scores([record["label"] for record in records], predictions)
 
     def _target(self, record: Record) -> Target:
-        if ("labels" if self.multi_label else "label") not in record:
-            return {}
-        if self.multi_label:
-            return {"labels": self._bits(record["labels"])}
-        return {"labels": self.labels.index(record["label"])}
+        if not self.multi_label:
+            return label_target(record, self.labels)
+        return {"labels": self._bits(record["labels"])} if "labels" in record else {}
 
     def _bits(self, labels: Sequence[str]) -> list[int]:
         return [int(label in labels) for label in self.labels]

@@ -28,8 +28,18 @@ from shared.tasks.base import (
     require_text,
     shown,
 )
-from shared.tasks.labels import ClassWeights, Labels, check_weights, label_scores, likeliest, renamed, require_label
-from shared.tasks.partial import cross_entropy, known_outputs
+from shared.tasks.labels import (
+    ClassWeights,
+    Labels,
+    check_weights,
+    label_loss,
+    label_scores,
+    label_target,
+    label_tensors,
+    likeliest,
+    renamed,
+    require_label,
+)
 from shared.tasks.pooling import PooledHead, Pooling
 from shared.tasks.tags import Scheme
 from shared.tasks.tally import LabelTally
@@ -119,7 +129,7 @@ class TextPairClassification(Task):
 
     def encode(self, records: Sequence[Record], tokenizer: "PreTrainedTokenizerFast", max_length: int) -> list[Example]:
         """One example per record, both texts cut to fit `max_length`."""
-        targets = [{"labels": self.labels.index(r["label"])} if "label" in r else {} for r in records]
+        targets = [label_target(record, self.labels) for record in records]
         return _encode(self.name, records, targets, tokenizer, max_length)
 
     def from_text(self, text: str, second: str | None = None) -> Record:
@@ -140,15 +150,11 @@ class TextPairClassification(Task):
 
     def collate(self, targets: Sequence[Target], length: int) -> Tensors:
         """`labels`: [rows]."""
-        labels = torch.tensor([target["labels"] for target in targets])
-        return {"labels": labels} | known_outputs(targets, len(self.labels))
+        return label_tensors(targets, self.labels)
 
     def loss(self, logits: torch.Tensor, targets: Tensors) -> torch.Tensor:
         """Cross-entropy of each row."""
-        weights = None if self.class_weights is None else logits.new_tensor(self.class_weights)
-        return cross_entropy(
-            logits, targets["labels"], targets.get("known"), weight=weights, label_smoothing=self.label_smoothing
-        )
+        return label_loss(logits, targets, self.class_weights, self.label_smoothing)
 
     def predict(self, examples: Sequence[Example], logits: Sequence[np.ndarray]) -> dict[int, Any]:
         """The likeliest label."""
