@@ -11,6 +11,7 @@ from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from threading import Lock
 from typing import Protocol
 
@@ -33,7 +34,7 @@ REMEMBERED_SECONDS = TIMESTAMP_TOLERANCE + 2 * SYSTEM_TIME_TOLERANCE
 
 
 class KnownKeys(Protocol):
-    """Flower's database, as far as it is asked here."""
+    """The coordinator's records, as far as they are asked here."""
 
     def get_node_id_by_public_key(self, public_key: bytes) -> int | None:
         """The enrolled node that has this key, if one does."""
@@ -88,7 +89,7 @@ class Authenticator:
     """Tells senders by their headers.
 
     Args:
-        keys: Flower's database.
+        keys: The coordinator's records.
         body_signature: Whether a request must be signed whole, as Collegium's daemon does.
         clock: Seconds since 1970; a test may pass its own.
     """
@@ -131,7 +132,7 @@ class Authenticator:
         node_id = self._keys.get_node_id_by_public_key(claim.public_key)
         if node_id is None:
             raise _unknown_key(path)
-        key = bytes_to_public_key(claim.public_key)
+        key = _parsed(claim.public_key)
         if not _is_signed(claim, key, method, path):
             raise RefusedError(401, f"a signature that node {node_id} did not make for this")
         if claim.signature:
@@ -145,6 +146,11 @@ class Authenticator:
         # Nonces are remembered by this process: what was signed before it started may have come to the one before.
         if signed.timestamp() < self._started:
             raise RefusedError(503, "a request signed before this coordinator was started")
+
+
+@lru_cache(maxsize=1024)
+def _parsed(public_key: bytes) -> ec.EllipticCurvePublicKey:
+    return bytes_to_public_key(public_key)
 
 
 def _is_signed(claim: Claim, key: ec.EllipticCurvePublicKey, method: str, path: str) -> bool:

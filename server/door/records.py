@@ -1,21 +1,60 @@
 """What the door asks Flower's database: whom a message was for, and what belongs to it."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from flwr.app import Message
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
+from flwr.supercore.constant import NodeStatus
 from flwr.supercore.state.schema.corestate_models import (
     ObjectPushSession,
     ObjectPushSessionPending,
     ObjectPushSessionRoot,
 )
-from flwr.supercore.state.schema.linkstate_models import MessageIns, MessageRes
+from flwr.supercore.state.schema.linkstate_models import MessageIns, MessageRes, Node
 from flwr.supercore.state.schema.objectstore_models import ObjectChild
 from flwr.supercore.utils import int64_to_uint64, uint64_to_int64
-from sqlalchemy import bindparam, or_, select
+from sqlalchemy import bindparam, or_, select, union_all
+from sqlalchemy.sql import Executable
 
-# Made once: to put such a question together takes longer than to answer it.
+# Questions are made once, and name columns instead of objects: to put one together, or an object of its answer, takes
+# several times as long as to answer it.
+_ENROLLED = select(Node.node_id).where(
+    Node.public_key == bindparam("public_key"), Node.status != NodeStatus.UNREGISTERED
+)
+_INCOMPLETE = (
+    select(MessageRes.reply_to_message_id)
+    .join(ObjectPushSessionRoot, ObjectPushSessionRoot.root_object_id == MessageRes.message_id)
+    .join(ObjectPushSession, ObjectPushSession.session_id == ObjectPushSessionRoot.session_id)
+    .where(ObjectPushSession.pending_count > 0)
+)
+"""The messages whose reply is announced, but has objects that have not come yet."""
+_INSTRUCTION = (
+    select(
+        MessageIns.dst_node_id,
+        MessageIns.run_id,
+        MessageIns.message_type,
+        MessageIns.group_id,
+        MessageIns.delivered_at,
+        MessageRes.message_id,
+        _INCOMPLETE.where(MessageRes.reply_to_message_id == MessageIns.message_id).exists(),
+    )
+    .outerjoin(MessageRes, MessageRes.reply_to_message_id == MessageIns.message_id)
+    .where(MessageIns.message_id == bindparam("message"))
+)
+_TAKES_PART = (
+    select(MessageIns.message_id)
+    .where(MessageIns.dst_node_id == bindparam("node"), MessageIns.run_id == bindparam("run"))
+    .limit(1)
+)
+_MESSAGES = union_all(
+    *(
+        select(table.message_id).where(table.message_id.in_(bindparam("objects", expanding=True)))
+        for table in (MessageIns, MessageRes)
+    )
+).limit(1)
+_AWAITED = _INCOMPLETE.where(MessageRes.reply_to_message_id.in_(bindparam("messages", expanding=True)))
 _ABOVE = select(ObjectChild.parent_id).where(ObjectChild.child_id == bindparam("object")).cte("above", recursive=True)
 _ABOVE = _ABOVE.union(select(ObjectChild.parent_id).join(_ABOVE, ObjectChild.child_id == _ABOVE.c.parent_id))
 _SENT = (
@@ -53,79 +92,74 @@ class Instruction:
     message_type: str
     group_id: str
     delivered: bool
+    reply_id: str | None = None
+    """Of the reply that was announced, if one was."""
+    incomplete: bool = False
+    """Whether objects of that reply are still awaited."""
 
 
 class Records:
-    """Questions that Flower's LinkState has no function for, asked through its own session and tables.
+    """Questions that Flower's LinkState has no function for, and one that it takes longer for, asked of its tables.
+
+    Each is one statement in a connection of its own: a session, which could change rows, costs as much again.
 
     Args:
         state: Flower's database.
     """
 
     def __init__(self, state: SqlLinkState) -> None:
-        self._state = state
+        with state.session() as session:
+            self._engine = session.connection().engine
+
+    def get_node_id_by_public_key(self, public_key: bytes) -> int | None:
+        """The enrolled node that has this key, if one does."""
+        found = self._first(_ENROLLED, {"public_key": public_key})
+        return None if found is None else int64_to_uint64(found[0])
 
     def instruction(self, message_id: str) -> Instruction | None:
         """The coordinator's message of this id, if there is one."""
-        with self._state.session() as session:
-            found = session.scalar(select(MessageIns).where(MessageIns.message_id == message_id))
-            if found is None:
-                return None
-            return Instruction(
-                node_id=int64_to_uint64(found.dst_node_id or 0),
-                run_id=int64_to_uint64(found.run_id or 0),
-                message_type=found.message_type or "",
-                group_id=found.group_id or "",
-                delivered=bool(found.delivered_at),
-            )
+        found = self._first(_INSTRUCTION, {"message": message_id})
+        if found is None:
+            return None
+        node, run, message_type, group, delivered, reply, incomplete = found
+        return Instruction(
+            node_id=int64_to_uint64(node or 0),
+            run_id=int64_to_uint64(run or 0),
+            message_type=message_type or "",
+            group_id=group or "",
+            delivered=bool(delivered),
+            reply_id=reply,
+            incomplete=bool(incomplete),
+        )
 
     def takes_part(self, node_id: int, run_id: int) -> bool:
         """Whether the coordinator has a message for the node in this run."""
-        mine = select(MessageIns.message_id).where(
-            MessageIns.dst_node_id == uint64_to_int64(node_id), MessageIns.run_id == uint64_to_int64(run_id)
-        )
-        with self._state.session() as session:
-            return session.scalar(mine.limit(1)) is not None
-
-    def answer_to(self, message_id: str) -> tuple[str, bool] | None:
-        """The id of the reply to a message, if one was announced, and whether its objects are still awaited."""
-        with self._state.session() as session:
-            reply = session.scalar(select(MessageRes.message_id).where(MessageRes.reply_to_message_id == message_id))
-            return (reply, bool(awaited(self._state, [message_id]))) if reply else None
+        return self._first(_TAKES_PART, _at(node_id, run_id)) is not None
 
     def awaited_reply(self, node_id: int, run_id: int, session_id: str, object_id: str) -> str | None:
         """The reply of the node that waits for this object; with an empty `session_id`, in any of its uploads."""
-        about = {"object": object_id, "node": uint64_to_int64(node_id), "run": uint64_to_int64(run_id)}
-        with self._state.session() as session:
-            if session_id:
-                return session.scalar(_WAITING_IN, about | {"session": session_id})
-            return session.scalar(_WAITING, about)
+        about = _at(node_id, run_id) | {"object": object_id}
+        found = (
+            self._first(_WAITING_IN, about | {"session": session_id}) if session_id else self._first(_WAITING, about)
+        )
+        return None if found is None else str(found[0])
 
     def was_sent(self, node_id: int, run_id: int, object_id: str) -> bool:
         """Whether an object is part of a message that the coordinator has for the node."""
-        about = {"object": object_id, "node": uint64_to_int64(node_id), "run": uint64_to_int64(run_id)}
-        with self._state.session() as session:
-            return session.scalar(_SENT, about) is not None
+        return self._first(_SENT, _at(node_id, run_id) | {"object": object_id}) is not None
 
     def messages_among(self, object_ids: Collection[str]) -> bool:
         """Whether one of these objects is a message by itself."""
-        with self._state.session() as session:
-            return any(
-                session.scalar(select(table.message_id).where(table.message_id.in_(object_ids)).limit(1)) is not None
-                for table in (MessageIns, MessageRes)
-            )
+        return self._first(_MESSAGES, {"objects": list(object_ids)}) is not None
+
+    def _first(self, question: Executable, about: Mapping[str, Any]) -> tuple[Any, ...] | None:
+        with self._engine.connect() as connection:
+            found = connection.execute(question, about).first()
+        return None if found is None else tuple(found)
 
 
-def awaited(state: SqlLinkState, message_ids: Collection[str]) -> set[str]:
-    """Those of the coordinator's messages whose reply is announced, but has objects that have not come yet."""
-    incomplete = (
-        select(MessageRes.reply_to_message_id)
-        .join(ObjectPushSessionRoot, ObjectPushSessionRoot.root_object_id == MessageRes.message_id)
-        .join(ObjectPushSession, ObjectPushSession.session_id == ObjectPushSessionRoot.session_id)
-        .where(MessageRes.reply_to_message_id.in_(message_ids), ObjectPushSession.pending_count > 0)
-    )
-    with state.session() as session:
-        return {message_id for message_id in session.scalars(incomplete) if message_id}
+def _at(node_id: int, run_id: int) -> dict[str, Any]:
+    return {"node": uint64_to_int64(node_id), "run": uint64_to_int64(run_id)}
 
 
 class WholeReplies(SqlLinkState):
@@ -137,6 +171,7 @@ class WholeReplies(SqlLinkState):
 
     def get_message_res(self, message_ids: set[str], run_id: int) -> list[Message]:
         """The replies to these messages that are whole."""
-        with self.session():
+        with self.session() as session:
             self._lock_run(run_id)  # no reply is announced between the two looks
-            return super().get_message_res(message_ids - awaited(self, message_ids), run_id)
+            incomplete = set(session.scalars(_AWAITED, {"messages": list(message_ids)}))
+            return super().get_message_res(message_ids - incomplete, run_id)

@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from server.door.authentication import Sender
 from server.door.limits import BODY_BYTES, OBJECT_BYTES, MessageLimits, Uploads
-from server.door.records import Instruction, Records
+from server.door.records import Records
 from server.door.refusals import RefusedError
 
 PUSH_OBJECT = "/v1/fleet/push-object"
@@ -103,12 +103,13 @@ class Speech:
         asked = self._records.instruction(about.reply_to_message_id)
         _must(asked is not None and asked.delivered, "replies to what nobody asked, or to what has expired")
         assert asked is not None
-        about_the_same = Instruction(sender.node_id, about.run_id, about.message_type, about.group_id, delivered=True)
-        _must(asked == about_the_same, "replies to what another node was asked, or about something else")
-        answered = self._records.answer_to(about.reply_to_message_id)
+        same = (sender.node_id, about.run_id, about.message_type, about.group_id)
+        asked_that = (asked.node_id, asked.run_id, asked.message_type, asked.group_id) == same
+        _must(asked_that, "replies to what another node was asked, or about something else")
         # A SuperNode that lost the answer says the same again, until all of it is there.
-        _must(answered is None or answered == (about.message_id, True), "replies a second time")
-        return answered is not None
+        again = asked.reply_id == about.message_id and asked.incomplete
+        _must(asked.reply_id is None or again, "replies a second time")
+        return again
 
     def _check_objects(self, message_id: str, tree: ObjectTree, said_before: bool) -> None:
         _must(tree.object_id == message_id, "pushes the objects of another message")

@@ -156,9 +156,9 @@ def create_superlink(home: ServerHome, settings: ServerSettings) -> FastAPI:
 
 def fleet_judge(app: FastAPI, settings: ServerSettings, crowd: Crowd) -> FleetJudge:
     """Who judges requests to this SuperLink, by the database that it works on."""
-    state = app.state.linkstate_factory.state()
-    authenticator = Authenticator(state, body_signature=settings.require_body_signature)
-    return FleetJudge(authenticator, Speech(Records(state), MessageLimits(settings.max_message_bytes)), crowd)
+    records = Records(app.state.linkstate_factory.state())
+    authenticator = Authenticator(records, body_signature=settings.require_body_signature)
+    return FleetJudge(authenticator, Speech(records, MessageLimits(settings.max_message_bytes)), crowd)
 
 
 def serve(home: ServerHome) -> None:

@@ -1,99 +1,204 @@
-"""What the public door costs a request: milliseconds with its checks, and as Flower alone would answer, in turns.
+"""What the public door costs a request: milliseconds with all its checks, and as stock Flower answers, in turns.
 
-    python -m simulations.benchmarks.door --requests 300
+    python -m simulations.benchmarks.door --requests 200
 
-Both are the SuperLink's own application in this process, over a database file, without network or TLS. Flower verifies
-one signature per request, and so does the door, in its place; the figures therefore say what all other checks cost.
-What is signed whole must be hashed as well, which is shown for the largest piece of an array.
+Each kind of request that an institution sends is answered by Flower's own application in this process, over the same
+database file, without network or TLS: once as Flower serves it, with its own check of a signature, and once behind the
+door. What the requests are about (a run, messages, replies under way) is prepared beside it at a real coordinator, and
+not measured. Bodies are small; hashing a large one costs what the last line says.
 """
 
 import asyncio
 import hashlib
+import logging
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import httpx
+import numpy as np
 import typer
-from flwr.proto.fleet_pb2 import PullMessagesRequest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.proto.fab_pb2 import GetFabRequest
+from flwr.proto.fleet_pb2 import (
+    ActivateNodeRequest,
+    DeactivateNodeRequest,
+    PullMessagesRequest,
+    PushMessagesResponse,
+)
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
-from flwr.proto.node_pb2 import Node
-from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_to_bytes
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PullObjectRequest, PushObjectRequest
+from flwr.proto.run_pb2 import GetRunRequest
+from flwr.proto.runtime_pb2 import SendTaskHeartbeatRequest
+from flwr.superlink.grid import HttpGrid
 from flwr.superlink.routers.fleet.node_auth import NodeAuthMiddleware
 from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Message
+from starlette.types import ASGIApp
+from starlette.types import Message as Event
 
 from server.door.crowd import Crowd
 from server.door.limits import CHUNK_BYTES
 from server.door.public import public_door
-from server.home import read_settings
+from server.home import ServerHome, read_settings
 from server.service.superlink import create_superlink, fleet_judge
 from shared.process.console import print_table
-from shared.signing import HEADER, sign_request
-from simulations.attacks.coordinator import PROTOBUF, flower_signed, new_home
+from simulations.attacks.coordinator import Institution, Reply, instruct, new_home, running, serving
 
-HEARTBEAT_SECONDS = 30
-OWNER = "none"
+BEAT_SECONDS = 30
+SMALL_BYTES = 10_000
+"""Of a reply's blob."""
+
+
+class Took(NamedTuple):
+    """Milliseconds of one request."""
+
+    wall_ms: float
+    cpu_ms: float
+
+
+class Scene:
+    """A run at a real coordinator, and an institution that makes one request after the other.
+
+    Args:
+        grid: The coordinator's side of the run.
+        institution: It is enrolled.
+    """
+
+    def __init__(self, grid: HttpGrid, institution: Institution) -> None:
+        self._grid, self._institution = grid, institution
+        self._node, self._run = institution.node, grid.run
+        self._on = ActivateNodeRequest(public_key=institution.public_bytes, heartbeat_interval=BEAT_SECONDS)
+        self._off = DeactivateNodeRequest(node_id=institution.node_id)
+        self._standing = self._asked().metadata.message_id
+        self.kinds: dict[str, Callable[[], Any]] = {
+            "pull-messages": lambda: PullMessagesRequest(node=self._node),
+            "get-run": lambda: GetRunRequest(node=self._node, run_id=self._run.run_id),
+            "get-fab": lambda: GetFabRequest(node=self._node, run_id=self._run.run_id, hash_str=self._run.fab_hash),
+            "pull-object": self._pull_object,
+            "confirm-message-received": self._confirm,
+            "push-messages": lambda: self._reply().request(self._node),
+            "push-object": self._push_object,
+            "send-node-heartbeat": lambda: SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=BEAT_SECONDS),
+            "activate-node": self._activate,
+            "deactivate-node": self._deactivate,
+        }
+        """Each makes what has not been asked yet, so that the answer is 200."""
+
+    def request(self, kind: str) -> httpx.Request:
+        """One request, signed in both ways."""
+        self._grid._runtime_client.SendTaskHeartbeat(SendTaskHeartbeatRequest())  # or the run ends after a minute
+        return self._institution.request(kind, self.kinds[kind]().SerializeToString())
+
+    def _asked(self) -> Message:
+        instruct(self._grid, self._institution, str(time.monotonic()), seconds=3600)
+        message = self._institution.pull()
+        assert message is not None
+        return message
+
+    def _reply(self) -> Reply:
+        blob = Array(np.random.default_rng().integers(0, 256, SMALL_BYTES, dtype=np.uint8))
+        content = RecordDict({"header": ConfigRecord({"body": "{}"}), "arrays": ArrayRecord({"update": blob})})
+        return Reply.to(self._asked(), content)
+
+    def _pull_object(self) -> Any:
+        return PullObjectRequest(node=self._node, run_id=self._run.run_id, object_id=self._standing)
+
+    def _confirm(self) -> Any:
+        message_id = self._asked().metadata.message_id
+        return ConfirmMessageReceivedRequest(node=self._node, run_id=self._run.run_id, message_object_id=message_id)
+
+    def _push_object(self) -> Any:
+        reply = self._reply()
+        taken = PushMessagesResponse.FromString(self._institution.push(reply).content)
+        name = max(taken.objects_to_push, key=lambda name: len(reply.objects[name]))
+        return PushObjectRequest(
+            node=self._node,
+            run_id=self._run.run_id,
+            session_id=taken.session_id,
+            object_id=name,
+            object_content=reply.objects[name],
+        )
+
+    def _activate(self) -> Any:
+        self._institution.ask("deactivate-node", self._off)  # Flower refuses what is active already
+        return self._on
+
+    def _deactivate(self) -> Any:
+        self._institution.ask("activate-node", self._on)
+        return self._off
+
+
+@contextmanager
+def scene(folder: Path) -> Iterator[tuple[ServerHome, Scene]]:
+    """A coordinator's folder, served, with a run and an institution in it."""
+    home = new_home(folder / "coordinator")
+    with serving(home), running(home) as grid:
+        institution = Institution(home, "institution")
+        with closing(institution.http):
+            yield home, Scene(grid, institution)
+
+
+def applications(home: ServerHome) -> tuple[ASGIApp, ASGIApp]:
+    """Flower's SuperLink over the coordinator's database: as Flower serves it, and behind the door."""
+    settings = read_settings(home)
+    behind, stock = create_superlink(home, settings), create_superlink(home, settings)
+    stock.user_middleware.insert(-1, Middleware(NodeAuthMiddleware))  # where Flower has it
+    return stock, public_door(behind, fleet_judge(behind, settings, Crowd()))
 
 
 def measure(folder: Path, requests: int) -> list[dict[str, Any]]:
-    """One row per kind of request: milliseconds (medians), their difference, and the spread of the difference."""
-    home = new_home(folder / "coordinator")
-    settings = read_settings(home)
-    app, plain = create_superlink(home, settings), create_superlink(home, settings)
-    plain.user_middleware.insert(-1, Middleware(NodeAuthMiddleware))  # where Flower has it
-    door = public_door(app, fleet_judge(app, settings, Crowd()))
-    key, public_key = generate_key_pairs()
-    state = app.state.linkstate_factory.state()
-    node_id = state.create_node(OWNER, OWNER, public_key_to_bytes(public_key), HEARTBEAT_SECONDS)
-    state.activate_node(node_id, HEARTBEAT_SECONDS)
-    node = Node(node_id=node_id)
-    kinds: dict[str, Any] = {
-        "pull-messages": PullMessagesRequest(node=node),
-        "send-node-heartbeat": SendNodeHeartbeatRequest(node=node, heartbeat_interval=HEARTBEAT_SECONDS),
-    }
+    """One row per kind of request.
 
-    def request(path: str, body: bytes) -> httpx.Request:
-        made = httpx.Request("POST", f"https://localhost{path}", content=body, headers=PROTOBUF)
-        made.headers[HEADER] = sign_request(key, "POST", path, body)
-        return flower_signed(made, key, public_key)
+    Args:
+        folder: An empty one.
+        requests: Pairs of each kind; half of them meet the door first.
 
+    Returns:
+        Medians in milliseconds of `flower_ms`, `door_ms` and `more_ms` (of the pairs' differences, with its quartiles
+        `from_ms` and `to_ms`), `ratio`, the door's median over Flower's, and `more_cpu_ms`, which is `more_ms` in
+        processor time: what other processes do meanwhile is not in it.
+    """
     rows = []
-    for name, message in kinds.items():
-        path, body = f"/v1/fleet/{name}", message.SerializeToString()
-        pairs = asyncio.run(_in_turns(plain, door, partial(request, path, body), requests))
-        differences = sorted(checked - bare for bare, checked in pairs)
-        rows.append(
-            {
-                "request": name,
-                "flower_ms": statistics.median(bare for bare, _ in pairs),
-                "door_ms": statistics.median(checked for _, checked in pairs),
-                "more_ms": statistics.median(differences),
-                "from_ms": differences[len(differences) // 4],
-                "to_ms": differences[3 * len(differences) // 4],
-            }
-        )
+    with scene(folder) as (home, asking):
+        stock, door = applications(home)
+        for kind in asking.kinds:
+            pairs = asyncio.run(_in_turns(stock, door, partial(asking.request, kind), requests))
+            flower, checked = (statistics.median(one.wall_ms for one in column) for column in zip(*pairs, strict=True))
+            low, middle, high = statistics.quantiles((more.wall_ms - bare.wall_ms for bare, more in pairs), n=4)
+            rows.append(
+                {
+                    "request": kind,
+                    "flower_ms": flower,
+                    "door_ms": checked,
+                    "more_ms": middle,
+                    "from_ms": low,
+                    "to_ms": high,
+                    "ratio": checked / flower,
+                    "more_cpu_ms": statistics.median(more.cpu_ms - bare.cpu_ms for bare, more in pairs),
+                }
+            )
     return rows
 
 
 async def _in_turns(
-    plain: ASGIApp, door: ASGIApp, request: Callable[[], httpx.Request], count: int
-) -> list[tuple[float, float]]:
-    for app in (plain, door):
-        await _milliseconds(app, request())
+    stock: ASGIApp, door: ASGIApp, request: Callable[[], httpx.Request], count: int
+) -> list[tuple[Took, Took]]:
+    for app in (stock, door):
+        await _timed(app, request())
     pairs = []
     for number in range(count):
-        order = (plain, door) if number % 2 else (door, plain)
-        took = {id(app): await _milliseconds(app, request()) for app in order}
-        pairs.append((took[id(plain)], took[id(door)]))
+        order = (stock, door) if number % 2 else (door, stock)
+        took = {id(app): await _timed(app, request()) for app in order}
+        pairs.append((took[id(stock)], took[id(door)]))
     return pairs
 
 
-async def _milliseconds(app: ASGIApp, request: httpx.Request) -> float:
+async def _timed(app: ASGIApp, request: httpx.Request) -> Took:
     scope = {
         "type": "http",
         "http_version": "1.1",
@@ -108,18 +213,18 @@ async def _milliseconds(app: ASGIApp, request: httpx.Request) -> float:
         "state": {},
     }
     statuses: list[int] = []
-    body: list[Message] = [{"type": "http.request", "body": request.content, "more_body": False}]
+    body: list[Event] = [{"type": "http.request", "body": request.content, "more_body": False}]
 
-    async def receive() -> Message:
+    async def receive() -> Event:
         return body.pop() if body else await asyncio.Future()
 
-    async def send(message: Message) -> None:
+    async def send(message: Event) -> None:
         statuses.extend([message["status"]] if "status" in message else [])
 
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     await app(scope, receive, send)
-    took = (time.perf_counter() - began) * 1e3
-    assert statuses == [200], statuses
+    took = Took((time.perf_counter() - began) * 1e3, (time.process_time() - cpu) * 1e3)
+    assert statuses == [200], (request.url.path, statuses)
     return took
 
 
@@ -133,8 +238,9 @@ def hashing_milliseconds(repeats: int = 5) -> float:
     return statistics.median(took)
 
 
-def main(requests: Annotated[int, typer.Option(help="Pairs of requests of each kind.")] = 300) -> None:
+def main(requests: Annotated[int, typer.Option(help="Pairs of requests of each kind.")] = 200) -> None:
     """Measure, and print a table."""
+    logging.getLogger("flwr").setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(Path(folder), requests)
     print_table(list(rows[0]), [list(row.values()) for row in rows])
