@@ -7,7 +7,6 @@ from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
-from flwr.supercore.run import RunNotRunningException
 
 from server.bundle import RUN_KEY
 from server.home import HOME_VARIABLE
@@ -16,6 +15,7 @@ from server.running import open_store
 from server.store import Store
 from shared.errors import CollegiumError, ConfigError, StoreError
 from shared.federation import load_federation
+from shared.flower.messages import RunNotRunningException
 from shared.process.files import private_folder, private_umask
 
 app = ServerApp()

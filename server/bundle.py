@@ -46,7 +46,7 @@ def pointer_bundle() -> bytes:
         `collegium_clientapp.py` and Flower's own `.info/CONTENT`. A run may override the one configuration key,
         `collegium-run` (a string).
     """
-    from flwr.cli.build import build_fab_from_files  # loads all that `flwr` the command needs
+    from shared.flower.bundle import build_fab_from_files  # loads all that `flwr` the command needs
 
     files: dict[str, bytes | Path] = {
         "pyproject.toml": PYPROJECT.encode(),

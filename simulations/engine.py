@@ -5,14 +5,9 @@ The round loop, the ClientApp, the messages and the trainer are those of a deplo
 
 from collections.abc import Callable, Iterable, Mapping
 
-from flwr.app import Context, Message, RecordDict
-from flwr.app.error import Error
+from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.common.constant import ErrorCode
-from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
 
 from client.app import build_app
 from client.site import Site
@@ -20,6 +15,8 @@ from server.rounds import loop as rounds
 from server.store import Store
 from shared.codec import Arrays
 from shared.federation import Federation
+from shared.flower.constants import ErrorCode
+from shared.flower.messages import NodeInfo, Run, TaskIdentity
 
 RUN_ID = 1
 SERVER_NODE = 1

@@ -83,3 +83,24 @@ def _imports(file: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
     return {name for name in found if name in MODULES and MODULES[name].stem != "__init__"}
+
+
+FLOWERS_OWN = {"flwr.app", "flwr.clientapp", "flwr.serverapp", "flwr.serverapp.strategy"}
+"""What Flower documents; everything else of it may change in any release."""
+
+
+def test_one_package_takes_what_flower_does_not_document() -> None:
+    allowed = {name for name, file in MODULES.items() if file.is_relative_to(ROOT / "shared" / "flower")}
+    found = {name: _of_flower(file) - FLOWERS_OWN for name, file in MODULES.items() if name not in allowed}
+    assert {name: modules for name, modules in found.items() if modules} == {}
+
+
+def _of_flower(file: Path) -> set[str]:
+    """The modules of Flower that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return {name for name in found if name.split(".")[0] == "flwr"}

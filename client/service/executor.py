@@ -23,32 +23,34 @@ from functools import partial
 from pathlib import Path
 
 import httpx
-from flwr.app import Context, Message
-from flwr.app.error import Error
+from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
-from flwr.common.constant import (
+
+from shared.errors import CollegiumError, ConfigError, ConnectionFailedError, plain
+from shared.flower.constants import (
     HEARTBEAT_BASE_MULTIPLIER,
     HEARTBEAT_CALL_TIMEOUT,
     HEARTBEAT_DEFAULT_INTERVAL,
     ErrorCode,
     SubStatus,
+    TaskType,
 )
-from flwr.proto.runtime_pb2 import AcquireTaskRequest, AcquireTaskResponse, SendTaskHeartbeatRequest
-from flwr.supercore.constant import TaskType
-from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree
-from flwr.supercore.interceptors import (
+from shared.flower.http import ProtobufClientInterceptor
+from shared.flower.messages import AcquireTaskRequest, AcquireTaskResponse, SendTaskHeartbeatRequest
+from shared.flower.runtime import (
+    RetryInvoker,
+    RuntimeHttpClient,
     RuntimeTokenHttpInterceptor,
+    RuntimeTracingInterceptor,
     RuntimeVersionHttpInterceptor,
     SuperExecAuthHttpInterceptor,
+    exponential,
+    pull_and_inflate_object_from_tree,
+    pull_task_input,
+    push_message,
+    push_task_output,
+    run_clientapp,
 )
-from flwr.supercore.protobuf.client import ProtobufClientInterceptor
-from flwr.supercore.retry import RetryInvoker, exponential
-from flwr.supercore.runtime import RuntimeHttpClient
-from flwr.supercore.runtime.tracing import RuntimeTracingInterceptor
-from flwr.supernode.runtime import run_clientapp
-from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
-
-from shared.errors import CollegiumError, ConfigError, ConnectionFailedError, plain
 from shared.process.files import private_umask
 from shared.process.parent import LONGEST_SENTENCE, tell_parent
 from shared.process.supervisor import run_until_signal

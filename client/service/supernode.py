@@ -19,15 +19,18 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 
-import flwr.supernode.main
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
 from fastapi import FastAPI
-from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
-from flwr.supernode import fleet_http_connection, start_client_internal
-from flwr.supernode.cli.flower_supernode import flower_supernode
-from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
+from shared.flower.http import ProtobufCall, ProtobufRequestContext
+from shared.flower.supernode import (
+    NodeAuthHttpInterceptor,
+    fleet_http_connection,
+    flower_supernode,
+    start_client_internal,
+    supernode_main,
+)
 from shared.process.files import private_umask
 from shared.signing import HEADER, sign_request
 
@@ -103,7 +106,7 @@ def main() -> None:
     loop = vars(start_client_internal)
     loop["time"] = Pauses(arguments.poll)
     loop["pull_objects"] = partial(loop["pull_objects"], **BACKOFF)
-    vars(flwr.supernode.main)["FastAPI"] = partial(FastAPI, openapi_url=None)  # no /docs and no /openapi.json
+    vars(supernode_main)["FastAPI"] = partial(FastAPI, openapi_url=None)  # no /docs and no /openapi.json
     vars(fleet_http_connection)["NodeAuthHttpInterceptor"] = WholeRequestSigner
     sys.argv = ["flower-supernode", *arguments.options]
     try:

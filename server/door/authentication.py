@@ -16,15 +16,19 @@ from threading import Lock
 from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric import ec
-from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_HEADER, TIMESTAMP_TOLERANCE
-from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
-from flwr.supercore.error import ApiErrorCode, FlowerError
-from flwr.supercore.error.catalog import API_ERROR_MAP
-from flwr.supercore.primitives.asymmetric import bytes_to_public_key, verify_signature
 from starlette.datastructures import Headers
 
 from server.door.limits import REQUESTS_PER_WINDOW
 from server.door.refusals import RefusedError
+from shared.flower.constants import (
+    FLEET_HTTP_PUBLIC_KEY_HEADER,
+    FLEET_HTTP_SIGNATURE_HEADER,
+    SYSTEM_TIME_TOLERANCE,
+    TIMESTAMP_HEADER,
+    TIMESTAMP_TOLERANCE,
+)
+from shared.flower.http import API_ERROR_MAP, ApiErrorCode, FlowerError
+from shared.flower.keys import bytes_to_public_key, verify_signature
 from shared.signing import HEADER, RequestSignature, read_signature
 
 ACTIVATE_PATH = "/v1/fleet/activate-node"

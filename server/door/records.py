@@ -5,18 +5,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from flwr.app import Message
-from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
-from flwr.supercore.constant import NodeStatus
-from flwr.supercore.state.schema.corestate_models import (
+from sqlalchemy import bindparam, or_, select, union_all
+from sqlalchemy.sql import Executable
+
+from shared.flower.constants import NodeStatus
+from shared.flower.store import (
+    MessageIns,
+    MessageRes,
+    Node,
+    ObjectChild,
     ObjectPushSession,
     ObjectPushSessionPending,
     ObjectPushSessionRoot,
+    SqlLinkState,
+    int64_to_uint64,
+    uint64_to_int64,
 )
-from flwr.supercore.state.schema.linkstate_models import MessageIns, MessageRes, Node
-from flwr.supercore.state.schema.objectstore_models import ObjectChild
-from flwr.supercore.utils import int64_to_uint64, uint64_to_int64
-from sqlalchemy import bindparam, or_, select, union_all
-from sqlalchemy.sql import Executable
 
 # Questions are made once, and name columns instead of objects: to put one together, or an object of its answer, takes
 # several times as long as to answer it.

@@ -8,18 +8,16 @@ message that it is told has been received. So each of its fleet's requests is lo
 from collections.abc import Callable
 from typing import Any
 
-from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, SUPERLINK_NODE_ID
-from flwr.proto.fleet_pb2 import PushMessagesRequest
-from flwr.proto.message_pb2 import Message as FlowerMessage
-from flwr.proto.message_pb2 import ObjectTree
-from flwr.supercore.inflatable.inflatable_object import is_valid_sha256_hash, iterate_object_tree
-from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from server.door.authentication import Sender
 from server.door.limits import BODY_BYTES, OBJECT_BYTES, MessageLimits, Uploads
 from server.door.records import Records
 from server.door.refusals import RefusedError
+from shared.flower.constants import HEARTBEAT_DEFAULT_INTERVAL, SUPERLINK_NODE_ID
+from shared.flower.messages import MessageProto as FlowerMessage
+from shared.flower.messages import ObjectTree, PushMessagesRequest, is_valid_sha256_hash, iterate_object_tree
+from shared.flower.superlink import PROTOBUF_REQUEST_TYPES
 
 PUSH_OBJECT = "/v1/fleet/push-object"
 

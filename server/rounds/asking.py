@@ -7,14 +7,12 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 from flwr.app import Message
-from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
-from flwr.supercore.constant import PULL_MAX_TIME
-from flwr.supercore.inflatable.inflatable_utils import pull_objects
-from flwr.superlink.grid import http_grid
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from shared.errors import ProtocolError
+from shared.flower.constants import PULL_MAX_TIME, ErrorCode
+from shared.flower.grid import http_grid, pull_objects
 from shared.protocol import MESSAGE_TYPES, REPLIES, Refusal, RefusalKind, Reply, Request, blobs_of, decode, encode
 
 STATUS_SECONDS = 2.0

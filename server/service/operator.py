@@ -10,28 +10,26 @@ from types import TracebackType
 from typing import Self
 
 import httpx
-from flwr.common.constant import HEARTBEAT_PATIENCE
-from flwr.common.serde import fab_to_proto, user_config_to_proto
-from flwr.proto.control_pb2 import (
-    ListNodesRequest,
-    ListRunsRequest,
-    RegisterNodeRequest,
-    StartRunRequest,
-    StopRunRequest,
-    StreamLogsRequest,
-    UnregisterNodeRequest,
-)
-from flwr.proto.node_pb2 import NodeInfo
-from flwr.supercore.constant import NodeStatus
-from flwr.supercore.control import ControlHttpClient
-from flwr.supercore.error import ApiErrorCode, FlowerError
-from flwr.supercore.fab import Fab
-from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 
 from server.enrolment.keys import fingerprint
 from server.home import ServerHome, read_settings
 from server.service.listeners import OPERATOR_HOST
 from shared.errors import CollegiumError, ConfigError, ConnectionFailedError, EnrolmentError
+from shared.flower.constants import HEARTBEAT_PATIENCE, NodeStatus
+from shared.flower.http import ApiErrorCode, ControlHttpClient, FlowerError, ProtobufCall, ProtobufRequestContext
+from shared.flower.messages import (
+    Fab,
+    ListNodesRequest,
+    ListRunsRequest,
+    NodeInfo,
+    RegisterNodeRequest,
+    StartRunRequest,
+    StopRunRequest,
+    StreamLogsRequest,
+    UnregisterNodeRequest,
+    fab_to_proto,
+    user_config_to_proto,
+)
 
 
 @dataclass(frozen=True)

@@ -23,15 +23,6 @@ from typing import Any, NoReturn, cast
 
 import uvicorn
 from fastapi import FastAPI
-from flwr.common.constant import ISOLATION_MODE_PROCESS, TRANSPORT_TYPE_GRPC_RERE
-from flwr.supercore.auth import load_superexec_auth_secret
-from flwr.supercore.http_logging import get_uvicorn_log_config
-from flwr.supercore.logger import console_handler
-from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
-from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
-from flwr.superlink.config_loader import SuperLinkLifespanConfig
-from flwr.superlink.main import create_app
-from flwr.superlink.routers.fleet.node_auth import NodeAuthMiddleware
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
@@ -48,6 +39,17 @@ from server.door.speech import Speech
 from server.home import ServerHome, ServerSettings, open_home, read_settings
 from server.service.listeners import open_listeners
 from shared.errors import CollegiumError, ConfigError, StoreError, plain
+from shared.flower.constants import ISOLATION_MODE_PROCESS, TRANSPORT_TYPE_GRPC_RERE
+from shared.flower.superlink import (
+    NodeAuthMiddleware,
+    NoOpControlAuthnPlugin,
+    SuperLinkLifespan,
+    SuperLinkLifespanConfig,
+    console_handler,
+    create_app,
+    get_uvicorn_log_config,
+    load_superexec_auth_secret,
+)
 from shared.process.files import private_folder, private_umask
 from shared.process.flower import flower_environment
 from shared.process.parent import LONGEST_SENTENCE, tell_parent

@@ -22,7 +22,7 @@ def flower_environment(home: Path) -> dict[str, str]:
     Returns:
         Variable names and values.
     """
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     environment = {
         "FLWR_HOME": str(home.resolve()),
         "FLWR_TELEMETRY_ENABLED": "0",

@@ -13,11 +13,16 @@ from typing import TypeVar
 
 from cryptography.fernet import InvalidToken
 from cryptography.hazmat.primitives.asymmetric import ec
-from flwr.common.secure_aggregation.crypto.shamir import combine_shares, create_shares
-from flwr.common.secure_aggregation.crypto.symmetric_encryption import decrypt, encrypt
-from flwr.common.secure_aggregation.secaggplus_utils import share_keys_plaintext_concat, share_keys_plaintext_separate
 
 from shared.errors import ProtocolError
+from shared.flower.secagg import (
+    combine_shares,
+    create_shares,
+    decrypt,
+    encrypt,
+    share_keys_plaintext_concat,
+    share_keys_plaintext_separate,
+)
 from shared.secagg.keys import CURVE, SECRET_BYTES, Keys, agree, public_text
 from shared.secagg.view import Directory
 

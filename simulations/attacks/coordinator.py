@@ -20,32 +20,35 @@ from typing import Any
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import ConfigRecord, Message, RecordDict
-from flwr.common.constant import SUPERLINK_NODE_ID, SubStatus
-from flwr.common.serde import message_from_proto, message_to_proto, run_from_proto
-from flwr.proto.fleet_pb2 import (
-    ActivateNodeRequest,
-    PullMessagesRequest,
-    PullMessagesResponse,
-    PushMessagesRequest,
-    PushMessagesResponse,
-)
-from flwr.proto.message_pb2 import PushObjectRequest
-from flwr.proto.node_pb2 import Node
-from flwr.proto.runtime_pb2 import AcquireTaskRequest, PullTaskInputRequest, PushTaskOutputRequest
-from flwr.supercore.constant import TaskType
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
-from flwr.supercore.interceptors import SuperExecAuthHttpInterceptor
-from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_to_bytes
-from flwr.supercore.protobuf.client import ProtobufRequestContext
-from flwr.supercore.runtime import RuntimeHttpClient
-from flwr.supercore.task_identity import TaskIdentity
-from flwr.superlink.grid import HttpGrid
-from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from server.bundle import RUN_KEY, pointer_bundle
 from server.home import ServerHome, init_home, read_settings
 from server.service.listeners import OPERATOR_HOST
 from server.service.operator import OperatorClient
+from shared.flower.constants import SUPERLINK_NODE_ID, SubStatus, TaskType
+from shared.flower.grid import HttpGrid
+from shared.flower.http import ProtobufRequestContext
+from shared.flower.keys import generate_key_pairs, public_key_to_bytes
+from shared.flower.messages import (
+    AcquireTaskRequest,
+    ActivateNodeRequest,
+    Node,
+    PullMessagesRequest,
+    PullMessagesResponse,
+    PullTaskInputRequest,
+    PushMessagesRequest,
+    PushMessagesResponse,
+    PushObjectRequest,
+    PushTaskOutputRequest,
+    TaskIdentity,
+    get_all_nested_objects,
+    get_object_tree,
+    message_from_proto,
+    message_to_proto,
+    run_from_proto,
+)
+from shared.flower.runtime import RuntimeHttpClient, SuperExecAuthHttpInterceptor
+from shared.flower.supernode import NodeAuthHttpInterceptor
 from shared.process.flower import flower_environment
 from shared.signing import HEADER, sign_request
 

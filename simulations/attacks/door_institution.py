@@ -12,27 +12,25 @@ from pathlib import Path
 import httpx
 import tomli_w
 from flwr.app import ConfigRecord, Message, RecordDict
-from flwr.common.constant import SUPERLINK_NODE_ID
-from flwr.proto.fleet_pb2 import (
-    DeactivateNodeRequest,
-    PullMessagesRequest,
-    PullMessagesResponse,
-    PushMessagesResponse,
-    UnregisterNodeFleetRequest,
-)
-from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
-from flwr.proto.message_pb2 import (
-    ConfirmMessageReceivedRequest,
-    ObjectTree,
-    PullObjectRequest,
-    PullObjectResponse,
-    PushObjectResponse,
-)
-from flwr.proto.run_pb2 import GetRunRequest
-from flwr.superlink.grid import HttpGrid
 
 from server.rounds.asking import Answer, ask
 from server.service.operator import OperatorClient
+from shared.flower.constants import SUPERLINK_NODE_ID
+from shared.flower.grid import HttpGrid
+from shared.flower.messages import (
+    ConfirmMessageReceivedRequest,
+    DeactivateNodeRequest,
+    GetRunRequest,
+    ObjectTree,
+    PullMessagesRequest,
+    PullMessagesResponse,
+    PullObjectRequest,
+    PullObjectResponse,
+    PushMessagesResponse,
+    PushObjectResponse,
+    SendNodeHeartbeatRequest,
+    UnregisterNodeFleetRequest,
+)
 from shared.protocol import QueryReply, QueryRequest, encode
 from simulations.attacks import Attack, Outcome
 from simulations.attacks.coordinator import Institution, Reply, instruct, new_home, running, serving, words

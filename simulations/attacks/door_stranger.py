@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
-from flwr.proto.fleet_pb2 import PullMessagesRequest
-from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 
 from server.home import ServerHome, read_settings
+from shared.flower.messages import PullMessagesRequest, SendNodeHeartbeatRequest
 from simulations.attacks import Attack, Outcome
 from simulations.attacks.coordinator import Institution, new_home, serving, trusting
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import tomli_w
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
-from flwr.supercore.task_identity import TaskIdentity
 
 from client.app import build_app
 from client.keys import generate_node_key
@@ -17,6 +16,7 @@ from shared import codec
 from shared.adapter import get_state, is_received, select
 from shared.bundle import federation_toml
 from shared.codec import Arrays
+from shared.flower.messages import TaskIdentity
 from shared.model.multitask import build_model
 from shared.protocol import PROTOCOL_VERSION, REPLIES, decode
 from simulations.attacks.stage import tiny_federation, write_tiny_bert

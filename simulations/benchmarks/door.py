@@ -24,19 +24,6 @@ import httpx
 import numpy as np
 import typer
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
-from flwr.proto.fab_pb2 import GetFabRequest
-from flwr.proto.fleet_pb2 import (
-    ActivateNodeRequest,
-    DeactivateNodeRequest,
-    PullMessagesRequest,
-    PushMessagesResponse,
-)
-from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
-from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PullObjectRequest, PushObjectRequest
-from flwr.proto.run_pb2 import GetRunRequest
-from flwr.proto.runtime_pb2 import SendTaskHeartbeatRequest
-from flwr.superlink.grid import HttpGrid
-from flwr.superlink.routers.fleet.node_auth import NodeAuthMiddleware
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp
 from starlette.types import Message as Event
@@ -46,6 +33,21 @@ from server.door.limits import CHUNK_BYTES
 from server.door.public import public_door
 from server.home import ServerHome, read_settings
 from server.service.superlink import create_superlink, fleet_judge
+from shared.flower.grid import HttpGrid
+from shared.flower.messages import (
+    ActivateNodeRequest,
+    ConfirmMessageReceivedRequest,
+    DeactivateNodeRequest,
+    GetFabRequest,
+    GetRunRequest,
+    PullMessagesRequest,
+    PullObjectRequest,
+    PushMessagesResponse,
+    PushObjectRequest,
+    SendNodeHeartbeatRequest,
+    SendTaskHeartbeatRequest,
+)
+from shared.flower.superlink import NodeAuthMiddleware
 from shared.process.console import print_table
 from simulations.attacks.coordinator import Institution, Reply, instruct, new_home, running, serving
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from flwr.app import Context, Message, RecordDict
-from flwr.supercore.task_identity import TaskIdentity
 
 from client.app import CANNOT_OPEN, INSTITUTION_VARIABLE, build_app, receipted, site_of_process
 from client.keys import generate_node_key, read_public_key
@@ -14,6 +13,7 @@ from client.leaving.receipts import FILE, Receipts, verify
 from client.leaving.refusals import UNSAID
 from client.site import NO_RECEIPT, Site
 from shared.errors import ConfigError, DataError
+from shared.flower.messages import TaskIdentity
 from shared.protocol import QueryReply, QueryRequest, Refusal, body_of, decode, encode
 
 CONTEXT = Context(run_id=1, node_id=7, node_config={}, state=RecordDict(), run_config={})

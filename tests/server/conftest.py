@@ -7,15 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Message, RecordDict
-from flwr.app.error import Error
-from flwr.proto.node_pb2 import NodeInfo
+from flwr.app import Error, Message, RecordDict
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
 
 from server.home import ServerHome
 from shared import codec, protocol
+from shared.flower.messages import NodeInfo, Run, TaskIdentity
 from shared.protocol import EvaluateRequest, QueryRequest, Request, TrainRequest
 from simulations.attacks.coordinator import new_home, serving
 

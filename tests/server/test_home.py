@@ -2,10 +2,10 @@ import stat
 from pathlib import Path
 
 import pytest
-from flwr.supercore.auth import load_superexec_auth_secret
 
 from server.home import ServerHome, init_home, open_home, read_settings
 from shared.errors import ConfigError
+from shared.flower.superlink import load_superexec_auth_secret
 
 
 def mode(path: Path) -> int:

@@ -6,10 +6,10 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from flwr.cli.supernode.register import try_load_public_key
-from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
 from server.enrolment.keys import agreement_line, fingerprint, read_public_key
 from shared.errors import EnrolmentError
+from shared.flower.keys import public_key_to_bytes
 
 OpenSsh = (serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
 

@@ -7,10 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Message
-from flwr.app.error import Error
-from flwr.common.constant import ErrorCode
-from flwr.proto.node_pb2 import NodeInfo
+from flwr.app import Error, Message
 
 from client.round.secagg import Participant, SecureRounds
 from server.aggregation import fedavg
@@ -21,6 +18,8 @@ from shared import codec, protocol
 from shared.codec import Arrays
 from shared.errors import CollegiumError, QuorumError
 from shared.federation import Federation
+from shared.flower.constants import ErrorCode
+from shared.flower.messages import NodeInfo
 from shared.protocol import (
     ConfirmReply,
     ConfirmRequest,

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import Message
-from flwr.proto.node_pb2 import NodeInfo
 
 from client.institution import AdapterSize, Data, Institution
 from client.opening import build_site
@@ -25,6 +24,7 @@ from shared.codec import Arrays
 from shared.errors import QuorumError
 from shared.federation import Federation
 from shared.federation.methods import METHODS, MethodName
+from shared.flower.messages import NodeInfo
 from shared.model.multitask import build_model
 from shared.state import State, pack_state
 from simulations.engine import LocalGrid, run_on

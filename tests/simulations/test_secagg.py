@@ -6,9 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Message
-from flwr.app.error import Error
-from flwr.common.constant import ErrorCode
+from flwr.app import Error, Message
 
 from client.institution import Data
 from server.store import Store, replies
@@ -16,6 +14,7 @@ from shared import protocol
 from shared.adapter import get_state
 from shared.codec import Arrays
 from shared.federation import Federation
+from shared.flower.constants import ErrorCode
 from shared.model.multitask import build_model
 from shared.protocol import (
     ConfirmRequest,

@@ -21,26 +21,26 @@ import pytest
 import uvicorn
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.app.message import remove_content_from_message
-from flwr.cli.build import build_fab_from_files
-from flwr.proto.message_pb2 import ObjectTree
-from flwr.supercore.constant import TaskType
-from flwr.supercore.fab import Fab
-from flwr.supercore.inflatable.inflatable_object import (
-    get_all_nested_objects,
-    get_object_tree,
-    iterate_object_tree,
-    no_object_id_recompute,
-)
+from flwr.supercore.inflatable.inflatable_object import no_object_id_recompute
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.object_store import ObjectStoreFactory
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.main import create_app
 from flwr.supernode.nodestate import NodeStateFactory
 from flwr.supernode.start_client_internal import _pull_and_store_message, _push_messages
 
 from client.service import executor
 from shared.errors import ConnectionFailedError
+from shared.flower.bundle import build_fab_from_files
+from shared.flower.constants import TaskType
+from shared.flower.messages import (
+    Fab,
+    ObjectTree,
+    Run,
+    TaskIdentity,
+    get_all_nested_objects,
+    get_object_tree,
+    iterate_object_tree,
+)
 from shared.process.flower import flower_command, flower_environment
 
 ROOT = Path(__file__).parents[2]

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from flwr.supercore.primitives.asymmetric import generate_key_pairs
-from flwr.supercore.protobuf.client import ProtobufRequestContext
-from flwr.supernode import start_client_internal
 
 from client.service.supernode import IDLE_POLL, IDLE_SLEEP, LINGER, REPLY_POLL, Pauses, WholeRequestSigner
+from shared.flower.http import ProtobufRequestContext
+from shared.flower.keys import generate_key_pairs
+from shared.flower.supernode import start_client_internal
 from shared.signing import HEADER, read_signature
 
 ROOT = Path(__file__).parents[2]

@@ -7,12 +7,12 @@ from typing import Any
 
 import httpx
 import pytest
-from flwr.common.constant import TIMESTAMP_TOLERANCE
-from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_to_bytes
 from starlette.datastructures import Headers
 
 from server.door.authentication import REMEMBERED_SECONDS, Authenticator, Nonces
 from server.door.refusals import RefusedError
+from shared.flower.constants import TIMESTAMP_TOLERANCE
+from shared.flower.keys import generate_key_pairs, public_key_to_bytes
 from shared.signing import HEADER, read_signature, sign_request
 from simulations.attacks.coordinator import flower_signed
 

@@ -1,16 +1,20 @@
 """Every request of Flower's fleet has a rule, and the rules that need no database."""
 
 import pytest
-from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL
-from flwr.proto.fleet_pb2 import ActivateNodeRequest, DeactivateNodeRequest, PushMessagesRequest
-from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
-from flwr.proto.node_pb2 import Node
-from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
 
 from server.door.authentication import Sender
 from server.door.limits import BODY_BYTES, CHUNK_BYTES, OBJECT_BYTES, MessageLimits, Uploads
 from server.door.refusals import RefusedError
 from server.door.speech import Speech
+from shared.flower.constants import HEARTBEAT_DEFAULT_INTERVAL
+from shared.flower.messages import (
+    ActivateNodeRequest,
+    DeactivateNodeRequest,
+    Node,
+    PushMessagesRequest,
+    SendNodeHeartbeatRequest,
+)
+from shared.flower.superlink import PROTOBUF_REQUEST_TYPES
 
 SENDER = Sender(node_id=7, public_key=b"mine", digest=None)
 MINE, OTHER = Node(node_id=7), Node(node_id=8)

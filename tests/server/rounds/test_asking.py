@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from flwr.app import ConfigRecord, Message, RecordDict
-from flwr.app.error import Error
-from flwr.common.constant import ErrorCode
+from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, ObjectUnavailableError
-from flwr.superlink.grid import http_grid
 
 from server.rounds.asking import SHORTEST_PULL_SECONDS, Answer, ask, online
+from shared.flower.constants import ErrorCode
+from shared.flower.grid import http_grid
 from shared.protocol import PROTOCOL_VERSION, QueryReply, QueryRequest, Refusal, TrainRequest, encode
 
 QUERY = QueryRequest(spec_digest="d" * 64)

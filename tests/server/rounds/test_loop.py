@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Message
-from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
 from client.institution import Data, Institution
@@ -23,6 +22,7 @@ from shared.adapter import get_state
 from shared.codec import Arrays
 from shared.errors import QuorumError, StoreError
 from shared.federation import Federation
+from shared.flower.messages import NodeInfo
 from shared.model.multitask import build_model
 from shared.state import pack_state
 from simulations.engine import LocalGrid

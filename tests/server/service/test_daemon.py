@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from flwr.cli.build import build_fab_from_files
-from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_to_bytes
 
 import server
 from server.bundle import PYPROJECT
@@ -18,6 +16,8 @@ from server.home import ServerHome, read_settings
 from server.service.daemon import serve
 from server.service.operator import OperatorClient
 from shared.errors import CollegiumError, ConfigError, ConnectionFailedError, ProcessError
+from shared.flower.bundle import build_fab_from_files
+from shared.flower.keys import generate_key_pairs, public_key_to_bytes
 
 
 class Daemon:

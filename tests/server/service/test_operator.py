@@ -1,7 +1,6 @@
 from collections.abc import Iterator
 
 import pytest
-from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_to_bytes
 
 from server.bundle import RUN_KEY, pointer_bundle
 from server.enrolment.authority import create_authority
@@ -9,6 +8,7 @@ from server.enrolment.keys import fingerprint
 from server.home import ServerHome
 from server.service.operator import Node, OperatorClient, RunStatus
 from shared.errors import ConfigError, ConnectionFailedError, EnrolmentError
+from shared.flower.keys import generate_key_pairs, public_key_to_bytes
 
 
 def new_key() -> bytes:

@@ -14,10 +14,6 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from flwr.proto.fleet_pb2 import PullMessagesRequest
-from flwr.proto.node_pb2 import Node as NodeId
-from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_to_bytes
-from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
@@ -32,6 +28,10 @@ from server.service.listeners import open_listeners
 from server.service.operator import Node, OperatorClient
 from server.service.superlink import operator_door, two_doors
 from shared.errors import ConnectionFailedError
+from shared.flower.keys import generate_key_pairs, public_key_to_bytes
+from shared.flower.messages import Node as NodeId
+from shared.flower.messages import PullMessagesRequest
+from shared.flower.superlink import PROTOBUF_REQUEST_TYPES
 from shared.process.flower import flower_command, flower_environment
 from shared.signing import HEADER, sign_request
 from simulations.attacks.coordinator import PROTOBUF, flower_signed, serving

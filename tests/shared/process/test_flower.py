@@ -34,6 +34,11 @@ def test_flower_itself_understands_the_environment(tmp_path: Path) -> None:
     assert printed == ["0", str(tmp_path.resolve()), "0.1", flower_command("flwr-serverapp"), module]
 
 
+def test_children_import_this_checkout_whatever_else_is_installed(tmp_path: Path) -> None:
+    first = flower_environment(tmp_path)["PYTHONPATH"].split(os.pathsep)[0]
+    assert Path(first) == Path(__file__).parents[3]
+
+
 def test_the_helpers_beside_the_interpreter_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     beside = str(Path(sys.executable).parent)
     monkeypatch.setenv("PATH", f"/usr/bin:{beside}")

@@ -1,0 +1,43 @@
+"""Numbers, headers and codes that Flower's processes agree on."""
+
+from flwr.common.constant import (
+    HEARTBEAT_BASE_MULTIPLIER,
+    HEARTBEAT_CALL_TIMEOUT,
+    HEARTBEAT_DEFAULT_INTERVAL,
+    HEARTBEAT_PATIENCE,
+    ISOLATION_MODE_PROCESS,
+    SUPERLINK_NODE_ID,
+    SYSTEM_TIME_TOLERANCE,
+    TIMESTAMP_HEADER,
+    TIMESTAMP_TOLERANCE,
+    TRANSPORT_TYPE_GRPC_RERE,
+    ErrorCode,
+    SubStatus,
+)
+from flwr.supercore.constant import (
+    FLEET_HTTP_PUBLIC_KEY_HEADER,
+    FLEET_HTTP_SIGNATURE_HEADER,
+    PULL_MAX_TIME,
+    NodeStatus,
+    TaskType,
+)
+
+__all__ = [
+    "FLEET_HTTP_PUBLIC_KEY_HEADER",
+    "FLEET_HTTP_SIGNATURE_HEADER",
+    "HEARTBEAT_BASE_MULTIPLIER",
+    "HEARTBEAT_CALL_TIMEOUT",
+    "HEARTBEAT_DEFAULT_INTERVAL",
+    "HEARTBEAT_PATIENCE",
+    "ISOLATION_MODE_PROCESS",
+    "PULL_MAX_TIME",
+    "SUPERLINK_NODE_ID",
+    "SYSTEM_TIME_TOLERANCE",
+    "TIMESTAMP_HEADER",
+    "TIMESTAMP_TOLERANCE",
+    "TRANSPORT_TYPE_GRPC_RERE",
+    "ErrorCode",
+    "NodeStatus",
+    "SubStatus",
+    "TaskType",
+]

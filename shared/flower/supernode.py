@@ -1,0 +1,14 @@
+"""Flower's SuperNode: the modules and functions of its process, and what signs its requests."""
+
+from flwr.supernode import fleet_http_connection, start_client_internal
+from flwr.supernode import main as supernode_main
+from flwr.supernode.cli.flower_supernode import flower_supernode
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+__all__ = [
+    "NodeAuthHttpInterceptor",
+    "fleet_http_connection",
+    "flower_supernode",
+    "start_client_internal",
+    "supernode_main",
+]

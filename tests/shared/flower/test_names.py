@@ -1,0 +1,238 @@
+"""What Collegium expects of Flower's private parts: an upgrade of flwr that changes one of them fails here first."""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import pytest
+
+import shared.flower
+
+
+@dataclass(frozen=True)
+class Takes:
+    """A function or class that is called with these parameters, and needs no others."""
+
+    parameters: str = ""
+
+    def misses(self, found: Any) -> str:
+        expected = self.parameters.split()
+        has = inspect.signature(found).parameters
+        absent = [name for name in expected if name not in has]
+        needed = [
+            name
+            for name, parameter in has.items()
+            if name not in expected
+            and parameter.default is parameter.empty
+            and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        ]
+        return f"lacks {absent}, needs {needed} too: {inspect.signature(found)}" if absent or needed else ""
+
+
+@dataclass(frozen=True)
+class Has:
+    """A module, class, message or table with these attributes, fields or columns."""
+
+    names: str
+
+    def misses(self, found: Any) -> str:
+        fields = getattr(getattr(found, "DESCRIPTOR", None), "fields_by_name", {})  # of a protobuf message
+        absent = [name for name in self.names.split() if name not in fields and not hasattr(found, name)]
+        return f"lacks {absent}" if absent else ""
+
+
+@dataclass(frozen=True)
+class Both:
+    """A class that is made with these parameters, and has these methods."""
+
+    takes: str
+    has: str
+
+    def misses(self, found: Any) -> str:
+        return Takes(self.takes).misses(found) or Has(self.has).misses(found)
+
+
+MESSAGE_COLUMNS = "message_id dst_node_id src_node_id run_id reply_to_message_id message_type group_id delivered_at"
+EXPECTED: Mapping[str, Mapping[str, Any]] = {
+    "bundle": {"build_fab_from_files": Takes("files")},
+    "constants": {
+        "FLEET_HTTP_PUBLIC_KEY_HEADER": "flwr-public-key",
+        "FLEET_HTTP_SIGNATURE_HEADER": "flwr-signature",
+        "HEARTBEAT_BASE_MULTIPLIER": 0.8,
+        "HEARTBEAT_CALL_TIMEOUT": 5,
+        "HEARTBEAT_DEFAULT_INTERVAL": 30,
+        "HEARTBEAT_PATIENCE": 2,
+        "ISOLATION_MODE_PROCESS": "process",
+        "PULL_MAX_TIME": 7200,
+        "SUPERLINK_NODE_ID": 1,
+        "SYSTEM_TIME_TOLERANCE": 5,
+        "TIMESTAMP_HEADER": "flwr-timestamp",
+        "TIMESTAMP_TOLERANCE": 300,
+        "TRANSPORT_TYPE_GRPC_RERE": "grpc-rere",
+        "ErrorCode": Has(
+            "MESSAGE_UNAVAILABLE REPLY_MESSAGE_UNAVAILABLE NODE_UNAVAILABLE CLIENT_APP_RAISED_EXCEPTION",
+        ),
+        "NodeStatus": Has("ONLINE UNREGISTERED"),
+        "SubStatus": Has("COMPLETED FAILED"),
+        "TaskType": Has("CLIENT_APP SERVER_APP"),
+    },
+    "grid": {
+        "HttpGrid": Both(
+            "runtime_api_address root_certificates token", "set_run push_messages pull_messages get_nodes"
+        ),
+        "http_grid": Has("pull_objects"),
+        "pull_objects": Takes("object_ids pull_object_fn max_time initial_backoff backoff_cap"),
+    },
+    "http": {
+        "API_ERROR_MAP": Has("keys"),
+        "ApiErrorCode": Has(
+            "FLEET_NODE_ACTIVATION_FAILED PUBLIC_KEY_ALREADY_IN_USE PUBLIC_KEY_NOT_VALID NODE_NOT_FOUND "
+            "RUN_ID_NOT_FOUND RUN_ALREADY_FINISHED INVALID_RUN_CONFIG"
+        ),
+        "ControlHttpClient": Both(
+            "base_url interceptors verify timeout",
+            "ListNodes ListRuns RegisterNode UnregisterNode StartRun StopRun StreamLogs close",
+        ),
+        "FlowerError": Both("code message", "to_json from_json"),
+        "ProtobufCall": Has("__args__"),
+        "ProtobufClientInterceptor": Has("intercept"),
+        "ProtobufRequestContext": Takes("rpc_method message request"),
+    },
+    "keys": {
+        "bytes_to_public_key": Takes("public_key_bytes"),
+        "generate_key_pairs": Takes(),
+        "public_key_to_bytes": Takes("public_key"),
+        "verify_signature": Takes("public_key message signature"),
+    },
+    "messages": {
+        "AcquireTaskRequest": Has("supported_task_types"),
+        "AcquireTaskResponse": Has("task token"),
+        "ActivateNodeRequest": Has("public_key heartbeat_interval"),
+        "ConfirmMessageReceivedRequest": Has("node run_id message_object_id"),
+        "DeactivateNodeRequest": Has("node_id"),
+        "Fab": Takes("hash_str content verifications"),
+        "GetFabRequest": Has("node hash_str run_id"),
+        "GetRunRequest": Has("node run_id"),
+        "ListNodesRequest": Has("SerializeToString"),
+        "ListRunsRequest": Has("run_id"),
+        "MessageProto": Has("metadata content error"),
+        "Node": Has("node_id"),
+        "NodeInfo": Has("node_id name status public_key online_until heartbeat_interval"),
+        "ObjectTree": Has("object_id children"),
+        "PullMessagesRequest": Has("node"),
+        "PullMessagesResponse": Has("messages_list message_object_trees"),
+        "PullObjectRequest": Has("node run_id object_id"),
+        "PullObjectResponse": Has("object_found object_available object_content"),
+        "PullTaskInputRequest": Has("SerializeToString"),
+        "PushMessagesRequest": Has("node messages_list message_object_trees clientapp_runtime_list"),
+        "PushMessagesResponse": Has("objects_to_push session_id"),
+        "PushObjectRequest": Has("node run_id session_id object_id object_content"),
+        "PushObjectResponse": Has("stored"),
+        "PushTaskOutputRequest": Has("sub_status details"),
+        "RegisterNodeRequest": Has("public_key name"),
+        "Run": Has("create_empty"),
+        "RunNotRunningException": Has("__cause__"),
+        "SendNodeHeartbeatRequest": Has("node heartbeat_interval"),
+        "SendTaskHeartbeatRequest": Has("SerializeToString"),
+        "StartRunRequest": Has("fab override_config"),
+        "StopRunRequest": Has("run_id"),
+        "StreamLogsRequest": Has("run_id after_timestamp"),
+        "TaskIdentity": Has("_task_id _run_id _node_id"),
+        "UnregisterNodeFleetRequest": Has("node_id"),
+        "UnregisterNodeRequest": Has("node_id"),
+        "fab_to_proto": Takes("fab"),
+        "get_all_nested_objects": Takes("obj"),
+        "get_object_tree": Takes("obj"),
+        "is_valid_sha256_hash": Takes("object_id"),
+        "iterate_object_tree": Takes("tree"),
+        "message_from_proto": Takes("message_proto"),
+        "message_to_proto": Takes("message"),
+        "run_from_proto": Takes("run_proto"),
+        "user_config_to_proto": Takes("user_config"),
+    },
+    "runtime": {
+        "RetryInvoker": Takes("wait_gen_factory recoverable_exceptions max_tries max_time should_giveup wait_function"),
+        "RuntimeHttpClient": Both(
+            "base_url interceptors verify timeout retry_invoker",
+            "from_server_address AcquireTask SendTaskHeartbeat PullTaskInput PushTaskOutput close",
+        ),
+        "RuntimeTokenHttpInterceptor": Takes("token"),
+        "RuntimeTracingInterceptor": Takes(),
+        "RuntimeVersionHttpInterceptor": Takes("component_name"),
+        "SuperExecAuthHttpInterceptor": Takes("master_secret protected_methods"),
+        "exponential": Takes("base_delay max_delay"),
+        "pull_and_inflate_object_from_tree": Takes(
+            "object_tree pull_object_fn confirm_object_received_fn initial_backoff backoff_cap"
+        ),
+        "pull_task_input": Takes("client"),
+        "push_message": Takes("client message context"),
+        "push_task_output": Takes("client context sub_status details"),
+        "run_clientapp": Has("pull_and_inflate_object_from_tree"),
+    },
+    "secagg": {
+        "combine_shares": Takes("share_list"),
+        "create_shares": Takes("secret threshold num"),
+        "decrypt": Takes("key ciphertext"),
+        "encrypt": Takes("key plaintext"),
+        "share_keys_plaintext_concat": Takes("src_node_id dst_node_id b_share sk_share"),
+        "share_keys_plaintext_separate": Takes("plaintext"),
+    },
+    "store": {
+        "MessageIns": Has(MESSAGE_COLUMNS),
+        "MessageRes": Has(MESSAGE_COLUMNS),
+        "Node": Has("node_id public_key status"),
+        "ObjectChild": Has("parent_id child_id"),
+        "ObjectPushSession": Has("session_id pending_count"),
+        "ObjectPushSessionPending": Has("session_id object_id"),
+        "ObjectPushSessionRoot": Has("session_id root_object_id"),
+        "SqlLinkState": Both(
+            "database_path federation_manager object_store",
+            "session get_message_res _lock_run get_node_id_by_public_key initialize",
+        ),
+        "int64_to_uint64": Takes("signed"),
+        "uint64_to_int64": Takes("unsigned"),
+    },
+    "superlink": {
+        "PROTOBUF_REQUEST_TYPES": Has("keys"),
+        "NoOpControlAuthnPlugin": Takes(),
+        "NodeAuthMiddleware": Takes("app"),
+        "SuperLinkLifespan": Takes("config state_factory"),
+        "SuperLinkLifespanConfig": Takes(
+            "control_address health_server_address host port insecure certificates superexec_auth_secret authn_plugin "
+            "event_log_plugin fleet_event_log_plugin enable_event_log artifact_provider enable_supernode_auth "
+            "fleet_api_type fleet_api_address simulation ssl_ca_certfile ssl_certfile ssl_keyfile database isolation "
+            "runtime_dependency_install"
+        ),
+        "console_handler": Has("setFormatter"),
+        "create_app": Takes("config superlink_lifespan_class"),
+        "get_uvicorn_log_config": Takes("log_level"),
+        "load_superexec_auth_secret": Takes("secret_file"),
+    },
+    "supernode": {
+        "NodeAuthHttpInterceptor": Both("private_key public_key", "intercept"),
+        "fleet_http_connection": Has("NodeAuthHttpInterceptor"),
+        "flower_supernode": Takes(),
+        "start_client_internal": Has("time pull_objects"),
+        "supernode_main": Has("FastAPI create_app"),
+    },
+}
+
+
+@pytest.mark.parametrize(("module", "name"), [(module, name) for module, names in EXPECTED.items() for name in names])
+def test_flower_has_what_collegium_uses(module: str, name: str) -> None:
+    expected, found = EXPECTED[module][name], getattr(importlib.import_module(f"shared.flower.{module}"), name)
+    if isinstance(expected, Takes | Has | Both):
+        problem = expected.misses(found)
+    else:
+        problem = "" if found == expected else f"is {found!r}, not {expected!r}"
+    assert not problem, f"flwr {version('flwr')}: {found.__class__.__name__} {name} of shared.flower.{module} {problem}"
+
+
+def test_each_name_is_looked_at() -> None:
+    modules = {found.name for found in pkgutil.iter_modules(shared.flower.__path__)}
+    names = {module: set(importlib.import_module(f"shared.flower.{module}").__all__) for module in modules}
+    assert names == {module: set(expected) for module, expected in EXPECTED.items()}
