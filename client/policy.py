@@ -4,7 +4,7 @@ A request that breaks a rule raises PolicyError, which names the rule as `policy
 is reduced to what the policy shares (`client.leaving.disclosure`). Nothing that a coordinator sends can change a rule.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
@@ -91,13 +91,8 @@ def check_request(policy: Policy, request: Request, federation: "Federation", ow
     Raises:
         PolicyError: A rule is broken; no record, and no number of them, is quoted.
     """
-    _check_federation(policy, federation)
-    for task, splits in owners.items():
-        if splits.get("train", 0) < policy.minimum_owners:
-            raise PolicyError(
-                f"This site trains {task} with at least {policy.minimum_owners} owners (policy.minimum_owners), but it "
-                f"holds fewer; give it more data, or leave {task} out of its policy.tasks."
-            )
+    for objection in objections(policy, federation, owners):
+        raise PolicyError(objection)
     if isinstance(request, EvaluateRequest) and not request.released:  # that one is answered with what may be told
         _check_evaluation(policy, request.split, owners)
 
@@ -131,20 +126,31 @@ def offered(policy: Policy, owners: Owners) -> dict[str, set[Split]]:
     }
 
 
-def _check_federation(policy: Policy, federation: "Federation") -> None:
+def objections(policy: Policy, federation: "Federation", owners: Owners) -> Iterator[str]:
+    """Every reason why the policy lets no request of an agreement through, with what the site holds."""
+    yield from _objections_to(federation, policy)
+    for task, splits in owners.items():
+        if splits.get("train", 0) < policy.minimum_owners:
+            yield (
+                f"This site trains {task} with at least {policy.minimum_owners} owners (policy.minimum_owners), but it "
+                f"holds fewer; give it more data, or leave {task} out of its policy.tasks."
+            )
+
+
+def _objections_to(federation: "Federation", policy: Policy) -> Iterator[str]:
     if policy.federations is not None and federation.digest not in policy.federations:
-        raise PolicyError(
+        yield (
             f"This site has approved the digests of its policy.federations, but its federation.toml has "
             f"{federation.digest}; add that there once the file has been read and approved."
         )
     weighting = federation.rounds.weighting
     if policy.counts == "none" and weighting != "equal":
-        raise PolicyError(
+        yield (
             f'This site shares no counts (policy.counts = "none"), but rounds.weighting is "{weighting}", which needs '
             'them; agree on "equal".'
         )
     if policy.counts == "none" and federation.rounds.normalize_steps:
-        raise PolicyError(
+        yield (
             'This site shares no counts (policy.counts = "none"), but rounds.normalize_steps needs how many steps it '
             "takes; agree to leave it out."
         )
@@ -152,18 +158,18 @@ def _check_federation(policy: Policy, federation: "Federation") -> None:
     if privacy is None:
         if policy.require_dp or policy.max_epsilon is not None:
             rule = "require_dp" if policy.require_dp else "max_epsilon"
-            raise PolicyError(
+            yield (
                 f"This site trains with differential privacy only (policy.{rule}), but the federation file has no "
                 "[privacy]; agree on one that has."
             )
         return
     if privacy.delta > policy.delta:
-        raise PolicyError(
+        yield (
             f"This site accepts a delta of at most {policy.delta:g} (policy.delta), but the federation's privacy.delta "
             f"is {privacy.delta:g}; agree on a smaller one."
         )
     if policy.max_epsilon is not None and privacy.epsilon is not None and privacy.epsilon > policy.max_epsilon:
-        raise PolicyError(
+        yield (
             f"This site spends at most epsilon {policy.max_epsilon:g} (policy.max_epsilon), but the federation plans "
             f"{privacy.epsilon:g} for the run; agree on a smaller privacy.epsilon."
         )

@@ -19,6 +19,9 @@
 A message is one sentence that says what was expected, what came, where, and what to do.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class CollegiumError(Exception):
     """Base of all errors that Collegium raises on purpose; the command line prints it and exits with 1."""
@@ -78,6 +81,33 @@ class ProcessError(CollegiumError):
 
 class StoreError(CollegiumError):
     """The database or a checkpoint could not be written or read."""
+
+
+class Reasons:
+    """Errors that are gathered, so that all are told at once.
+
+    Attributes:
+        found: The errors so far, none twice.
+    """
+
+    def __init__(self) -> None:
+        self.found: list[CollegiumError] = []
+
+    @contextmanager
+    def gather(self) -> Iterator[None]:
+        """Take an error of Collegium's that ends the block, and go on after it."""
+        try:
+            yield
+        except CollegiumError as error:
+            if str(error) not in map(str, self.found):
+                self.found.append(error)
+
+    def end(self) -> None:
+        """Raise what was found: one error as it is, several as one of the first one's class."""
+        if len(self.found) == 1:
+            raise self.found[0]
+        if self.found:
+            raise type(self.found[0])(" ".join(map(str, self.found)))
 
 
 LONGEST_TEXT = 500

@@ -9,9 +9,10 @@ from pydantic import Field, model_validator
 
 from client.institution import AdapterSize, Data, Institution
 from client.opening import build_site
+from client.preflight import check_terms
 from client.site import Site
 from shared.config import Model, Name, parse, read_toml
-from shared.errors import ConfigError
+from shared.errors import ConfigError, Reasons
 from shared.federation import Federation
 from shared.model.backbone import fingerprint, locate
 from shared.model.multitask import MultiTaskModel, build_model
@@ -105,15 +106,21 @@ def open_sites(experiment: Experiment, model: MultiTaskModel) -> dict[str, Site]
     Args:
         experiment: The file.
         model: Of the federation's own rank.
+
+    Raises:
+        ConfigError, DataError, PolicyError: Everything for which one of the institutions would not start.
     """
     federation, models = experiment.federation, {experiment.federation.adapter.rank: model}
-    sites = {}
+    sites, reasons = {}, Reasons()
     for name, tasks in experiment.institutions.items():
         rank = experiment.ranks.get(name, federation.adapter.rank)
         if rank not in models:
             models[rank] = build_model(federation, rank=rank).to(model.device)
         institution = Institution(name=name, data=tasks, adapter=AdapterSize(rank=rank))
-        sites[name] = build_site(institution, federation, models[rank], node_key=node_key(name))
+        check_terms(institution, federation, reasons)
+        with reasons.gather():
+            sites[name] = build_site(institution, federation, models[rank], node_key=node_key(name))
+    reasons.end()
     return sites
 
 

@@ -1,20 +1,25 @@
 """`collegium client doctor`: the text readiness report of an institution's own files, for its own eyes."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from client.data.holdout import find_key, key_of_seed
+from client.data.holdout import key_of_seed
 from client.data.readiness import Report, summary, survey
 from client.data.verdicts import VERDICTS, Finding, judge, worst
-from client.institution import load_institution
+from client.institution import Institution, load_institution
 from client.keys import check_agreed_key, read_public_key
+from client.policy import Owners
+from client.preflight import check_backbone, check_data, check_owners, check_terms, is_charged, open_kept
+from client.service import daemon
+from client.service.daemon import LOCK
+from shared.errors import CollegiumError, Reasons
 from shared.federation import load_federation
-from shared.model.backbone import load_tokenizer
 from shared.nodekeys import fingerprint
 from shared.process.console import print_table
+from shared.process.lock import holder
 from shared.protocol import SPLITS
 from shared.tasks import build_task
 
@@ -25,7 +30,9 @@ LABELS_SHOWN = 20
 
 
 def examine_institution(path: Path, data: Path | None = None) -> tuple[Report, list[Finding]]:
-    """Survey the files that `institution.toml` names, and judge them; of the backbone only the tokenizer is loaded.
+    """Survey the files that `institution.toml` names, judge them, and find what else would keep a site from starting.
+
+    Of the backbone no weights are loaded, and nothing is written.
 
     The site's key decides who is held out; until the daemon's first start has made it, another stands for it.
 
@@ -34,18 +41,47 @@ def examine_institution(path: Path, data: Path | None = None) -> tuple[Report, l
         data: Folder that relative paths of data files start from, instead of the file's own.
 
     Raises:
-        ConfigError, BackboneError: The institution's file, the federation file or the backbone is wrong.
-        StoreError: The key of the splits is no key.
+        ConfigError: The institution's file or the federation file is wrong.
+        BackboneError: There is no tokenizer to survey the records with; what else is wrong is said as well.
     """
     institution = load_institution(path, data=data)
     federation = load_federation(institution.federation)
-    backbone = federation.backbone
-    tokenizer = load_tokenizer(institution.backbone or backbone.name, backbone.sha256)
+    reasons = Reasons()
+    check_terms(institution, federation, reasons)
+    kept = open_kept(institution, federation, reasons, make=False)
+    tokenizer = check_backbone(institution, federation, reasons)
+    if tokenizer is None:
+        check_data(institution, federation, kept.split_key, reasons)
+        reasons.end()
+    assert tokenizer
     tasks = {name: build_task(name, spec) for name, spec in federation.tasks.items()}
-    key = find_key(institution.runtime.state) or key_of_seed(federation.seed)
-    private = federation.privacy is not None
-    report = survey(institution.data, tasks, tokenizer, backbone.max_length, key, private=private)
-    return report, judge(report)
+    report = survey(
+        institution.data,
+        tasks,
+        tokenizer,
+        federation.backbone.max_length,
+        kept.split_key or key_of_seed(federation.seed),
+        private=is_charged(institution, federation),
+    )
+    trained: Owners = {name: {"train": task.trained} for name, task in report.items() if task.trained}
+    check_owners(institution.policy, federation, trained, reasons)
+    start = [Finding("error", "site", None, "start", str(error)) for error in reasons.found]
+    return report, [*start, *_look_at_machine(institution), *judge(report)]
+
+
+def _look_at_machine(institution: Institution) -> Iterator[Finding]:
+    """What the daemon would miss here; files that come with enrolment are a warning while they are not there."""
+    ca, key, state = institution.server.ca, institution.identity.key, institution.runtime.state
+    busy = holder(state / LOCK)
+    checks = {daemon.check_certificate: ca.exists(), daemon.check_key: key.exists(), daemon.check_state: True}
+    for check, needed in (checks if busy else checks | {daemon.check_port: True}).items():
+        try:
+            check(institution)
+        except CollegiumError as error:
+            yield Finding("error" if needed else "warning", "site", None, "start", str(error))
+    if busy:
+        found = f"process {busy} serves the state folder {state}; stop it before you start another daemon."
+        yield Finding("warning", "site", None, "start", found)
 
 
 def agreed_keys(path: Path) -> dict[str, str]:

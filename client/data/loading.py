@@ -7,16 +7,66 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
-from client.data.holdout import choose
+from client.data.augmentation import open_rewording
+from client.data.holdout import check_limit, choose
 from client.data.identity import owner_of
 from client.data.sources import BadRow, scan_rows
 from client.institution import Data
-from shared.errors import ConfigError, DataError
+from shared.errors import CollegiumError, ConfigError, DataError, Reasons
 from shared.protocol import Split
 from shared.tasks import Example, Record, Task
 
 SHOWN = 5
 """Bad rows spelt out in one error."""
+Row = tuple[int, Record]
+"""Line or row number, and the record."""
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """One file: its rows, and those that are no records of the task."""
+
+    path: Path
+    rows: int
+    bad: tuple[tuple[int, BadRow], ...]
+    """Line or row number, and what is wrong."""
+    broken: str | None = None
+    """Why reading ended early, or did not begin."""
+
+    def refusal(self, task: str) -> str | None:
+        """Why nothing is trained or scored with the file; None if it is as it should be."""
+        if self.broken or not self.rows:
+            advice = "put records there, or name no file for this split"
+            return self.broken or f"Expected records of task {task} in {self.path}, but the file is empty; {advice}."
+        if not self.bad:
+            return None
+        lines = "; ".join(f"line {number}: {row.what}" for number, row in self.bad[:SHOWN])
+        more = f"; and {len(self.bad) - SHOWN} more bad rows" if len(self.bad) > SHOWN else ""
+        part = f"{len(self.bad)} of {self.rows} rows ({len(self.bad) / self.rows:.1%})"
+        return f"{part} of {self.path} are no records of task {task}: {lines}{more}."
+
+
+@dataclass(frozen=True)
+class TaskRows:
+    """What reading all files of a task has brought to light."""
+
+    files: Mapping[Split, FileReport]
+    used: dict[Split, list[Row]]
+    """Per split the good rows that are trained on or scored; empty where none can be chosen."""
+    refused: tuple[CollegiumError, ...]
+    """What is wrong with the task's table in institution.toml, or with what it chooses."""
+
+    def raise_any(self, task: str) -> None:
+        """Raise DataError or ConfigError if anything is wrong, all of it at once."""
+        reasons = Reasons()
+        for file in self.files.values():
+            with reasons.gather():
+                if refusal := file.refusal(task):
+                    raise DataError(refusal)
+        for error in self.refused:
+            with reasons.gather():
+                raise error
+        reasons.end()
 
 
 @dataclass(frozen=True)
@@ -35,6 +85,8 @@ def load_data(
     tokenizer: PreTrainedTokenizerFast,
     max_length: int,
     key: bytes,
+    *,
+    private: bool = False,
 ) -> dict[str, dict[Split, TaskData]]:
     """Read, check and encode everything an institution holds, per task and split.
 
@@ -44,24 +96,63 @@ def load_data(
         tokenizer: The backbone's.
         max_length: Longest input in sub-tokens.
         key: Decides who is held out, and who is left out by `limit` (`client.data.holdout`).
+        private: Whether `limit` must be a share (`client.data.holdout.check_limit`).
 
     Raises:
         ConfigError: A task is not in the federation, or labels that a site says it annotates or renames are not.
         DataError: A file is missing or empty, or rows are wrong; names file, lines and what is wrong.
     """
-    if unknown := sorted(data.keys() - tasks.keys()):
-        raise ConfigError(
-            f"Expected the tasks under [data] to be among the federation's {sorted(tasks)}, but {unknown} are not."
-        )
-    for name, source in data.items():
-        check_labels(source, tasks[name])
     return {
         name: {
-            split: _encode(records, tasks[name], tokenizer, max_length, source.annotates)
-            for split, records in _read_splits(source, tasks[name], key).items()
+            split: _encode([r for _, r in rows], tasks[name], tokenizer, max_length, data[name].annotates)
+            for split, rows in splits.items()
         }
-        for name, source in data.items()
+        for name, splits in read_data(data, tasks, key, private=private).items()
     }
+
+
+def read_data(
+    data: Mapping[str, Data], tasks: Mapping[str, Task], key: bytes, *, private: bool
+) -> dict[str, dict[Split, list[Row]]]:
+    """The rows of each task and split that are used; arguments and errors as `load_data`, all errors at once."""
+    reasons, used = Reasons(), dict[str, dict[Split, list[Row]]]()
+    for name, source in data.items():
+        with reasons.gather():
+            rows = read_task(name, source, tasks, key, private=private)
+            rows.raise_any(name)
+            used[name] = rows.used
+    reasons.end()
+    return used
+
+
+def read_task(name: str, source: Data, tasks: Mapping[str, Task], key: bytes, *, private: bool) -> TaskRows:
+    """Read one task's files without raising, whatever is in them; arguments as `load_data`."""
+    table, choice = Reasons(), Reasons()
+    files: dict[Split, FileReport] = {}
+    rows: dict[Split, list[Row]] = {}
+    used: dict[Split, list[Row]] = {}
+    with table.gather():
+        if name not in tasks:
+            named = f"name the table [data.X] for one of {sorted(tasks)}"
+            raise ConfigError(f"Expected a task of the federation, but it has no task {name!r}; {named}.")
+        task = tasks[name]
+        with table.gather():
+            check_labels(source, task)
+        with table.gather():
+            if private:
+                check_limit(name, source.limit)
+        with table.gather():
+            if source.augmentation:
+                open_rewording(source.augmentation, task)
+        for split, path in paths_of(source).items():
+            files[split], rows[split] = _read(path, check_rows(path, task, source))
+        with choice.gather():
+            try:
+                used = choose(rows, source.limit, lambda row: owner_of(row[1], task, source.group_by), key)
+            except DataError as error:
+                raise DataError(f"Task {name}: {error}") from None
+    wrong = any(file.refusal(name) for file in files.values())
+    return TaskRows(files, used, (*table.found, *(() if wrong else choice.found)))
 
 
 def check_labels(source: Data, task: Task) -> None:
@@ -140,29 +231,18 @@ def _other_column(error: str, row: Record) -> str:
 
 def read_records(path: Path, task: Task, source: Data | None = None) -> list[Record]:
     """All records of a file, as `check_rows` yields them; DataError lists the bad rows together."""
-    records = _all_good(path, task, check_rows(path, task, source))
-    if not records:
-        raise DataError(f"Expected records of task {task.name} in {path}, but the file is empty.")
-    return records
+    file, rows = _read(path, check_rows(path, task, source))
+    if refusal := file.refusal(task.name):
+        raise DataError(refusal)
+    return [record for _, record in rows]
 
 
 def read_inputs(path: Path, task: Task) -> list[Record]:
     """What there is to predict in a file, as `check_inputs` yields it, maybe nothing; errors as `read_records`."""
-    return _all_good(path, task, check_inputs(path, task))
-
-
-def _all_good(path: Path, task: Task, rows: Iterator[tuple[int, Record | BadRow]]) -> list[Record]:
-    records: list[Record] = []
-    bad: list[str] = []
-    for number, row in rows:
-        if isinstance(row, BadRow):
-            bad.append(f"line {number}: {row.what}")
-        else:
-            records.append(row)
-    if bad:
-        more = f"; and {len(bad) - SHOWN} more bad rows" if len(bad) > SHOWN else ""
-        raise DataError(f"{path} (task {task.name}): {'; '.join(bad[:SHOWN])}{more}.")
-    return records
+    file, rows = _read(path, check_inputs(path, task))
+    if (file.rows or file.broken) and (refusal := file.refusal(task.name)):
+        raise DataError(refusal)
+    return [record for _, record in rows]
 
 
 def paths_of(source: Data) -> dict[Split, Path]:
@@ -171,12 +251,20 @@ def paths_of(source: Data) -> dict[Split, Path]:
     return {split: path for split, path in paths.items() if path}
 
 
-def _read_splits(source: Data, task: Task, key: bytes) -> dict[Split, list[Record]]:
-    files = {split: read_records(path, task, source) for split, path in paths_of(source).items()}
+def _read(path: Path, rows: Iterator[tuple[int, Record | BadRow]]) -> tuple[FileReport, list[Row]]:
+    """The rows sorted into good and bad ones; where reading breaks off, what was read up to there."""
+    good: list[Row] = []
+    bad: list[tuple[int, BadRow]] = []
+    broken = None
     try:
-        return choose(files, source.limit, lambda record: owner_of(record, task, source.group_by), key)
+        for number, row in rows:
+            if isinstance(row, BadRow):
+                bad.append((number, row))
+            else:
+                good.append((number, row))
     except DataError as error:
-        raise DataError(f"Task {task.name}: {error}") from None
+        broken = str(error)
+    return FileReport(path, len(good) + len(bad), tuple(bad), broken), good
 
 
 def _encode(

@@ -7,18 +7,14 @@ records it looks at those that training would use, as `client.data.holdout` choo
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from client.data.holdout import check_limit, choose
 from client.data.identity import hash_texts, owner_of
-from client.data.loading import check_labels, check_rows, paths_of
+from client.data.loading import FileReport, Row, read_task
 from client.data.quality import troubles_of
-from client.data.sources import BadRow
 from client.institution import Data
-from shared.errors import ConfigError, DataError
 from shared.protocol import Split
 from shared.tasks import Record, Task
 
@@ -29,20 +25,6 @@ MEASURED_CHARACTERS = 4_000_000
 MEASURED_SEED = 13
 UNBOUNDED = 10**6
 """An input length, in sub-tokens, into which every record fits."""
-Row = tuple[int, Record]
-"""Line or row number, and the record."""
-
-
-@dataclass(frozen=True)
-class FileReport:
-    """One file: its rows, and those that are no records of the task."""
-
-    path: Path
-    rows: int
-    bad: tuple[tuple[int, BadRow], ...]
-    """Line or row number, and what is wrong."""
-    broken: str | None = None
-    """Why reading ended early, or did not begin."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +79,8 @@ class TaskReport:
     """Why nothing was used: what is wrong with the task's table in institution.toml, or with what it chooses."""
     owners: Mapping[Split, "OwnersReport"] = field(default_factory=dict)
     """Empty without `group_by`."""
+    trained: int = 0
+    """Owners of train; without `group_by`, records that are not the same."""
 
 
 @dataclass(frozen=True)
@@ -133,17 +117,15 @@ def survey(
     report: dict[str, TaskReport] = {}
     used: dict[str, dict[Split, list[Row]]] = {}
     for name, source in data.items():
-        files: dict[Split, FileReport] = {}
-        try:
-            _check_table(name, source, tasks, private)
-            task, rows = tasks[name], dict[Split, list[Row]]()
-            for split, path in paths_of(source).items():
-                files[split], rows[split] = _read(path, task, source)
-            used[name] = choose(rows, source.limit, _owner_in(source, task), key)
-        except (ConfigError, DataError) as error:
-            report[name] = TaskReport((), max_length, {}, files, refused=str(error))
+        read = read_task(name, source, tasks, key, private=private)
+        refused = " ".join(map(str, read.refused)) or None
+        if refused or not read.used:
+            report[name] = TaskReport((), max_length, {}, read.files, refused=refused)
             continue
-        report[name] = examine(task, used[name], tokenizer, max_length, files, source.annotates)
+        used[name] = read.used
+        trained = len(set(map(_owner_in(source, tasks[name]), read.used["train"])))
+        found = examine(tasks[name], read.used, tokenizer, max_length, read.files, source.annotates)
+        report[name] = replace(found, trained=trained)
     owners = _examine_owners(data, tasks, used)
     return {name: replace(task, owners=owners.get(name, {})) for name, task in report.items()}
 
@@ -236,29 +218,6 @@ def _examine_owners(
         }
         for name, splits in owners.items()
     }
-
-
-def _check_table(name: str, source: Data, tasks: Mapping[str, Task], private: bool) -> None:
-    if name not in tasks:
-        raise ConfigError(f"the federation has no task {name!r}; name the table [data.X] for one of {sorted(tasks)}.")
-    check_labels(source, tasks[name])
-    if private:
-        check_limit(name, source.limit)
-
-
-def _read(path: Path, task: Task, source: Data) -> tuple[FileReport, list[Row]]:
-    good: list[Row] = []
-    bad: list[tuple[int, BadRow]] = []
-    broken = None
-    try:
-        for number, row in check_rows(path, task, source):
-            if isinstance(row, BadRow):
-                bad.append((number, row))
-            else:
-                good.append((number, row))
-    except DataError as error:
-        broken = str(error)
-    return FileReport(path, len(good) + len(bad), tuple(bad), broken), good
 
 
 def _examine_split(

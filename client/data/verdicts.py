@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from client.data.loading import FileReport
 from client.data.quality import TROUBLES
-from client.data.readiness import FileReport, Report, SplitReport, TaskReport, majority_share, share
+from client.data.readiness import Report, SplitReport, TaskReport, majority_share, share
 from shared.protocol import Split
 
 Verdict = Literal["ok", "warning", "error"]
@@ -45,7 +46,7 @@ def judge(report: Report) -> list[Finding]:
         if task.refused:
             findings.append(Finding("error", name, None, "table", task.refused))
         for check, look in FILE_CHECKS.items():
-            said = {split: list(look(file)) for split, file in task.files.items()}
+            said = {split: list(look(name, file)) for split, file in task.files.items()}
             findings += _gather(name, check, said)
         for check, examine in SPLIT_CHECKS.items():
             said = {split: list(examine(task, split, each)) for split, each in task.splits.items() if each.records}
@@ -74,19 +75,9 @@ def _join(splits: Mapping[str, Sequence[Split | None]]) -> str:
     return "; ".join(f"{', '.join(map(str, named))}: {text.rstrip('.')}" for text, named in splits.items()) + "."
 
 
-def _look_at_rows(file: FileReport) -> Said:
-    if file.broken:
-        yield "error", file.broken
-    elif not file.rows:
-        yield "error", f"{file.path} has no rows; put records there, or name no file for this split."
-    elif file.bad:
-        yield (
-            "error",
-            f"{_count(len(file.bad), file.rows)} of {file.path.name} are no records of this task; mend the lines "
-            "listed below, because the daemon refuses the file as it is.",
-        )
-    else:
-        yield "ok", "every row is a record of this task."
+def _look_at_rows(task: str, file: FileReport) -> Said:
+    refusal = file.refusal(task)
+    yield ("error", refusal) if refusal else ("ok", "every row is a record of this task.")
 
 
 def _look_at_encoding(task: TaskReport, split: Split, records: SplitReport) -> Said:
@@ -210,7 +201,7 @@ def _longer(task: TaskReport) -> str:
     return "agree on a larger backbone.max_length (up to 512), or " if task.max_length < 512 else ""
 
 
-FILE_CHECKS: dict[str, Callable[[FileReport], Said]] = {"rows": _look_at_rows}
+FILE_CHECKS: dict[str, Callable[[str, FileReport], Said]] = {"rows": _look_at_rows}
 SPLIT_CHECKS: dict[str, Callable[[TaskReport, Split, SplitReport], Said]] = {
     "encoding": _look_at_encoding,
     "text": _look_at_text,

@@ -61,7 +61,7 @@ class Account:
             return
         if known:
             self.ledger.check([known])
-        max_epsilon, delta = self._budget()
+        max_epsilon, delta = budget_of(self.policy, self.federation)
         reservation = self.ledger.reserve(
             self.dataset,
             mechanism,
@@ -85,17 +85,22 @@ class Account:
         """The ledger's last entry, for others to remember."""
         return self.ledger.head if self.ledger else None
 
-    def _budget(self) -> tuple[float, float]:
-        """Epsilon and delta: the policy's, or else those of the federation file that this site has approved."""
-        privacy = privacy_of(self.federation)
-        if self.policy.max_epsilon is not None:
-            return self.policy.max_epsilon, self.policy.delta
-        if privacy.epsilon is None:
-            raise BudgetError(
-                "Expected policy.max_epsilon in institution.toml, since the federation's [privacy] gives a "
-                "noise_multiplier and no epsilon; say how much this site's data may spend."
-            )
-        return privacy.epsilon, privacy.delta
+
+def budget_of(policy: Policy, federation: Federation) -> tuple[float, float]:
+    """Epsilon and delta: the policy's, or else those of the federation file that the site has approved.
+
+    Raises:
+        BudgetError: Neither says.
+    """
+    privacy = privacy_of(federation)
+    if policy.max_epsilon is not None:
+        return policy.max_epsilon, policy.delta
+    if privacy.epsilon is None:
+        raise BudgetError(
+            "Expected policy.max_epsilon in institution.toml, since the federation's [privacy] gives a "
+            "noise_multiplier and no epsilon; say how much this site's data may spend."
+        )
+    return privacy.epsilon, privacy.delta
 
 
 def privacy_of(federation: Federation) -> Privacy:

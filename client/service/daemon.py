@@ -15,8 +15,8 @@ from typing import TextIO
 
 from client.institution import Institution, load_institution
 from client.keys import read_private_key
-from shared.errors import ConnectionFailedError, EnrolmentError
-from shared.process.files import private_folder, private_umask
+from shared.errors import ConnectionFailedError, EnrolmentError, Reasons
+from shared.process.files import check_folder, private_folder, private_umask
 from shared.process.flower import flower_environment
 from shared.process.lock import only_one
 from shared.process.supervisor import Child, supervise
@@ -27,6 +27,8 @@ LOG_POLL = 0.1
 STALE_SECONDS = 100.0
 """How long a site that was connected before is refused because Flower 1.41 still counts its killed SuperNode as online:
 60 s after its last sign of life, and the supervisor's pause between two attempts."""
+LOCK = "daemon.lock"
+"""In the state folder: held by the daemon that serves it."""
 CONNECTED_FILE = "connected"
 """In the state folder, from the first connection on: the key has been enrolled at some time."""
 EXECUTOR_READY = ": ready"
@@ -48,18 +50,23 @@ def serve(institution_file: Path, *, stop: threading.Event, announce: Announce) 
     Raises:
         ConfigError: The file is wrong, or another daemon serves the same state folder.
         ConnectionFailedError: The runtime port is taken.
+        StoreError: The state folder cannot be written to.
         EnrolmentError: The node key or the CA certificate is missing or unreadable.
         ProcessError: A child gave up: the key is not enrolled, the coordinator's certificate is not trusted, the
             executor found the configuration or the data wrong.
     """
     private_umask()
     institution = load_institution(institution_file)
-    _check_credentials(institution)
+    reasons = Reasons()
+    for check in (check_certificate, check_key, check_state):
+        with reasons.gather():
+            check(institution)
+    reasons.end()
     state = institution.runtime.state
     for folder in (state, state / "logs", state / "flower"):
         private_folder(folder)
     advice = "stop that one first, or give this institution a runtime.state of its own"
-    with only_one(state / "daemon.lock", serving=f"the state folder {state}", advice=advice):
+    with only_one(state / LOCK, serving=f"the state folder {state}", advice=advice):
         children = _children(institution_file, institution, _runtime_port(institution), _new_secret(state))
         supernode, executor = children
         with (
@@ -150,9 +157,9 @@ def _why_supernode_ended(institution: Institution, port: int, _code: int, tail: 
     return None
 
 
-def _check_credentials(institution: Institution) -> None:
-    """Read what Flower would read, so that the user sees the reason at once instead of in a log."""
-    ca, key = institution.server.ca, institution.identity.key
+def check_certificate(institution: Institution) -> None:
+    """Read what Flower would read, so that the user sees the reason at once; EnrolmentError unless it is a CA's."""
+    ca = institution.server.ca
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=ca)
     except OSError as error:  # SSLError is one
@@ -160,13 +167,27 @@ def _check_credentials(institution: Institution) -> None:
             f"Expected the coordinator's CA certificate (PEM) in {ca}, but {_cannot_be_read(error)}; "
             "get ca.crt from the coordinator, or correct server.ca in the institution file."
         ) from None
-    read_private_key(key)
+
+
+def check_key(institution: Institution) -> None:
+    """Raise EnrolmentError or ConfigError unless the node's private key is one, and its owner's alone."""
+    read_private_key(institution.identity.key)
+
+
+def check_state(institution: Institution) -> None:
+    """Raise StoreError unless the state folder can be written to."""
+    check_folder(institution.runtime.state)
 
 
 def _cannot_be_read(error: Exception) -> str:
     if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
         return f"it cannot be read ({error.strerror})"
     return "its content is something else"
+
+
+def check_port(institution: Institution) -> None:
+    """Raise ConnectionFailedError if the loopback port between the children is taken."""
+    _runtime_port(institution)
 
 
 def _runtime_port(institution: Institution) -> int:

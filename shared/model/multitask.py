@@ -163,11 +163,7 @@ def build_model(
         ConfigError: The adapter or the maximal length does not fit the backbone.
     """
     loaded = load_backbone(backbone or federation.backbone.name, federation.backbone.sha256)
-    if federation.backbone.max_length > loaded.max_length:
-        raise ConfigError(
-            f"backbone.max_length must be at most {loaded.max_length}, the backbone's own limit, "
-            f"not {federation.backbone.max_length}."
-        )
+    check_length(loaded, federation)
     tasks = {name: build_task(name, spec) for name, spec in federation.tasks.items()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(federation.seed)
@@ -178,6 +174,15 @@ def build_model(
         )
         frozen = FrozenStates() if federation.method.frozen and not released else None
         return MultiTaskModel(encoder, loaded, tasks, federation.training.head_dropout, frozen)
+
+
+def check_length(loaded: LoadedBackbone, federation: Federation) -> None:
+    """Raise ConfigError if texts may be longer than the backbone reads."""
+    if federation.backbone.max_length > loaded.max_length:
+        raise ConfigError(
+            f"backbone.max_length must be at most {loaded.max_length}, the backbone's own limit, "
+            f"not {federation.backbone.max_length}."
+        )
 
 
 def _to(groups: Mapping[str, Tensors], device: torch.device) -> dict[str, Tensors]:

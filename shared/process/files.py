@@ -2,10 +2,11 @@
 
 import os
 import stat
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from shared.errors import ConfigError
+from shared.errors import ConfigError, StoreError
 
 OTHERS = 0o077
 """The bits of a mode that let anybody but the owner in."""
@@ -28,6 +29,19 @@ def private_folder(path: Path) -> Path:
             for name in (folder, *(os.path.join(folder, file) for file in files)):
                 _close(Path(name))
     return path
+
+
+def check_folder(path: Path) -> None:
+    """Raise StoreError unless files can be made in a folder, which need not be there yet; nothing is left behind."""
+    place = next(each for each in (path, *path.parents) if each.exists())
+    try:
+        with tempfile.TemporaryDirectory(prefix=".collegium-", dir=place):
+            pass
+    except OSError as error:
+        raise StoreError(
+            f"Expected a folder that can be written to at {path}, but in {place} nothing can be made "
+            f"({error.strerror}); look after its rights and the disk, or name another folder."
+        ) from None
 
 
 def private_file(path: Path) -> None:

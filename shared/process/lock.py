@@ -9,6 +9,18 @@ from pathlib import Path
 from shared.errors import ConfigError
 
 
+def holder(file: Path) -> str | None:
+    """The process that holds a lock, as it names itself; None if nobody does."""
+    try:
+        with file.open("r", encoding="ascii") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return file.read_text(encoding="ascii").strip() or "unknown"
+    except OSError:  # there is none, or nobody may read it
+        return None
+    return None
+
+
 @contextmanager
 def only_one(file: Path, *, serving: str, advice: str) -> Iterator[None]:
     """Hold the lock while the block lasts.

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from client.cli import app
 from client.keys import generate_node_key, read_public_key
+from server.enrolment.authority import create_authority
 from shared.errors import ConfigError
 from shared.federation import Federation
 from shared.nodekeys import fingerprint, line_of
@@ -29,6 +30,8 @@ def institution(tmp_path: Path, tiny_federation: Callable[..., Federation], writ
     path = tmp_path / "institution.toml"
     data = {"clauses": {"train": "data/train.jsonl", "test": "data/test.jsonl"}}
     path.write_text(tomli_w.dumps({"name": "hospital", "data": data}), encoding="utf-8")
+    generate_node_key(tmp_path / "node.key")
+    (tmp_path / "ca.crt").write_bytes(create_authority("of a test").certificate)
     return path
 
 
@@ -96,7 +99,6 @@ def test_agreed_node_keys_are_shown_and_held_to_the_sites_own(
     institution: Path, tiny_federation: Callable[..., Federation]
 ) -> None:
     names, key = ("hospital", "law_firm", "bank"), institution.parent / "node.key"
-    generate_node_key(key)
     own = line_of(read_public_key(key))
     keys = public_keys(names) | {"hospital": own}
     agreed = {"rounds": {"quorum": 3, "method": "fedavg"}, "secure_aggregation": {"threshold": 3, "keys": keys}}

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from client.data.readiness import FileReport, Lengths, SplitReport, TaskReport
+from client.data.loading import FileReport
+from client.data.readiness import Lengths, SplitReport, TaskReport
 from client.data.sources import BadRow
 from client.data.verdicts import Finding, judge, worst
 from shared.protocol import Split
@@ -42,7 +43,7 @@ def lengths(**changes: Any) -> dict[str, Any]:
     ("check", "task", "verdict", "said"),
     [
         ("rows", report(), "ok", "every row is a record"),
-        ("rows", report(file=FileReport(FILE.path, 0, ())), "error", "has no rows; put"),
+        ("rows", report(file=FileReport(FILE.path, 0, ())), "error", "the file is empty; put"),
         ("rows", report(file=FileReport(FILE.path, 100, ((3, BadRow("x")),))), "error", "1 of 100 rows (1.0%)"),
         ("rows", report(file=FileReport(FILE.path, 0, (), "Gone.")), "error", "Gone."),
         ("encoding", report(file=FileReport(FILE.path, 9, ((3, BadRow("x", True)),))), "error", "the whole file"),
