@@ -35,8 +35,8 @@ def blocks(page: Path) -> Iterator[str]:
     """The command lines of a page that stand in blocks of their own."""
     for block in re.findall(r"^```\w*\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
-            if line.startswith("collegium ") and "[OPTIONS]" not in line:
-                yield line
+            if (found := re.search(r"(?:^|/bin/)(collegium .*)", line)) and "[OPTIONS]" not in line:
+                yield found[1]
 
 
 def mentions(page: Path) -> Iterator[str]:
