@@ -23,19 +23,19 @@ from collections.abc import Mapping
 import numpy as np
 
 from server.aggregation import Result
-from server.rounds.progress import Run, require_quorum
+from server.rounds.collecting import sent_shapes
+from server.rounds.run import Run
 from server.secagg import confirming, steps
 from server.secagg.averaging import average, say_what_does_not_move
 from server.secagg.round import SecureRound
-from shared.adapter import is_sent
 from shared.protocol import TrainRequest
 
 
-def collect(this: Run, state: Mapping[str, np.ndarray], requests: Mapping[str, TrainRequest], number: int) -> Result:
+def collect(run: Run, state: Mapping[str, np.ndarray], requests: Mapping[str, TrainRequest], number: int) -> Result:
     """Train and average under secure aggregation.
 
     Args:
-        this: The run.
+        run: In progress.
         state: The model before the round.
         requests: By institution.
         number: The round.
@@ -47,18 +47,17 @@ def collect(this: Run, state: Mapping[str, np.ndarray], requests: Mapping[str, T
         QuorumError: Fewer institutions than the quorum are left after a step, too few helped to unmask the sum, one
             would be too large a part of it, or it is not a sum of honest updates.
     """
-    shapes = {name: array.shape for name, array in state.items() if is_sent(name, this.federation.method, number)}
-    secure = SecureRound(this, number, shapes)
+    secure = SecureRound(run, number, sent_shapes(state, run.federation.method, number))
     steps.train(secure, requests)
-    require_quorum(this, number, secure.directory)
+    run.require_quorum(number, secure.directory)
     shares = steps.share(secure)
-    require_quorum(this, number, shares)
+    run.require_quorum(number, shares)
     sharers = steps.open_shares(secure, shares)
-    require_quorum(this, number, sharers)
+    run.require_quorum(number, sharers)
     secure.begin_sum(sharers)
     say_what_does_not_move(secure)
     total, survivors = steps.mask(secure)
-    require_quorum(this, number, survivors)
+    run.require_quorum(number, survivors)
     signatures = confirming.confirm(secure, survivors)
     clear = confirming.unmask(secure, shares, survivors, signatures, total)
     return average(secure, state, clear, survivors)

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from server.rounds.progress import record
 from server.secagg.round import SecureRound
 from shared.errors import ProtocolError, QuorumError
 from shared.nodekeys import is_signed
@@ -21,9 +20,9 @@ def confirm(secure: SecureRound, survivors: Collection[str]) -> dict[str, str]:
     Raises:
         QuorumError: One of them would be too large a part of the sum, or too few have signed.
     """
-    this, threshold = secure.run, secure.agreed.threshold
+    run, threshold = secure.run, secure.agreed.threshold
     try:
-        check_shares(secure.weights, survivors, most=this.federation.rounds.max_share)
+        check_shares(secure.weights, survivors, most=run.federation.rounds.max_share)
     except ProtocolError as error:
         raise _given_up(secure, str(error)) from error
     request = ConfirmRequest(**secure.of_round(), survivors=sorted(survivors))
@@ -35,7 +34,7 @@ def confirm(secure: SecureRound, survivors: Collection[str]) -> dict[str, str]:
             answer = replace(good, reply=None, status="dropped", reason=reason)
         elif reply is not None:
             signatures[name] = reply.signature
-        record(this, secure.number, "confirm", answer)
+        run.record(secure.number, "confirm", answer)
     if len(signatures) < threshold:
         raise _given_up(secure, f"Expected {threshold} signatures of the survivors, but {len(signatures)} came.")
     return signatures
@@ -72,7 +71,7 @@ def unmask(
             except ValueError:
                 reason = f"Expected hexadecimal shares of {sorted(given)}, but {name} sent others."
                 answer = replace(good, reply=None, status="dropped", reason=reason)
-        record(secure.run, secure.number, "unmask", answer)
+        secure.run.record(secure.number, "unmask", answer)
         for of, piece in pieces.items():
             given[of][name] = piece
     seeds, keys, failed = dict[str, bytes](), {}, dict[str, str]()

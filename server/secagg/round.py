@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from server.rounds.asking import Answer
-from server.rounds.progress import Run, ask, build_tasks, checked, record
 from server.rounds.replies import check_sender
+from server.rounds.run import Run, checked
 from shared.federation import SecureAggregation
 from shared.protocol import SecureReply, SecureRequest
 from shared.secagg.view import Context, Directory, Member, view_of
@@ -52,7 +52,7 @@ class SecureRound:
     @property
     def outputs(self) -> Outputs:
         """By task, the labels of its head's rows."""
-        return {name: task.outputs() for name, task in build_tasks(self.run).items()}
+        return {name: task.outputs() for name, task in self.run.tasks.items()}
 
     def begin_sum(self, sharers: Collection[str]) -> None:
         """Weigh those who have shared secrets, as they do themselves."""
@@ -76,22 +76,22 @@ class SecureRound:
             check_sender(reply, requests[name], institution=name)
             return reply
 
-        for answer in ask(self.run, requests, step, quorum=quorum, longest=STEP_SECONDS):
+        for answer in self.run.ask(requests, step, quorum=quorum, longest=STEP_SECONDS):
             yield checked(answer, kind, check)
 
     def drop(self, answer: Answer, step: str) -> None:
         """Record that an institution's update is not in the sum, and why."""
         trained = self.answers.pop(answer.institution, answer)
-        record(
-            self.run, self.number, "train", replace(trained, status=answer.status, reason=f"{step}: {answer.reason}")
-        )
+        failed = replace(trained, status=answer.status, reason=f"{step}: {answer.reason}")
+        self.run.record(self.number, "train", failed)
 
     def take(self, answer: Answer) -> None:
         """Record that an institution's update is in the sum."""
         name = answer.institution
         trained = self.answers.pop(name)
         both = replace(trained, bytes_up=answer.bytes_up, seconds=trained.seconds + answer.seconds)
-        record(self.run, self.number, "train", both, examples=self.directory[name].examples, losses=self.losses[name])
+        examples, losses = self.directory[name].examples, self.losses[name]
+        self.run.record(self.number, "train", both, examples=examples, losses=losses)
 
 
 def vector_length(secure: SecureRound) -> int:

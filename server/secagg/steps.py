@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from server.rounds.asking import Answer
-from server.rounds.progress import ask, checked, record, record_spending
 from server.rounds.replies import check_counts
+from server.rounds.run import checked
 from server.secagg.round import SecureRound, vector_length
 from shared.errors import ProtocolError, ReplyError
 from shared.protocol import (
@@ -30,11 +30,11 @@ from shared.weighting import check_counted
 
 def train(secure: SecureRound, requests: Mapping[str, TrainRequest]) -> None:
     """Have everybody train, and take down what those announce who have."""
-    this = secure.run
+    run = secure.run
 
     def check(reply: TrainedReply, name: str) -> Member:
-        check_counts(reply, requests[name], institution=name, announced=this.announced[name])
-        if (told := this.announced[name].labels) and {t: sorted(ls) for t, ls in reply.labels.items()} != {
+        check_counts(reply, requests[name], institution=name, announced=run.announced[name])
+        if (told := run.announced[name].labels) and {t: sorted(ls) for t, ls in reply.labels.items()} != {
             t: sorted(ls) for t, ls in told.items()
         }:
             raise ReplyError(f"Expected {name} to annotate the labels that it has announced, but it now names others.")
@@ -47,14 +47,14 @@ def train(secure: SecureRound, requests: Mapping[str, TrainRequest]) -> None:
             raise ReplyError(f"{name}'s keys: {error}") from error
         return member
 
-    for answer in ask(this, requests, "train", quorum=this.federation.rounds.quorum):
+    for answer in run.ask(requests, "train", quorum=run.federation.rounds.quorum):
         good, member = checked(answer, TrainedReply, check)
         if member is None:
-            record(this, secure.number, "train", good)
+            run.record(secure.number, "train", good)
             continue
         assert isinstance(answer.reply, TrainedReply)
         name, reply = answer.institution, answer.reply
-        record_spending(this, secure.number, name, reply)
+        run.record_spending(secure.number, name, reply)
         secure.directory[name], secure.answers[name] = member, replace(answer, reply=None)
         secure.losses[name] = {task: x for task, x in reply.losses.items() if task in reply.examples and np.isfinite(x)}
 
@@ -118,12 +118,12 @@ def open_shares(secure: SecureRound, shares: Mapping[str, SharesReply]) -> set[s
 
 def mask(secure: SecureRound) -> tuple[np.ndarray, list[str]]:
     """The sum of the masked updates, and whose are in it."""
-    this, agreed, survivors = secure.run, secure.agreed, list[str]()
+    run, agreed, survivors = secure.run, secure.agreed, list[str]()
     sharers = sorted(secure.weights)
-    word = fixedpoint.word_for(len(this.federation.rounds.institutions), agreed.clip, agreed.fraction_bits)
+    word = fixedpoint.word_for(len(run.federation.rounds.institutions), agreed.clip, agreed.fraction_bits)
     total = np.zeros(vector_length(secure), word)
     request = MaskRequest(**secure.of_round(), sharers=sharers)
-    quorum = this.federation.rounds.quorum
+    quorum = run.federation.rounds.quorum
     for good, reply in secure.ask(dict.fromkeys(sharers, request), MaskReply, "mask", quorum=quorum):
         name = good.institution
         if reply is None:

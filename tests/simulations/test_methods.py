@@ -16,7 +16,7 @@ from client.predict import open_bundle
 from client.site import Site
 from client.train.scoring import score
 from server.release import release
-from server.rounds import loop as rounds
+from server.rounds import joining
 from server.store import Store, events, replies, scores
 from shared import protocol
 from shared.adapter import get_state
@@ -144,7 +144,7 @@ def test_what_is_released_scores_what_was_reported(
 def test_a_late_institution_catches_up_with_moved_weights(
     store: Store, start: Callable[..., Any], name: MethodName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rounds, "GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(joining, "GRACE_SECONDS", 0.5)
     federation, sites, initial = start(name, rounds={"count": 4})
     other, _, _ = start(name, rounds={"count": 4})
     late = dataclasses.replace(sites["bank"], model=build_model(other))  # a model of its own, as in a deployment

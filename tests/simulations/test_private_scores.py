@@ -93,7 +93,7 @@ def test_it_stops_early(run: Run, store: Store, monkeypatch: pytest.MonkeyPatch)
     def falling(*_: object, **__: object) -> float | None:
         return next(ahead) if _[3] == "validation" else None
 
-    monkeypatch.setattr("server.rounds.loop._evaluate", falling)
+    monkeypatch.setattr("server.rounds.scoring.evaluate", falling)
     done = run(patience=2)
     assert (store.last_round(done), store.best_round(done)) == (3, 1)
 

@@ -1,0 +1,69 @@
+"""Who takes part: waiting for a quorum, and asking whoever comes what it holds."""
+
+import math
+import time
+
+from server.rounds import scoring
+from server.rounds.handshake import describe, gaps
+from server.rounds.replies import Holdings, check_query
+from server.rounds.run import Run, checked
+from shared.errors import QuorumError
+from shared.protocol import QueryReply, QueryRequest
+
+WAIT_SECONDS = 0.2
+"""Between two looks for institutions that are not online yet."""
+GRACE_SECONDS = 120.0
+"""How long a run with its quorum online waits for the other institutions before it begins; they may join later."""
+JOIN_SECONDS = 60.0
+"""Longest wait, between two rounds, for the answer of an institution that has just come online."""
+
+
+def await_quorum(run: Run) -> None:
+    """Wait until all named institutions are online, but no longer than need be once the quorum is."""
+    agreed = run.federation.rounds
+    started = time.monotonic()
+    said: set[str] = set()
+    while True:
+        absent = set(agreed.institutions) - run.online().keys()
+        waited = time.monotonic() - started
+        enough = len(agreed.institutions) - len(absent) >= agreed.quorum
+        if not absent or (enough and waited >= min(GRACE_SECONDS, agreed.deadline_seconds)):
+            return
+        if waited > agreed.deadline_seconds:
+            raise QuorumError(
+                f"Expected at least {agreed.quorum} of {list(agreed.institutions)} online within "
+                f"{agreed.deadline_seconds:g} s, but {sorted(absent)} are not; start their daemons and resume the run."
+            )
+        if absent != said:
+            said = absent
+            run.say("Waiting for " + ", ".join(sorted(absent)))
+        time.sleep(WAIT_SECONDS)
+
+
+def query(run: Run, number: int) -> None:
+    """Ask institutions that have come online, or were in trouble, what they hold; new ones score the initial state."""
+    nodes = run.online()
+    names = [name for name, seat in run.seats.items() if name in nodes and (seat.trouble or not seat.holdings)]
+    requests = {name: QueryRequest(spec_digest=run.federation.digest) for name in names}
+
+    def check(reply: QueryReply, name: str) -> Holdings:
+        return check_query(reply, institution=name, tasks=run.tasks, ranks=run.federation.adapter.ranks)
+
+    for answer in run.ask(requests, "query", longest=JOIN_SECONDS if run.announced else math.inf):
+        good, holdings = checked(answer, QueryReply, check)
+        seat = run.seats[answer.institution]
+        known, seat.holdings = seat.holdings, holdings
+        if holdings is not None:
+            assert isinstance(answer.reply, QueryReply)
+            seat.base = answer.reply.base
+            if holdings != known:
+                for line in describe(answer.institution, holdings, run.tasks):
+                    run.say(line)
+        run.record(number, "query", good)
+    if number == 0:
+        for line in gaps(run.announced, run.tasks):
+            run.say(line)
+    if new := [name for name in run.present() if not run.seats[name].scored]:
+        scoring.evaluate(run, run.store.load_checkpoint(run.run_id, 0), 0, "test", new)
+        for name in new:
+            run.seats[name].scored = run.seats[name].trouble is None

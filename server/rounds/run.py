@@ -1,0 +1,202 @@
+"""One run in progress: who takes part and what is known of them, asking them, and recording how they answered."""
+
+import math
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TypeVar
+
+from flwr.serverapp import Grid
+
+from server.aggregation import Cut
+from server.rounds import asking
+from server.rounds.asking import Answer
+from server.rounds.replies import Holdings
+from server.store import Reply, Store
+from shared.errors import QuorumError, ReplyError, plain
+from shared.federation import Federation
+from shared.protocol import EvaluateReply, Request, TrainedReply, TrainReply
+from shared.tasks import Task, build_task
+
+Announce = Callable[[str], None]
+R = TypeVar("R")
+T = TypeVar("T")
+LEDGER = re.compile(r"\d{1,18}:[0-9a-f]{64}", re.ASCII)
+"""Number and SHA-256 of a ledger's entry."""
+
+
+@dataclass
+class Seat:
+    """One institution's place in a run, and what is known of it."""
+
+    holdings: Holdings | None = None
+    """What it has announced; None until it has answered the query."""
+    trouble: Answer | None = None
+    """Its last answer, if that was none or a bad one: it is asked again what it holds."""
+    base: str = ""
+    """The version of its frozen weights, as far as is known."""
+    scored: bool = False
+    """Whether it has scored the initial state."""
+    cuts: dict[tuple[str, str], Cut] = field(default_factory=dict)
+    """By split and task, its count that was last said to be above its share."""
+
+    @property
+    def silent(self) -> bool:
+        """Whether no answer came when it was last asked."""
+        return self.trouble is not None and self.trouble.status == "missing"
+
+
+@dataclass
+class Run:
+    """One run in progress."""
+
+    grid: Grid
+    federation: Federation
+    store: Store
+    run_id: str
+    announce: Announce
+    idle_seconds: float
+    """First pause between two looks for replies."""
+    seats: dict[str, Seat] = field(init=False)
+    """One for every institution that the federation file names, in its order."""
+
+    def __post_init__(self) -> None:
+        self.seats = {name: Seat() for name in self.federation.rounds.institutions}
+
+    @cached_property
+    def tasks(self) -> Mapping[str, Task]:
+        """The federation's."""
+        return {name: build_task(name, spec) for name, spec in self.federation.tasks.items()}
+
+    @property
+    def announced(self) -> dict[str, Holdings]:
+        """What each institution holds that has answered the query."""
+        return {name: seat.holdings for name, seat in self.seats.items() if seat.holdings is not None}
+
+    def base_version(self, round: int) -> str:
+        """What the frozen weights are called after a round."""
+        return f"{self.run_id}:{round}"
+
+    def say(self, text: str) -> None:
+        """Announce, and keep for whoever follows the run."""
+        self.store.add_event(self.run_id, text)
+        self.announce(text)
+
+    def online(self) -> dict[str, int]:
+        """Node ids of whoever is online, by name."""
+        return asking.online(self.grid)
+
+    def present(self) -> list[str]:
+        """Institutions that can be asked now: known, online, and not silent when last asked."""
+        nodes = self.online()
+        return [name for name, seat in self.seats.items() if seat.holdings and name in nodes and not seat.silent]
+
+    def ask(
+        self, requests: Mapping[str, Request], kind: str, *, quorum: int = 0, longest: float = math.inf
+    ) -> Iterator[Answer]:
+        """Ask whoever is still online; nobody is waited for beyond the deadline or `longest` seconds."""
+        nodes = self.online()
+        for name in requests.keys() - nodes.keys():
+            yield Answer(name, None, "missing", "gone offline just before it was asked")
+        yield from asking.ask(
+            self.grid,
+            {name: request for name, request in requests.items() if name in nodes},
+            nodes,
+            group=kind,
+            deadline_seconds=min(longest, self.federation.rounds.deadline_seconds),
+            quorum=quorum,
+            idle_seconds=self.idle_seconds,
+        )
+
+    def require_quorum(self, number: int, taken: Collection[str]) -> None:
+        """Raise QuorumError unless enough institutions have taken part in a round."""
+        agreed = self.federation.rounds
+        if len(taken) < agreed.quorum:
+            without = ", ".join(sorted(set(agreed.institutions) - set(taken)))
+            raise QuorumError(
+                f"Expected at least {agreed.quorum} valid updates in round {number}, but {len(taken)} came (without "
+                f"{without}); round {number - 1} is kept, so mend those institutions and resume the run."
+            )
+
+    def record(
+        self,
+        number: int,
+        kind: str,
+        answer: Answer,
+        *,
+        examples: Mapping[str, int] | None = None,
+        losses: Mapping[str, float] | None = None,
+    ) -> None:
+        """Record how an institution answered, loudly if badly."""
+        seat, reason = self.seats[answer.institution], None if answer.reason is None else plain(answer.reason)
+        row = Reply(
+            round=number,
+            kind=kind,
+            institution=answer.institution,
+            status=answer.status,
+            refusal=answer.refusal,
+            reason=reason,
+            bytes_up=answer.bytes_up,
+            bytes_down=answer.bytes_down,
+            seconds=answer.seconds,
+            examples=examples,
+            losses=losses,
+        )
+        self.store.add_reply(self.run_id, row)
+        if answer.status == "ok":
+            seat.trouble = None
+        else:
+            seat.trouble = replace(answer, reason=reason, reply=None)
+            self.say(f"{answer.institution} {answer.status} ({kind}, round {number}): {seat.trouble.why}")
+
+    def record_absent(self, number: int, requests: Mapping[str, Request]) -> None:
+        """Record the institutions that this round goes without, and why."""
+        nodes = self.online()
+        for name, trouble in [(name, seat.trouble) for name, seat in self.seats.items() if name not in requests]:
+            if name in nodes and trouble:
+                answer = Answer(name, None, trouble.status, f"not asked to train: {trouble.why}")
+            else:
+                answer = Answer(name, None, "missing", "not online when the round began")
+            self.record(number, "train", answer)
+
+    def record_spending(self, number: int, institution: str, reply: TrainReply | TrainedReply) -> None:
+        """Record what the institution says that its data have spent, and the last entry of its privacy ledger."""
+        if reply.epsilon is not None and math.isfinite(reply.epsilon):
+            self.store.add_spending(self.run_id, number, institution, reply.epsilon, _head(reply.ledger))
+
+    def record_evaluation(self, number: int, institution: str, reply: EvaluateReply) -> None:
+        """Record what the institution says that scores have cost the owners of a split, where they are private."""
+        if reply.epsilon is not None and math.isfinite(reply.epsilon):
+            head = _head(reply.ledger)
+            self.store.add_evaluation(self.run_id, number, institution, reply.split, reply.epsilon, head)
+
+    def record_cuts(self, number: int, split: str, cuts: Sequence[Cut]) -> None:
+        """Record counts that were above `rounds.max_share`, and say those that have not been said."""
+        self.store.add_cuts(self.run_id, number, split, cuts)
+        share = self.federation.rounds.max_share
+        for one in cuts:
+            said = self.seats[one.institution].cuts
+            if said.get((split, one.task)) != one:
+                said[split, one.task] = one
+                self.say(
+                    f"{one.institution}'s {one.told:,} {split} records of {one.task} count as {one.used:,.0f}, which "
+                    f"is all that rounds.max_share = {share:g} leaves to one institution"
+                )
+
+
+def checked(answer: Answer, kind: type[R], check: Callable[[R, str], T]) -> tuple[Answer, T | None]:
+    """What `check` makes of a good reply; of another, the answer with the reason why it is dropped."""
+    if answer.status != "ok":
+        return answer, None
+    try:
+        if not isinstance(answer.reply, kind):
+            raise ReplyError(f"Expected a {kind.__name__}, but a {type(answer.reply).__name__} came.")
+        return answer, check(answer.reply, answer.institution)
+    except ReplyError as error:
+        return replace(answer, status="dropped", reason=str(error)), None
+
+
+def _head(ledger: str | None) -> str | None:
+    """The head of a ledger as it was told, if it is one."""
+    return ledger if ledger and LEDGER.fullmatch(ledger) else None
