@@ -12,6 +12,7 @@ from client.data.loading import load_data
 from client.data.readiness import examine, summary
 from client.institution import Institution, load_institution
 from client.keys import check_agreed_key
+from client.learner import Holdings, Memory
 from client.leaving.receipts import Receipts
 from client.policy import in_force
 from client.preflight import (
@@ -70,7 +71,7 @@ def open_site(path: Path, *, model: MultiTaskModel | None = None) -> Site:
         node_key=kept.node_key,
         split_key=kept.split_key,
     )
-    check_owners(institution.policy, federation, site.owners, reasons)
+    check_owners(institution.policy, federation, site.held.owners, reasons)
     reasons.end()
     return site
 
@@ -124,25 +125,23 @@ def build_site(
         for name, splits in data.items()
     }
     columns = {task: sources[task].group_by for task in data}
+    owners = {
+        task: {
+            split: count_owners(held.records, model.tasks[task], columns[task])
+            for split, held in splits.items()
+            if split == "train" or not private or model.tasks[task].tally
+        }
+        for task, splits in data.items()
+    }
+    folder = institution.runtime.state if receipts else None
     return Site(
         institution.name,
         federation,
         model,
-        data,
-        rewordings,
-        summary(readiness),
-        policy=policy,
-        owners={
-            task: {
-                split: count_owners(held.records, model.tasks[task], columns[task])
-                for split, held in splits.items()
-                if split == "train" or not private or model.tasks[task].tally
-            }
-            for task, splits in data.items()
-        },
+        Holdings(data, rewordings, summary(readiness), owners),
+        Memory(Keep(folder and folder / "rounds"), Asked(folder and folder / "requests")),
+        policy,
         initial={name: array for name, array in get_state(model).items() if is_kept(name, federation.method.keeps)},
-        keep=Keep(institution.runtime.state / "rounds" if receipts else None),
-        asked=Asked(institution.runtime.state / "requests" if receipts else None),
         account=open_account(
             {task: splits["train"].records for task, splits in data.items()},
             columns,

@@ -63,7 +63,7 @@ def train_on(
     """Train from `initial` on the sites' records together, for as many epochs as the federation's rounds add up to."""
     epochs = federation.training.epochs_per_round * federation.rounds.count
     examples = [example for site in sites for example in site.examples("train")]
-    augmented = any(site.rewordings for site in sites)
+    augmented = any(site.augment for site in sites)
     model.base.reset()
     set_state(model, initial)
     set_trained(model.encoder, {factor for round in federation.method.trains for factor in round})

@@ -6,7 +6,7 @@ begins twice from the same. Without a folder everything is in memory, as the sim
 
 import re
 import shutil
-from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -21,8 +21,25 @@ RUNS = 3
 RUN = re.compile(r"[0-9a-z]{1,32}", re.ASCII)
 """What names a folder here, though the coordinator chooses it."""
 SEPARATOR = "|"
-Parts = dict[str, Arrays]
-"""By what it is for, named arrays."""
+"""Between the part and the array, in the names of a file."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a site keeps after a round, as named arrays; a file has each part under its name here."""
+
+    home: Arrays = field(default_factory=dict)
+    """What `Method.keeps` names of the model."""
+    variates: Arrays = field(default_factory=dict)
+    """Its control variates c_i (`client.train.drift`)."""
+    residual: Arrays = field(default_factory=dict)
+    """What `top-k` has not sent yet (`shared.codec.with_feedback`)."""
+
+    @property
+    def parts(self) -> dict[str, Arrays]:
+        """Those parts that hold anything."""
+        found = {part.name: getattr(self, part.name) for part in fields(self)}
+        return {name: arrays for name, arrays in found.items() if arrays}
 
 
 class Keep:
@@ -30,13 +47,13 @@ class Keep:
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
-        self._rounds: dict[tuple[str, int], Parts] = {}
+        self._rounds: dict[tuple[str, int], Kept] = {}
 
-    def before(self, run: str, round: int) -> Parts:
+    def before(self, run: str, round: int) -> Kept:
         """What was kept after the last round before this one; nothing if there was none."""
         return self.upto(run, round - 1)
 
-    def upto(self, run: str, round: int) -> Parts:
+    def upto(self, run: str, round: int) -> Kept:
         """What was kept after this round, or after the last one before it.
 
         Raises:
@@ -44,41 +61,46 @@ class Keep:
         """
         if self._folder is None:
             kept = [number for of, number in self._rounds if of == run and number <= round]
-            return dict(self._rounds[run, max(kept)]) if kept else {}
+            return self._rounds[run, max(kept)] if kept else Kept()
         files = [file for file in self._of(run).glob("*.safetensors") if int(file.stem) <= round]
         if not files:
-            return {}
+            return Kept()
         file = max(files)
-        parts: Parts = {}
+        parts: dict[str, Arrays] = {}
         try:
             for key, array in load_file(file).items():
                 part, _, name = key.partition(SEPARATOR)
                 parts.setdefault(part, {})[name] = array
-        except (OSError, SafetensorError) as error:
+            return Kept(**parts)
+        except (OSError, SafetensorError, TypeError) as error:  # TypeError: a part of another name
             raise StoreError(f"Could not read what this site keeps in {file}: {error}.") from error
-        return parts
 
-    def after(self, run: str, round: int, parts: Mapping[str, Mapping[str, object]]) -> None:
+    def after(self, run: str, round: int, kept: Kept) -> None:
         """Keep something after a round; what was kept after it, or after a later one, is forgotten.
+
+        Of a round with nothing to keep nothing is written.
 
         Raises:
             StoreError: The disk refuses.
         """
-        arrays = {f"{part}{SEPARATOR}{name}": array for part, held in parts.items() for name, array in held.items()}
         if self._folder is None:
             for key in [(of, number) for of, number in self._rounds if of == run and number >= round]:
                 del self._rounds[key]
-            self._rounds[run, round] = {part: dict(held) for part, held in parts.items()}  # type: ignore[arg-type]
+            if kept.parts:
+                self._rounds[run, round] = kept
             return
+        named = {f"{part}{SEPARATOR}{name}": array for part, held in kept.parts.items() for name, array in held.items()}
         folder = self._of(run)
         try:
-            if not folder.exists():
-                self._forget_runs()
-                private_folder(folder)
             for file in folder.glob("*.safetensors"):
                 if int(file.stem) >= round:
                     file.unlink()
-            write_synced(folder / f"{round:05d}.safetensors", save(arrays))  # type: ignore[arg-type]
+            if not named:
+                return
+            if not folder.exists():
+                self._forget_runs()
+                private_folder(folder)
+            write_synced(folder / f"{round:05d}.safetensors", save(named))
         except OSError as error:
             raise StoreError(f"Could not write what this site keeps under {folder}: {error}; make room.") from error
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from shared import codec
 from shared.codec import Arrays
 from shared.errors import ProtocolError, RefusalError
 from shared.federation import Federation, SecureAggregation
@@ -95,21 +94,27 @@ class SecureRounds:
         self._node_key = node_key
         self._round: _Round | None = None
 
-    def keep(
-        self, reply: TrainReply, federation: Federation, shapes: Shapes, *, run: str, labels: Mapping[str, list[str]]
+    def begin(
+        self,
+        reply: TrainReply,
+        update: Mapping[str, np.ndarray],
+        federation: Federation,
+        *,
+        run: str,
+        labels: Mapping[str, list[str]],
     ) -> TrainedReply:
         """Begin a round: keep the update that has been trained, and announce signed public keys in its place.
 
         Args:
             reply: What would leave without secure aggregation, as the site's policy tells it.
+            update: What the coordinator would decode of it, by array.
             federation: The agreement.
-            shapes: Of the update's arrays.
             run: As the coordinator calls it.
             labels: Per task that has labels, those that this institution annotates.
         """
         keys, context = make_keys(), Context(run, reply.round, federation.digest)
         own = sign_member(context, reply.institution, keys.public, reply.examples, labels, node_key=self._signer)
-        self._round = _Round(context, keys, own, codec.decode(reply.update, federation.wire.coding_up, shapes))
+        self._round = _Round(context, keys, own, dict(update))
         return TrainedReply(
             institution=reply.institution,
             round=reply.round,

@@ -80,7 +80,7 @@ class Played:
             seconds=0.1,
             update=codec.encode(update, "float32"),
         )
-        return self.sites[name].keep(reply, self.federation, SHAPES, run=self.run, labels={})
+        return self.sites[name].begin(reply, update, self.federation, run=self.run, labels={})
 
     @property
     def context(self) -> Context:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,17 +33,15 @@ class Weakened(Account):
 
 def plant(site: Site, task: str, records: Sequence[Record], included: Bools, factor: float) -> Site:
     """The site with those records that are in among its training data, each its own owner."""
-    told, held = site.model.tasks[task], site.data[task]["train"]
+    told, own = site.model.tasks[task], site.data[task]["train"]
     chosen = [record for record, inside in zip(records, included, strict=True) if inside]
-    first = len(held.records)
+    first = len(own.records)
     encoded = told.encode(chosen, site.model.tokenizer, site.federation.backbone.max_length)
-    joined = [replace(example, record=first + example.record) for example in mark_known(encoded, told, held.annotates)]
-    train = TaskData((*held.records, *chosen), (*held.examples, *joined), held.annotates)
+    joined = [replace(example, record=first + example.record) for example in mark_known(encoded, told, own.annotates)]
+    train = TaskData((*own.records, *chosen), (*own.examples, *joined), own.annotates)
     owners = {(task, first + row): f"{OWNER} {row}" for row in range(len(chosen))}
-    changed: dict[str, Any] = {"data": {**site.data, task: {**site.data[task], "train": train}}}
-    if site.account:
-        changed["account"] = weaken(site, owners, factor)
-    return replace(site, **changed)
+    held = replace(site.held, data={**site.data, task: {**site.data[task], "train": train}})
+    return replace(site, held=held, account=weaken(site, owners, factor) if site.account else None)
 
 
 def weaken(site: Site, owners: Mapping[tuple[str, int], str], factor: float) -> Weakened:

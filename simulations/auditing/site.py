@@ -29,8 +29,8 @@ from client.privacy.accounting import epsilon
 from client.privacy.dpsgd import Key, Owner
 from client.site import Site
 from shared import codec
-from shared.adapter import get_state, is_received, is_sent, of_tasks, select, tensors
-from shared.codec import Arrays, Shapes
+from shared.adapter import get_state, is_received, of_tasks, select
+from shared.codec import Arrays
 from shared.errors import ConfigError
 from shared.federation import Federation
 from shared.model.multitask import MultiTaskModel
@@ -121,13 +121,8 @@ def _update(site: Site, run: str, state: bytes, round: int) -> Floats:
     reply = site.answer(request)
     if not isinstance(reply, TrainReply):
         raise ConfigError(f"Expected {site.name} to train, but it refused: {getattr(reply, 'reason', reply)}")
-    arrays = codec.decode(reply.update, federation.wire.coding_up, _shapes(site, round))
+    arrays = codec.decode(reply.update, federation.wire.coding_up, of_tasks(site.shapes_sent(round), site.data))
     return np.concatenate([arrays[name].ravel() for name in sorted(arrays)]).astype(np.float64)
-
-
-def _shapes(site: Site, round: int) -> Shapes:
-    sent = {n: tuple(p.shape) for n, p in tensors(site.model).items() if is_sent(n, site.federation.method, round)}
-    return of_tasks(sent, site.data)
 
 
 def _absent(site: Site, owners: int) -> dict[Key, Owner]:

@@ -141,7 +141,7 @@ def federated(experiment: Experiment, tested: Mapping[str, Mapping[str, Data]]) 
     held = {name: {task: tested[name][task] for task in tasks} for name, tasks in experiment.institutions.items()}
     for name, other in open_sites(experiment.model_copy(update={"institutions": held}), model).items():
         data = {task: {**own, "test": other.data[task]["test"]} for task, own in sites[name].data.items()}
-        sites[name] = replace(sites[name], data=data)
+        sites[name] = replace(sites[name], held=replace(sites[name].held, data=data))
     with tempfile.TemporaryDirectory(prefix="collegium-joint-") as folder:
         store_url = f"sqlite:///{Path(folder) / 'collegium.db'}"
         with Store.open(store_url, checkpoints=Path(folder) / "checkpoints") as store:

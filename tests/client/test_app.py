@@ -66,7 +66,7 @@ def test_whatever_goes_wrong_is_a_refusal_that_quotes_nothing_and_has_a_receipt(
             def broken(*_: object, error: type[Exception] = kind) -> None:
                 raise error("the record of patient Jane Example")
 
-            patch.setattr(Site, "_describe", broken)
+            patch.setattr("client.site.describe", broken)
             reply = decode(ask(lambda _: site, site.federation.digest).content, Refusal)
         assert (reply.kind, reply.reason) == ("failure", UNSAID)
         last = verify(state, [read_public_key(key)])[-1]

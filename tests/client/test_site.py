@@ -134,11 +134,11 @@ def test_the_balance_goes_on_and_a_new_run_begins_afresh(make_site: MakeSite) ->
     site = make_site("clauses", "entities", training={"combine": "dwa"})
     for round in (1, 2):
         assert isinstance(site.answer(train_request(site, round)), TrainReply)
-    assert not site.balances[1]["before"]
-    second = site.balances[2]
-    assert second["before"] == site.balances[1]["last"]
+    assert not site.memory.balances[1]["before"]
+    second = site.memory.balances[2]
+    assert second["before"] == site.memory.balances[1]["last"]
     site.answer(train_request(site, 2))  # a coordinator that died asks again: from where round 1 left it
-    assert site.balances[2]["before"] == second["before"]
+    assert site.memory.balances[2]["before"] == second["before"]
     site.answer(replace(train_request(site, 1), run="r2"))
-    assert list(site.balances) == [1]
-    assert not site.balances[1]["before"]
+    assert list(site.memory.balances) == [1]
+    assert not site.memory.balances[1]["before"]

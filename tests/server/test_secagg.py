@@ -96,7 +96,7 @@ class Institution:
             if self.federation.secure_aggregation is None:
                 return reply
             annotated = {task: sorted(counts) for task, counts in LABELS.get(self.name, {}).items()}
-            return self.secure.keep(reply, self.federation, {}, run=request.run, labels=annotated)
+            return self.secure.begin(reply, update, self.federation, run=request.run, labels=annotated)
         assert not isinstance(request, EvaluateRequest)  # nobody has records to score
         return self.secure.answer(request, Participant(self.name, self.federation, SHAPES, self.outputs))
 

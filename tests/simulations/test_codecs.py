@@ -8,7 +8,7 @@ import pytest
 
 from client.institution import Data, Institution
 from client.opening import build_site
-from client.site import RESIDUAL, Site
+from client.site import Site
 from server.store import Store, replies, scores
 from shared import codec
 from shared.adapter import get_state
@@ -123,7 +123,7 @@ def test_what_top_k_leaves_out_is_kept_and_sent_later(store: Store, make: Make, 
         assert all(np.array_equal(before[name], after[name]) for name in before)
         assert any(array.any() for array in before.values())
     for site, after in zip(made[1].values(), left[-number:], strict=True):
-        kept = site.keep.upto(run_id, 5)[RESIDUAL]
+        kept = site.memory.keep.upto(run_id, 5).residual
         assert all(np.array_equal(kept[name], after[name]) for name in after)
 
 

@@ -11,7 +11,8 @@ from safetensors.numpy import load_file
 
 from client.institution import Data, Institution, Runtime
 from client.opening import build_site
-from client.site import VARIATES, Site
+from client.round.keep import Kept
+from client.site import Site
 from client.train.drift import correct, renew
 from server.aggregation import ClientUpdate, Context, fedavg, scaffold
 from server.release import release
@@ -218,7 +219,7 @@ def test_the_server_optimizer_moves_along_the_mean(store: Store, make: Make) -> 
 
 
 def variates(site: Site, run_id: str, round: int) -> Arrays:
-    return site.keep.upto(run_id, round).get(VARIATES, {})
+    return site.memory.keep.upto(run_id, round).variates
 
 
 def check_means(store: Store, sites: dict[str, Site], run_id: str, last: dict[str, int]) -> None:
@@ -298,7 +299,7 @@ def test_a_site_that_has_lost_its_variates_says_so(store: Store, make: Make, tmp
     def forget(run_id: str, number: int, state: Any) -> None:
         original(run_id, number, state)
         if number == 2:
-            sites["law_firm"].keep.after(run_id, 1, {})
+            sites["law_firm"].memory.keep.after(run_id, 1, Kept())
 
     store.save_checkpoint = forget  # type: ignore[method-assign,assignment]
     run_id = run_on(LocalGrid(sites), federation, initial, store)

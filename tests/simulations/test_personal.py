@@ -88,6 +88,11 @@ def make(
     return make
 
 
+def remembering(site: Site, **changes: Any) -> Site:
+    """The site with another memory of some kind."""
+    return replace(site, memory=replace(site.memory, **changes))
+
+
 @pytest.fixture
 def run(store: Store) -> Callable[..., tuple[str, Listening]]:
     """Runs an experiment, with the sites' memories in folders if told where."""
@@ -98,7 +103,7 @@ def run(store: Store) -> Callable[..., tuple[str, Listening]]:
         initial: Arrays = get_state(model)
         sites = open_sites(experiment, model)
         if keep:
-            sites = {name: replace(site, keep=Keep(keep / name)) for name, site in sites.items()}
+            sites = {name: remembering(site, keep=Keep(keep / name)) for name, site in sites.items()}
         grid = Listening(sites)
         return run_on(grid, federation, initial, store), grid
 
@@ -187,7 +192,7 @@ def test_fine_tuning_leaves_the_federation_as_it_was(
     (name, asked, first) = next(said for said in grid.said if isinstance(said[1], EvaluateRequest) and said[1].released)
     site = grid._sites[next(node for node, of in grid._names.items() if of == name)]
     plain = replace(asked, split="validation", released=False)
-    site = replace(site, asked=Asked())  # it remembers nothing, and computes every answer
+    site = remembering(site, asked=Asked())  # it remembers nothing, and computes every answer
     before = site.answer(plain)
     train = next(request for of, request, _ in grid.said if of == name and isinstance(request, TrainRequest))
     trained = site.answer(train)
@@ -195,14 +200,14 @@ def test_fine_tuning_leaves_the_federation_as_it_was(
     assert isinstance(before, protocol.EvaluateReply)
     assert isinstance(again, protocol.EvaluateReply)
     assert again.scores == first.scores
-    site = replace(site, asked=Asked())
+    site = remembering(site, asked=Asked())
     after, retrained = site.answer(plain), site.answer(train)
     assert isinstance(after, protocol.EvaluateReply)
     assert isinstance(trained, protocol.TrainReply)
     assert isinstance(retrained, protocol.TrainReply)
     assert retrained.update == trained.update
     assert all(
-        parts.keys() == {"home"} for number in (1, 2) if (parts := site.keep.upto(train.run, number))
+        kept.parts.keys() == {"home"} for number in (1, 2) if (kept := site.memory.keep.upto(train.run, number)).parts
     )  # nothing of the fine-tune is remembered
 
 
@@ -215,7 +220,7 @@ def test_a_restarted_site_goes_on_as_one_that_was_not(
     replies = []
     for name, request in requests:  # a new process for every request
         site = open_sites(experiment, build_model(experiment.federation))[name]
-        replies.append(replace(site, keep=Keep(tmp_path / "other" / name)).answer(request))
+        replies.append(remembering(site, keep=Keep(tmp_path / "other" / name)).answer(request))
     expected = [reply for _, request, reply in grid.said if not isinstance(request, protocol.QueryRequest)]
     assert len(replies) == len(expected) > 10
     for one, other in zip(replies, expected, strict=True):
@@ -226,7 +231,7 @@ def test_a_restarted_site_goes_on_as_one_that_was_not(
             assert one.scores == other.scores
     for name in TWO:
         for number in (1, 2, 3):
-            mine, theirs = (Keep(tmp_path / of / name).upto(whole, number)["home"] for of in ("one", "other"))
+            mine, theirs = (Keep(tmp_path / of / name).upto(whole, number).home for of in ("one", "other"))
             assert mine.keys() == theirs.keys()
             assert all(np.array_equal(mine[key], theirs[key]) for key in mine)
 
@@ -237,12 +242,13 @@ def test_a_round_trained_twice_begins_twice_from_the_same(
     _, grid = run(make(rounds={"method": "fedsa"}), tmp_path / "kept")
     (name, request, reply) = [said for said in grid.said if isinstance(said[1], TrainRequest)][-1]
     site = grid._sites[next(node for node, of in grid._names.items() if of == name)]
-    home = site.keep.upto(request.run, 2)["home"]
+    home = site.memory.keep.upto(request.run, 2).home
     again = site.answer(request)
     assert isinstance(again, protocol.TrainReply)
     assert again.update == reply.update
-    assert all(np.array_equal(array, home[key]) for key, array in site.keep.upto(request.run, 2)["home"].items())
-    assert any(not np.array_equal(array, home[key]) for key, array in site.keep.upto(request.run, 1)["home"].items())
+    keep = site.memory.keep
+    assert all(np.array_equal(array, home[key]) for key, array in keep.upto(request.run, 2).home.items())
+    assert any(not np.array_equal(array, home[key]) for key, array in keep.upto(request.run, 1).home.items())
 
 
 @pytest.mark.parametrize("method", ["fedavg", "fedsa"])

@@ -180,7 +180,7 @@ def test_a_site_answers_a_repeat_without_scoring_again(
     request = evaluate(0, "test", spec_digest=site.federation.digest, state=blob)
     first = site.answer(request)
     assert isinstance(first, EvaluateReply)
-    monkeypatch.setattr("client.site.score", None)
+    monkeypatch.setattr("client.round.evaluation.score", None)
     assert site.answer(request) == first
     arrays = codec.decode(blob, "float32")
     other = {name: array + 0.1 for name, array in arrays.items()}

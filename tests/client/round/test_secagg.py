@@ -58,8 +58,7 @@ class Sites:
                 seconds=0.1,
                 update=codec.encode(UPDATE, "float32"),
             )
-            shapes = {name: array.shape for name, array in UPDATE.items()}
-            self.trained[name] = self.rounds[name].keep(reply, self.federation, shapes, run="r", labels={})
+            self.trained[name] = self.rounds[name].begin(reply, UPDATE, self.federation, run="r", labels={})
 
     def of_round(self, number: int = 1) -> dict[str, Any]:
         return {"spec_digest": "d", "run": "r", "round": number}
@@ -327,7 +326,7 @@ def test_it_needs_a_federation_that_agreed_and_a_key(sites: Sites, tiny_federati
         institution="bank", round=1, examples={"clauses": 3}, losses={}, steps=1, seconds=0.1, update=b""
     )
     with pytest.raises(RefusalError, match="no node key"):
-        SecureRounds().keep(reply, sites.federation, {}, run="r", labels={})
+        SecureRounds().begin(reply, {}, sites.federation, run="r", labels={})
 
 
 def test_the_agreement_must_name_the_sites_own_key(sites: Sites) -> None:
