@@ -19,7 +19,7 @@
 A message is one sentence that says what was expected, what came, where, and what to do.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -110,6 +110,8 @@ class Reasons:
             raise type(self.found[0])(" ".join(map(str, self.found)))
 
 
+MOST_LISTED = 20
+"""Names that are listed in one sentence, whatever their number."""
 LONGEST_TEXT = 500
 """Characters that are kept of a sentence that came from outside."""
 
@@ -118,6 +120,13 @@ def shown(text: object, longest: int = 80) -> str:
     """A name that came from outside, as it may stand in a sentence: quoted, escaped and cut."""
     quoted = repr(str(text)[: longest + 1])
     return quoted if len(quoted) <= longest else f"{quoted[: longest - 4]}...{quoted[-1]}"
+
+
+def listed(names: Iterable[object], most: int = MOST_LISTED) -> str:
+    """Names in brackets, quoted as `repr` does; of many the first ones and a count."""
+    every = list(names)
+    more = f", and {len(every) - most} more" if len(every) > most else ""
+    return f"[{', '.join(map(repr, every[:most]))}{more}]"
 
 
 def plain(text: str, longest: int = LONGEST_TEXT) -> str:

@@ -90,10 +90,11 @@ def print_rows(rows: Sequence[Row]) -> None:
     tail = ["bytes_up", "bytes_down", "seconds"]
     headings = [name.replace("_", " ") for name in kept + tail]
     print_table(headings, [[getattr(row, name) for name in kept + tail] for row in rows])
-    print("mean score: " + ", ".join(f"{key.replace('_', ' ')} {value:.3f}" for key, value in means(rows).items()))
+    found = ", ".join(f"{key.replace('_', ' ')} {value:.3f}" for key, value in means(rows).items())
+    print(f"mean score: {found or 'none, since no institution has scored test records'}")
 
 
 def means(rows: Sequence[Row]) -> dict[str, float]:
-    """The mean over rows of every score column."""
+    """The mean over rows of every score column; none of no rows."""
     values = {column: [getattr(row, column) for row in rows] for column in SCORES}
-    return {column: sum(v) / len(v) for column, v in values.items() if None not in v}
+    return {column: sum(v) / len(v) for column, v in values.items() if v and None not in v}

@@ -12,7 +12,7 @@ from client.data.holdout import check_limit, choose
 from client.data.identity import owner_of
 from client.data.sources import BadRow, scan_rows
 from client.institution import Data
-from shared.errors import CollegiumError, ConfigError, DataError, Reasons
+from shared.errors import CollegiumError, ConfigError, DataError, Reasons, listed
 from shared.protocol import Split
 from shared.tasks import Example, Record, Task
 
@@ -160,8 +160,8 @@ def check_labels(source: Data, task: Task) -> None:
     for key, labels in (("annotates", source.annotates or ()), ("rename", source.rename.values())):
         if unknown := sorted(set(labels) - set(task.labels)):
             raise ConfigError(
-                f"Expected data.{task.name}.{key} to name labels among the federation's {list(task.labels)}, but "
-                f"{unknown} are not."
+                f"Expected data.{task.name}.{key} to name labels among the federation's {listed(task.labels)}, but "
+                f"{listed(unknown)} are not."
             )
     if source.annotates is not None and not task.outputs():
         raise ConfigError(f"Task {task.name} cannot be annotated in part; remove data.{task.name}.annotates.")
@@ -282,4 +282,4 @@ def _check_annotated(record: Record, task: Task, source: Data | None) -> None:
     if source and source.annotates is not None:
         for label in task.labels_of(record):
             if label not in source.annotates:
-                raise ValueError(f"label {label!r} is not among those that annotates names: {list(source.annotates)}")
+                raise ValueError(f"label {label!r} is not among those that annotates names: {listed(source.annotates)}")

@@ -7,6 +7,7 @@ from typing import Literal
 from client.data.loading import FileReport
 from client.data.quality import TROUBLES
 from client.data.readiness import Report, SplitReport, TaskReport, majority_share, share
+from shared.errors import listed
 from shared.protocol import Split
 
 Verdict = Literal["ok", "warning", "error"]
@@ -175,7 +176,7 @@ def _look_at_labels(task: TaskReport, split: Split, records: SplitReport) -> Sai
     if missing := [label for label in task.labels if label not in records.labels]:
         yield (
             "warning",
-            f"no row bears {', '.join(map(repr, missing))}; check how your labels are spelt, or, if you do not "
+            f"no row bears {listed(missing)}; check how your labels are spelt, or, if you do not "
             "annotate it, leave it out of `annotates`.",
         )
     if (most := majority_share(records)) >= ONE_SIDED and len(task.labels) > 1:

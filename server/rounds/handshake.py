@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from server.rounds.replies import Holdings
+from shared.errors import listed
 from shared.tasks import Task
 
 DOUBTS = (
@@ -53,4 +54,4 @@ def _count(holdings: Holdings, task: str) -> str:
 
 
 def _listed(labels: list[str]) -> str:
-    return ", ".join(repr(label) for label in labels)
+    return listed(labels)[1:-1]

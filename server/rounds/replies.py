@@ -15,7 +15,7 @@ from server.aggregation.mixed_ranks import narrow_shapes
 from shared import codec
 from shared.adapter import check_shapes, of_tasks
 from shared.codec import Coding, Shapes
-from shared.errors import ProtocolError, ReplyError
+from shared.errors import ProtocolError, ReplyError, listed
 from shared.fields import MOST_RECORDS
 from shared.model.allocation import Ranks, fill, update_shapes
 from shared.protocol import (
@@ -74,7 +74,9 @@ def check_query(reply: QueryReply, *, institution: str, tasks: Mapping[str, Task
             f"{reply.rank}; give it another adapter.rank in its institution.toml."
         )
     if unknown := sorted(reply.records.keys() - tasks.keys()):
-        raise ReplyError(f"Expected tasks among {sorted(tasks)}, but {institution} announced {unknown}.")
+        raise ReplyError(
+            f"Expected tasks among {listed(sorted(tasks))}, but {institution} announced {listed(unknown)}."
+        )
     if not reply.records:
         raise ReplyError(f"Expected records of some task, but {institution} announced none.")
     for task, splits in reply.records.items():
@@ -82,7 +84,10 @@ def check_query(reply: QueryReply, *, institution: str, tasks: Mapping[str, Task
     for task, counts in reply.labels.items():
         known = set(tasks[task].labels) if task in reply.records else set()
         if unknown := sorted(counts.keys() - known):
-            raise ReplyError(f"Expected labels of {task} among {sorted(known)}, but {institution} announced {unknown}.")
+            raise ReplyError(
+                f"Expected labels of {task} among {listed(sorted(known))}, "
+                f"but {institution} announced {listed(unknown)}."
+            )
     records = {task: {split: n for split, n in splits.items() if n} for task, splits in reply.records.items()}
     return Holdings(records, reply.labels, reply.readiness, reply.counts, reply.rank)
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from pydantic import AfterValidator, Field
 
+from shared.errors import listed
 from shared.tasks.base import Example, Record, Target, Tensors, shown, unique
 from shared.tasks.partial import cross_entropy, known_outputs
 
@@ -40,7 +41,7 @@ def require_label(record: Record, labels: Sequence[str]) -> None:
 def require_known(label: Any, labels: Sequence[str]) -> None:
     """Raise ValueError unless `label` is one of `labels`."""
     if label not in labels:
-        raise ValueError(f"label {shown(label)} is not among the federation's {list(labels)}{hint(label, labels)}")
+        raise ValueError(f"label {shown(label)} is not among the federation's {listed(labels)}{hint(label, labels)}")
 
 
 def hint(label: Any, known: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ import torch
 from pydantic import AfterValidator, Field
 from torch import nn
 
+from shared.errors import listed
 from shared.tasks.base import (
     Card,
     Example,
@@ -99,7 +100,7 @@ class TokenClassification(Task):
         for position, tag in enumerate(tags):
             if tag not in self.tags:
                 raise ValueError(
-                    f"tag {shown(tag)} at token {position} is not among the federation's {list(self.tags)}"
+                    f"tag {shown(tag)} at token {position} is not among the federation's {listed(self.tags)}"
                     f"{self._hint(tag)}"
                 )
             if tag[0] == "I" and (position == 0 or tags[position - 1][1:] != tag[1:]):

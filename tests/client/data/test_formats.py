@@ -54,7 +54,7 @@ def texts(rng: np.random.Generator) -> list[str]:
 
 def maybe(rng: np.random.Generator, value: Any) -> Any:
     """The value, or one of the ways of leaving it out; a record that needs it is then a bad row in every format."""
-    return value if rng.random() < 0.7 else [None, ""][rng.integers(2)] if isinstance(value, str) else None
+    return value if rng.random() < 0.7 else ([None, math.nan, ""][rng.integers(3)] if isinstance(value, str) else None)
 
 
 def words_and_tags(rng: np.random.Generator) -> dict[str, Any]:
@@ -124,10 +124,16 @@ def cell(value: Any) -> str:
     return json.dumps(value) if isinstance(value, list) else str(value)
 
 
+def column(values: list[Any]) -> list[Any]:
+    """As pandas writes it to Parquet: NaN in a column of text is null."""
+    text = any(isinstance(value, str) for value in values)
+    return [None if text and isinstance(value, float) else value for value in values]
+
+
 def write(path: Path, records: Sequence[Mapping[str, Any]]) -> Path:
     columns = list(dict.fromkeys(key for record in records for key in record))
     if path.suffix == ".parquet":
-        pq.write_table(pa.table({key: [record.get(key) for record in records] for key in columns}), path)
+        pq.write_table(pa.table({key: column([record.get(key) for record in records]) for key in columns}), path)
     elif path.suffix == ".csv":
         with path.open("w", encoding="utf-8-sig", newline="") as file:
             writer = csv.writer(file)
