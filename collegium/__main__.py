@@ -49,6 +49,7 @@ def load(verb: str) -> click.Command:
     group.name = verb
     for command in group.commands.values():
         _restore_help(command)
+        _leave_files_to_their_readers(command)
     return group.commands.get(verb, group)
 
 
@@ -59,6 +60,13 @@ def _restore_help(command: click.Command) -> None:
     for param in command.params:
         if isinstance(param, TyperArgument) and param.name:
             param.help = declared[param.name].default.help
+
+
+def _leave_files_to_their_readers(command: click.Command) -> None:
+    """Click would look whether a path may be read, and show the usage if not; whoever reads it says what is wrong."""
+    for param in command.params:
+        if isinstance(param.type, click.Path):
+            param.type.readable = False
 
 
 app = verbs("Train one BERT together across institutions that may not share their text.", cls=Verbs)

@@ -14,6 +14,7 @@
     ├── ConnectionFailedError a door could not be opened or reached
     ├── EnrolmentError    a key or certificate is missing, unknown or not accepted
     ├── ProcessError      a child process could not be started or kept running
+    ├── MachineError      the machine refused: a permission, room on the disk, a missing folder
     └── StoreError        the database or a checkpoint could not be written or read
 
 A message is one sentence that says what was expected, what came, where, and what to do.
@@ -77,6 +78,10 @@ class EnrolmentError(CollegiumError):
 
 class ProcessError(CollegiumError):
     """A child process could not be started or kept running."""
+
+
+class MachineError(CollegiumError):
+    """The machine refused what was needed: a permission, room on the disk, a folder that is not there."""
 
 
 class StoreError(CollegiumError):

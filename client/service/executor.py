@@ -52,6 +52,7 @@ from shared.flower.runtime import (
     run_clientapp,
 )
 from shared.process.files import private_umask
+from shared.process.machine import machine_errors
 from shared.process.parent import LONGEST_SENTENCE, tell_parent
 from shared.process.supervisor import run_until_signal
 
@@ -351,7 +352,8 @@ def _run(institution: Path, runtime_address: str, secret_file: Path, stop: threa
     from client.app import INSTITUTION_VARIABLE, app, record_error, warm
 
     os.environ[INSTITUTION_VARIABLE] = str(institution.resolve())
-    warm()
+    with machine_errors():
+        warm()
     log.info(READY)
     serve(
         client_app=app,

@@ -52,6 +52,7 @@ from shared.flower.superlink import (
 )
 from shared.process.files import private_folder, private_umask
 from shared.process.flower import flower_environment
+from shared.process.machine import machine_errors
 from shared.process.parent import LONGEST_SENTENCE, tell_parent
 
 SHUTDOWN_SECONDS = 2
@@ -175,7 +176,8 @@ def serve(home: ServerHome) -> None:
     token = home.operator_token
     listeners = open_listeners(settings)
     _allow_many_sockets()
-    app, crowd = create_superlink(home, settings), Crowd()
+    with machine_errors():
+        app, crowd = create_superlink(home, settings), Crowd()
     judge = fleet_judge(app, settings, crowd)
     try:
         config = uvicorn.Config(
@@ -210,7 +212,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     try:
-        home = open_home(root)
+        with machine_errors():
+            home = open_home(root)
         os.environ.update(flower_environment(home.flower))
         serve(home)
     except CollegiumError as error:

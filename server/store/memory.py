@@ -113,6 +113,13 @@ class Store:
                 migrations.bring_up_to_date(connection)
         return store
 
+    @property
+    def _where(self) -> str:
+        """The database, without a password."""
+        url = self._engine.url
+        file = url.database if self._engine.dialect.name == "sqlite" else None
+        return file or url.render_as_string(hide_password=True)
+
     def __enter__(self) -> Self:
         return self
 
@@ -312,7 +319,7 @@ class Store:
         except (OSError, sa.exc.SQLAlchemyError) as error:
             cause = getattr(error, "orig", None) or error
             raise StoreError(
-                f"Could not {doing} at {self._folder.parent}: {cause}; what was stored before is intact, "
+                f"Could not {doing} at {self._where}: {cause}; what was stored before is intact, "
                 "so make room or mend the access and resume the run."
             ) from error
 

@@ -1,5 +1,6 @@
 """What every verb of the command line has in common: how results, progress and errors reach the user."""
 
+import io
 import json
 import sys
 import threading
@@ -14,6 +15,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from shared.errors import CollegiumError, plain
+from shared.process.machine import machine_errors
 from shared.process.parent import LONGEST_SENTENCE, tell_parent
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; all else goes to stderr.")]
@@ -62,9 +64,16 @@ def print_table(
 
 
 def run(app: Callable[[], Any]) -> None:
-    """Run the command line; a CollegiumError becomes one sentence on stderr and exit code 1."""
+    """Run the command line; a CollegiumError, or what the machine refuses, is one sentence on stderr and exit code 1.
+
+    A character that the terminal's encoding lacks is written by its number.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        app()
+        with machine_errors():
+            app()
     except CollegiumError as error:
         print(f"error: {plain(str(error), LONGEST_SENTENCE)}", file=sys.stderr)
         tell_parent(error)
