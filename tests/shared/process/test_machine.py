@@ -30,7 +30,7 @@ def test_an_error_without_a_number_is_told_as_it_is() -> None:
 
 def test_only_what_nothing_else_explains_is_translated(tmp_path: Path) -> None:
     with (
-        pytest.raises(MachineError, match="Expected to find .*absent, but .* No such file") as caught,
+        pytest.raises(MachineError, match=r"Expected to find .*absent, but .*No such file") as caught,
         machine_errors(),
     ):
         (tmp_path / "absent").read_bytes()
