@@ -176,7 +176,7 @@ def _look_at_labels(task: TaskReport, split: Split, records: SplitReport) -> Sai
     if missing := [label for label in task.labels if label not in records.labels]:
         yield (
             "warning",
-            f"no row bears {listed(missing)}; check how your labels are spelt, or, if you do not "
+            f"no row bears {listed(missing)[1:-1]}; check how your labels are spelt, or, if you do not "
             "annotate it, leave it out of `annotates`.",
         )
     if (most := majority_share(records)) >= ONE_SIDED and len(task.labels) > 1:
