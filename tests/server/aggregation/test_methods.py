@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from client.train.rotation import align
-from server.aggregation import ClientUpdate, Context, fedavg, fedsvd, flexlora
-from server.aggregation.methods import aggregate
+from server.aggregation import ClientUpdate, Context, context_of, fedavg, fedsvd, flexlora
+from server.aggregation.methods import AGGREGATORS, aggregate, aggregator_of
 from server.aggregation.mixed_ranks import narrow
 from shared.adapter import factor_name, is_sent
 from shared.codec import Arrays
-from shared.federation import Federation
+from shared.federation import Adapter, Federation
 from shared.federation.methods import METHODS, MethodName, choose, columns
 from shared.model import lowrank
 from shared.model.deployed import deployed
@@ -89,6 +89,17 @@ def test_the_registry_is_what_the_federation_file_allows() -> None:
     for method in METHODS.values():
         assert method.source
         assert all(columns(method).values())
+    assert set(AGGREGATORS) == {*ALL, "adalora"}
+
+
+def test_what_the_agreement_says_decides_how_it_is_aggregated(agree: Callable[..., Federation]) -> None:
+    for name in ALL:
+        assert aggregator_of(agree(name)) is AGGREGATORS[name]
+    pruned = agree("fedavg").model_copy(update={"adapter": Adapter(type="adalora")})
+    assert aggregator_of(pruned) is AGGREGATORS["adalora"]
+    context = context_of(agree("fedavg", normalize_steps=True, weighting="examples", count=7), 3)
+    assert (context.weighting, context.normalize_steps, context.round, context.rounds) == ("examples", True, 3, 7)
+    assert (context.adapter.rank, context.max_share, context.momentum) == (RANK, 1.0, 0.0), "AdamW has no momentum"
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if METHODS[name].exact])
