@@ -73,13 +73,8 @@ def base_codec(codec: CodecName) -> FloatCodec:
     return "float32" if codec == "float32" else "float16"
 
 
-def select(arrays: Mapping[str, np.ndarray], tasks: Collection[str]) -> Arrays:
-    """The adapter and the heads of `tasks` only."""
-    return {name: array for name, array in arrays.items() if name.startswith(ADAPTER) or task_of(name) in tasks}
-
-
 def of_tasks(named: Mapping[str, T], tasks: Collection[str]) -> dict[str, T]:
-    """What belongs to the adapter, and to the heads of `tasks` only."""
+    """The adapter and the heads of `tasks` only: arrays, or whatever else has their names."""
     return {name: value for name, value in named.items() if (task := task_of(name)) is None or task in tasks}
 
 

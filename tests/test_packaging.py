@@ -1,6 +1,7 @@
 """The five top-level names are ours alone, and the rooms import each other only along the arrows."""
 
 import ast
+import re
 from collections import Counter
 from graphlib import TopologicalSorter
 from importlib.metadata import packages_distributions
@@ -104,3 +105,10 @@ def _of_flower(file: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module)
     return {name for name in found if name.split(".")[0] == "flwr"}
+
+
+def test_the_walks_through_the_house_name_files_that_exist() -> None:
+    walks = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").split("## Two walks\n")[1].split("\n## ")[0]
+    named = re.findall(r"`((?:client|server|shared)/[\w/]+\.py)`", walks)
+    assert len(named) > 20
+    assert [file for file in named if not (ROOT / file).exists()] == []

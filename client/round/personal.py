@@ -15,7 +15,7 @@ from safetensors.numpy import save
 from client.institution import load_institution
 from client.train import trainer
 from client.train.hooks import Hook
-from shared.adapter import get_state, select
+from shared.adapter import get_state, of_tasks
 from shared.bundle import write_bundle
 from shared.config import parse
 from shared.errors import ConfigError, StoreError
@@ -91,7 +91,7 @@ def keep_model(
     Raises:
         StoreError: The disk refuses; the earlier file is intact.
     """
-    arrays, ranks = deployed(select(get_state(model), tasks), model.base.added, federation)
+    arrays, ranks = deployed(of_tasks(get_state(model), tasks), model.base.added, federation)
     told = {"federation": federation.model_dump(mode="json"), "ranks": ranks, "tasks": sorted(tasks), **about}
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from shared.adapter import ADAPTER, HEAD, factor_name, factor_of, layer_of
+from shared.adapter import factor_name, factor_of, layer_of
 from shared.codec import Arrays
 from shared.federation import Federation
 from shared.model.lora import scale_of
@@ -28,7 +28,7 @@ def deployed(
         Adapter and heads; by layer, the rank of an adapter that has the scale in its factors already, empty if it is
         the federation's plain one.
     """
-    new = {name: array for name, array in state.items() if name.startswith((ADAPTER, HEAD)) and factor_of(name) != "R"}
+    new = {name: array for name, array in state.items() if factor_of(name) != "R"}
     pairs = {layer_of(name): (factor_name(layer_of(name), "B"), name) for name in new if factor_of(name) == "A"}
     for layer, (b, _) in pairs.items():
         if (core := factor_name(layer, "R")) in state:

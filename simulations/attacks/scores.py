@@ -21,7 +21,7 @@ from client.policy import Policy
 from client.privacy.ledger import Ledger
 from client.site import Site
 from shared import codec
-from shared.adapter import get_state, select
+from shared.adapter import get_state, of_tasks
 from shared.model.multitask import build_model
 from shared.protocol import EvaluateReply, EvaluateRequest, QueryRequest, Reply
 from simulations.attacks import Attack, Outcome
@@ -68,7 +68,7 @@ class Stage:
 
     def ask(self, present: bool, *, run: str, round: int, label: str = "payment") -> Reply:
         """The answer to a request for validation scores of a state that finds the same label in every text."""
-        arrays = select(get_state(self.model), {"clauses"})
+        arrays = of_tasks(get_state(self.model), {"clauses"})
         arrays["head/clauses/linear.weight"] = np.zeros_like(arrays["head/clauses/linear.weight"])
         arrays["head/clauses/linear.bias"] = np.eye(2, dtype=np.float32)[["payment", "liability"].index(label)]
         request = EvaluateRequest(

@@ -13,7 +13,7 @@ from client.app import build_app
 from client.keys import generate_node_key
 from client.opening import open_site
 from shared import codec
-from shared.adapter import get_state, is_received, select
+from shared.adapter import get_state, is_received, of_tasks
 from shared.bundle import federation_toml
 from shared.codec import Arrays
 from shared.flower.messages import TaskIdentity
@@ -62,7 +62,7 @@ class Victim:
 
     def blob(self, changed: Mapping[str, np.ndarray] | None = None) -> bytes:
         """The initial state, with some arrays changed, as the coordinator would send it."""
-        state = select(self.initial, self.site.data.keys())
+        state = of_tasks(self.initial, self.site.data.keys())
         told: Arrays = {name: array for name, array in state.items() if is_received(name, self.federation.method)}
         return codec.encode(told | dict(changed or {}), "float32")
 

@@ -29,7 +29,7 @@ from client.privacy.accounting import epsilon
 from client.privacy.dpsgd import Key, Owner
 from client.site import Site
 from shared import codec
-from shared.adapter import get_state, is_received, of_tasks, select
+from shared.adapter import get_state, is_received, of_tasks
 from shared.codec import Arrays
 from shared.errors import ConfigError
 from shared.federation import Federation
@@ -109,7 +109,7 @@ def audit_site(
 def _received(model: MultiTaskModel, federation: Federation, tasks: Collection[str]) -> Arrays:
     """What a coordinator sends of the model's state to an institution with these tasks."""
     state = {name: array for name, array in get_state(model).items() if is_received(name, federation.method)}
-    return select(state, tasks)
+    return of_tasks(state, tasks)
 
 
 def _update(site: Site, run: str, state: bytes, round: int) -> Floats:

@@ -14,7 +14,7 @@ from client.policy import Policy
 from client.round.secagg import SecureRounds
 from client.site import Site
 from shared import codec
-from shared.adapter import get_state, select
+from shared.adapter import get_state, of_tasks
 from shared.errors import (
     BudgetError,
     ConfigError,
@@ -71,7 +71,7 @@ def disclosed(policy: Policy) -> tuple[QueryReply, TrainReply, EvaluateReply]:
 
 
 def requests(site: Site) -> tuple[QueryRequest, TrainRequest, EvaluateRequest]:
-    digest, state = site.federation.digest, codec.encode(select(get_state(site.model), site.data.keys()), "float32")
+    digest, state = site.federation.digest, codec.encode(of_tasks(get_state(site.model), site.data.keys()), "float32")
     return (
         QueryRequest(spec_digest=digest),
         TrainRequest(spec_digest=digest, run="r1", round=1, rounds=2, state=state),
@@ -146,7 +146,7 @@ def test_a_task_that_may_not_take_part_is_neither_read_nor_announced_nor_accepte
     assert isinstance(reply, QueryReply)
     assert set(reply.records) == set(reply.labels) == set(reply.readiness) == set(site.data) == {"clauses"}
     assert isinstance(site.answer(train), TrainReply)
-    both = codec.encode(select(get_state(site.model), {"clauses", "entities"}), "float32")
+    both = codec.encode(of_tasks(get_state(site.model), {"clauses", "entities"}), "float32")
     refused = site.answer(replace(train, state=both))
     assert isinstance(refused, Refusal)
     assert (refused.kind, "policy.tasks" in refused.reason, "'entities'" in refused.reason) == ("policy", True, True)

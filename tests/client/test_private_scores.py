@@ -12,7 +12,7 @@ from client.privacy.evaluation import Evaluations, NoisySums
 from client.round.personal import FILE
 from client.site import Site
 from shared import codec
-from shared.adapter import get_state, select
+from shared.adapter import get_state, of_tasks
 from shared.errors import BudgetError, ConfigError
 from shared.federation import Federation
 from shared.protocol import EvaluateReply, EvaluateRequest, QueryReply, QueryRequest, Refusal, Reply
@@ -31,7 +31,7 @@ def ask(site: Site, split: Any = "test", *, round: int = 0, run: str = "r1", rel
         run=run,
         round=round,
         split=split,
-        state=codec.encode(select(get_state(site.model), site.data.keys()), "float32"),
+        state=codec.encode(of_tasks(get_state(site.model), site.data.keys()), "float32"),
         released=released,
     )
     return site.answer(request)

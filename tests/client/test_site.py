@@ -10,7 +10,7 @@ import pytest
 from client.site import Site
 from client.train.scoring import score
 from shared import codec
-from shared.adapter import get_state, select
+from shared.adapter import get_state, of_tasks
 from shared.errors import ConfigError
 from shared.protocol import (
     EvaluateReply,
@@ -26,7 +26,7 @@ MakeSite = Callable[..., Site]
 
 
 def train_request(site: Site, round: int = 1) -> TrainRequest:
-    state = select(get_state(site.model), site.data.keys())
+    state = of_tasks(get_state(site.model), site.data.keys())
     return TrainRequest(
         spec_digest=site.federation.digest, run="r1", round=round, rounds=2, state=codec.encode(state, "float32")
     )

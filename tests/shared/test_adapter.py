@@ -48,7 +48,7 @@ def test_get_state_is_a_copy(model: MultiTaskModel) -> None:
 
 def test_heads_that_are_not_sent_stay(model: MultiTaskModel) -> None:
     before = adapter.get_state(model)
-    adapter.set_state(model, {n: a + 1 for n, a in adapter.select(before, {"clauses"}).items()})
+    adapter.set_state(model, {n: a + 1 for n, a in adapter.of_tasks(before, {"clauses"}).items()})
     after = adapter.get_state(model)
     for name in before:
         moved = not np.array_equal(before[name], after[name])

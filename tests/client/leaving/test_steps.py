@@ -14,7 +14,7 @@ from client.round.keep import Kept
 from client.round.secagg import SecureRounds
 from client.site import Site
 from shared import codec
-from shared.adapter import get_state, select
+from shared.adapter import get_state, of_tasks
 from shared.codec import Arrays
 from shared.federation import Federation
 from shared.protocol import TrainReply, TrainRequest
@@ -142,7 +142,7 @@ def test_what_is_masked_is_what_the_gate_has_decoded(
         secure_aggregation={"threshold": 3},
         rounds={"institutions": ["hospital", "bank", "clinic"], "quorum": 3},
     )
-    state = codec.encode(select(get_state(site.model), {"clauses"}), "float32")
+    state = codec.encode(of_tasks(get_state(site.model), {"clauses"}), "float32")
     monkeypatch.setattr(codec, "decode", decode)
     site.answer(TrainRequest(spec_digest=site.federation.digest, run="r1", round=1, rounds=2, state=state))
     ((blob, update),) = given

@@ -22,7 +22,7 @@ from client.site import Site
 from client.train import trainer
 from collegium.__main__ import app
 from shared import codec
-from shared.adapter import get_state, is_received, select
+from shared.adapter import get_state, is_received, of_tasks
 from shared.bundle import federation_toml, load_bundle
 from shared.errors import ConfigError, StoreError
 from shared.federation import Federation
@@ -61,7 +61,7 @@ def open_hospital(
 
 def told(site: Site) -> bytes:
     """A state as the coordinator would send it."""
-    state = select(get_state(site.model), site.data.keys())
+    state = of_tasks(get_state(site.model), site.data.keys())
     method = site.federation.method
     return codec.encode({name: array for name, array in state.items() if is_received(name, method)}, "float32")
 

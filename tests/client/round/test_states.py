@@ -11,7 +11,7 @@ from client.round.states import LONGEST
 from client.site import Site
 from client.train import trainer
 from shared import codec
-from shared.adapter import factor_of, get_state, select
+from shared.adapter import factor_of, get_state, of_tasks
 from shared.codec import Arrays
 from shared.model.lora import FARTHEST
 from shared.protocol import Refusal, TrainReply, TrainRequest
@@ -27,7 +27,7 @@ def train(site: Site, arrays: Arrays, **more: Any) -> Any:
 
 
 def state_of(site: Site) -> Arrays:
-    return select(get_state(site.model), site.data.keys())
+    return of_tasks(get_state(site.model), site.data.keys())
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30, LONGEST])
