@@ -35,9 +35,9 @@ def doctor(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say whether your data are ready: bad rows, duplicates, leaks between splits, lengths, broken text, labels.
+    """Check whether your data are ready: bad rows, duplicates, leaks between splits, lengths, broken text, labels.
 
-    Under [secure_aggregation] it also shows the fingerprints of the node keys that the federation file names.
+    With [secure_aggregation] it also shows the fingerprints of the node keys that the federation file names.
 
     Nothing leaves this machine. The exit code is 1 if there is an error, and 0 if there are at most warnings.
     """
@@ -58,15 +58,15 @@ def doctor(
 def ledger(
     institution: Annotated[Path, typer.Argument(help="Your institution.toml.")] = Path("institution.toml"),
     verify: Annotated[
-        bool, typer.Option("--verify", help="Hold it against the receipts of what has left too.")
+        bool, typer.Option("--verify", help="Also compare it with the receipts of what has left.")
     ] = False,
     approve: Annotated[
         str | None,
-        typer.Option(metavar="DATASET", help="Let a data set that waits, since it is new, begin a budget of its own."),
+        typer.Option(metavar="DATASET", help="Let a new data set that waits for approval start its own budget."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what differential privacy your data have spent and have left, over all rounds, runs and coordinators.
+    """Show the privacy budget that your data have spent and have left, over all rounds, runs and coordinators.
 
     The exit code is 1 if the ledger has been edited, cannot be read, or with --verify is older than the receipts.
     """
@@ -89,8 +89,10 @@ def ledger(
 @app.command(epilog="Example: collegium client outbox institution.toml --verify")
 def outbox(
     institution: Annotated[Path, typer.Argument(help="Your institution.toml.")] = Path("institution.toml"),
-    approve: Annotated[str | None, typer.Option(metavar="ID", help="Let a held update leave.")] = None,
-    reject: Annotated[str | None, typer.Option(metavar="ID", help="Keep a held update here for good.")] = None,
+    approve: Annotated[str | None, typer.Option(metavar="ID", help="Release an update that waits.")] = None,
+    reject: Annotated[
+        str | None, typer.Option(metavar="ID", help="Delete an update that waits; it never leaves.")
+    ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Check the chain and every signature.")] = False,
     key: Annotated[
         list[Path] | None, typer.Option(help="Public key that earlier receipts were signed with; may be repeated.")
@@ -128,7 +130,7 @@ def bundle(
     out: Annotated[Path, typer.Option(help="Folder to make: the bundle.")] = Path("bundle"),
     as_json: JsonOption = False,
 ) -> None:
-    """Write your own model of the last run's released round as a bundle, with what you keep at home and your fine-tune.
+    """Write your own model of the last run's released round as a bundle, with parts kept at home and your fine-tune.
 
     It was trained on your records: treat it as you treat them. Nothing is sent, and no daemon needs to be up.
     """

@@ -36,7 +36,7 @@ class Data(Model):
     validation: Path | None = None
     """Chooses the best round; without it, about a tenth of the owners of `train` is held out, by a key of this site."""
     test: Path | None = None
-    """Reported before and after; never trained on nor chosen by."""
+    """Scored before and after a run; never used to train or to choose a round."""
     limit: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | None = None
     """Use at most this many records of each split or, below 1, about this share of the owners; by the same key.
 
@@ -45,7 +45,7 @@ class Data(Model):
     annotates: tuple[str, ...] | None = None
     """The labels or entity types that this site annotates, where that is not all of the federation's.
 
-    What it leaves out it does not teach away: its loss and its scores look at these labels only.
+    Training here does not suppress the others: loss and scores consider these labels only.
     """
     rename: dict[str, str] = Field(default_factory=dict)
     """The federation's name for each label that this site's files spell otherwise."""

@@ -29,8 +29,10 @@ class Policy(Model):
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     """At which that epsilon is counted; a federation whose own `privacy.delta` is larger is refused."""
     new_data: Literal["ask", "allow"] | None = None
-    """Training data of which the ledger knows no owner and no record, although it knows others: whether they may be
-    trained on only once `collegium client ledger --approve` has said so. `ask` under `max_epsilon`, else `allow`.
+    """Training data that share no owner and no record with those in the ledger.
+
+    `ask` trains on them after `collegium client ledger --approve`, `allow` at once; by default `ask` under
+    `max_epsilon`, else `allow`.
     """
     require_dp: bool = False
     """Refuse every federation that has no `[privacy]`."""
@@ -55,7 +57,7 @@ class Policy(Model):
     Over all runs; a run plans for at most as much. If not given, what the federation plans for one.
     """
     max_evaluations: Annotated[int, Field(ge=1)] | None = None
-    """Most states of a run whose scores are told, the released one among them; the same state again does not count.
+    """Most states of a run whose scores are reported, including the released one; a repeated state does not count.
 
     Without it, as many as the federation's rounds need: the initial state, that after each round, the released one.
     """

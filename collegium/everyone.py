@@ -14,7 +14,7 @@ app = verbs("What everyone may want to see.")
 
 @app.command(epilog="Example: collegium methods")
 def methods(as_json: JsonOption = False) -> None:
-    """List what rounds.method may be: what travels, whether the mean is exact, and what it can be combined with."""
+    """List what rounds.method may be: what is sent, whether the mean is exact, and what it can be combined with."""
     from shared.federation.methods import METHODS, columns
 
     if as_json:
@@ -48,7 +48,7 @@ def predict(
     text: Annotated[str | None, typer.Option(help="The text to read.")] = None,
     second: Annotated[str | None, typer.Option(help="The question, or the other text of a pair.")] = None,
     file: Annotated[Path | None, typer.Option(help="A file of records instead of one text.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="Where the BERT is, if not as the bundle says.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Where the BERT is, if not where the bundle says.")] = None,
     logits: Annotated[bool, typer.Option("--logits", help="Also print the head's raw output.")] = False,
     as_json: JsonOption = False,
 ) -> None:

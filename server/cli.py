@@ -17,10 +17,12 @@ RunOption = Annotated[str | None, typer.Option("--run", help="A run's id; the la
 def init(
     home: Annotated[Path, typer.Argument(help="Folder to make.")],
     name: Annotated[str, typer.Option(help="The federation's name.")] = "federation",
-    institution: Annotated[list[str] | None, typer.Option(help="Name of an institution; repeat.")] = None,
-    host: Annotated[list[str] | None, typer.Option(help="Host name or address institutions dial; repeat.")] = None,
-    port: Annotated[int, typer.Option(help="Port of the public door.")] = 8443,
-    operator_port: Annotated[int, typer.Option(help="Loopback port of the operator door.")] = 8444,
+    institution: Annotated[list[str] | None, typer.Option(help="Name of an institution; may be repeated.")] = None,
+    host: Annotated[
+        list[str] | None, typer.Option(help="Host name or address that institutions connect to; may be repeated.")
+    ] = None,
+    port: Annotated[int, typer.Option(help="TCP port for institutions.")] = 8443,
+    operator_port: Annotated[int, typer.Option(help="TCP port for your own commands, on loopback only.")] = 8444,
     backbone: Annotated[str, typer.Option(help="Alias, folder or hub id of the BERT.")] = "minilm-l6",
     as_json: JsonOption = False,
 ) -> None:
@@ -76,7 +78,7 @@ def enrol(
 
 @app.command(epilog="Example: collegium server run coordinator")
 def run(home: Home, as_json: JsonOption = False) -> None:
-    """Start a run and follow it; exits with 0 only if the run completed."""
+    """Start a run and follow it; the exit code is 0 only if the run completed."""
     from server.running import follow, start
 
     running = start(home)

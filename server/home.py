@@ -145,7 +145,7 @@ class ServerSettings(Model):
     hosts: Annotated[
         tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9.:-]+$", max_length=253)], ...], Field(min_length=1)
     ]
-    """DNS names and IP addresses in the server certificate; the first is the one that institutions are told."""
+    """DNS names and IP addresses in the server certificate; institutions connect to the first."""
     store_url: str | None = None
     """SQLAlchemy URL of the database of runs; if not given, a SQLite file in the folder."""
     require_body_signature: bool = True

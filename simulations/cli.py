@@ -40,9 +40,10 @@ def simulate(
     limit: Annotated[int | None, typer.Option(min=1, help="Use at most this many records per task and split.")] = None,
     workdir: Annotated[Path | None, typer.Option(help="Keep the store and checkpoints here.")] = None,
     search: Annotated[
-        Literal["task-weights"] | None, typer.Option(help="Run the federation many times, to find what validates best.")
+        Literal["task-weights"] | None,
+        typer.Option(help="Run the federation many times, to find the best by validation."),
     ] = None,
-    method: Annotated[Literal["grid", "random"], typer.Option(help="How --search goes about it.")] = "random",
+    method: Annotated[Literal["grid", "random"], typer.Option(help="How --search chooses what to try.")] = "random",
     trials: Annotated[int, typer.Option(min=1, help="Most runs of --search.")] = 20,
     as_json: JsonOption = False,
 ) -> None:
@@ -68,23 +69,31 @@ def audit(
     limit: Annotated[int | None, typer.Option(min=1, help="Experiment: most records per task and split.")] = None,
     kind: Annotated[
         Literal["gradient", "text", "secrets", "site"],
-        typer.Option(help="Experiment: canaries for the trainer, texts or numbers for a federation, or a whole site."),
+        typer.Option(
+            help="Experiment: gradient canaries, planted texts, secret numbers, or one owner of a whole site."
+        ),
     ] = "gradient",
-    canaries: Annotated[int | None, typer.Option(min=1, help="Experiment: how many, or how many runs.")] = None,
-    institution: Annotated[str | None, typer.Option(help="Experiment: whose training data they join.")] = None,
+    canaries: Annotated[
+        int | None, typer.Option(min=1, help="Experiment: how many canaries, or for `site` how many runs.")
+    ] = None,
+    institution: Annotated[
+        str | None, typer.Option(help="Experiment: the institution whose training data they join.")
+    ] = None,
     noise_factor: Annotated[
-        float, typer.Option(min=0, help="Experiment: multiply the noise, which the audit should find out.")
+        float, typer.Option(min=0, help="Experiment: multiply the noise; the audit should detect a small factor.")
     ] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, help="Experiment: decides the canaries and their coins.")] = 13,
+    seed: Annotated[int, typer.Option(min=0, help="Experiment: decides the canaries and which of them are in.")] = 13,
     task: Annotated[str | None, typer.Option(help="The task of the text canaries, or of the bundle's records.")] = None,
     members: Annotated[Path | None, typer.Option(help="Bundle: a file of records that it was trained on.")] = None,
     others: Annotated[Path | None, typer.Option(help="Bundle: a file of records that it was not.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="Bundle: where the BERT is, if not as it says.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="Bundle: where the BERT is, if not where the bundle says.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Attack a private training, or a released bundle, and hold what is found against what is promised.
+    """Attack a private training or a released bundle, and compare what is found with what is promised.
 
-    The exit code is 1 where more is certainly lost than the accounting reports.
+    The exit code is 1 if provably more is lost than the accounting reports.
     """
     from simulations.audit import audit_target
     from simulations.auditing import report

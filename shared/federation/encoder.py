@@ -37,9 +37,9 @@ class Adapter(Model):
     type: Literal["lora", "adalora"] = "lora"
     """`adalora` begins with `rank` in every layer and prunes those components that matter least (Zhang et al. 2023)."""
     rank: Annotated[int, Field(ge=1, le=256)] = 8
-    """Inner width r of every factor pair; where `min_rank` is given, the widest that an institution may have."""
+    """Inner width r of every factor pair; with `min_rank`, the highest that an institution may have."""
     min_rank: Annotated[int, Field(ge=1, le=256)] | None = None
-    """The narrowest that an institution may choose in its own file, by its machine; `rank` if not given."""
+    """Lowest rank that an institution may choose in its own file; `rank` if not given."""
     target_rank: Annotated[int, Field(ge=1, le=256)] | None = None
     """With `adalora`, the layers' mean rank in the end; half of `rank` if not given."""
     warmup_rounds: Annotated[int, Field(ge=1, le=10_000)] = 1

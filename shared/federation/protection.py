@@ -29,9 +29,9 @@ class Privacy(Model):
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     """Of (epsilon, delta); below one over the number of owners."""
     sampling_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """Chance of an owner to be in a step (Poisson sampling): large, since a step's noise does not grow with it.
+    """Probability that an owner is in a step (Poisson sampling); large, since a step's noise does not grow with it.
 
-    1 is everybody in every step, `epochs_per_round` of them: what they cost together is exact.
+    1 puts everybody in every step, of which a round has `epochs_per_round`; what they cost together is exact.
     """
     clipping: Literal["flat", "automatic"] = "flat"
     """`flat` scales an owner's gradient down to `clip`; `automatic` scales every one to almost 1 (Bu et al. 2022)."""
@@ -40,12 +40,12 @@ class Privacy(Model):
     evaluation_epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """What the scores of a run may cost an owner of validation records, and what an owner of test records.
 
-    Every institution then tells scores with noise, made of counts, and the best round may be chosen by them. Without it
-    scores are as they are, which nothing protects, or as an institution's own `policy.metrics` has them, and the last
-    round is released.
+    Every institution then reports scores computed from noisy counts, and the best round may be chosen by them. Without
+    it scores are exact and unprotected, or as an institution's own `policy.metrics` has them, and the last round is
+    released.
     """
     evaluation_clip: Annotated[float, Field(gt=0, allow_inf_nan=False)] = EVALUATION_CLIP
-    """Most that an owner counts in such scores: 1 is as much as one record that bears one label."""
+    """Most that an owner counts in such scores; 1 is one record with one label."""
 
     @model_validator(mode="after")
     def _one_target(self) -> Self:
@@ -76,14 +76,14 @@ class SecureAggregation(Model):
     threshold: Annotated[int, Field(ge=2)]
     """Fewest institutions that can unmask a sum: more than two thirds of all, and at most the quorum.
 
-    A coordinator that cheats learns no single update while at most 2 `threshold` - n - 1 of the n institutions help it.
+    A coordinator that cheats learns no single update while at most 2 `threshold` - n - 1 of the n institutions collude.
     """
     clip: Annotated[float, Field(gt=0)] = 4.0
-    """Largest change of one parameter in a round; what goes beyond is cut to it."""
+    """Largest change of one parameter in a round; larger ones are cut to it."""
     fraction_bits: Annotated[int, Field(ge=8, le=40)] = 24
     """Binary places of the integers that are added up; they are 32 bits wide where all sums fit, else 64."""
     keys: dict[Name, NodeKey] = Field(default_factory=dict)
-    """Every institution's public node key, the line in its `.pub` file: by it the others know what it has signed."""
+    """Every institution's public node key, the line in its `.pub` file; the others verify its signatures with it."""
 
     @model_validator(mode="after")
     def _one_each(self) -> Self:

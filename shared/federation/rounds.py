@@ -22,30 +22,31 @@ class Rounds(Model):
     quorum: Annotated[int, Field(ge=1)]
     """Fewest valid updates that make a round."""
     weighting: Weighting = "tasks"
-    """What an institution weighs: `tasks` gives every task an equal say in the adapter, `examples` every record.
+    """An institution's weight in averages.
 
-    `equal` does not look at record counts at all: of a task, every holder has the same weight.
+    `tasks`: every task has the same weight in the adapter; `examples`: every record has. `equal` ignores record counts:
+    every holder of a task has the same weight.
     """
     max_share: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """No institution's records count for more than this share of a task's, in averages of updates and of scores.
+    """Largest share of a task's weight that one institution may have, in averages of updates and of scores.
 
-    Counts are what institutions say. What goes beyond is cut, and shown (`collegium server status`). Where the holders
-    of a task are too few for the share they weigh the same, as two do by default; 1 believes every count.
+    Counts are reported by the institutions, unchecked; what exceeds the share is cut, and shown (`collegium server
+    status`). Too few holders for the share have equal weights, as two do by default; 1 accepts every count.
     """
     method: Literal["auto"] | MethodName = "auto"
-    """What institutions train and how it becomes one; `collegium methods` says what each of them is.
+    """What institutions train and how it is averaged; `collegium methods` describes each of them.
 
     `auto`: `flexlora` where institutions have different ranks, `fedavg` where layers get them (`adalora`), else
     `fedsvd` under [privacy], `rolora` under [secure_aggregation], with more than 10 institutions or a rank of at most
-    4, and `fedex` otherwise. Where institutions' labels differ strongly, `rolora` is the better choice too.
+    4, and `fedex` otherwise. Where institutions' label distributions differ strongly, `rolora` is better.
     """
     normalize_steps: bool = False
-    """Average updates per local step, so that who takes more steps does not pull harder (FedNova, Wang et al. 2020).
+    """Average updates per local step, so that institutions with more steps do not dominate (FedNova, Wang et al.
 
-    How long the mean step is then, `max_share` limits as well: one institution's steps are at most that share of all.
+    2020). `max_share` limits an institution's share of the steps as well.
     """
     deadline_seconds: Annotated[float, Field(gt=0)] = 1800.0
-    """How long the coordinator waits for the replies of one request."""
+    """Seconds that the coordinator waits for the replies to one request."""
     patience: Annotated[int, Field(ge=0)] = 0
     """Stop after this many rounds without a better federated validation score; 0 never stops early."""
 
@@ -66,7 +67,7 @@ class ServerOptimizer(Model):
     type: Literal["none", "fedavgm", "fedadagrad", "fedadam", "fedyogi"] = "none"
     """`none` takes the mean update as it is; the others are momentum and Adagrad, Adam, Yogi on it."""
     learning_rate: Annotated[float, Field(gt=0)] | None = None
-    """How far a round goes; if not given 1 with `fedavgm`, and else 0.01: about how far it moves each parameter."""
+    """Step size of a round; if not given 1 with `fedavgm`, else 0.01, about how far it moves each parameter."""
     beta_1: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Momentum; if not given 0.9, and 0 with `fedadagrad`."""
     beta_2: Annotated[float, Field(ge=0, lt=1)] = 0.99
@@ -96,16 +97,17 @@ class Wire(Model):
     """What the arrays look like on the wire; the coordinator adds up in float32 or better."""
 
     up: CodecName = "float16"
-    """Of updates. `int8`, with a scale per row, and `int4`, with one per 32 values, round by chance: right on average.
+    """How updates are encoded.
 
-    `top-k` sends the largest values only, and adds what it left out to the next update, from the site's state folder.
+    `int8` (a scale per row) and `int4` (one per 32 values) round stochastically, without bias. `top-k` sends the
+    largest values only, and adds what it left out to the next update, from the site's state folder.
     """
     down: StateCodec = "float16"
-    """Of states. What is rounded here is rounded for everybody, and does not add up: the coordinator keeps float32."""
+    """How states are encoded, alike for everybody. Rounding errors do not accumulate: the coordinator keeps float32."""
     top_k: Annotated[float, Field(gt=0, le=1)] = 0.01
     """Which fraction of an update's values `top-k` sends."""
     compress: bool = False
-    """Lossless on top: bytes of the same significance side by side, then zstd."""
+    """Compress further, without loss: bytes of the same significance side by side, then zstd."""
 
     @property
     def coding_up(self) -> Coding:
@@ -172,4 +174,4 @@ class Personal(Model):
     model: each institution has its own (`collegium client bundle`). `fedsa` keeps both by itself.
     """
     fine_tune_epochs: Annotated[int, Field(ge=0, le=100)] = 0
-    """Passes over an institution's training records that it takes from the released round on; they stay at home."""
+    """Passes over its training records that each institution takes after the released round; the result stays there."""

@@ -50,7 +50,7 @@ class Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    """What the loss of each of the task's rows is multiplied by; it tells where an institution holds several tasks."""
+    """Factor of the loss of each of the task's rows; it matters where an institution holds several tasks."""
 
     def crosses_records(self) -> str | None:
         """Why an example may hold text of more than one record, which privacy per owner excludes; None if none does."""

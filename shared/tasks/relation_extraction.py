@@ -56,8 +56,11 @@ class RelationExtractionSpec(Spec):
     labels: Labels
     """All labels, in the order of the head's outputs."""
     class_weights: ClassWeights | None = None
-    """Each row's loss is multiplied by its label's weight, and divided by nothing. Where most rows bear no relation and
-    few are learnt from, a low weight of that label keeps it from being every answer; under [privacy] most of all."""
+    """Each row's loss is multiplied by its label's weight, and divided by nothing.
+
+    Where most rows have no relation, a low weight of that label keeps it from becoming the only answer, especially with
+    few records or under [privacy].
+    """
     label_smoothing: LabelSmoothing = 0.0
     """Share of the target that is spread over all labels in training."""
     no_relation: str | None = None

@@ -42,7 +42,7 @@ class TextGenerationSpec(Spec):
     label_smoothing: LabelSmoothing = 0.0
     """Share of the target that is spread over the vocabulary in training."""
     metric: Literal["rougeL", "chrf", "bleu"] = "rougeL"
-    """What stands for the task: usually rougeL for summaries, chrf or bleu for translations."""
+    """The score that counts: usually rougeL for summaries, chrf or bleu for translations."""
 
 
 @final
