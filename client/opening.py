@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from client.data.augmentation import open_rewording
 from client.data.holdout import key_of_seed
@@ -13,9 +12,9 @@ from client.data.readiness import examine, summary
 from client.institution import Institution, load_institution
 from client.keys import check_agreed_key
 from client.learner import Holdings, Memory
-from client.leaving.receipts import Receipts
-from client.policy import in_force
+from client.policy import Policy, in_force
 from client.preflight import (
+    Kept,
     check_backbone,
     check_data,
     check_name,
@@ -26,8 +25,8 @@ from client.preflight import (
     rank_of,
     sources_of,
 )
-from client.privacy.account import open_account
-from client.privacy.evaluation import open_evaluations
+from client.privacy.account import Account, open_account
+from client.privacy.evaluation import Evaluations, open_evaluations
 from client.privacy.ledger import Ledger
 from client.round.keep import Keep
 from client.round.requests import Asked
@@ -37,6 +36,11 @@ from shared.adapter import get_state, is_kept
 from shared.errors import Reasons
 from shared.federation import Federation, load_federation
 from shared.model.multitask import MultiTaskModel, build_model
+from shared.protocol import Split
+from shared.tasks import Record
+
+SIMULATED = Kept()
+"""Of a site from which nothing leaves."""
 
 
 def open_site(path: Path, *, model: MultiTaskModel | None = None) -> Site:
@@ -62,110 +66,112 @@ def open_site(path: Path, *, model: MultiTaskModel | None = None) -> Site:
         check_data(institution, federation, kept.split_key, reasons)
     reasons.end()
     assert model is not None
-    site = build_site(
-        institution,
-        federation,
-        model,
-        receipts=kept.receipts,
-        ledger=kept.ledger,
-        node_key=kept.node_key,
-        split_key=kept.split_key,
-    )
+    site = build_site(institution, federation, model, kept)
     check_owners(institution.policy, federation, site.held.owners, reasons)
     reasons.end()
     return site
 
 
-def build_site(
-    institution: Institution,
-    federation: Federation,
-    model: MultiTaskModel,
-    *,
-    receipts: Receipts | None = None,
-    ledger: Ledger | None = None,
-    node_key: ec.EllipticCurvePrivateKey | None = None,
-    split_key: bytes | None = None,
-) -> Site:
+def build_site(institution: Institution, federation: Federation, model: MultiTaskModel, kept: Kept = SIMULATED) -> Site:
     """Read and encode the institution's data for the given model.
 
     Args:
         institution: Its file.
         federation: The agreement that it has approved.
         model: The federation's.
-        receipts: Where everything that leaves is recorded; None in the simulator, whose policy is checked all the same.
-        ledger: Where private training and private scores are charged; None in the simulator.
-        node_key: With [secure_aggregation], what it signs with; the federation file names its public half.
-        split_key: Decides who is held out (`client.data.holdout`); in the simulator from the federation's seed.
+        kept: What it keeps in its state folder; in the simulator, where nothing leaves, at most a node key.
     """
     check_name(institution, federation)
-    if node_key is not None:
-        check_agreed_key(node_key.public_key(), institution.name, federation)
-    sources = sources_of(institution)
-    max_length, split_key = federation.backbone.max_length, split_key or key_of_seed(federation.seed)
-    data = load_data(sources, model.tasks, model.tokenizer, max_length, split_key, private=ledger is not None)
+    if kept.node_key is not None:
+        check_agreed_key(kept.node_key.public_key(), institution.name, federation)
+    policy, folder = in_force(institution.policy, federation), institution.runtime.state
+    held = _hold(institution, federation, model, policy, kept)
+    memory = Memory(Keep(folder / "rounds"), Asked(folder / "requests")) if kept.receipts else Memory()
+    return Site(
+        institution.name,
+        federation,
+        model,
+        held,
+        memory,
+        policy,
+        account=_account(institution, federation, model, held, kept.ledger),
+        evaluations=_evaluations(institution, federation, model, held, policy, kept.ledger),
+        initial={name: array for name, array in get_state(model).items() if is_kept(name, federation.method.keeps)},
+        state=folder,
+        receipts=kept.receipts,
+        secure=SecureRounds(kept.node_key),
+    )
+
+
+def _hold(
+    institution: Institution, federation: Federation, model: MultiTaskModel, policy: Policy, kept: Kept
+) -> Holdings:
+    """The institution's records, and what is known about them; of records whose scores are private, little is told."""
+    sources, length = sources_of(institution), federation.backbone.max_length
+    key = kept.split_key or key_of_seed(federation.seed)
+    data = load_data(sources, model.tasks, model.tokenizer, length, key, private=kept.ledger is not None)
+    hidden = policy.metrics == "private"
+    readiness, owners = {}, {}
+    for name, splits in data.items():
+        task, source = model.tasks[name], sources[name]
+        examined: dict[Split, list[tuple[int, Record]]] = {
+            split: list(enumerate(held.records, 1))
+            for split, held in splits.items()
+            if split == "train" or not hidden  # the numbers would tell of records whose scores are noisy
+        }
+        readiness[name] = examine(task, examined, model.tokenizer, length, annotates=source.annotates)
+        owners[name] = {
+            split: count_owners(held.records, task, source.group_by)
+            for split, held in splits.items()
+            if split == "train" or not hidden or task.tally
+        }
     rewordings = {
         task: open_rewording(source.augmentation, model.tasks[task])
         for task, source in sources.items()
         if source.augmentation
     }
-    policy = in_force(institution.policy, federation)
-    private = policy.metrics == "private"
-    readiness = {
-        name: examine(
-            model.tasks[name],
-            {
-                split: list(enumerate(held.records, 1))
-                for split, held in splits.items()
-                if split == "train" or not private  # the numbers would tell of records whose scores are noisy
-            },
-            model.tokenizer,
-            max_length,
-            annotates=sources[name].annotates,
-        )
-        for name, splits in data.items()
-    }
-    columns = {task: sources[task].group_by for task in data}
-    owners = {
-        task: {
-            split: count_owners(held.records, model.tasks[task], columns[task])
-            for split, held in splits.items()
-            if split == "train" or not private or model.tasks[task].tally
-        }
-        for task, splits in data.items()
-    }
-    folder = institution.runtime.state if receipts else None
-    return Site(
-        institution.name,
-        federation,
-        model,
-        Holdings(data, rewordings, summary(readiness), owners),
-        Memory(Keep(folder and folder / "rounds"), Asked(folder and folder / "requests")),
-        policy,
-        initial={name: array for name, array in get_state(model).items() if is_kept(name, federation.method.keeps)},
-        account=open_account(
-            {task: splits["train"].records for task, splits in data.items()},
-            columns,
-            tasks=model.tasks,
-            federation=federation,
-            policy=institution.policy,
-            ledger=ledger,
-        )
-        if federation.privacy
-        else None,
-        evaluations=open_evaluations(
-            {task: {split: held.records for split, held in splits.items()} for task, splits in data.items()},
-            columns,
-            tasks=model.tasks,
-            federation=federation,
-            policy=policy,
-            ledger=ledger,
-        )
-        if private
-        else None,
-        state=institution.runtime.state,
-        receipts=receipts,
-        secure=SecureRounds(node_key),
+    return Holdings(data, rewordings, summary(readiness), owners)
+
+
+def _account(
+    institution: Institution, federation: Federation, model: MultiTaskModel, held: Holdings, ledger: Ledger | None
+) -> Account | None:
+    """What private training costs, where the federation has [privacy]."""
+    if not federation.privacy:
+        return None
+    return open_account(
+        {task: splits["train"].records for task, splits in held.data.items()},
+        _owner_columns(institution, held),
+        tasks=model.tasks,
+        federation=federation,
+        policy=institution.policy,
+        ledger=ledger,
     )
+
+
+def _evaluations(
+    institution: Institution,
+    federation: Federation,
+    model: MultiTaskModel,
+    held: Holdings,
+    policy: Policy,
+    ledger: Ledger | None,
+) -> Evaluations | None:
+    """What private scores cost, where scores are private."""
+    if policy.metrics != "private":
+        return None
+    return open_evaluations(
+        {task: {split: own.records for split, own in splits.items()} for task, splits in held.data.items()},
+        _owner_columns(institution, held),
+        tasks=model.tasks,
+        federation=federation,
+        policy=policy,
+        ledger=ledger,
+    )
+
+
+def _owner_columns(institution: Institution, held: Holdings) -> dict[str, str | None]:
+    return {task: institution.data[task].group_by for task in held.data}
 
 
 def load_model(institution: Institution, federation: Federation) -> MultiTaskModel:

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from client.institution import AdapterSize, Data, Institution
 from client.opening import build_site
-from client.preflight import check_terms
+from client.preflight import Kept, check_terms
 from client.site import Site
 from shared.config import Model, Name, parse, read_toml
 from shared.errors import ConfigError, Reasons
@@ -119,7 +119,7 @@ def open_sites(experiment: Experiment, model: MultiTaskModel) -> dict[str, Site]
         institution = Institution(name=name, data=tasks, adapter=AdapterSize(rank=rank))
         check_terms(institution, federation, reasons)
         with reasons.gather():
-            sites[name] = build_site(institution, federation, models[rank], node_key=node_key(name))
+            sites[name] = build_site(institution, federation, models[rank], Kept(node_key=node_key(name)))
     reasons.end()
     return sites
 

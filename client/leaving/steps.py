@@ -18,7 +18,7 @@ import numpy as np
 
 from client.leaving.gate import Parcel, pack
 from client.policy import Policy
-from client.round.keep import Kept
+from client.round.keep import LocalState
 from client.train import rotation
 from client.train.drift import renew
 from shared import codec
@@ -60,7 +60,7 @@ class Leaving:
     shapes: Update[tuple[int, ...]]
     """Of all that the agreement lets out, with the heads of all tasks."""
     update: Update[np.ndarray] = field(default_factory=lambda: Update({}))
-    kept: Kept = field(default_factory=Kept)
+    kept: LocalState = field(default_factory=LocalState)
     """What stays: at first what an earlier round has left."""
     parcel: Parcel | None = None
     """What leaves, once it has passed the gate."""
@@ -69,7 +69,7 @@ class Leaving:
 Step = Callable[[Leaving], Leaving]
 
 
-def leave(trained: Trained, state: Arrays, shapes: Shapes, kept: Kept) -> tuple[Parcel, Kept]:
+def leave(trained: Trained, state: Arrays, shapes: Shapes, kept: LocalState) -> tuple[Parcel, LocalState]:
     """Take a round's update through all steps of its agreement.
 
     Args:

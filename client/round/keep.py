@@ -25,7 +25,7 @@ SEPARATOR = "|"
 
 
 @dataclass(frozen=True)
-class Kept:
+class LocalState:
     """What a site keeps after a round, as named arrays; a file has each part under its name here."""
 
     home: Arrays = field(default_factory=dict)
@@ -47,13 +47,13 @@ class Keep:
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
-        self._rounds: dict[tuple[str, int], Kept] = {}
+        self._rounds: dict[tuple[str, int], LocalState] = {}
 
-    def before(self, run: str, round: int) -> Kept:
+    def before(self, run: str, round: int) -> LocalState:
         """What was kept after the last round before this one; nothing if there was none."""
         return self.upto(run, round - 1)
 
-    def upto(self, run: str, round: int) -> Kept:
+    def upto(self, run: str, round: int) -> LocalState:
         """What was kept after this round, or after the last one before it.
 
         Raises:
@@ -61,21 +61,21 @@ class Keep:
         """
         if self._folder is None:
             kept = [number for of, number in self._rounds if of == run and number <= round]
-            return self._rounds[run, max(kept)] if kept else Kept()
+            return self._rounds[run, max(kept)] if kept else LocalState()
         files = [file for file in self._of(run).glob("*.safetensors") if int(file.stem) <= round]
         if not files:
-            return Kept()
+            return LocalState()
         file = max(files)
         parts: dict[str, Arrays] = {}
         try:
             for key, array in load_file(file).items():
                 part, _, name = key.partition(SEPARATOR)
                 parts.setdefault(part, {})[name] = array
-            return Kept(**parts)
+            return LocalState(**parts)
         except (OSError, SafetensorError, TypeError) as error:  # TypeError: a part of another name
             raise StoreError(f"Could not read what this site keeps in {file}: {error}.") from error
 
-    def after(self, run: str, round: int, kept: Kept) -> None:
+    def after(self, run: str, round: int, kept: LocalState) -> None:
         """Keep something after a round; what was kept after it, or after a later one, is forgotten.
 
         Of a round with nothing to keep nothing is written.

@@ -18,6 +18,7 @@ from scipy.stats import binomtest
 from client.institution import Data, Institution, Runtime
 from client.opening import build_site
 from client.policy import Policy
+from client.preflight import Kept
 from client.privacy.ledger import Ledger
 from client.site import Site
 from shared import codec
@@ -63,8 +64,8 @@ class Stage:
             files[split].write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
         data, runtime = {"clauses": Data(**files)}, Runtime(state=folder / "state")
         institution = Institution(name="hospital", data=data, policy=Policy(), runtime=runtime)
-        kept = Ledger.open(folder / "ledger.sqlite") if ledger else None
-        return build_site(institution, self.federation, self.model, ledger=kept)
+        kept = Kept(ledger=Ledger.open(folder / "ledger.sqlite") if ledger else None)
+        return build_site(institution, self.federation, self.model, kept)
 
     def ask(self, present: bool, *, run: str, round: int, label: str = "payment") -> Reply:
         """The answer to a request for validation scores of a state that finds the same label in every text."""

@@ -8,6 +8,7 @@ import pytest
 from client.institution import Data, Institution, Runtime
 from client.opening import build_site
 from client.policy import Policy
+from client.preflight import Kept
 from client.site import Site
 from shared.federation import Federation
 from shared.model.multitask import build_model
@@ -35,6 +36,6 @@ def make_site(
         }
         runtime = Runtime(state=tmp_path / name / "state")
         institution = Institution(name=name, data=data, policy=policy or Policy(), runtime=runtime)
-        return build_site(institution, federation, build_model(federation), node_key=node_key(name))
+        return build_site(institution, federation, build_model(federation), Kept(node_key=node_key(name)))
 
     return make

@@ -8,6 +8,7 @@ import pytest
 
 from client.institution import Data, Institution
 from client.opening import build_site
+from client.preflight import Kept
 from client.site import Site
 from server.store import Store, replies, scores
 from shared import codec
@@ -34,7 +35,7 @@ def make(tiny_federation: Callable[..., Federation], split_data: Callable[..., d
         model = build_model(federation)
         for name, tasks in HELD.items():
             sites[name] = build_site(
-                Institution(name=name, data=split_data(name, tasks)), federation, model, node_key=node_key(name)
+                Institution(name=name, data=split_data(name, tasks)), federation, model, Kept(node_key=node_key(name))
             )
         return federation, sites, get_state(model)
 

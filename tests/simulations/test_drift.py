@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from client.institution import Data, Institution, Runtime
 from client.opening import build_site
-from client.round.keep import Kept
+from client.round.keep import LocalState
 from client.site import Site
 from client.train.drift import correct, renew
 from server.aggregation import ClientUpdate, Context, fedavg, scaffold
@@ -299,7 +299,7 @@ def test_a_site_that_has_lost_its_variates_says_so(store: Store, make: Make, tmp
     def forget(run_id: str, number: int, state: Any) -> None:
         original(run_id, number, state)
         if number == 2:
-            sites["law_firm"].memory.keep.after(run_id, 1, Kept())
+            sites["law_firm"].memory.keep.after(run_id, 1, LocalState())
 
     store.save_checkpoint = forget  # type: ignore[method-assign,assignment]
     run_id = run_on(LocalGrid(sites), federation, initial, store)

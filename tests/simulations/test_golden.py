@@ -21,6 +21,7 @@ from safetensors.numpy import load
 
 from client.institution import AdapterSize, Data, Institution
 from client.opening import build_site
+from client.preflight import Kept
 from server.store import Store, events, replies, scores
 from server.store import rounds as round_table
 from shared import codec, protocol
@@ -134,7 +135,7 @@ def observe(
     for name, tasks in HELD.items():
         rank = ranks.get(name, full)
         institution = Institution(name=name, data=split_data(name, tasks), adapter=AdapterSize(rank=rank))
-        sites[name] = build_site(institution, federation, models[rank], node_key=node_key(name))
+        sites[name] = build_site(institution, federation, models[rank], Kept(node_key=node_key(name)))
     grid = Recorder(sites)
     run_id = run_on(grid, federation, get_state(models[full]), store)
     layouts: dict[str, list[Any]] = {}

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from client.institution import Data, Institution
 from client.opening import build_site
+from client.preflight import Kept
 from server.store import Store, replies, scores
 from shared.adapter import get_state
 from shared.federation import Federation
@@ -75,7 +76,7 @@ def test_what_is_allowed_together_works_together(
     model, sites = build_model(federation), {}
     for name, tasks in HELD.items():
         sites[name] = build_site(
-            Institution(name=name, data=split_data(name, tasks)), federation, model, node_key=node_key(name)
+            Institution(name=name, data=split_data(name, tasks)), federation, model, Kept(node_key=node_key(name))
         )
     run_id = run_on(LocalGrid(sites), federation, get_state(model), store)
     assert all(row["status"] == "ok" for row in store.rows(replies, run_id))

@@ -10,6 +10,7 @@ import pytest
 from client.institution import Data, Institution
 from client.opening import build_site
 from client.policy import Policy
+from client.preflight import Kept
 from client.privacy.accounting import Mechanism, epsilon, noise_multiplier_for
 from client.privacy.ledger import Ledger
 from client.site import Site
@@ -49,7 +50,7 @@ def start(
             data = {task: Data(train=write_records(tmp_path / f"{task}.jsonl", task)) for task in tasks}
             institution = Institution(name=name, data=data, policy=Policy(**policy))
             ledger = Ledger.open(tmp_path / f"{name}.sqlite")
-            sites[name] = build_site(institution, federation, build_model(federation), ledger=ledger)
+            sites[name] = build_site(institution, federation, build_model(federation), Kept(ledger=ledger))
         initial = get_state(next(iter(sites.values())).model)
         with open_store() as store:
             return run_federation(sites, federation, initial, store, lambda line: None), sites

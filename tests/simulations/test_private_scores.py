@@ -10,6 +10,7 @@ import pytest
 from client.institution import Data, Institution
 from client.opening import build_site
 from client.policy import Policy
+from client.preflight import Kept
 from client.privacy.accounting import Mechanism, epsilon, noise_multiplier_for
 from client.privacy.ledger import Ledger
 from server.running import last_evaluations, last_spending
@@ -45,7 +46,7 @@ def run(
         for name, tasks in HELD.items():
             institution = Institution(name=name, data=data_of(name, tasks), policy=policy or Policy(max_epsilon=20.0))
             ledger = Ledger.open(tmp_path / f"{name}.sqlite")
-            sites[name] = build_site(institution, federation, build_model(federation), ledger=ledger)
+            sites[name] = build_site(institution, federation, build_model(federation), Kept(ledger=ledger))
         return run_federation(sites, federation, get_state(sites["hospital"].model), store, lambda line: None)
 
     def data_of(name: str, tasks: tuple[str, ...]) -> dict[str, Data]:

@@ -10,7 +10,7 @@ import pytest
 from client.leaving import steps
 from client.leaving.steps import Leaving, Trained
 from client.policy import Policy
-from client.round.keep import Kept
+from client.round.keep import LocalState
 from client.round.secagg import SecureRounds
 from client.site import Site
 from shared import codec
@@ -92,7 +92,7 @@ def test_pruned_components_do_not_leave(tiny_federation: MakeFederation) -> None
 
 def test_a_step_changes_nothing_of_what_it_is_given(tiny_federation: MakeFederation) -> None:
     federation = tiny_federation(rounds={"method": "fedrot"}, wire={"up": "top-k", "top_k": 0.2})
-    kept = Kept(residual={name: np.ones_like(array) for name, array in arrays(3).items()})
+    kept = LocalState(residual={name: np.ones_like(array) for name, array in arrays(3).items()})
     given = leaving(federation, arrays(1), arrays(2), kept=kept)
     for step in steps.steps_of(federation):
         before = repr(given)
@@ -110,7 +110,7 @@ def test_control_variates_are_kept_as_the_coordinator_decodes_their_change(tiny_
     federation = tiny_federation(training=SCAFFOLD, rounds=EQUAL, wire={"up": "float16"})
     received, state, c, own = (arrays(seed) for seed in range(4))
     trained = leaving(federation, received, state, control=c, variates=own)
-    parcel, kept = steps.leave(trained.of, state, trained.shapes.model, Kept())
+    parcel, kept = steps.leave(trained.of, state, trained.shapes.model, LocalState())
     for name, array in own.items():
         rate = 0.25 if name == HEAD else 0.5
         exact = -(state[name] - received[name]) / rate - c[name]
