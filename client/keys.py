@@ -1,6 +1,7 @@
 """The key that proves who an institution is: an EC key on P-384, as Flower's SuperNode reads and registers it."""
 
 import base64
+import codecs
 import hashlib
 import os
 from pathlib import Path
@@ -76,7 +77,7 @@ def read_public_key(path: Path) -> ec.EllipticCurvePublicKey:
         content = path.read_bytes()
         if b"PRIVATE KEY" in content:
             return read_private_key(path).public_key()
-        key = serialization.load_ssh_public_key(content)
+        key = serialization.load_ssh_public_key(content.removeprefix(codecs.BOM_UTF8))
     except (OSError, ValueError, UnsupportedAlgorithm) as error:
         raise EnrolmentError(f"Expected a node key in {path}, but it cannot be read ({error}).") from None
     if not isinstance(key, ec.EllipticCurvePublicKey):

@@ -95,7 +95,7 @@ def read_synonyms(path: Path) -> Synonyms:
     """Synonyms by lower-case word. Raises ConfigError if the file is missing or is not {word: [word, ...]}."""
     expected = f'Expected synonyms as {{"word": ["other", ...]}} in {path}'
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ConfigError(f"{expected}, but it could not be read: {error}; mend or name another file.") from error
     if not isinstance(found, dict) or not found:

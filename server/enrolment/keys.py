@@ -1,6 +1,7 @@
 """An institution's public key as it arrives at the coordinator."""
 
 import base64
+import codecs
 import hashlib
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def read_public_key(path: Path) -> bytes:
             ".pub file only."
         )
     try:
-        key = serialization.load_ssh_public_key(content)
+        key = serialization.load_ssh_public_key(content.removeprefix(codecs.BOM_UTF8))
     except (ValueError, UnsupportedAlgorithm):
         raise EnrolmentError(
             f"Expected an OpenSSH public key (ecdsa-sha2-nistp384 ...) in {path}, but its content is something else; "

@@ -45,9 +45,9 @@ class Example:
 
 
 class Spec(BaseModel):
-    """Base of what a federation file says of a task: immutable, and an unknown key is an error."""
+    """Base of what a federation file says of a task: immutable, an unknown key an error, every number finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """Factor of the loss of each of the task's rows; it matters where an institution holds several tasks."""
