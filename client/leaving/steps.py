@@ -1,14 +1,14 @@
 """The way of a round's update out of a site: a list of named steps, as the agreement says (`steps_of`).
 
-    align       factors turned towards those received (FedRot-LoRA)
-    prune       components that the layers have lost left out, and the importance of the others told (AdaLoRA)
+    align       turn the factors towards those received (FedRot-LoRA)
+    prune       leave out components that the layers have lost, and tell how much the others matter (AdaLoRA)
     subtract    new minus received, of what the method sends; what it keeps stays at home
-    feedback    what `top-k` left out before added, and what it leaves out now kept
-    control     by how much the control variates change told (SCAFFOLD)
-    gate        encoded, held against the agreement and the policy, and decoded as the coordinator will
-    remember    the control variates as the coordinator now knows them kept
+    feedback    add what `top-k` left out before, and keep what it leaves out now
+    control     tell by how much the control variates change (SCAFFOLD)
+    gate        encode, check against the agreement and the policy, decode as the coordinator will
+    remember    keep the control variates as the coordinator now knows them
 
-A step is a plain function from a `Leaving` to the next one. What comes out is a parcel, and what stays.
+A step is a plain function that takes a `Leaving` and returns the next one; the last has a parcel, and what stays.
 """
 
 from collections.abc import Callable, Collection
@@ -54,7 +54,7 @@ class Trained:
 class Leaving:
     """An update on its way out; every step returns it changed."""
 
-    of: Trained
+    trained: Trained
     state: Arrays
     """What the model is after the round."""
     shapes: Update[tuple[int, ...]]
@@ -108,41 +108,41 @@ def steps_of(federation: Federation) -> list[Step]:
 
 def align(leaving: Leaving) -> Leaving:
     """Turn the factors of every layer towards those received; products stay what they are."""
-    of = leaving.of
-    return replace(leaving, state=rotation.align(leaving.state, of.received.model, round=of.round))
+    trained = leaving.trained
+    return replace(leaving, state=rotation.align(leaving.state, trained.received.model, round=trained.round))
 
 
 def prune(leaving: Leaving) -> Leaving:
     """Leave the components out that the layers had lost when the round began, and tell how much the others matter."""
-    ranks = ranks_of(leaving.of.received.model)
+    ranks = ranks_of(leaving.trained.received.model)
     return replace(
         leaving,
         state=cut(leaving.state, ranks),
         shapes=update_shapes(leaving.shapes.model, ranks),
-        update=replace(leaving.update, importance=cut_importance(leaving.of.importance, ranks)),
+        update=replace(leaving.update, importance=cut_importance(leaving.trained.importance, ranks)),
     )
 
 
 def subtract(leaving: Leaving) -> Leaving:
     """Take what was received from what is sent; what the method keeps stays as it is."""
-    of, method = leaving.of, leaving.of.federation.method
-    moved = difference(leaving.state, of.received.model)
-    sent = {name: array for name, array in moved.items() if is_sent(name, method, of.round)}
-    home = {name: leaving.state[name] for name in of.received.model if is_kept(name, method.keeps)}
+    trained, method = leaving.trained, leaving.trained.federation.method
+    moved = difference(leaving.state, trained.received.model)
+    sent = {name: array for name, array in moved.items() if is_sent(name, method, trained.round)}
+    home = {name: leaving.state[name] for name in trained.received.model if is_kept(name, method.keeps)}
     return replace(leaving, update=replace(leaving.update, model=sent), kept=replace(leaving.kept, home=home))
 
 
 def feedback(leaving: Leaving) -> Leaving:
     """Add what `top-k` has left out before, and keep what it leaves out now."""
-    coding = leaving.of.federation.wire.coding_up
+    coding = leaving.trained.federation.wire.coding_up
     sent, residual = codec.with_feedback(leaving.update.model, leaving.kept.residual, coding)
     return replace(leaving, update=replace(leaving.update, model=sent), kept=replace(leaving.kept, residual=residual))
 
 
 def control(leaving: Leaving) -> Leaving:
     """Tell by how much the site's control variates change."""
-    of = leaving.of
-    changes = renew(of.received.control, leaving.update.model, of.rates)
+    trained = leaving.trained
+    changes = renew(trained.received.control, leaving.update.model, trained.rates)
     return replace(
         leaving,
         update=replace(leaving.update, control=changes),
@@ -152,14 +152,14 @@ def control(leaving: Leaving) -> Leaving:
 
 def gate(leaving: Leaving) -> Leaving:
     """Encode what leaves, if it may."""
-    of = leaving.of
+    trained = leaving.trained
     parcel = pack(
         leaving.update,
         shapes=leaving.shapes,
-        tasks=of.tasks,
-        coding=of.federation.wire.coding_up,
-        policy=of.policy,
-        rng=np.random.default_rng(of.seed),
+        tasks=trained.tasks,
+        coding=trained.federation.wire.coding_up,
+        policy=trained.policy,
+        rng=np.random.default_rng(trained.seed),
     )
     return replace(leaving, parcel=parcel)
 
@@ -167,6 +167,6 @@ def gate(leaving: Leaving) -> Leaving:
 def remember(leaving: Leaving) -> Leaving:
     """Keep the site's control variates, changed by what the coordinator decodes."""
     assert leaving.parcel
-    before, changes = leaving.of.variates, leaving.parcel.update.control
+    before, changes = leaving.trained.variates, leaving.parcel.update.control
     moved = {name: before.get(name, np.float32(0)) + change for name, change in changes.items()}
     return replace(leaving, kept=replace(leaving.kept, variates=before | moved))

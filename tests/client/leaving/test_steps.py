@@ -34,7 +34,7 @@ def arrays(seed: int, rank: int = 2) -> Arrays:
 
 
 def leaving(federation: Federation, received: Arrays, state: Arrays, **more: Any) -> Leaving:
-    of = Trained(
+    trained = Trained(
         federation=federation,
         policy=Policy(),
         tasks={"clauses"},
@@ -45,7 +45,7 @@ def leaving(federation: Federation, received: Arrays, state: Arrays, **more: Any
         importance=more.pop("importance", {}),
         rates=(0.5, 0.25),
     )
-    return Leaving(of, state, Update({name: array.shape for name, array in state.items()}), **more)
+    return Leaving(trained, state, Update({name: array.shape for name, array in state.items()}), **more)
 
 
 @pytest.mark.parametrize(
@@ -109,8 +109,8 @@ def test_control_variates_are_kept_as_the_coordinator_decodes_their_change(tiny_
     """In float16 what is decoded is not what was encoded, and both sides must add up the same."""
     federation = tiny_federation(training=SCAFFOLD, rounds=EQUAL, wire={"up": "float16"})
     received, state, c, own = (arrays(seed) for seed in range(4))
-    trained = leaving(federation, received, state, control=c, variates=own)
-    parcel, kept = steps.leave(trained.of, state, trained.shapes.model, LocalState())
+    given = leaving(federation, received, state, control=c, variates=own)
+    parcel, kept = steps.leave(given.trained, state, given.shapes.model, LocalState())
     for name, array in own.items():
         rate = 0.25 if name == HEAD else 0.5
         exact = -(state[name] - received[name]) / rate - c[name]
