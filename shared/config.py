@@ -6,7 +6,7 @@ Nothing here needs torch, so that a mistake in an institution's file is named in
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -14,6 +14,8 @@ from shared.errors import ConfigError
 
 NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,47}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+Scheme = Literal["BIO", "IOB", "BIOES"]
+"""How tags of entities are written (`shared.tasks.tags`); here, because an institution's file says so without torch."""
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 """With which a file in UTF-16 begins."""
 M = TypeVar("M", bound=BaseModel)

@@ -1,9 +1,8 @@
 """How tags of entities are written: BIO, which Collegium computes with, and the schemes that are turned into it."""
 
 from collections.abc import Sequence
-from typing import Literal
 
-Scheme = Literal["BIO", "IOB", "BIOES"]
+from shared.config import Scheme as Scheme
 
 
 def to_bio(tags: Sequence[str], scheme: Scheme) -> list[str]:
