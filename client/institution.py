@@ -8,15 +8,14 @@ from pydantic import Field, model_validator
 from client.data.augmentation import Augmentation
 from client.data.sources import FORMATS, format_of
 from client.policy import Policy
-from shared.config import Model, Name, parse, read_toml
-from shared.tasks.tags import Scheme
+from shared.config import Model, Name, Scheme, parse, read_toml
 
 
 class Server(Model):
     """The coordinator's public door."""
 
-    address: Annotated[str, Field(pattern=r"^[^\s:/]+:\d{1,5}$")] = "127.0.0.1:8443"
-    """`host:port`, without a scheme."""
+    address: Annotated[str, Field(pattern=r"^([^\s:/\[\]]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}$")] = "127.0.0.1:8443"
+    """`host:port`, without a scheme; an IPv6 address in brackets, `[2001:db8::1]:8443`."""
     ca: Path = Path("ca.crt")
     """The coordinator's CA certificate, as received from the coordinator."""
 

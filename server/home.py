@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tomli_w
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from server.enrolment.authority import create_authority, issue_server_certificate
 from shared.config import Model, parse, read_toml
@@ -137,7 +137,7 @@ class ServerSettings(Model):
     """`server.toml`: where the two doors listen and under which names they are reached."""
 
     public_host: str
-    """Address that the public door binds to."""
+    """Address that the public door binds to; `0.0.0.0` is every one of IPv4, `::` every one of IPv6 and IPv4."""
     public_port: Port
     """TCP port of the public door."""
     operator_port: Port
@@ -160,6 +160,16 @@ class ServerSettings(Model):
     a BERT-large.
     """
 
+    @field_validator("hosts")
+    @classmethod
+    def _without_ports(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            try:
+                ipaddress.ip_address(host if ":" in host else "::")
+            except ValueError:
+                raise ValueError(f"{host} is neither a name nor an IP address; ports are not part of hosts") from None
+        return hosts
+
     @model_validator(mode="after")
     def _two_ports(self) -> "ServerSettings":
         if self.public_port == self.operator_port:
@@ -169,8 +179,7 @@ class ServerSettings(Model):
     @property
     def address(self) -> str:
         """`host:port` for institutions."""
-        host = self.hosts[0]
-        return f"[{host}]:{self.public_port}" if ":" in host else f"{host}:{self.public_port}"
+        return f"{bracketed(self.hosts[0])}:{self.public_port}"
 
 
 def init_home(root: Path, *, hosts: Sequence[str], public_port: int, operator_port: int) -> ServerHome:
@@ -180,8 +189,9 @@ def init_home(root: Path, *, hosts: Sequence[str], public_port: int, operator_po
 
     Args:
         root: The folder; may exist, but not as a coordinator's.
-        hosts: DNS names and IP addresses under which institutions reach this machine. If all are loopback, the public
-            door binds to loopback, otherwise to all IPv4 addresses.
+        hosts: DNS names and IP addresses under which institutions reach this machine, of IPv6 with or without brackets.
+            If all are loopback, the public door binds to the first one, otherwise to all addresses: of IPv4, or of both
+            kinds if one of them is of IPv6.
         public_port: TCP port of the public door.
         operator_port: TCP port of the operator door.
 
@@ -189,6 +199,7 @@ def init_home(root: Path, *, hosts: Sequence[str], public_port: int, operator_po
         ConfigError: The folder already is a coordinator's, cannot be written, or a value is not allowed.
     """
     home = ServerHome(root)
+    hosts = [host.strip("[]") if ":" in host else host for host in hosts]
     for present in (home.settings_file, home.secrets, home.ca_certificate):
         if present.exists():
             raise ConfigError(
@@ -278,10 +289,15 @@ def _settings_text(settings: ServerSettings) -> str:
     )
 
 
+def bracketed(host: str) -> str:
+    """A host as it stands before `:port`: an IPv6 address in brackets, anything else as it is."""
+    return f"[{host}]" if ":" in host else host
+
+
 def _bind_address(hosts: Sequence[str]) -> str:
     if not all(_is_loopback(host) for host in hosts):
-        return "0.0.0.0"
-    return "::1" if set(hosts) == {"::1"} else "127.0.0.1"
+        return "::" if any(":" in host for host in hosts) else "0.0.0.0"
+    return "::1" if hosts[0] == "::1" else "127.0.0.1"
 
 
 def _is_loopback(host: str) -> bool:

@@ -73,7 +73,12 @@ def _look_at_machine(institution: Institution) -> Iterator[Finding]:
     """What the daemon would miss here; files that come with enrolment are a warning while they are not there."""
     ca, key, state = institution.server.ca, institution.identity.key, institution.runtime.state
     busy = holder(state / LOCK)
-    checks = {daemon.check_certificate: ca.exists(), daemon.check_key: key.exists(), daemon.check_state: True}
+    checks = {
+        daemon.check_certificate: ca.exists(),
+        daemon.check_key: key.exists(),
+        daemon.check_state: True,
+        daemon.check_proxy: True,
+    }
     for check, needed in (checks if busy else checks | {daemon.check_port: True}).items():
         try:
             check(institution)

@@ -19,6 +19,7 @@ from shared.errors import ConnectionFailedError, EnrolmentError, Reasons
 from shared.process.files import check_folder, private_folder, private_umask
 from shared.process.flower import flower_environment
 from shared.process.lock import only_one
+from shared.process.proxies import proxy_towards
 from shared.process.supervisor import Child, supervise
 
 RUNTIME_HOST = "127.0.0.1"
@@ -48,7 +49,7 @@ def serve(institution_file: Path, *, stop: threading.Event, announce: Announce) 
         announce: Receives one plain line when the site is connected, when it is ready, and whenever that changes.
 
     Raises:
-        ConfigError: The file is wrong, or another daemon serves the same state folder.
+        ConfigError: The file or the environment's proxy is wrong, or another daemon serves the same state folder.
         ConnectionFailedError: The runtime port is taken.
         StoreError: The state folder cannot be written to.
         EnrolmentError: The node key or the CA certificate is missing or unreadable.
@@ -58,7 +59,7 @@ def serve(institution_file: Path, *, stop: threading.Event, announce: Announce) 
     private_umask()
     institution = load_institution(institution_file)
     reasons = Reasons()
-    for check in (check_certificate, check_key, check_state):
+    for check in (check_certificate, check_key, check_state, check_proxy):
         with reasons.gather():
             check(institution)
     reasons.end()
@@ -179,6 +180,11 @@ def check_state(institution: Institution) -> None:
     check_folder(institution.runtime.state)
 
 
+def check_proxy(institution: Institution) -> None:
+    """Raise ConfigError if the environment's proxy towards the coordinator is none."""
+    proxy_towards(institution.server.address)
+
+
 def _cannot_be_read(error: Exception) -> str:
     if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
         return f"it cannot be read ({error.strerror})"
@@ -245,6 +251,8 @@ def _new_lines(log: TextIO, done: threading.Event) -> Iterator[str]:
 
 def _announce_connection(institution: Institution, announce: Announce, lines: Iterator[str]) -> None:
     address = institution.server.address
+    proxy = proxy_towards(address)
+    way = f" through the proxy {proxy}" if proxy else ""
     lost = False
     for line in lines:
         if "SuperNode ID: " in line:
@@ -252,7 +260,7 @@ def _announce_connection(institution: Institution, announce: Announce, lines: It
             announce(f"{institution.name} is connected to the coordinator at {address}.")
             lost = False
         elif "Connection attempt failed" in line and not lost:
-            announce(f"The coordinator at {address} cannot be reached; trying again until it can.")
+            announce(f"The coordinator at {address} cannot be reached{way}; trying again until it can.")
             lost = True
         elif "Connection successful" in line and lost:
             announce(f"The coordinator at {address} answers again.")

@@ -54,6 +54,7 @@ from shared.flower.runtime import (
 from shared.process.files import private_umask
 from shared.process.machine import machine_errors
 from shared.process.parent import LONGEST_SENTENCE, tell_parent
+from shared.process.proxies import without_proxies
 from shared.process.supervisor import run_until_signal
 
 READY = "ready"
@@ -281,17 +282,18 @@ class _Watch:
 def _client(
     address: str, authentication: ProtobufClientInterceptor, *, retry: RetryInvoker | None = None
 ) -> RuntimeHttpClient:
-    return RuntimeHttpClient.from_server_address(
-        server_address=address,
-        insecure=True,
-        root_certificates=None,
-        interceptors=[
-            RuntimeTracingInterceptor(),
-            RuntimeVersionHttpInterceptor(component_name="flwr-clientapp"),
-            authentication,
-        ],
-        retry_invoker=retry,
-    )
+    with without_proxies():
+        return RuntimeHttpClient.from_server_address(
+            server_address=address,
+            insecure=True,
+            root_certificates=None,
+            interceptors=[
+                RuntimeTracingInterceptor(),
+                RuntimeVersionHttpInterceptor(component_name="flwr-clientapp"),
+                authentication,
+            ],
+            retry_invoker=retry,
+        )
 
 
 def _retry(stop: threading.Event) -> RetryInvoker:

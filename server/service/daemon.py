@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import httpx
 
-from server.home import HOME_VARIABLE, ServerHome, ServerSettings, read_settings
+from server.home import HOME_VARIABLE, ServerHome, ServerSettings, bracketed, read_settings
 from server.service.listeners import OPERATOR_HOST, open_listeners
 from shared.process.files import private_folder, private_umask
 from shared.process.flower import flower_command, flower_environment
@@ -102,11 +102,7 @@ def _is_up(home: ServerHome, settings: ServerSettings) -> bool:
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.public_host, settings.public_host)
     trusted = ssl.create_default_context(cafile=str(home.ca_certificate))
     try:
-        url = f"https://{_bracketed(host)}:{settings.public_port}/health"
-        return httpx.get(url, verify=trusted, timeout=2.0).status_code == httpx.codes.OK
+        url = f"https://{bracketed(host)}:{settings.public_port}/health"
+        return httpx.get(url, verify=trusted, timeout=2.0, trust_env=False).status_code == httpx.codes.OK
     except httpx.HTTPError:
         return False
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

@@ -2,7 +2,7 @@
 
 import socket
 
-from server.home import ServerSettings
+from server.home import ServerSettings, bracketed
 from shared.errors import ConnectionFailedError
 
 OPERATOR_HOST = "127.0.0.1"
@@ -23,12 +23,14 @@ def listen(host: str, port: int, setting: str) -> socket.socket:
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if listener.family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # `::` is every address of IPv4 too
         listener.bind((host, port))
         listener.listen(2048)
     except OSError as error:
         listener.close()
         raise ConnectionFailedError(
-            f"Expected to listen on {host}:{port}, but that is not possible ({error.strerror}); "
+            f"Expected to listen on {bracketed(host)}:{port}, but that is not possible ({error.strerror}); "
             f"stop the program that uses the port or change {setting} in server.toml."
         ) from None
     return listener

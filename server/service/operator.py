@@ -30,6 +30,7 @@ from shared.flower.messages import (
     fab_to_proto,
     user_config_to_proto,
 )
+from shared.process.proxies import without_proxies
 
 
 @dataclass(frozen=True)
@@ -94,12 +95,13 @@ class OperatorClient:
         self._address = f"{OPERATOR_HOST}:{port}"
         try:
             trusted = home.ca_certificate.read_bytes()
-            self._client = ControlHttpClient.from_server_address(
-                self._address,
-                insecure=False,
-                root_certificates=trusted,
-                interceptors=[_BearerInterceptor(home.operator_token)],
-            )
+            with without_proxies():
+                self._client = ControlHttpClient.from_server_address(
+                    self._address,
+                    insecure=False,
+                    root_certificates=trusted,
+                    interceptors=[_BearerInterceptor(home.operator_token)],
+                )
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             raise ConfigError(
                 f"Expected the coordinator's certificate in {home.ca_certificate}, but it cannot be used ({error}); "

@@ -6,6 +6,7 @@ import sysconfig
 from pathlib import Path
 
 from shared.errors import ProcessError
+from shared.process.proxies import loopback_environment
 
 TASK_POLL_SECONDS = 0.1
 
@@ -13,7 +14,8 @@ TASK_POLL_SECONDS = 0.1
 def flower_environment(home: Path) -> dict[str, str]:
     """Variables that every Flower process needs, to be laid over the parent's environment.
 
-    Flower phones home unless told otherwise, installs what a run's bundle asks for, and finds its helpers by name.
+    Flower phones home unless told otherwise, installs what a run's bundle asks for, finds its helpers by name, and
+    takes a proxy for its calls to this machine too.
 
     Args:
         home: Folder that Flower may write to (its `FLWR_HOME`); one per daemon, so that two daemons on one
@@ -37,7 +39,7 @@ def flower_environment(home: Path) -> dict[str, str]:
     if root != Path(sysconfig.get_path("purelib")).resolve():
         # A checkout: children must import the same Collegium as their parent, whatever folder they run in.
         environment["PYTHONPATH"] = _prepended("PYTHONPATH", str(root))
-    return environment
+    return environment | loopback_environment()
 
 
 def flower_command(name: str) -> str:

@@ -1,7 +1,9 @@
+import ipaddress
 import stat
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from server.home import ServerHome, init_home, open_home, read_settings
 from shared.errors import ConfigError
@@ -67,10 +69,22 @@ def test_settings_are_read_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("hosts", "bound"),
-    [(["localhost"], "127.0.0.1"), (["127.0.0.1", "localhost"], "127.0.0.1"), (["::1"], "::1")],
+    [(["localhost"], "127.0.0.1"), (["127.0.0.1", "localhost"], "127.0.0.1"), (["[::1]", "localhost"], "::1")],
 )
 def test_a_loopback_coordinator_is_not_reachable_from_elsewhere(tmp_path: Path, hosts: list[str], bound: str) -> None:
     assert read_settings(init_home(tmp_path, hosts=hosts, public_port=1, operator_port=2)).public_host == bound
+
+
+def test_ipv6_stands_in_brackets_before_a_port_only(tmp_path: Path) -> None:
+    home = init_home(tmp_path, hosts=["[2001:db8::7]", "fl.example.org"], public_port=8443, operator_port=8000)
+    settings = read_settings(home)
+    assert (settings.hosts, settings.public_host) == (("2001:db8::7", "fl.example.org"), "::")
+    assert settings.address == "[2001:db8::7]:8443"
+    names = x509.load_pem_x509_certificate(home.server_certificate.read_bytes()).extensions
+    shown = names.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert ipaddress.ip_address("2001:db8::7") in shown.get_values_for_type(x509.IPAddress)
+    with pytest.raises(ConfigError, match="ports are not part of hosts"):
+        init_home(tmp_path / "other", hosts=["fl.example.org:8443"], public_port=8443, operator_port=8000)
 
 
 @pytest.mark.parametrize(

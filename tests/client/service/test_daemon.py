@@ -152,6 +152,20 @@ def processes(state: Path) -> dict[int, str]:
     return found
 
 
+def test_a_proxy_is_named_where_it_matters(institution: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    file = institution(server={"address": "fl.example.test:8443"})
+    monkeypatch.setenv("HTTPS_PROXY", "http://user:secret@proxy.test:3128")
+    said: list[str] = []
+    daemon._announce_connection(load_institution(file), said.append, iter(["Connection attempt failed"]))
+    assert said == [
+        "The coordinator at fl.example.test:8443 cannot be reached through the proxy http://proxy.test:3128; "
+        "trying again until it can."
+    ]
+    monkeypatch.setenv("HTTPS_PROXY", "::::")
+    with pytest.raises(ConfigError, match="HTTPS_PROXY"):
+        daemon.serve(file, stop=threading.Event(), announce=said.append)
+
+
 def test_a_site_comes_up_comes_back_and_goes_without_a_trace(
     coordinator: ServerHome, institution: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
