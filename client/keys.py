@@ -52,7 +52,11 @@ def generate_node_key(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_new(path, private, 0o600)
-        _write_new(public_path, public + b"\n", 0o644)
+        try:
+            _write_new(public_path, public + b"\n", 0o644)
+        except OSError:
+            path.unlink()
+            raise
     except OSError as error:
         raise EnrolmentError(
             f"Expected to write a key to {path}, but {error.filename} cannot be written ({error.strerror}); "
@@ -121,6 +125,11 @@ def check_agreed_key(key: ec.EllipticCurvePublicKey, name: str, federation: "Fed
 
 
 def _write_new(path: Path, content: bytes, mode: int) -> None:
-    """Create `path` with `mode` from the first moment on; it must not exist."""
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-        file.write(content)
+    """Create `path` with `mode` from the first moment on; it must not exist, and does not if this fails."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+    except OSError as error:
+        path.unlink()
+        raise OSError(error.errno, error.strerror, str(path)) from None

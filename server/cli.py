@@ -28,11 +28,14 @@ def init(
 ) -> None:
     """Make a coordinator's folder: CA, server certificate, operator token, a commented federation.toml."""
     from server.home import init_home
-    from server.template import write_federation
+    from server.template import federation_template
 
-    made = init_home(home, hosts=host or ["localhost", "127.0.0.1"], public_port=port, operator_port=operator_port)
-    write_federation(
-        made.federation_file, name=name, institutions=institution or ["hospital", "bank"], backbone=backbone
+    made = init_home(
+        home,
+        hosts=host or ["localhost", "127.0.0.1"],
+        public_port=port,
+        operator_port=operator_port,
+        federation=federation_template(name=name, institutions=institution or ["hospital", "bank"], backbone=backbone),
     )
     if as_json:
         print_json({"home": str(made.root), "federation": str(made.federation_file), "ca": str(made.ca_certificate)})
@@ -66,14 +69,15 @@ def enrol(
     from server.service.operator import OperatorClient
 
     key = read_public_key(public_key)
+    line = agreement_line(key)
     with OperatorClient(open_home(home)) as operator:
         node = operator.register_node(name, key)
     if as_json:
-        print_json({"name": name, "node_id": str(node), "public_key": agreement_line(key)})
+        print_json({"name": name, "node_id": str(node), "public_key": line})
     else:
         announce(f"Enrolled {name}, whose key is {fingerprint(key)}.")
         announce("Its line of [secure_aggregation.keys], for a federation.toml that has it:")
-        print(f'{name} = "{agreement_line(key)}"')
+        print(f'{name} = "{line}"')
 
 
 @app.command(epilog="Example: collegium server run coordinator")

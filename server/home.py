@@ -11,10 +11,10 @@ from typing import Annotated
 import tomli_w
 from pydantic import Field, field_validator, model_validator
 
-from server.enrolment.authority import create_authority, issue_server_certificate
+from server.enrolment.authority import Issued, create_authority, issue_server_certificate
 from shared.config import Model, parse, read_toml
 from shared.errors import ConfigError
-from shared.process.files import check_private, private_folder
+from shared.process.files import built, check_private, private_folder
 
 # Tells the ServerApp, which Flower starts, where its coordinator's folder is.
 HOME_VARIABLE = "COLLEGIUM_SERVER_HOME"
@@ -182,10 +182,10 @@ class ServerSettings(Model):
         return f"{bracketed(self.hosts[0])}:{self.public_port}"
 
 
-def init_home(root: Path, *, hosts: Sequence[str], public_port: int, operator_port: int) -> ServerHome:
-    """Create a coordinator's folder: certificate authority, server certificate, secrets, settings.
-
-    The federation file is the caller's to write.
+def init_home(
+    root: Path, *, hosts: Sequence[str], public_port: int, operator_port: int, federation: str | None = None
+) -> ServerHome:
+    """Create a coordinator's folder: certificate authority, server certificate, secrets, settings; whole or not at all.
 
     Args:
         root: The folder; may exist, but not as a coordinator's.
@@ -194,6 +194,7 @@ def init_home(root: Path, *, hosts: Sequence[str], public_port: int, operator_po
             kinds if one of them is of IPv6.
         public_port: TCP port of the public door.
         operator_port: TCP port of the operator door.
+        federation: What stands in the federation file; the caller's to write if None.
 
     Raises:
         ConfigError: The folder already is a coordinator's, cannot be written, or a value is not allowed.
@@ -219,23 +220,30 @@ def init_home(root: Path, *, hosts: Sequence[str], public_port: int, operator_po
     authority = create_authority()
     server = issue_server_certificate(authority, settings.hosts)
     try:
-        for folder in (home.root, home.ca_certificate.parent):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for folder in (*home.private, home.secrets):
-            private_folder(folder)
-        _write_secret(home.ca_key, authority.key)
-        _write_secret(home.server_key, server.key)
-        _write_secret(home.server_certificate, server.certificate)
-        _write_secret(home.operator_token_file, f"{secrets.token_urlsafe(32)}\n".encode("ascii"))
-        _write_secret(home.superexec_secret_file, secrets.token_hex(32).encode("ascii"))
-        home.ca_certificate.write_bytes(authority.certificate)
-        _write_secret(home.settings_file, _settings_text(settings).encode())  # store_url may hold a password
+        with built(root) as building:
+            _write_home(ServerHome(building), authority, server, _settings_text(settings))
+            if federation is not None:
+                ServerHome(building).federation_file.write_text(federation, encoding="utf-8")
     except OSError as error:
+        where = error.filename or root
         raise ConfigError(
-            f"Expected to write the coordinator's files below {root}, but {error.filename} cannot be written "
+            f"Expected to write the coordinator's files below {root}, but {where} cannot be written "
             f"({error.strerror}); choose a folder that you own on a disk with free space."
         ) from None
     return home
+
+
+def _write_home(home: ServerHome, authority: Issued, server: Issued, settings: str) -> None:
+    home.ca_certificate.parent.mkdir(mode=0o700)
+    for folder in (*home.private, home.secrets):
+        private_folder(folder)
+    _write_secret(home.ca_key, authority.key)
+    _write_secret(home.server_key, server.key)
+    _write_secret(home.server_certificate, server.certificate)
+    _write_secret(home.operator_token_file, f"{secrets.token_urlsafe(32)}\n".encode("ascii"))
+    _write_secret(home.superexec_secret_file, secrets.token_hex(32).encode("ascii"))
+    home.ca_certificate.write_bytes(authority.certificate)
+    _write_secret(home.settings_file, settings.encode())  # store_url may hold a password
 
 
 def open_home(root: Path) -> ServerHome:

@@ -12,7 +12,7 @@ from server.home import open_home, read_settings
 from server.rounds.outcomes import primary_outcomes
 from server.service.operator import OperatorClient
 from server.store import Store, cuts, evaluations, events, findings, replies, rounds, runs, spending
-from shared.errors import ConfigError
+from shared.errors import CollegiumError, ConfigError
 from shared.federation import load_federation
 
 POLL_SECONDS = 0.3
@@ -49,7 +49,11 @@ def start(folder: Path, *, resume: bool = False, run_id: str | None = None) -> S
             run_id = str(row["run"])
         else:
             run_id = store.create_run(load_federation(home.federation_file))
-        flower_run = operator.start_run(pointer_bundle(), {RUN_KEY: run_id})
+        try:
+            flower_run = operator.start_run(pointer_bundle(), {RUN_KEY: run_id})
+        except CollegiumError as error:
+            store.update_run(run_id, status="failed", reason=f"It was not started: {error}")
+            raise
         store.update_run(run_id, flower_run=str(flower_run), status="created", reason=None)
         return Started(run_id, flower_run)
 

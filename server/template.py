@@ -1,8 +1,10 @@
 """The commented federation.toml that `collegium server init` writes."""
 
-from pathlib import Path
+import json
+import tomllib
 
-from shared.federation import load_federation
+from shared.config import parse
+from shared.federation import Federation
 from shared.model.backbone import fingerprint, locate
 
 TEMPLATE = """\
@@ -10,11 +12,11 @@ TEMPLATE = """\
 # under the copy that it has approved: after a change, send the file round again. Every key that may stand here is in
 # docs/configuration.md; `collegium tasks` lists the types of task.
 version = 1
-name = "{name}"
+name = {name}
 seed = 13
 
 [backbone]
-name = "{backbone}"        # minilm-l6 (bundled), a hub id such as google-bert/bert-base-uncased, or a folder
+name = {backbone}          # minilm-l6 (bundled), a hub id such as google-bert/bert-base-uncased, or a folder
 sha256 = "{sha256}"
 max_length = 256           # longest input in sub-tokens
 
@@ -60,19 +62,19 @@ compress = false           # zstd on top, lossless
 """
 
 
-def write_federation(path: Path, *, name: str, institutions: list[str], backbone: str) -> None:
-    """Write the template, filled in, and read it back, so that what was written is known to be valid.
+def federation_template(*, name: str, institutions: list[str], backbone: str) -> str:
+    """The template, filled in and known to be a valid federation file.
 
     Raises:
         BackboneError: There is no such backbone.
         ConfigError: A name is not allowed.
     """
     text = TEMPLATE.format(
-        name=name,
-        backbone=backbone,
+        name=json.dumps(name),  # a string of JSON is one of TOML
+        backbone=json.dumps(backbone),
         sha256=fingerprint(locate(backbone)),
-        institutions=", ".join(f'"{institution}"' for institution in institutions),
+        institutions=", ".join(map(json.dumps, institutions)),
         quorum=max(1, len(institutions) - 1),
     )
-    path.write_text(text, encoding="utf-8")
-    load_federation(path)
+    parse(Federation, tomllib.loads(text), where="the options of `collegium server init`")
+    return text

@@ -1,13 +1,17 @@
 """The researcher's verbs: whole federations on this machine, and attacks on what they promise."""
 
+import shutil
 import signal
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from shared.process.console import JsonOption, announce, print_json, verbs
+from shared.process.files import check_folder
 
 app = verbs("Research: whole federations in one process.")
 
@@ -18,14 +22,14 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """Watch a hospital, a law firm and a bank train one model on this machine."""
-    folder = _fresh_folder(workdir)  # before torch is loaded: a wrong folder is told at once
-    from simulations.demo import as_json as result_as_json
-    from simulations.demo import run_demo
-    from simulations.results import print_rows
+    with _fresh_folder(workdir) as folder:  # before torch is loaded: a wrong folder is told at once
+        from simulations.demo import as_json as result_as_json
+        from simulations.demo import run_demo
+        from simulations.results import print_rows
 
-    for number in (signal.SIGINT, signal.SIGTERM):  # both end the daemons first, also where a shell ignores SIGINT
-        signal.signal(number, signal.default_int_handler)
-    result = run_demo(folder, announce)
+        for number in (signal.SIGINT, signal.SIGTERM):  # both end the daemons first, also where a shell ignores SIGINT
+            signal.signal(number, signal.default_int_handler)
+        result = run_demo(folder, announce)
     if as_json:
         print_json(result_as_json(result))
         return
@@ -54,7 +58,8 @@ def simulate(
     from simulations.results import means, print_rows
     from simulations.simulate import run_experiment
 
-    rows = run_experiment(experiment, data=data, limit=limit, workdir=_fresh_folder(workdir), announce=announce)
+    with _fresh_folder(workdir) as folder:
+        rows = run_experiment(experiment, data=data, limit=limit, workdir=folder, announce=announce)
     if as_json:
         print_json({"rows": [row.as_dict() for row in rows], "means": means(rows)})
     else:
@@ -99,6 +104,7 @@ def audit(
     from simulations.auditing import report
     from simulations.auditing.plan import Plan
 
+    check_folder(out)  # an audit may take hours
     plan = Plan(kind, canaries, institution, task, noise_factor, seed)
     found = audit_target(
         target,
@@ -131,27 +137,30 @@ def _search(
 ) -> None:
     from simulations import search
 
-    found = search.search_task_weights(
-        experiment,
-        method=method,
-        trials=trials,
-        data=data,
-        limit=limit,
-        workdir=_fresh_folder(workdir),
-        announce=announce,
-    )
+    with _fresh_folder(workdir) as folder:
+        found = search.search_task_weights(
+            experiment, method=method, trials=trials, data=data, limit=limit, workdir=folder, announce=announce
+        )
     if as_json:
         print_json(search.as_json(found))
     else:
         search.print_trials(found)
 
 
-def _fresh_folder(workdir: Path | None) -> Path:
+@contextmanager
+def _fresh_folder(workdir: Path | None) -> Iterator[Path]:
+    """A new or empty folder; of a verb that fails before a first checkpoint, or a daemon's log, nothing stays in it."""
     from shared.errors import ConfigError
 
-    if workdir is None:
-        return Path(tempfile.mkdtemp(prefix="collegium-"))
-    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+    if workdir is not None and workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise ConfigError(f"Expected --workdir to be a new or empty folder, but {workdir} has content; name another.")
-    workdir.mkdir(parents=True, exist_ok=True)
-    return workdir.resolve()
+    folder = Path(tempfile.mkdtemp(prefix="collegium-")) if workdir is None else workdir.resolve()
+    made = not folder.exists() or workdir is None
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield folder
+    except BaseException:
+        if not any(file.suffix in (".safetensors", ".log") for file in folder.rglob("*")):
+            for entry in (folder,) if made else list(folder.iterdir()):
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        raise

@@ -7,6 +7,7 @@ it, which the kernel frees however that process ends: an update that nobody wait
 import fcntl
 import json
 import logging
+import os
 import shutil
 import time
 import uuid
@@ -94,11 +95,14 @@ def decide(state: Path, name: str, decision: Decision) -> None:
             f"Expected update {name} to wait, but its process has ended, so it can no longer leave; the coordinator "
             "will ask again."
         )
+    draft = entry / f"{DECISION_FILE}.{uuid.uuid4().hex}"
     try:
-        with (entry / DECISION_FILE).open("x", encoding="ascii") as file:
-            file.write(f"{decision}\n")
+        draft.write_text(f"{decision}\n", encoding="ascii")
+        os.link(draft, entry / DECISION_FILE)  # whole, and only once
     except OSError as error:
         raise ConfigError(f"Update {name} has been decided already, or its time is over ({error.strerror}).") from None
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def report(state: Path, keys: Sequence[Path] | None) -> dict[str, Any]:

@@ -1,9 +1,12 @@
 """Files that Collegium keeps: on disk before they are relied on, and their owner's alone but for what is handed on."""
 
+import errno
 import os
+import shutil
 import stat
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from shared.errors import ConfigError, StoreError
@@ -70,6 +73,41 @@ def write_synced(file: Path, blob: bytes) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(file.parent)
+
+
+@contextmanager
+def built(folder: Path) -> Iterator[Path]:
+    """A folder to build in, whose content takes its place when the block has ended; of one that fails nothing stays.
+
+    Args:
+        folder: Made, with the folders above it; one that exists keeps what it has.
+
+    Raises:
+        OSError: The disk refuses, or `folder` has something of the same name; it is as it was then.
+    """
+    folder = folder.absolute()
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    for each in reversed(missing):
+        each.mkdir(mode=0o700)
+    building = Path(tempfile.mkdtemp(prefix=".collegium-", dir=folder))
+    moved: list[Path] = []
+    try:
+        yield building
+        for entry in building.iterdir():
+            if (target := folder / entry.name).exists():
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+        for entry in list(building.iterdir()):
+            moved.append(entry.rename(folder / entry.name))
+        building.rmdir()
+        sync_folder(folder)
+    except BaseException:
+        for target in moved:
+            target.rename(building / target.name)
+        shutil.rmtree(building, ignore_errors=True)
+        for each in missing:
+            with suppress(OSError):  # somebody else has put something into it
+                each.rmdir()
+        raise
 
 
 def sync_folder(path: Path) -> None:

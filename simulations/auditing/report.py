@@ -2,6 +2,7 @@
 
 import html
 import json
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -58,15 +59,19 @@ def as_json(audit: Audit) -> dict[str, Any]:
 
 
 def write_report(audit: Audit, folder: Path) -> None:
-    """Write audit.json and audit.html, which needs no other file, into a folder.
+    """Write audit.json and audit.html, which needs no other file, into a folder; both or none.
 
     Raises:
         StoreError: The disk refuses.
     """
+    texts = {JSON_FILE: json.dumps(as_json(audit), indent=2) + "\n", PAGE_FILE: page(audit)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / JSON_FILE).write_text(json.dumps(as_json(audit), indent=2) + "\n", encoding="utf-8")
-        (folder / PAGE_FILE).write_text(page(audit), encoding="utf-8")
+        with tempfile.TemporaryDirectory(prefix=".collegium-", dir=folder) as building:
+            for name, text in texts.items():
+                Path(building, name).write_text(text, encoding="utf-8")
+            for name in texts:
+                Path(building, name).replace(folder / name)
     except OSError as error:
         raise StoreError(f"Could not write the audit into {folder}: {error}; name another folder by --out.") from error
 

@@ -38,7 +38,6 @@ class Verbs:
     """Runs commands in a folder, quickly."""
 
     def __init__(self, folder: Path) -> None:
-        self.output = folder / "output"
         self.process = subprocess.Popen(
             [*WITHOUT_RIGHTS, sys.executable, str(Path(__file__).with_name("verbs.py"))],
             stdin=subprocess.PIPE,
@@ -52,9 +51,10 @@ class Verbs:
         """Exit code, and what was printed."""
         assert self.process.stdin
         assert self.process.stdout
-        self.process.stdin.write(json.dumps([str(self.output), environment, words]) + "\n")
+        self.process.stdin.write(json.dumps([environment, words]) + "\n")
         self.process.stdin.flush()
-        return int(self.process.stdout.readline()), self.output.read_text(encoding="utf-8")
+        code, printed = json.loads(self.process.stdout.readline())
+        return code, printed
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +80,10 @@ def world(
     agreed = federation.model_dump(mode="json", exclude_none=True)
     experiment = {"federation": agreed, "institutions": {"hospital": {"clauses": data}}, "baselines": []}
     (folder / "experiment.toml").write_text(tomli_w.dumps(experiment), encoding="utf-8")
+    split = {"data": {"train": "members.jsonl"}, "institutions": 2, "kind": "iid", "least": 1}
+    agreed["rounds"]["institutions"] = ["site-01", "site-02"]
+    experiment = {"federation": agreed, "partition": {"clauses": split}, "baselines": []}
+    (folder / "partition.toml").write_text(tomli_w.dumps(experiment), encoding="utf-8")
     for name, part in (("members", slice(0, 12)), ("others", slice(12, 24))):
         write_records(folder / f"{name}.jsonl", "clauses", part)
     receipts = Receipts(folder / "state", folder / "node.key")
@@ -188,3 +192,66 @@ def test_a_terminal_of_few_characters(verbs: Verbs, verb: str) -> None:
     code, printed = verbs.run(*verb.split(), PYTHONIOENCODING="ascii")
     assert (code, "Traceback" in printed) == (0, False), printed
     assert printed.isascii()
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    ("verb", "lengths"),
+    [
+        ("server init new/home", (100, 600, 1500)),
+        ("client keygen new/node.key", (100, 400)),
+        ("client bundle --out new/bundle", (100, 3000)),
+        ("simulate experiment.toml --workdir new/work", (100, 20_000)),
+        ("simulate partition.toml --workdir new/work", (100,)),
+        ("demo --workdir new/demo", (100,)),
+        ("audit bundle --task clauses --members members.jsonl --others others.jsonl --out new/audit", (100, 4000)),
+    ],
+)
+def test_a_verb_that_finds_the_disk_full_leaves_nothing_half_made(
+    verbs: Verbs, world: Path, verb: str, lengths: tuple[int, ...]
+) -> None:
+    (world / "new").mkdir()
+    before = files(world)
+    try:
+        for length in lengths:
+            code, printed = verbs.run(*verb.split(), FSIZE=str(length))
+            assert (code, "Traceback" in printed) == (1, False), printed
+            assert printed.splitlines()[-1].startswith("error: "), printed
+            assert files(world) == before
+    finally:
+        shutil.rmtree(world / "new")
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "server init new --institution hospital --institution Not_A_Name",
+        'server init new --name a"b',
+        "server init new --backbone nowhere",
+        "server init new --host not/a/host",
+        "client keygen new/node.pub",
+        "simulate absent.toml --workdir new",
+        "simulate federation.toml --workdir new",
+        "simulate experiment.toml --data bundle --workdir new",
+        "simulate experiment.toml --search task-weights --method grid --trials 1 --workdir new",
+        "audit federation.toml --out new",
+        "audit bundle --task clauses --members absent.jsonl --others others.jsonl --out new",
+    ],
+)
+def test_a_verb_that_is_asked_wrongly_leaves_nothing(verbs: Verbs, world: Path, verb: str) -> None:
+    before = files(world)
+    code, printed = verbs.run(*verb.split())
+    assert (code, "Traceback" in printed) == (1, False), printed
+    assert files(world) == before
+
+
+def test_a_folder_that_could_not_be_made_is_made_at_the_next_try(verbs: Verbs, world: Path) -> None:
+    (world / "again").mkdir()
+    (world / "again" / "notes.txt").touch()
+    assert verbs.run("server", "init", "again", FSIZE="600")[0] == 1
+    assert verbs.run("server", "init", "again")[0] == 0
+    assert {"notes.txt", "server.toml", "federation.toml", "secrets/ca.key"} < files(world / "again")
+    shutil.rmtree(world / "again")

@@ -1,11 +1,14 @@
-"""Runs commands, each in a fork of one process that has loaded the libraries: `python verbs.py`, one JSON list a line.
+"""Runs commands, each in a fork of one process that has loaded the libraries; `python verbs.py` reads one a line.
 
-A line is the path that stdout and stderr go to, the environment's changes, and the words after `collegium`. What is
-printed is the exit code; 99 is a traceback.
+A line is a JSON list: the environment's changes, and the words after `collegium`. `FSIZE` is the length in bytes that a
+file may have, as if the disk were full then. What is printed is a JSON list: the exit code, 99 for a traceback, and the
+output.
 """
 
 import json
 import os
+import resource
+import signal
 import sys
 import traceback
 
@@ -16,17 +19,20 @@ import simulations.experiment  # noqa: F401
 from collegium.__main__ import main
 
 for line in sys.stdin:
-    output, environment, words = json.loads(line)
+    environment, words = json.loads(line)
+    end, start = os.pipe()
     if (pid := os.fork()) == 0:
         code = 99
         try:
-            descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            encoding = environment.pop("PYTHONIOENCODING", "utf-8")
-            os.environ.update(environment)
             for number in (1, 2):
-                os.dup2(descriptor, number)
-            for stream in (sys.stdout, sys.stderr):
-                stream.reconfigure(encoding=encoding, errors="strict")  # type: ignore[union-attr]
+                os.dup2(start, number)
+            os.close(start)
+            encoding = environment.pop("PYTHONIOENCODING", "utf-8")
+            if length := int(environment.pop("FSIZE", 0)):
+                signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (length, length))
+            os.environ.update(environment)
+            sys.stdout, sys.stderr = (os.fdopen(n, "w", encoding=encoding, errors="strict") for n in (1, 2))
             sys.argv = ["collegium", *words]
             main()
             code = 0
@@ -36,5 +42,9 @@ for line in sys.stdin:
             traceback.print_exc()
         finally:
             sys.stdout.flush()
+            sys.stderr.flush()
             os._exit(code)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+    os.close(start)
+    with os.fdopen(end, encoding="utf-8") as stream:
+        printed = stream.read()
+    print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), printed]), flush=True)
