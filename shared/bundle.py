@@ -13,10 +13,11 @@ from peft import LoraConfig
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from shared.adapter import ADAPTER, HEAD, task_of
+from shared.adapter import ADAPTER, HEAD, layer_of, task_of
 from shared.codec import Arrays
 from shared.errors import ConfigError, StoreError
 from shared.federation import Federation, load_federation
+from shared.model.backbone import has_pooler
 from shared.model.lora import lora_config
 
 ADAPTER_FILE = Path("adapter") / "adapter_model.safetensors"
@@ -34,9 +35,10 @@ The adapter alone, with plain peft:
 
     from peft import PeftModel
     from transformers import BertModel
-    model = PeftModel.from_pretrained(BertModel.from_pretrained(BACKBONE), "adapter")
+    bert = BertModel.from_pretrained(BACKBONE{pooler})
+    model = PeftModel.from_pretrained(bert, "adapter").eval()
 
-where BACKBONE is a copy of {backbone} with fingerprint {sha256}.
+where BACKBONE is a copy of {backbone} with fingerprint {sha256}. Heads read `last_hidden_state`.
 """
 
 
@@ -86,9 +88,9 @@ def write_bundle(
     try:
         shutil.rmtree(building, ignore_errors=True)
         (building / ADAPTER_FILE).parent.mkdir(parents=True)
-        lora_config(federation.adapter, federation.backbone.name, ranks).save_pretrained(
-            str((building / ADAPTER_FILE).parent)
-        )
+        layers = {layer_of(name) for name in arrays if name.startswith(ADAPTER)}
+        described = lora_config(federation.adapter, federation.backbone.name, ranks, layers)
+        described.save_pretrained(str((building / ADAPTER_FILE).parent))
         for file, prefix in ((ADAPTER_FILE, ADAPTER), (HEADS_FILE, HEAD)):
             part = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
             save_file(part, building / file)
@@ -134,7 +136,9 @@ def federation_toml(federation: Federation) -> str:
 
 def _usage(federation: Federation, arrays: Mapping[str, np.ndarray]) -> str:
     tasks = sorted(heads_of(arrays))
-    peft = PEFT.format(backbone=federation.backbone.name, sha256=federation.backbone.sha256)
+    name = federation.backbone.name
+    pooler = "" if has_pooler(name) else ", add_pooling_layer=False"
+    peft = PEFT.format(backbone=name, sha256=federation.backbone.sha256, pooler=pooler)
     return f"{PREDICT.format(task=tasks[0])}\n{peft}" if tasks else peft
 
 

