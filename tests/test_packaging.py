@@ -2,13 +2,16 @@
 
 import ast
 import re
+import sys
+import tomllib
 from collections import Counter
 from graphlib import TopologicalSorter
-from importlib.metadata import packages_distributions
+from importlib.metadata import packages_distributions, requires
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("collegium", "server", "client", "shared", "simulations")
@@ -73,6 +76,43 @@ def test_no_room_is_too_full() -> None:
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
     TopologicalSorter({name: _imports(file) - {name} for name, file in MODULES.items()}).prepare()  # raises CycleError
+
+
+def test_what_is_imported_is_declared_or_comes_with_what_is() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    brought = {_name(found.name) for line in declared for found in [Requirement(line), *_required(Requirement(line))]}
+    brought |= {
+        _name(found.name) for line in declared for one in _required(Requirement(line)) for found in _required(one)
+    }
+    sources = packages_distributions()
+    for name, file in MODULES.items():
+        for imported in _top_level(file) - set(ROOMS) - sys.stdlib_module_names:
+            assert {_name(source) for source in sources[imported]} & brought, f"{name} imports {imported}"
+
+
+def _name(distribution: str) -> str:
+    return distribution.lower().replace("_", "-")
+
+
+def _required(by: Requirement) -> list[Requirement]:
+    """What an installed distribution requires here, with the extras that are asked for."""
+    found = [Requirement(line) for line in requires(by.name) or []]
+    return [
+        each
+        for each in found
+        if each.marker is None or any(each.marker.evaluate({"extra": extra}) for extra in by.extras or {""})
+    ]
+
+
+def _top_level(file: Path) -> set[str]:
+    """The packages that a module imports anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.partition(".")[0])
+    return found
 
 
 def _imports(file: Path) -> set[str]:
