@@ -1,6 +1,7 @@
 """Fixtures for all rooms: a tiny random BERT and small federations over it."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -10,9 +11,12 @@ import torch
 
 from client.train import precision
 from shared.federation import Federation
+from shared.process.proxies import PROXIES, SPARED
 from simulations.attacks import stage
 from simulations.attacks.stage import TINY_RECORDS, write_tiny_bert
 
+for name in (*PROXIES, *SPARED):  # tests speak to this machine alone; those about proxies set their own
+    os.environ.pop(name, None)
 torch.set_num_threads(1)  # tiny models: more threads only wait for each other
 LONG_SECONDS = 1000
 """A test that may take so long comes first, so that in the end no worker waits for it."""

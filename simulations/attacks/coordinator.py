@@ -50,6 +50,7 @@ from shared.flower.messages import (
 from shared.flower.runtime import RuntimeHttpClient, SuperExecAuthHttpInterceptor
 from shared.flower.supernode import NodeAuthHttpInterceptor
 from shared.process.flower import flower_environment
+from shared.process.proxies import without_proxies
 from shared.signing import HEADER, sign_request
 
 PROTOBUF = {"content-type": "application/protobuf"}
@@ -92,7 +93,7 @@ def wait_until_up(home: ServerHome, seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(url, verify=trusting(home), timeout=2.0).status_code == 200:
+            if httpx.get(url, verify=trusting(home), timeout=2.0, trust_env=False).status_code == 200:
                 return
         time.sleep(0.05)
     raise AssertionError(f"no health after {seconds} s: {(home.logs / 'superlink.log').read_text()}")
@@ -115,7 +116,10 @@ class Institution:
         self.key, self.public_key = generate_key_pairs()
         self.node_id = 0
         self.http = httpx.Client(
-            base_url=f"https://localhost:{read_settings(home).public_port}", verify=trusting(home), timeout=30.0
+            base_url=f"https://localhost:{read_settings(home).public_port}",
+            verify=trusting(home),
+            timeout=30.0,
+            trust_env=False,
         )
         if name is not None:
             with OperatorClient(home) as operator:
@@ -226,11 +230,14 @@ def running(home: ServerHome) -> Iterator[HttpGrid]:
         signer = SuperExecAuthHttpInterceptor(
             master_secret=home.superexec_secret_file.read_bytes(), protected_methods=ACQUIRE
         )
-        with RuntimeHttpClient.from_server_address(address, False, trusted, interceptors=[signer]) as client:
+        with without_proxies():
+            client = RuntimeHttpClient.from_server_address(address, False, trusted, interceptors=[signer])
+        with client:
             task = client.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.SERVER_APP]))
         grid = HttpGrid(address, root_certificates=trusted, token=task.token)
         try:
-            given = grid._runtime_client.PullTaskInput(PullTaskInputRequest())
+            with without_proxies():  # the Grid's client is made when it is first needed
+                given = grid._runtime_client.PullTaskInput(PullTaskInputRequest())
             grid.set_run(run_from_proto(given.run))
             TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = given.task_id, run_id, SUPERLINK_NODE_ID
             yield grid

@@ -58,7 +58,10 @@ class Target:
             with suppress(httpx.TransportError):
                 self.honest.http.close()
                 self.honest.http = httpx.Client(
-                    base_url=self.honest.http.base_url, verify=trusting(self.home), timeout=SLOW_SECONDS
+                    base_url=self.honest.http.base_url,
+                    verify=trusting(self.home),
+                    timeout=SLOW_SECONDS,
+                    trust_env=False,
                 )
                 return self.honest.ask("pull-messages", PullMessagesRequest(node=self.honest.node)).status_code == 200
         return False
@@ -198,7 +201,7 @@ def _others_requests(folder: Path) -> Outcome:
         beat = SendNodeHeartbeatRequest(node=honest.node, heartbeat_interval=30).SerializeToString()
         recorded = honest.request("send-node-heartbeat", beat)
         assert honest.http.send(recorded).status_code == 200
-        stranger = httpx.Client(base_url=honest.http.base_url, verify=trusting(target.home))
+        stranger = httpx.Client(base_url=honest.http.base_url, verify=trusting(target.home), trust_env=False)
         other = SendNodeHeartbeatRequest(node=honest.node, heartbeat_interval=29).SerializeToString()
         pull = PullMessagesRequest(node=honest.node).SerializeToString()
         with stranger:
@@ -222,7 +225,9 @@ def _fills_the_log(folder: Path) -> Outcome:
     with _target(folder) as target:
         log = target.home.logs / "superlink.log"
         before = log.stat().st_size
-        with httpx.Client(base_url=target.honest.http.base_url, verify=trusting(target.home)) as client:
+        with httpx.Client(
+            base_url=target.honest.http.base_url, verify=trusting(target.home), trust_env=False
+        ) as client:
             for number in range(REFUSALS):
                 client.post(f"/v1/fleet/pull-messages?{number}" + "x" * 1000, headers={"flwr-public-key": "x"})
         written = log.stat().st_size - before
