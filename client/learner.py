@@ -47,6 +47,8 @@ class Memory:
     """What the coordinator has asked, run by run."""
     balances: dict[int, State] = field(default_factory=dict)
     """What `training.combine` goes on from, after each round trained here."""
+    initial: Arrays = field(default_factory=dict)
+    """Where what stays at home begins (`Method.keeps`)."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,6 @@ class Learner:
     """What private training costs; None where the federation has no [privacy]."""
     evaluations: Evaluations | None = None
     """What private scores cost; None where scores are not private."""
-    initial: Arrays = field(default_factory=dict)
-    """Where what stays at home begins (`Method.keeps`)."""
 
     @property
     def data(self) -> Mapping[str, Mapping[Split, TaskData]]:

@@ -86,7 +86,12 @@ def build_site(institution: Institution, federation: Federation, model: MultiTas
         check_agreed_key(kept.node_key.public_key(), institution.name, federation)
     policy, folder = in_force(institution.policy, federation), institution.runtime.state
     held = _hold(institution, federation, model, policy, kept)
-    memory = Memory(Keep(folder / "rounds"), Asked(folder / "requests")) if kept.receipts else Memory()
+    lasting = folder if kept.receipts else None
+    memory = Memory(
+        Keep(lasting and lasting / "rounds"),
+        Asked(lasting and lasting / "requests"),
+        initial={name: array for name, array in get_state(model).items() if is_kept(name, federation.method.keeps)},
+    )
     return Site(
         institution.name,
         federation,
@@ -96,7 +101,6 @@ def build_site(institution: Institution, federation: Federation, model: MultiTas
         policy,
         account=_account(institution, federation, model, held, kept.ledger),
         evaluations=_evaluations(institution, federation, model, held, policy, kept.ledger),
-        initial={name: array for name, array in get_state(model).items() if is_kept(name, federation.method.keeps)},
         state=folder,
         receipts=kept.receipts,
         secure=SecureRounds(kept.node_key),

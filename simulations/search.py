@@ -13,7 +13,6 @@ from typing import Any, Literal
 import numpy as np
 import tomli_w
 
-from client.learner import Memory
 from client.site import Site
 from server.store import Store
 from server.store import rounds as rounds_table
@@ -137,7 +136,10 @@ def _trial(
     federation: Federation, model: MultiTaskModel, initial: Arrays, sites: Mapping[str, Site], folder: Path
 ) -> Trial:
     model.tasks |= {name: build_task(name, spec) for name, spec in federation.tasks.items()}
-    weighted = {name: replace(site, federation=federation, memory=Memory()) for name, site in sites.items()}
+    weighted = {
+        name: replace(site, federation=federation, memory=replace(site.memory, balances={}))
+        for name, site in sites.items()
+    }
     folder.mkdir(parents=True)
     with Store.open(f"sqlite:///{folder / 'collegium.db'}", checkpoints=folder / "checkpoints") as store:
         run_id = run_federation(weighted, federation, initial, store, lambda _: None)

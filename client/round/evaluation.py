@@ -35,7 +35,7 @@ def evaluate(
     """
     started = time.perf_counter()
     memory, purpose = learner.memory, purpose_of(request, learner.federation)
-    state = receive(learner, request, learner.initial | memory.keep.upto(request.run, request.round).home)
+    state = receive(learner, request, memory.initial | memory.keep.upto(request.run, request.round).home)
     before = memory.asked.evaluate(request, purpose, learner.policy.max_evaluations)
     load(learner, request, state)
     if before:

@@ -41,7 +41,7 @@ def train(learner: Learner, request: TrainRequest, *, run: str | None = None) ->
     """
     memory, account = learner.memory, learner.account
     kept = memory.keep.before(request.run, request.round)
-    state = receive(learner, request, learner.initial | kept.home)
+    state = receive(learner, request, memory.initial | kept.home)
     variates = _variates(learner, request)
     memory.asked.train(request.run, request.round)
     received = load(learner, request, state)
