@@ -17,7 +17,7 @@ from client.leaving import gate
 from client.leaving.receipts import Receipts
 from client.opening import open_site
 from client.site import NO_RECEIPT, Site
-from shared.errors import CollegiumError, ConfigError, StoreError
+from shared.errors import LONGEST_LINE, CollegiumError, ConfigError, StoreError, plain
 from shared.process.files import private_umask
 from shared.protocol import (
     ConfirmRequest,
@@ -51,7 +51,7 @@ def build_app(site_of: Callable[[Context], Site]) -> ClientApp:
         try:
             site = site_of(context)
         except Exception as error:  # it may quote a path or a record: that stays here
-            log.error("this site cannot answer: %s", error, exc_info=error)
+            log.error("this site cannot answer: %s", plain(str(error), LONGEST_LINE), exc_info=error)
             reply = Refusal(institution="", kind="failure", reason=CANNOT_OPEN)
             _record_unopened(reply, context)
         else:

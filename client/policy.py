@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from shared.config import Model, Name
-from shared.errors import PolicyError
+from shared.errors import PolicyError, listed
 from shared.fields import Digest
 from shared.protocol import Counts, EvaluateRequest, Request, Split
 
@@ -111,8 +111,8 @@ def check_tasks(policy: Policy, tasks: Collection[str]) -> None:
     """Raise PolicyError if a request is about a task that may not take part."""
     if policy.tasks is not None and (others := sorted(set(tasks) - set(policy.tasks))):
         raise PolicyError(
-            f"This site takes part in {list(policy.tasks)} (policy.tasks), but the request is about {others} too; ask "
-            "it anew what it holds."
+            f"This site takes part in {listed(policy.tasks)} (policy.tasks), but the request is about "
+            f"{listed(others)} too; ask it anew what it holds."
         )
 
 

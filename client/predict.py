@@ -12,7 +12,7 @@ from client.data.loading import input_of, read_inputs
 from client.train import trainer
 from shared.adapter import set_state
 from shared.bundle import load_bundle
-from shared.errors import ConfigError, DataError
+from shared.errors import ConfigError, DataError, listed
 from shared.federation import Federation
 from shared.model.multitask import MultiTaskModel, build_model
 from shared.tasks import Example, Record, Task
@@ -33,7 +33,7 @@ class Predictor:
                 "predict with one that an institution has written by `collegium client bundle`."
             )
         if name not in self.model.tasks:
-            raise ConfigError(f"Expected a task among {sorted(self.model.tasks)}, but {name!r} came.")
+            raise ConfigError(f"Expected a task among {listed(sorted(self.model.tasks))}, but {name!r} came.")
         return self.model.tasks[name]
 
     def predict(self, task: str, records: Sequence[Record]) -> list[Any]:

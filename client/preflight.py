@@ -21,7 +21,7 @@ from client.privacy.account import budget_of, mechanism_of_round, open_ledger
 from client.privacy.evaluation import evaluation_budget
 from client.privacy.ledger import FILE as LEDGER
 from client.privacy.ledger import Ledger
-from shared.errors import ConfigError, PolicyError, Reasons
+from shared.errors import ConfigError, PolicyError, Reasons, joined, listed
 from shared.federation import Federation
 from shared.model.backbone import load_skeleton
 from shared.model.lora import check_adapter
@@ -73,7 +73,7 @@ def check_name(institution: Institution, federation: Federation) -> None:
     """Raise ConfigError unless the federation file names the institution."""
     if institution.name not in federation.rounds.institutions:
         raise ConfigError(
-            f"Expected the institution's name to be among {list(federation.rounds.institutions)} of the federation "
+            f"Expected the institution's name to be among {listed(federation.rounds.institutions)} of the federation "
             f"file, but it is {institution.name!r}."
         )
 
@@ -83,11 +83,11 @@ def sources_of(institution: Institution) -> dict[str, Data]:
     allowed = institution.policy.tasks
     sources = {task: source for task, source in institution.data.items() if allowed is None or task in allowed}
     if left := sorted(institution.data.keys() - sources.keys()):
-        log.info("policy.tasks leaves out %s", ", ".join(left))
+        log.info("policy.tasks leaves out %s", joined(left))
     if not sources:
         raise ConfigError(
-            f"Expected policy.tasks to allow one of the tasks under [data], {sorted(institution.data)}, but it names "
-            f"{list(allowed or ())}; correct one of the two."
+            f"Expected policy.tasks to allow one of the tasks under [data], {listed(sorted(institution.data))}, "
+            f"but it names {listed(allowed or ())}; correct one of the two."
         )
     return sources
 

@@ -13,7 +13,7 @@ from server.home import HOME_VARIABLE
 from server.rounds import loop as rounds
 from server.running import open_store
 from server.store import Store
-from shared.errors import CollegiumError, ConfigError, StoreError
+from shared.errors import LONGEST_LINE, CollegiumError, ConfigError, StoreError, plain
 from shared.federation import load_federation
 from shared.flower.messages import RunNotRunningException
 from shared.process.files import private_folder, private_umask
@@ -35,7 +35,7 @@ def main(grid: Grid, context: Context) -> None:
             rounds.run(grid, federation=federation, store=store, run_id=run_id, initial_state=initial, announce=_print)
         except BaseException as error:
             with contextlib.suppress(StoreError):  # a full disk must not hide what went wrong
-                store.update_run(run_id, status="failed", reason=_reason(error))
+                store.update_run(run_id, status="failed", reason=plain(_reason(error), LONGEST_LINE))
             raise
 
 

@@ -12,7 +12,7 @@ from server.home import open_home, read_settings
 from server.rounds.outcomes import primary_outcomes
 from server.service.operator import OperatorClient
 from server.store import Store, cuts, evaluations, events, findings, replies, rounds, runs, spending
-from shared.errors import CollegiumError, ConfigError
+from shared.errors import CollegiumError, ConfigError, joined
 from shared.federation import load_federation
 
 POLL_SECONDS = 0.3
@@ -128,8 +128,8 @@ def status_report(folder: Path, run_id: str | None) -> dict[str, Any]:
                 {
                     "round": row["round"],
                     "score": row["score"],
-                    "took_part": ", ".join(_names(answers, row["round"], ok=True)),
-                    "absent": ", ".join(_names(answers, row["round"], ok=False)),
+                    "took_part": joined(_names(answers, row["round"], ok=True)),
+                    "absent": joined(_names(answers, row["round"], ok=False)),
                     "bytes_up": sum(reply["bytes_up"] for reply in replied if reply["round"] == row["round"]),
                     "bytes_down": sum(reply["bytes_down"] for reply in replied if reply["round"] == row["round"]),
                     "seconds": row["seconds"],

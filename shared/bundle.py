@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from shared.adapter import ADAPTER, HEAD, layer_of, task_of
 from shared.codec import Arrays
-from shared.errors import ConfigError, StoreError
+from shared.errors import ConfigError, StoreError, listed
 from shared.federation import Federation, load_federation
 from shared.model.backbone import has_pooler
 from shared.model.lora import lora_config
@@ -118,8 +118,8 @@ def load_bundle(folder: Path) -> Bundle:
     heads, expected = heads_of(arrays), set(metrics.get("tasks", federation.tasks))
     if heads != expected or not any(name.startswith(ADAPTER) for name in arrays):
         raise ConfigError(
-            f"Expected an adapter and the heads of {sorted(expected)} in {folder}, but it has the heads of "
-            f"{sorted(heads)}; take the whole bundle as it was released."
+            f"Expected an adapter and the heads of {listed(sorted(expected))} in {folder}, but it has the heads of "
+            f"{listed(sorted(heads))}; take the whole bundle as it was released."
         )
     return Bundle(federation, arrays, adapter, metrics["settings"])
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from shared.errors import ConfigError
+from shared.errors import ConfigError, joined, plain
 
 NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,47}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
@@ -49,11 +49,11 @@ def parse(model: type[M], values: dict[str, Any], *, where: str) -> M:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"{where}: " + "; ".join(_explain(item, values) for item in error.errors())) from None
+        raise ConfigError(f"{where}: " + joined((_explain(item, values) for item in error.errors()), "; ")) from None
 
 
 def _explain(item: Any, values: Mapping[str, Any]) -> str:
-    key = ".".join(_keys(item["loc"], values)) or "file"
+    key = plain(".".join(_keys(item["loc"], values)), 200) or "file"
     if item["type"] == "extra_forbidden":
         return f"{key} is not a known key; remove it or check its spelling"
     if item["type"] == "missing":

@@ -112,11 +112,13 @@ class Reasons:
         if len(self.found) == 1:
             raise self.found[0]
         if self.found:
-            raise type(self.found[0])(" ".join(map(str, self.found)))
+            raise type(self.found[0])(joined(self.found, " "))
 
 
 MOST_LISTED = 20
 """Names that are listed in one sentence, whatever their number."""
+LONGEST_LINE = 5000
+"""Characters that are kept of an error as it is printed, of a line of a log, and of what a run tells."""
 LONGEST_TEXT = 500
 """Characters that are kept of a sentence that came from outside."""
 
@@ -128,13 +130,23 @@ def shown(text: object, longest: int = 80) -> str:
 
 
 def listed(names: Iterable[object], most: int = MOST_LISTED) -> str:
-    """Names in brackets, quoted as `repr` does; of many the first ones and a count."""
-    every = list(names)
-    more = f", and {len(every) - most} more" if len(every) > most else ""
-    return f"[{', '.join(map(repr, every[:most]))}{more}]"
+    """Names in brackets, quoted as `repr` does, each cut; of many the first ones and a count."""
+    return f"[{joined(map(_cut_repr, names), most=most)}]"
+
+
+def joined(texts: Iterable[object], between: str = ", ", *, most: int = MOST_LISTED) -> str:
+    """Texts one after the other; of many the first ones and a count."""
+    every = list(map(str, texts))
+    more = [f"and {len(every) - most} more"] if len(every) > most else []
+    return between.join(every[:most] + more)
 
 
 def plain(text: str, longest: int = LONGEST_TEXT) -> str:
     """One printable line of bounded length: words from outside must not steer a terminal or fill a log."""
     line = "".join(c if c.isprintable() else " " for c in text[: longest + 1])
     return line if len(line) <= longest else line[: longest - 3] + "..."
+
+
+def _cut_repr(value: object, longest: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= longest else f"{text[: longest - 4]}...{text[-1]}"

@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from shared.adapter import HEAD, task_of
-from shared.errors import ProtocolError
+from shared.errors import ProtocolError, listed
 from shared.rows import LAST_LAYER
 
 TOLERANCE = 1e-9
@@ -38,7 +38,9 @@ def check_counted(members: Mapping[str, Counted], outputs: Outputs) -> None:
     """Raise ProtocolError unless everybody counts records of tasks and labels of the federation."""
     for name, of in members.items():
         if not of.examples or not of.examples.keys() <= outputs.keys() or not of.labels.keys() <= of.examples.keys():
-            raise ProtocolError(f"Expected {name} to count records of tasks among {sorted(outputs)}, but of others.")
+            raise ProtocolError(
+                f"Expected {name} to count records of tasks among {listed(sorted(outputs))}, but of others."
+            )
         if not all(1 <= count <= MOST_RECORDS for count in of.examples.values()):
             raise ProtocolError(
                 f"Expected {name} to count 1 to {MOST_RECORDS} records of a task, but other counts came."
@@ -102,8 +104,9 @@ def check_shares(shares: Shares, survivors: Collection[str], *, most: float) -> 
         if (heaviest > most * (1 + TOLERANCE) * whole).any():
             part = "the adapter" if task_of(array) is None else f"the head of {task_of(array)}"
             raise ProtocolError(
-                f"Expected nobody to weigh more than {most:g} (rounds.max_share) in {part}, but of {sorted(survivors)} "
-                f"one would weigh {(heaviest / np.where(whole > 0, whole, 1.0)).max():.2f}; no share is given."
+                f"Expected nobody to weigh more than {most:g} (rounds.max_share) in {part}, but of "
+                f"{listed(sorted(survivors))} one would weigh "
+                f"{(heaviest / np.where(whole > 0, whole, 1.0)).max():.2f}; no share is given."
             )
 
 

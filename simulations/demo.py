@@ -22,7 +22,7 @@ from server.running import follow, release_run, start
 from server.service.operator import OperatorClient
 from shared.adapter import get_state
 from shared.bundle import federation_toml
-from shared.errors import CollegiumError, ProcessError
+from shared.errors import CollegiumError, ProcessError, joined
 from shared.federation import Federation
 from shared.model.multitask import build_model
 from shared.nodekeys import line_of
@@ -83,7 +83,7 @@ def deploy(experiment: Experiment, workdir: Path, announce: Announce) -> tuple[S
     announce("2/6  Starting the coordinator: public door over TLS, operator door on loopback")
     with _running([_daemon("coordinator", workdir, "server", "up", str(home.root))], announce) as check:
         _wait_for_coordinator(home, check)
-        announce("3/6  Enrolling and starting " + ", ".join(experiment.institutions) + ", one daemon each")
+        announce("3/6  Enrolling and starting " + joined(experiment.institutions) + ", one daemon each")
         _enrol(home, workdir, experiment)
         daemons = [_daemon(file.parent.name, workdir, "client", "up", str(file)) for file in files]
         with _running(daemons, announce) as check_clients:

@@ -12,7 +12,7 @@ from client.opening import build_site
 from client.preflight import Kept, check_terms
 from client.site import Site
 from shared.config import Model, Name, parse, read_toml
-from shared.errors import ConfigError, Reasons
+from shared.errors import ConfigError, Reasons, listed
 from shared.federation import Federation
 from shared.model.backbone import fingerprint, locate
 from shared.model.multitask import MultiTaskModel, build_model
@@ -45,12 +45,18 @@ class Experiment(Model):
         if not self.institutions and not self.partition:
             raise ValueError("give [institutions], or [partition] of a task")
         if unknown := sorted(self.partition.keys() - self.federation.tasks.keys()):
-            raise ValueError(f"[partition] must be of tasks among {sorted(self.federation.tasks)}, not of {unknown}")
+            raise ValueError(
+                f"[partition] must be of tasks among {listed(sorted(self.federation.tasks))}, not of {listed(unknown)}"
+            )
         if unknown := sorted(self.ranks.keys() - set(self.federation.rounds.institutions)):
-            raise ValueError(f"[ranks] must be of {list(self.federation.rounds.institutions)}, not of {unknown}")
+            raise ValueError(
+                f"[ranks] must be of {listed(self.federation.rounds.institutions)}, not of {listed(unknown)}"
+            )
         allowed = self.federation.adapter.ranks
         if wrong := {name: rank for name, rank in self.ranks.items() if rank not in allowed}:
-            raise ValueError(f"[ranks] must be from {allowed.start} to {allowed.stop - 1} (adapter), not {wrong}")
+            raise ValueError(
+                f"[ranks] must be from {allowed.start} to {allowed.stop - 1} (adapter), not {listed(wrong.items())}"
+            )
         return self
 
 
@@ -81,8 +87,8 @@ def load_experiment(
     named, given = set(experiment.federation.rounds.institutions), set(_names(values))
     if named != given:
         raise ConfigError(
-            f"{path}: expected [institutions] for exactly {sorted(named)} as in federation.rounds.institutions, "
-            f"but {sorted(given)} are given."
+            f"{path}: expected [institutions] for exactly {listed(sorted(named))} as in "
+            f"federation.rounds.institutions, but {listed(sorted(given))} are given."
         )
     folder = (data or path.parent).resolve()
     institutions = {

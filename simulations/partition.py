@@ -21,7 +21,7 @@ from client.data.identity import normalise, owner_of
 from client.data.loading import paths_of, read_records
 from client.institution import Data
 from shared.config import Model
-from shared.errors import ConfigError, DataError
+from shared.errors import ConfigError, DataError, joined, listed
 from shared.protocol import Split
 from shared.tasks import Record, Task
 
@@ -207,7 +207,7 @@ def _value(split: Partition, task: Task, name: Split, record: Record) -> str:
     except ValueError as error:
         raise DataError(
             f"Expected {split.field!r} in every {name} record of {task.name} that partition.{task.name} splits by it, "
-            f"but {error} in one of only {sorted(record)}; name another field."
+            f"but {error} in one of only {listed(sorted(record))}; name another field."
         ) from None
 
 
@@ -216,7 +216,7 @@ def _described(task: Task, records: Sequence[Record], rows: Rows) -> str:
     if not task.labels:
         return line
     borne = Counter(stratum(task, records[row]) for row in rows)
-    return line + ": " + ", ".join(f"{label or 'no label'} {n}" for label, n in borne.most_common())
+    return line + ": " + joined(f"{label or 'no label'} {n}" for label, n in borne.most_common())
 
 
 def _written(source: Data, held: Mapping[Split, Sequence[Record]], share: Mapping[Split, Rows], stem: Path) -> Data:

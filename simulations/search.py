@@ -18,7 +18,7 @@ from server.store import Store
 from server.store import rounds as rounds_table
 from shared.adapter import get_state
 from shared.codec import Arrays
-from shared.errors import ConfigError
+from shared.errors import ConfigError, joined
 from shared.federation import Federation
 from shared.model.multitask import MultiTaskModel, build_model
 from shared.process.console import print_table
@@ -166,4 +166,4 @@ def _scaled(tasks: Sequence[str], row: Sequence[float]) -> dict[str, float]:
 
 
 def _shown(weights: Mapping[str, float]) -> str:
-    return ", ".join(f"{task} {weight:.2f}" for task, weight in weights.items())
+    return joined(f"{task} {weight:.2f}" for task, weight in weights.items())

@@ -19,6 +19,8 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from shared.errors import listed
+
 if TYPE_CHECKING:
     from shared.tasks import Record, Task
 
@@ -45,7 +47,8 @@ def owner_of(record: "Record", task: "Task", column: str | None) -> str:
         return f"record {hash_texts(task.texts_of(record))}"
     if column not in record:
         raise ValueError(
-            f"expected an owner in the column {column!r} (group_by), but none came; there are only {sorted(record)}"
+            f"expected an owner in the column {column!r} (group_by), but none came; there are only "
+            f"{listed(sorted(record))}"
         )
     try:
         return normalise(record[column])

@@ -133,7 +133,7 @@ def read_task(name: str, source: Data, tasks: Mapping[str, Task], key: bytes, *,
     used: dict[Split, list[Row]] = {}
     with table.gather():
         if name not in tasks:
-            named = f"name the table [data.X] for one of {sorted(tasks)}"
+            named = f"name the table [data.X] for one of {listed(sorted(tasks))}"
             raise ConfigError(f"Expected a task of the federation, but it has no task {name!r}; {named}.")
         task = tasks[name]
         with table.gather():

@@ -7,7 +7,7 @@ from typing import Literal
 from client.data.loading import FileReport
 from client.data.quality import TROUBLES
 from client.data.readiness import Report, SplitReport, TaskReport, majority_share, share
-from shared.errors import listed
+from shared.errors import joined, listed
 from shared.protocol import Split
 
 Verdict = Literal["ok", "warning", "error"]
@@ -133,7 +133,7 @@ def _look_at_owners(task: TaskReport, split: Split, records: SplitReport) -> Sai
     if found is None or split == "train":
         return
     if found.trained:
-        named = ", ".join(map(repr, found.trained[:SHOWN])) + (", ..." if len(found.trained) > SHOWN else "")
+        named = joined(map(repr, found.trained), most=SHOWN)
         yield (
             "warning",
             f"{len(found.trained)} of {found.owners} owners are in train too ({named}); keep each to one of the two, "
@@ -163,7 +163,7 @@ def _look_at_text(task: TaskReport, split: Split, records: SplitReport) -> Said:
     for name, trouble in TROUBLES.items():
         lines = records.troubles.get(name, ())
         if share(len(lines), records.records) > trouble.tolerated:
-            where = ", ".join(str(line) for line in lines[:SHOWN]) + (", ..." if len(lines) > SHOWN else "")
+            where = joined(lines, most=SHOWN)
             yield "warning", f"{_count(len(lines), records.records)} have {name} (lines {where}); {trouble.advice}."
         elif lines:
             passed.append(f"{_count(len(lines), records.records)} have {name}")

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from client.keys import read_public_key
 from client.leaving import receipts
 from client.leaving.receipts import Release
-from shared.errors import ConfigError, HeldError, StoreError
+from shared.errors import ConfigError, HeldError, StoreError, joined
 from shared.process.console import print_table
 from shared.process.files import private_folder
 
@@ -137,7 +137,7 @@ def print_report(told: dict[str, Any]) -> None:
 
 
 def _cells(each: dict[str, Any]) -> tuple[Any, ...]:
-    tasks = ", ".join(each["tasks"])
+    tasks = joined(each["tasks"])
     return (each["round"], tasks, each["bytes"], each["norm"], each["epsilon"], each["sha256"][:12])
 
 

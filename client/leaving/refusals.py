@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from shared.errors import (
+    LONGEST_LINE,
     BudgetError,
     CollegiumError,
     DataError,
@@ -28,8 +29,6 @@ KINDS: tuple[tuple[type[CollegiumError], RefusalKind], ...] = (
 """What a refusal is called; another error is a failure."""
 UNSAID = "This site could not answer; its own log says why."
 """The reason of a failure: an error that is no answer to the coordinator may quote a path or a record."""
-LONGEST_LINE = 5000
-"""Characters of an error in the site's own log."""
 
 
 def refusal(error: Exception, *, institution: str, state: Path | None) -> Refusal:

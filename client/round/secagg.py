@@ -14,7 +14,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from shared.codec import Arrays
-from shared.errors import ProtocolError, RefusalError
+from shared.errors import ProtocolError, RefusalError, listed
 from shared.federation import Federation, SecureAggregation
 from shared.nodekeys import is_signed, sign
 from shared.protocol import (
@@ -170,7 +170,7 @@ def _share(this: _Round, request: SharesRequest, of: Participant, agreed: Secure
     names = request.signatures.keys()
     for part in (request.sealing_keys, request.masking_keys, request.examples, request.labels):
         if part.keys() != names:
-            raise ProtocolError(f"Expected keys, examples and labels of {sorted(names)}, but some lack.")
+            raise ProtocolError(f"Expected keys, examples and labels of {listed(sorted(names))}, but some lack.")
     directory = {
         peer: Member(
             PublicKeys(request.sealing_keys[peer], request.masking_keys[peer]),
@@ -211,7 +211,9 @@ def _mask(this: _Round, request: MaskRequest, of: Participant, agreed: SecureAgg
     assert this.update is not None
     sharers = _listed(request.sharers, this.held, agreed.threshold, "who have shared secrets")
     if of.name not in sharers:
-        raise ProtocolError(f"Expected {of.name} among those who have shared secrets, but {sorted(sharers)} came.")
+        raise ProtocolError(
+            f"Expected {of.name} among those who have shared secrets, but {listed(sorted(sharers))} came."
+        )
     rounds = of.federation.rounds
     this.weights = sum_shares(
         {name: this.directory[name] for name in sharers},
@@ -270,7 +272,7 @@ def _unmask(this: _Round, request: UnmaskRequest, of: Participant, agreed: Secur
     if len(signed) < agreed.threshold:
         raise ProtocolError(
             f"Expected at least {agreed.threshold} institutions to have signed the same survivors as {of.name}, but "
-            f"only {sorted(signed)} have; no share is given."
+            f"only {listed(sorted(signed))} have; no share is given."
         )
     return UnmaskReply(
         institution=of.name,
@@ -287,12 +289,13 @@ def _next_step(right: bool, rule: str) -> None:
 
 def _listed(names: list[str], among: Collection[str], threshold: int, what: str) -> frozenset[str]:
     """The names, once it is known that they are enough, each of them there once."""
-    listed = frozenset(names)
-    if len(listed) < threshold or len(listed) < len(names) or not listed <= set(among):
+    distinct = frozenset(names)
+    if len(distinct) < threshold or len(distinct) < len(names) or not distinct <= set(among):
         raise ProtocolError(
-            f"Expected at least {threshold} of {sorted(among)} {what}, each once, but {names} came; nothing is given."
+            f"Expected at least {threshold} of {listed(sorted(among))} {what}, each once, but {listed(names)} came; "
+            "nothing is given."
         )
-    return listed
+    return distinct
 
 
 def _warn(update: Mapping[str, np.ndarray], clip: float) -> None:

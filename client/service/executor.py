@@ -26,7 +26,7 @@ import httpx
 from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 
-from shared.errors import CollegiumError, ConfigError, ConnectionFailedError, plain
+from shared.errors import LONGEST_LINE, CollegiumError, ConfigError, ConnectionFailedError, plain
 from shared.flower.constants import (
     HEARTBEAT_BASE_MULTIPLIER,
     HEARTBEAT_CALL_TIMEOUT,
@@ -53,7 +53,7 @@ from shared.flower.runtime import (
 )
 from shared.process.files import private_umask
 from shared.process.machine import machine_errors
-from shared.process.parent import LONGEST_SENTENCE, tell_parent
+from shared.process.parent import tell_parent
 from shared.process.proxies import without_proxies
 from shared.process.supervisor import run_until_signal
 
@@ -223,7 +223,7 @@ def _reason(error: BaseException, stop: threading.Event) -> str:
     if isinstance(error, TaskInterruptedError):
         return STOPPED if stop.is_set() else WITHDRAWN
     if isinstance(error, CollegiumError):
-        return f"{type(error).__name__}: {error}"
+        return plain(f"{type(error).__name__}: {error}", LONGEST_LINE)
     return type(error).__name__
 
 
@@ -335,7 +335,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run_until_signal(lambda stop: _run(arguments.institution, arguments.runtime, arguments.secret_file, stop))
     except CollegiumError as error:
-        print(f"error: {plain(str(error), LONGEST_SENTENCE)}", file=sys.stderr, flush=True)
+        print(f"error: {plain(str(error), LONGEST_LINE)}", file=sys.stderr, flush=True)
         tell_parent(error)
         return USER_ERROR
     return 0

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from server.rounds.replies import Holdings
-from shared.errors import listed
+from shared.errors import joined, listed
 from shared.tasks import Task
 
 DOUBTS = (
@@ -17,7 +17,7 @@ DOUBTS = (
 
 def describe(institution: str, holdings: Holdings, tasks: Mapping[str, Task]) -> list[str]:
     """Lines about one institution: its tasks, the labels it does not annotate or never uses, doubts about its text."""
-    held = ", ".join(f"{task} ({_count(holdings, task)})" for task in sorted(holdings.records))
+    held = joined(f"{task} ({_count(holdings, task)})" for task in sorted(holdings.records))
     lines = [f"{institution} is here with {held}"]
     for task, counts in sorted(holdings.labels.items()):
         known = tasks[task].labels

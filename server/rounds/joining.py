@@ -7,7 +7,7 @@ from server.rounds import scoring
 from server.rounds.handshake import describe, gaps
 from server.rounds.replies import Holdings, check_query
 from server.rounds.run import Run, checked
-from shared.errors import QuorumError
+from shared.errors import QuorumError, joined, listed
 from shared.protocol import QueryReply, QueryRequest
 
 WAIT_SECONDS = 0.2
@@ -31,12 +31,13 @@ def await_quorum(run: Run) -> None:
             return
         if waited > agreed.deadline_seconds:
             raise QuorumError(
-                f"Expected at least {agreed.quorum} of {list(agreed.institutions)} online within "
-                f"{agreed.deadline_seconds:g} s, but {sorted(absent)} are not; start their daemons and resume the run."
+                f"Expected at least {agreed.quorum} of {listed(agreed.institutions)} online within "
+                f"{agreed.deadline_seconds:g} s, but {listed(sorted(absent))} are not; start their daemons and "
+                "resume the run."
             )
         if absent != said:
             said = absent
-            run.say("Waiting for " + ", ".join(sorted(absent)))
+            run.say(f"Waiting for {joined(sorted(absent))}")
         time.sleep(WAIT_SECONDS)
 
 

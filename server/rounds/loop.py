@@ -20,6 +20,7 @@ from server.rounds.joining import await_quorum, query
 from server.rounds.run import Announce, Run
 from server.store import Store, rounds, scores
 from shared.codec import Arrays
+from shared.errors import joined
 from shared.federation import Federation
 from shared.model import allocation
 from shared.protocol import TrainRequest
@@ -170,7 +171,7 @@ def _finish(run: Run, state: State, number: int, started: float, diagnostics: Di
     run.store.add_round(run.run_id, number, seconds, score, participants=participants, norm=norm)
     shown = "not validated" if score is None else f"validation score {score:.3f}"
     weights = diagnostics.weights if diagnostics else {}
-    shares = "; weights " + ", ".join(f"{name} {w:.2f}" for name, w in sorted(weights.items())) if weights else ""
+    shares = "; weights " + joined(f"{name} {w:.2f}" for name, w in sorted(weights.items())) if weights else ""
     pruned = run.federation.adapter.prunes
     ranks = f"; {allocation.describe(allocation.ranks_left(state.model))}" if pruned else ""
     run.say(f"Round {number} of {run.federation.rounds.count}: {shown}, {seconds:.1f} s{ranks}{shares}")

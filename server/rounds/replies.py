@@ -105,8 +105,8 @@ def check_counts(
     check_sender(reply, request, institution=institution)
     if set(reply.examples) != set(announced.records):
         raise ReplyError(
-            f"Expected examples of the announced tasks {sorted(announced.records)}, but {institution} counts "
-            f"{sorted(reply.examples)}."
+            f"Expected examples of the announced tasks {listed(sorted(announced.records))}, but {institution} counts "
+            f"{listed(sorted(reply.examples))}."
         )
     for task, count in reply.examples.items():
         _check_count(count, f"{institution}'s examples of {task}", most=announced.records[task]["train"])
@@ -190,8 +190,8 @@ def check_scores(
     held = {task: splits[request.split] for task, splits in announced.records.items() if request.split in splits}
     if not set(held) == set(reply.examples) == set(reply.scores):
         raise ReplyError(
-            f"Expected {request.split} scores and counts of exactly {sorted(held)}, but {institution} sent scores of "
-            f"{sorted(reply.scores)} and counts of {sorted(reply.examples)}."
+            f"Expected {request.split} scores and counts of exactly {listed(sorted(held))}, but {institution} sent "
+            f"scores of {listed(sorted(reply.scores))} and counts of {listed(sorted(reply.examples))}."
         )
     for task, most in held.items():
         _check_count(reply.examples[task], f"{institution}'s {request.split} records of {task}", most=most)

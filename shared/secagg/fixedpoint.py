@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from shared.codec import Arrays
-from shared.errors import ConfigError, ProtocolError
+from shared.errors import ConfigError, ProtocolError, listed
 
 Word = np.dtype[Any]
 """Of unsigned integers."""
@@ -64,7 +64,9 @@ def encode_all(
         ProtocolError: As `encode`, or an array that weighs something is absent.
     """
     if absent := sorted(name for name, weight in weights.items() if weight.any() and name not in arrays):
-        raise ProtocolError(f"Expected an update of everything that this institution trains, but {absent} are absent.")
+        raise ProtocolError(
+            f"Expected an update of everything that this institution trains, but {listed(absent)} are absent."
+        )
     values = encode(arrays, weights, shapes=shapes, clip=clip, fraction_bits=fraction_bits, word=word)
     ones, shown = {name: np.ones(weight.shape) for name, weight in weights.items()}, weight_shapes(weights)
     return np.concatenate(

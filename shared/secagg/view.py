@@ -13,7 +13,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from shared.errors import ProtocolError
+from shared.errors import ProtocolError, listed
 from shared.nodekeys import is_signed, sign, x_of
 from shared.secagg.keys import PublicKeys, point
 
@@ -73,7 +73,9 @@ def check_directory(directory: Directory, context: Context, *, node_keys: Mappin
     if len(directory) < threshold:
         raise ProtocolError(f"Expected keys of at least {threshold} institutions, but {len(directory)} came.")
     if strangers := sorted(directory.keys() - node_keys.keys()):
-        raise ProtocolError(f"Expected public keys of institutions of the federation, but {strangers} are none.")
+        raise ProtocolError(
+            f"Expected public keys of institutions of the federation, but {listed(strangers)} are none."
+        )
     places = [x_of(point(text)) for of in directory.values() for text in (of.keys.sealing, of.keys.masking)]
     if len(set(places)) < len(places):
         raise ProtocolError("Expected every public key once, but one came twice or beside its negation.")

@@ -13,6 +13,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
+from shared.errors import listed
 from shared.tasks.tags import Scheme
 from shared.tasks.tally import Tally
 
@@ -68,7 +69,7 @@ The target of a row becomes (1 - s) * one_hot + s / classes (Szegedy et al. 2016
 def unique(values: tuple[str, ...]) -> tuple[str, ...]:
     """Check that labels are distinct and not empty."""
     if len(set(values)) != len(values) or not all(values):
-        raise ValueError(f"must be distinct and not empty, not {list(values)}")
+        raise ValueError(f"must be distinct and not empty, not {listed(values)}")
     return values
 
 

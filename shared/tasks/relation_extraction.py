@@ -13,6 +13,7 @@ import torch
 from pydantic import model_validator
 from torch import nn
 
+from shared.errors import listed
 from shared.tasks.base import (
     Card,
     Example,
@@ -69,7 +70,7 @@ class RelationExtractionSpec(Spec):
     @model_validator(mode="after")
     def _no_relation_is_a_label(self) -> Self:
         if self.no_relation is not None and self.no_relation not in self.labels:
-            raise ValueError(f"no_relation must be among the labels {list(self.labels)}, not {self.no_relation!r}")
+            raise ValueError(f"no_relation must be among the labels {listed(self.labels)}, not {self.no_relation!r}")
         return self
 
     @model_validator(mode="after")

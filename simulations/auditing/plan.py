@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from shared.errors import ConfigError
+from shared.errors import ConfigError, listed
 from simulations.experiment import Experiment
 
 Kind = Literal["gradient", "text", "secrets", "site"]
@@ -51,7 +51,7 @@ def choose(experiment: Experiment, plan: Plan) -> tuple[str, str | None]:
     """
     federation, held = experiment.federation, experiment.institutions
     if plan.institution is not None and plan.institution not in held:
-        raise ConfigError(f"Expected --institution to be one of {sorted(held)}, but {plan.institution!r} came.")
+        raise ConfigError(f"Expected --institution to be one of {listed(sorted(held))}, but {plan.institution!r} came.")
     if plan.canaries is not None and plan.canaries < FEWEST:
         raise ConfigError(f"Expected at least {FEWEST} canaries, but {plan.canaries} came; raise --canaries.")
     if federation.privacy is None and (plan.kind in ("gradient", "site") or plan.noise_factor != 1):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.errors import ProcessError
+from shared.errors import LONGEST_LINE, ProcessError
 from shared.process import parent, supervisor
 from shared.process.supervisor import Child, run_until_signal, supervise
 
@@ -261,7 +261,7 @@ def test_a_child_that_says_why_it_cannot_go_on_is_not_started_again(tmp_path: Pa
         wait_for(lambda: running.error, 60)
     said = str(running.error[0])
     assert said.startswith("Expected a file, but xxx")
-    assert len(said) == parent.LONGEST_SENTENCE
+    assert len(said) == LONGEST_LINE
     assert running.said == []
     assert (tmp_path / "log").read_text() == f"error: {said}\n"
 
