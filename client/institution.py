@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from client.data.augmentation import Augmentation
 from client.data.sources import FORMATS, format_of
@@ -11,10 +11,18 @@ from client.policy import Policy
 from shared.config import Model, Name, Scheme, parse, read_toml
 
 
+def _with_a_port(address: str) -> str:
+    if not 1 <= int(address.rpartition(":")[2]) <= 65535:
+        raise ValueError(f"the port must be from 1 to 65535, not as in {address!r}")
+    return address
+
+
 class Server(Model):
     """The coordinator's public door."""
 
-    address: Annotated[str, Field(pattern=r"^([^\s:/\[\]]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}$")] = "127.0.0.1:8443"
+    address: Annotated[
+        str, Field(pattern=r"^([^\s:/\[\]]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}$"), AfterValidator(_with_a_port)
+    ] = "127.0.0.1:8443"
     """`host:port`, without a scheme; an IPv6 address in brackets, `[2001:db8::1]:8443`."""
     ca: Path = Path("ca.crt")
     """The coordinator's CA certificate, as received from the coordinator."""

@@ -276,6 +276,10 @@ def malformed_address(files: Files) -> None:
     files.institution["server"] = {"address": "https://localhost:8443"}
 
 
+def impossible_port(files: Files) -> None:
+    files.institution["server"] = {"address": "localhost:99999"}
+
+
 def malformed_port(files: Files) -> None:
     files.institution["runtime"] = {"port": 99999}
 
@@ -326,6 +330,7 @@ AT_A_SITE: dict[Callable[[Files], None], str] = {
     file_for_state: "Expected a folder that can be written to",
     nowhere_for_state: "Expected a folder that can be written to",
     malformed_address: "server.address",
+    impossible_port: "server.address: the port must be from 1 to 65535",
     malformed_port: "runtime.port",
 }
 
