@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -12,7 +13,7 @@ from client.opening import build_site
 from client.preflight import Kept, check_terms
 from client.site import Site
 from shared.config import Model, Name, parse, read_toml
-from shared.errors import ConfigError, Reasons, listed
+from shared.errors import MOST_LISTED, ConfigError, Reasons, listed
 from shared.federation import Federation
 from shared.model.backbone import fingerprint, locate
 from shared.model.multitask import MultiTaskModel, build_model
@@ -54,9 +55,8 @@ class Experiment(Model):
             )
         allowed = self.federation.adapter.ranks
         if wrong := {name: rank for name, rank in self.ranks.items() if rank not in allowed}:
-            raise ValueError(
-                f"[ranks] must be from {allowed.start} to {allowed.stop - 1} (adapter), not {listed(wrong.items())}"
-            )
+            first = dict(islice(wrong.items(), MOST_LISTED))
+            raise ValueError(f"[ranks] must be from {allowed.start} to {allowed.stop - 1} (adapter), not {first}")
         return self
 
 
