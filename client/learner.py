@@ -107,7 +107,7 @@ class Learner:
         return self._shapes(lambda name: is_sent(name, self.federation.method, round))
 
     def shapes_received(self) -> Shapes:
-        """Of what institutions are told of the model before every round, with the heads of all tasks."""
+        """Of the arrays that institutions receive before every round, with the heads of all tasks."""
         return self._shapes(lambda name: is_received(name, self.federation.method))
 
     def _shapes(self, wanted: Callable[[str], bool]) -> Shapes:

@@ -100,7 +100,7 @@ def check_request(policy: Policy, request: Request, federation: "Federation", ow
 
 
 def in_force(policy: Policy, federation: "Federation") -> Policy:
-    """The policy under an agreement: where scores are agreed to be private, they are, or are not told at all."""
+    """The policy under an agreement: if that makes scores private, they are private here, or not sent at all."""
     agreed = federation.privacy is not None and federation.privacy.evaluation_epsilon is not None
     if agreed and policy.metrics in ("full", "rounded"):
         return policy.model_copy(update={"metrics": "private"})

@@ -1,6 +1,6 @@
 """What keeps a site from starting, found before anything is trained: `up`, `doctor` and `simulate` ask here alike.
 
-Each check takes the `Reasons` to which it adds, so that a user is told of everything at once.
+Each check takes the `Reasons` to which it adds, so that a user sees everything at once.
 """
 
 import logging

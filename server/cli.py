@@ -140,7 +140,7 @@ def status(home: Home, run: RunOption = None, as_json: JsonOption = False) -> No
         )
     if report["cuts"]:
         print_table(
-            ["institution", "task", "records of", "last in round", "told", "counted"],
+            ["institution", "task", "records of", "last in round", "reported", "counted"],
             [[c[key] for key in ("institution", "task", "split", "round", "told", "used")] for c in report["cuts"]],
             title="Counts above their share",
         )

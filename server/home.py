@@ -289,7 +289,7 @@ def _settings_text(settings: ServerSettings) -> str:
         "# Where this coordinator listens. Restart `collegium server up` after a change.\n"
         "# public_host and public_port: the door for institutions (TLS, enrolled keys only).\n"
         "# operator_port: the door for your own commands, on 127.0.0.1 only.\n"
-        "# hosts: names in the server certificate; the first is the one that institutions are told.\n"
+        "# hosts: names in the server certificate; institutions connect to the first.\n"
         "# require_body_signature = false lets stock SuperNodes in, whose signature covers the time alone.\n"
         "# max_message_bytes: the largest reply of an institution.\n"
         '# store_url = "postgresql+psycopg://..." keeps runs and metrics elsewhere than in state/collegium.db.\n'

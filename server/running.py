@@ -177,20 +177,20 @@ def outliers(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def last_cuts(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Counts above their share, as told and used last, by institution, task and split."""
+    """Counts above their share, as last reported and used, by institution, task and split."""
     last = {(row["institution"], row["task"], row["split"]): row for row in rows}
     keys = ("institution", "task", "split", "round", "told", "used")
     return [{key: row[key] for key in keys} for _, row in sorted(last.items())]
 
 
 def last_spending(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What each institution's data have spent, as it said last."""
+    """What each institution's data have spent, as last reported."""
     last = {row["institution"]: row for row in rows}
     return [{key: row[key] for key in ("institution", "round", "epsilon")} for _, row in sorted(last.items())]
 
 
 def last_evaluations(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What private scores have cost the owners of each institution's splits, as it said last."""
+    """What private scores have cost the owners of each institution's splits, as last reported."""
     last = {(row["institution"], row["split"]): row for row in rows}
     return [{key: row[key] for key in ("institution", "split", "round", "epsilon")} for _, row in sorted(last.items())]
 

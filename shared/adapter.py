@@ -64,7 +64,7 @@ def is_sent(name: str, method: Method, round: int) -> bool:
 
 
 def is_received(name: str, method: Method) -> bool:
-    """Whether an institution is told the array before every round: what it does not have already."""
+    """Whether an institution receives the array before every round: what it does not have already."""
     return not is_kept(name, method.keeps) and not is_frozen(name, method)
 
 
@@ -100,7 +100,7 @@ def set_state(model: MultiTaskModel, arrays: Mapping[str, np.ndarray], *, receiv
 
     Args:
         model: Changed in place.
-        arrays: The whole adapter and some heads, or of them what institutions are told under the method `received`.
+        arrays: The whole adapter and some heads, or of them what institutions receive under the method `received`.
         received: See `is_received`.
 
     Raises:

@@ -49,7 +49,7 @@ class Bundle:
     federation: Federation
     arrays: Arrays
     adapter: LoraConfig
-    """What peft is told of the adapter."""
+    """The adapter's configuration for peft."""
     settings: Mapping[str, Mapping[str, float]]
     """Per task, the settings of `Task.predict` that were tuned on validation records."""
 

@@ -89,7 +89,7 @@ class StoreError(CollegiumError):
 
 
 class Reasons:
-    """Errors that are gathered, so that all are told at once.
+    """Errors that are gathered, so that all are shown at once.
 
     Attributes:
         found: The errors so far, none twice.

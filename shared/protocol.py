@@ -6,7 +6,7 @@ message travels as JSON in one ConfigRecord; arrays travel as one blob (see `sha
 Flower transfers every array of a record by requests of its own.
 
 The annotation of a field says all that may be in it (`shared.fields`); what is not so is no message. What only the
-agreement or the moment can tell (a round of this run, a task that is held) is for the receiver to check.
+agreement or the situation decides (a round of this run, a task that is held) is for the receiver to check.
 """
 
 import json

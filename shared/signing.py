@@ -27,7 +27,7 @@ _ALGORITHM = ec.ECDSA(hashes.SHA256())
 
 @dataclass(frozen=True)
 class RequestSignature:
-    """What the header says; `verify` tells whether the key vouches for it."""
+    """What the header says; `verify` checks whether the key has signed it."""
 
     time: datetime
     """When it was signed, with a time zone."""

@@ -8,7 +8,7 @@ A checkpoint and a message are flat collections of named arrays. Those of the mo
     base/LAYER.B  .A       in a checkpoint, and in a blob of its own: a round's step of the frozen weights
     optimizer/m/NAME  v/   in a checkpoint: moments of the server optimizer
     scaffold/sum/NAME      in a checkpoint: the sum of all institutions' control variates
-    scaffold/count/NAME    in a checkpoint: how many have told one, row by row
+    scaffold/count/NAME    in a checkpoint: how many have sent one, row by row
 """
 
 from collections.abc import Mapping
@@ -67,7 +67,7 @@ class Variates:
 
     sums: Arrays = field(default_factory=dict)
     counts: Arrays = field(default_factory=dict)
-    """By how many institutions have told one: [rows, 1, ..]."""
+    """By how many institutions have sent one: [rows, 1, ..]."""
 
 
 @dataclass(frozen=True)

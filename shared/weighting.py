@@ -62,7 +62,7 @@ def sum_shares(
     The adapter and the rows of heads are weighed as plain averaging weighs them (`server.aggregation`), counts that are
     above their share counting for less. Where that leaves somebody more than `most` of a part, it is cut again; and
     where too few hold a part for that (the head of a task that one institution holds), every share of it is zero: its
-    sum would tell of one institution, so it does not move.
+    sum would reveal one institution's update, so it is not updated.
 
     Args:
         members: Who takes part, checked.

@@ -42,7 +42,7 @@ def examine_institution(path: Path, data: Path | None = None) -> tuple[Report, l
 
     Raises:
         ConfigError: The institution's file or the federation file is wrong.
-        BackboneError: There is no tokenizer to survey the records with; what else is wrong is said as well.
+        BackboneError: There is no tokenizer to survey the records with; the message names the other faults too.
     """
     institution = load_institution(path, data=data)
     federation = load_federation(institution.federation)

@@ -91,7 +91,7 @@ def choose(
     if files["train"] and not splits["train"]:
         count = len({owner(record) for record in files["train"]})
         raise DataError(
-            f"Expected owners to train on, but all {count} are held out or left out by this site's coins; bring more, "
+            f"Expected owners to train on, but all {count} are held out or left out by this site's draw; bring more, "
             "raise `limit`, or name a validation file."
         )
     return {split: records for split, records in splits.items() if records or split == "train"}

@@ -1,4 +1,4 @@
-"""What in a text tells of a wrong encoding or a broken export, so that a model would learn from noise."""
+"""Signs in a text of a wrong encoding or a broken export, from which a model would learn noise."""
 
 import re
 from collections.abc import Callable, Sequence

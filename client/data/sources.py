@@ -85,7 +85,7 @@ def scan_rows(path: Path, lists: Collection[str] = ()) -> Rows:
 
 
 def _is_absent(value: Any) -> bool:
-    """Whether a field is as good as not there; CSV cannot tell it from empty text, and pandas writes NaN for it."""
+    """Whether a field counts as absent; CSV cannot distinguish that from empty text, and pandas writes NaN for it."""
     return value is None or (isinstance(value, str) and not value) or (isinstance(value, float) and math.isnan(value))
 
 

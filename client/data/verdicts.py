@@ -31,7 +31,7 @@ class Finding:
     verdict: Verdict
     task: str
     split: Split | None
-    """None where it is said of all of them."""
+    """None where it concerns all of them."""
     check: str
     text: str
     """What was found and what to do, in one sentence."""

@@ -1,4 +1,4 @@
-"""What a reply tells in numbers: reduced to what the site's policy shares. Everything that leaves passes here once."""
+"""The numbers in a reply, reduced to what the site's policy shares. Everything that leaves passes here once."""
 
 import math
 from collections.abc import Mapping
@@ -43,7 +43,7 @@ def disclose_training(policy: Policy, reply: TrainReply, *, private: bool) -> Tr
 def disclose_evaluation(policy: Policy, reply: EvaluateReply, owners: Owners) -> EvaluateReply:
     """Scores, and how many records they rest on, with no more in it than the policy shares.
 
-    Of a task whose split may not be told of (`client.policy.offered`) nothing is there at all.
+    Nothing is reported of a split that may not be announced (`client.policy.offered`).
     """
     shown = offered(policy, owners)
     held = {task: count for task, count in reply.examples.items() if reply.split in shown[task]}
@@ -55,7 +55,7 @@ def disclose_evaluation(policy: Policy, reply: EvaluateReply, owners: Owners) ->
 def disclose_scores(policy: Policy, scores: Scores) -> dict[str, dict[str, float]]:
     """The scores as they leave: there is no other way out for them.
 
-    A score that is not a number is told as 0, so that the form of a reply does not depend on the records.
+    A score that is not a number is sent as 0, so that the form of a reply does not depend on the records.
     """
     return {
         task: {name: _metric(policy, value if math.isfinite(value) else 0.0) for name, value in values.items()}
@@ -76,7 +76,7 @@ def _counts(policy: Policy, counts: Mapping[K, int]) -> dict[K, int]:
 
 
 def _records(policy: Policy, counts: Mapping[Split, int]) -> dict[Split, int]:
-    """Records per split; where scores are private, nobody is told how many they rest on."""
+    """Records per split; where scores are private, the numbers behind them are not sent."""
     told = _counts(policy, counts)
     return {split: 1 if policy.metrics == "private" and split != "train" else n for split, n in told.items()}
 

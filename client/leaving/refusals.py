@@ -1,4 +1,4 @@
-"""What the coordinator hears where a site will not or cannot answer: the kind, and a sentence that tells no secret."""
+"""What the coordinator gets where a site will not or cannot answer: the kind, and a sentence without secrets."""
 
 import logging
 import os

@@ -113,7 +113,7 @@ def align(leaving: Leaving) -> Leaving:
 
 
 def prune(leaving: Leaving) -> Leaving:
-    """Leave the components out that the layers had lost when the round began, and tell how much the others matter."""
+    """Leave out the components that the layers had lost when the round began, and send the importance of the others."""
     ranks = ranks_of(leaving.trained.received.model)
     return replace(
         leaving,

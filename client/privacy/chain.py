@@ -26,7 +26,7 @@ from shared.errors import BudgetError
 from shared.process.files import private_folder, sync_folder
 
 FORMAT = 2
-"""What entries may say; the last entry that tells a number (`ledger`, the first one, or `format`) has the file's."""
+"""What entries may contain; the last entry with a number (`ledger`, the first one, or `format`) has the file's."""
 START = Head(-1, "")
 """What the first entry follows."""
 _TABLE = "CREATE TABLE entries (sequence INTEGER PRIMARY KEY, kind TEXT, body TEXT, sha256 TEXT)"
@@ -76,7 +76,7 @@ under `dataset` is read as before.
 
 
 def create(path: Path) -> None:
-    """Make a chain of one entry, kind `ledger`, whose random name tells it from all others; never replaces a file.
+    """Make a chain of one entry, kind `ledger`, with a random name unlike all others; never replaces a file.
 
     Raises:
         BudgetError: It could not be written, or a journal of an earlier file lies there.

@@ -24,7 +24,7 @@ class Dataset:
     Two data sets that share one mark hold the same owner or the same record: what one has spent, the other has too.
     """
     legacy: bool = False
-    """Marked by raw fields, before owners and records had one spelling: what it holds cannot be told any more."""
+    """Marked by raw fields, before owners and records had one spelling: what it contains can no longer be compared."""
 
     def may_share(self, other: "Dataset") -> bool:
         """Whether an owner or a record may stand in both."""

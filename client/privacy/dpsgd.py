@@ -217,7 +217,7 @@ def private_step(
 ) -> Measured:
     """One step, inside `per_example_gradients`; no record can make it fail.
 
-    An owner whose gradient is not finite contributes nothing. Losses that are not finite are told as 0.
+    An owner whose gradient is not finite contributes nothing. Losses that are not finite are reported as 0.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     losses: dict[str, list[torch.Tensor]] = {}

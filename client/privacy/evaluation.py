@@ -126,7 +126,7 @@ class Evaluations:
     ledger: Ledger | None = None
     """None in the simulator, where nothing leaves."""
     taken: dict[Scored, list[Mechanism]] = field(default_factory=dict)
-    """Without a ledger: what was told."""
+    """Without a ledger: what was reported."""
 
     @contextmanager
     def spend(self, split: Scored, *, round: int, run: str | None = None) -> Iterator[NoisySums]:

@@ -223,7 +223,7 @@ class Ledger:
         )
 
     def datasets(self, use: Use = "training") -> list[Dataset]:
-        """Every data set that was to be trained on, or of which scores were told, the oldest first."""
+        """Every data set that was to be trained on, or of which scores were reported, the oldest first."""
         with self._transaction(write=False) as (_, book):
             charged = {charge.dataset for charge in book.charges.values() if charge.use == use}
             known = book.known(use).items()

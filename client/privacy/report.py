@@ -43,7 +43,7 @@ class Report:
     max_epsilon: float | None
     datasets: list[tuple[Dataset, Spent]]
     scored: tuple[tuple[Use, Dataset, Spent], ...] = ()
-    """Of records whose private scores were told: their split, and what that has cost their owners."""
+    """Of records whose private scores were reported: their split, and what that has cost their owners."""
     evaluation_epsilon: float | None = None
     """The policy's, for them."""
     waiting: frozenset[str] = frozenset()

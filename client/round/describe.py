@@ -1,4 +1,4 @@
-"""What an institution tells of itself before a run: records and labels with their counts, numbers about its texts."""
+"""What an institution reports before a run: records and labels with their counts, numbers about its texts."""
 
 from collections import Counter
 from importlib.metadata import version

@@ -21,7 +21,7 @@ from shared.protocol import EvaluateReply, EvaluateRequest
 def evaluate(
     learner: Learner, request: EvaluateRequest, *, run: str | None = None, folder: Path | None = None
 ) -> EvaluateReply:
-    """The scores that are asked for, as the policy tells them.
+    """The scores that are asked for, as far as the policy shares them.
 
     Args:
         learner: Whose they are; the state in the request is loaded into its model.
@@ -89,7 +89,7 @@ def _score(learner: Learner, request: EvaluateRequest, run: str | None) -> Evalu
 def _keep_model(
     learner: Learner, request: EvaluateRequest, folder: Path, scores: Mapping[str, Mapping[str, float]]
 ) -> None:
-    """Keep the institution's own model of the released round, with the scores that are told of it."""
+    """Keep the institution's own model of the released round, with the scores that are reported of it."""
     tuned = {task: tune(learner.model, task, splits) for task, splits in learner.data.items()}
     about = {
         "institution": learner.name,

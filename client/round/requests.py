@@ -2,7 +2,7 @@
 
 A request must fit the agreement (its round and number of rounds, steps of frozen weights only where the method makes
 them, and to the version that the round implies), and come at its moment: a round follows the last one of its run or
-repeats it, and scores are told of one state per purpose:
+repeats it, and scores are reported of one state per purpose:
 
     initial      the test records, before the first round
     validation   the validation records, after each round
@@ -33,7 +33,7 @@ SPLITS: Mapping[Purpose, Scored] = {
     "common": "test",
     "released": "test",
 }
-"""The split whose scores are told for each purpose."""
+"""The split whose scores are reported for each purpose."""
 IN_TURN = ("train", "validation")
 """What is asked round by round."""
 RUNS = 16
@@ -46,7 +46,7 @@ def purpose_of(request: EvaluateRequest, federation: Federation) -> Purpose:
     """What a score is asked for.
 
     Raises:
-        ProtocolError: It is for nothing that scores are told for.
+        ProtocolError: No scores are reported for this purpose.
     """
     own = bool(federation.fine_tunes) and not federation.method.keeps
     purpose: Purpose | None = None
@@ -124,13 +124,13 @@ class Asked:
         Args:
             request: For them.
             purpose: Of the request.
-            most: How many answers of a run may tell scores; the last is for the released model.
+            most: How many answers of a run may contain scores; the last is for the released model.
 
         Returns:
             The answer that the same request got before, if it got one.
 
         Raises:
-            ProtocolError: Scores for this purpose are told of another state, or of a later round.
+            ProtocolError: Scores for this purpose were reported of another state, or of a later round.
             PolicyError: There were as many answers as the policy allows.
             StoreError: The memory cannot be read or written.
         """

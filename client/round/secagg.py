@@ -106,7 +106,7 @@ class SecureRounds:
         """Begin a round: keep the update that has been trained, and announce signed public keys in its place.
 
         Args:
-            reply: What would leave without secure aggregation, as the site's policy tells it.
+            reply: What would leave without secure aggregation, as the site's policy shares it.
             update: What the coordinator would decode of it, by array.
             federation: The agreement.
             run: As the coordinator calls it.

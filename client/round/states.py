@@ -58,7 +58,7 @@ def read_state(
     Args:
         request: From the coordinator.
         federation: The agreement.
-        shapes: Of the arrays that this site can be told, by name.
+        shapes: Of the arrays that this site may receive, by name.
         control: Of those whose control variates come with them.
 
     Raises:

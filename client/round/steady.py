@@ -1,4 +1,4 @@
-"""A model that is left as it was found, but for what was trained, however the work on it ends."""
+"""A model is left as it was, except for what was trained, however the work on it ends."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

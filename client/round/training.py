@@ -31,7 +31,7 @@ def train(learner: Learner, request: TrainRequest, *, run: str | None = None) ->
         run: Flower's number of the run, for the ledger.
 
     Returns:
-        The reply, whole, whatever the policy tells of it; and the update in it.
+        The whole reply, before the policy reduces it; and the update in it.
 
     Raises:
         ProtocolError: The request does not fit the agreement, or comes out of turn.

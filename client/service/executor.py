@@ -60,7 +60,7 @@ from shared.process.supervisor import run_until_signal
 READY = "ready"
 """The line that the daemon waits for."""
 USER_ERROR = 2
-"""Exit code of an error that a restart does not mend; the daemon is told which."""
+"""Exit code of an error that a restart does not mend; the daemon gets its sentence."""
 STOPPED = "The institution's executor was stopped while it worked on this request."
 WITHDRAWN = "The SuperNode no longer waits for this task."
 
@@ -89,7 +89,7 @@ class TaskRecord:
         run_id: Flower's number of the run.
         message_type: `train`, `evaluate` or `query`, with a name after a dot if it has one; empty if no message came.
         seconds: From acquiring the task to its last byte.
-        error: What the coordinator was told; empty if the task succeeded.
+        error: What the coordinator got; empty if the task succeeded.
     """
 
     task_id: int

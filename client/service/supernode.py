@@ -5,7 +5,7 @@ every 0.5 s whether the executor's reply is there, and waits 1 s when it sees a 
 arrived at the coordinator: in a federation of quick rounds that is most of a round's time.
 
 Every request is signed whole as well (`shared.signing`): Flower's own signature covers the time alone, and Collegium's
-coordinator does not take it unless it is told to.
+coordinator does not accept it unless configured to.
 
 One thing more is mended. When Flower's loop ends by an error (a coordinator that answers with HTTP 500 is enough), its
 process lives on without ever asking for a message again; here it ends, so that the daemon starts it anew.

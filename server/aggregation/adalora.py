@@ -27,7 +27,7 @@ def apply(state: Arrays, updates: Iterable[ClientUpdate], context: Context) -> R
 
 
 def noted(updates: Iterable[ClientUpdate], told: Told) -> Iterator[ClientUpdate]:
-    """The updates as they are, while the importance that came with them is noted in `told`."""
+    """The updates unchanged; the importance that came with each is noted in `told`."""
     for update in updates:
         told[update.institution] = dict(update.importance)
         yield update

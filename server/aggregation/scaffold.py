@@ -1,7 +1,7 @@
 """The coordinator's side of SCAFFOLD (Karimireddy et al. 2020, arXiv 1910.06378); `client.train.drift` is the other.
 
 Algorithm 1 moves c by |S| / N times the mean change of the variates c_i of those who took part, so that c is the mean
-of all c_i. Here the sum of all c_i is kept instead, beside how many institutions have ever told one - row by row where
+of all c_i. Here the sum of all c_i is kept instead, beside how many institutions have ever sent one - row by row where
 they annotate different labels - and c is their quotient. So it is the mean of the c_i always: whoever joins late, and
 whichever heads an institution holds. Both stand in the checkpoint; nobody's single c_i is kept.
 """
@@ -22,7 +22,7 @@ Taken = Mapping[int, Collection[str]]
 
 
 def mean(told: Variates, shapes: Mapping[str, tuple[int, ...]]) -> Arrays:
-    """The variate c of the arrays named in `shapes`, float32; zero where nobody has told a c_i yet."""
+    """The variate c of the arrays named in `shapes`, float32; zero where nobody has sent a c_i yet."""
     return {
         name: (told.sums[name] / np.maximum(told.counts[name], 1)).astype(np.float32)
         if name in told.sums
@@ -37,7 +37,7 @@ def add(told: Variates, update: ClientUpdate, counted: Collection[str]) -> Varia
     Args:
         told: So far.
         update: With `control`, the change of c_i by array.
-        counted: Arrays of which the institution has told a variate before.
+        counted: Arrays for which the institution has sent a variate before.
     """
     sums, counts = dict(told.sums), dict(told.counts)
     for name, change in update.control.items():
@@ -50,7 +50,7 @@ def add(told: Variates, update: ClientUpdate, counted: Collection[str]) -> Varia
 
 
 def told_before(names: Collection[str], taken: Taken, method: Method) -> set[str]:
-    """The arrays of which an institution has told a variate in the rounds in which its update was taken."""
+    """The arrays for which an institution has sent a variate in the rounds in which its update was taken."""
     return {
         name
         for name in names

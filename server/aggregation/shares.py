@@ -1,4 +1,4 @@
-"""Counts that institutions tell steer averages, so that nobody's counts for more than an agreed share.
+"""Reported record counts set the weights of averages; no institution's may exceed an agreed share.
 
 Of the counts n_i of one task, those above a level c count as c, where c is the largest with
 
@@ -104,7 +104,7 @@ class _Top:
 
 
 def _counts(update: ClientUpdate, weighting: Weighting) -> dict[str | None, int]:
-    """What it tells that steers: examples by task, and under None of all; not where a filter takes nothing of it."""
+    """Counts that set weights: examples by task, and under None of all; not where a filter takes nothing."""
     counts: dict[str | None, int] = {t: n for t, n in update.examples.items() if update.trust.get(t, 1.0) > 0}
     if weighting == "examples" and None not in update.trust:
         counts[None] = sum(update.examples.values())

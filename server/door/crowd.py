@@ -1,6 +1,6 @@
 """Connections at the public door: strangers are few, short-lived and pushed out by the next; institutions are not.
 
-Before TLS and the headers are done nobody can tell an institution from a stranger. So nobody is turned away at the
+Before TLS and the headers are done an institution cannot be told from a stranger. So nobody is turned away at the
 entrance: the newcomer gets a place, and the oldest connection that has shown no key goes, of the address that holds
 most of them. A flood thus drives out itself, while who shows an enrolled key within seconds keeps its place.
 """

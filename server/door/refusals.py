@@ -25,7 +25,7 @@ class RefusedError(Exception):
 
     Attributes:
         status: HTTP status of the answer.
-        reason: For the log; the sender is told the status alone, or `body` in its place.
+        reason: For the log; the sender gets the status alone, or `body` in its place.
         body: JSON of the answer.
     """
 
@@ -55,7 +55,7 @@ class FewLines(logging.Filter):
         self._since, self._passed, self._left_out = clock(), 0, 0
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the line is written; the first one of a new minute tells how many were not."""
+        """Whether the line is written; the first one of a new minute says how many were not."""
         if _is_routine(record):
             return True
         if (now := self._clock()) - self._since >= 60:

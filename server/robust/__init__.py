@@ -68,7 +68,7 @@ def apply(
     """
     if robust.root is not None and all(update.institution != robust.root for update in updates):
         raise QuorumError(
-            f"Expected an update of {robust.root}, by which robust.root says that all others are judged, but none came "
+            f"Expected an update of {robust.root}, the reference that robust.root names, but none came "
             "in this round; the last checkpoint is kept, so mend that institution and resume the run."
         )
     filtered = {update.institution: replace(update, arrays={}) for update in updates}
@@ -139,7 +139,7 @@ def _findings(
     gram: np.ndarray,
     judged: Sequence[tuple[Verdict, str | None]],
 ) -> list[Finding]:
-    """What is told of the steps of one part; the last row of `gram` is the mean that was taken."""
+    """What is reported about the steps of one part; the last row of `gram` is the mean that was taken."""
     lengths = np.sqrt(np.maximum(gram.diagonal(), 0.0))
     found = []
     for i, (update, (verdict, reason)) in enumerate(zip(own, judged, strict=True)):

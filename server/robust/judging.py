@@ -16,7 +16,7 @@ Judged = tuple[Verdict, str | None]
 SLACK = 1 + 1e-9
 """Lengths that differ by rounding alone are the same."""
 HALF = 0.5
-"""Who has less than this fraction of the say that others have is told of."""
+"""An institution with less than this fraction of the others' weight is reported."""
 
 
 @dataclass(frozen=True)

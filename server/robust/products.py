@@ -35,7 +35,7 @@ ROWS = 512
 
 @dataclass(frozen=True)
 class Steps:
-    """The steps of K institutions, as far as inner products tell."""
+    """The steps of K institutions, by their inner products."""
 
     grams: np.ndarray
     """[K, 2, K, 2], float64: inner products of the terms of degree 1 and 2, summed over layers."""

@@ -129,7 +129,7 @@ _pull_seconds: ContextVar[float] = ContextVar("pull_seconds", default=PULL_MAX_T
 
 
 def _pull_objects(object_ids: list[str], pull_object_fn: Callable[[str], bytes]) -> dict[str, bytes]:
-    """Flower's, which waits two hours for an array unless it is told otherwise, and its Grid does not tell it."""
+    """Flower's, which waits two hours for an array unless configured otherwise, and its Grid does not configure it."""
     return pull_objects(
         object_ids,
         pull_object_fn,

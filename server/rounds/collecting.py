@@ -94,7 +94,7 @@ def _controlled(
 
 
 def _filtered(run: Run, model: Arrays, updates: Sequence[ClientUpdate], number: int) -> list[ClientUpdate]:
-    """The updates as the federation's filter lets them through; whoever was held back is named and recorded."""
+    """The updates after the federation's filter; what was filtered is announced and recorded."""
     agreed = run.federation.robust
     assert agreed is not None
     run.require_quorum(number, [update.institution for update in updates])

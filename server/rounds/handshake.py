@@ -47,7 +47,7 @@ def gaps(announced: Mapping[str, Holdings], tasks: Mapping[str, Task]) -> list[s
 
 
 def _count(holdings: Holdings, task: str) -> str:
-    """Training records, as far as the institution tells."""
+    """Training records, as far as the institution reports them."""
     if holdings.counts == "none":
         return "count not shared"
     return f"{'about ' if holdings.counts == 'rounded' else ''}{holdings.records[task]['train']}"

@@ -39,7 +39,7 @@ MAX_UPDATE_NORM = 1e4
 MAX_STEPS = 10**6
 """No institution takes more steps in a round; with `rounds.normalize_steps` they weigh."""
 MAX_IMPORTANCE = 1.05
-"""Shares of importance add up to 1, but for the precision they travel in."""
+"""Shares of importance add up to 1, up to the precision they are sent in."""
 Sent = TrainReply | TrainedReply | EvaluateReply | SecureReply
 Asked = TrainRequest | EvaluateRequest | SecureRequest
 Records = Mapping[str, Mapping[Split, int]]

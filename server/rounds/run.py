@@ -39,7 +39,7 @@ class Seat:
     scored: bool = False
     """Whether it has scored the initial state."""
     cuts: dict[tuple[str, str], Cut] = field(default_factory=dict)
-    """By split and task, its count that was last said to be above its share."""
+    """By split and task, its count that was last announced as above its share."""
 
     @property
     def silent(self) -> bool:
@@ -173,7 +173,7 @@ class Run:
             self.store.add_evaluation(self.run_id, number, institution, reply.split, reply.epsilon, head)
 
     def record_cuts(self, number: int, split: str, cuts: Sequence[Cut]) -> None:
-        """Record counts that were above `rounds.max_share`, and say those that have not been said."""
+        """Record counts that were above `rounds.max_share`; announce new ones."""
         self.store.add_cuts(self.run_id, number, split, cuts)
         share = self.federation.rounds.max_share
         for one in cuts:
@@ -199,5 +199,5 @@ def checked(answer: Answer, kind: type[R], check: Callable[[R, str], T]) -> tupl
 
 
 def _head(ledger: str | None) -> str | None:
-    """The head of a ledger as it was told, if it is one."""
+    """The reported head of a ledger, if it is one."""
     return ledger if ledger and LEDGER.fullmatch(ledger) else None

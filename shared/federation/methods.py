@@ -199,7 +199,7 @@ def columns(method: Method) -> dict[str, str]:
 def choose(*, institutions: int, rank: int, mixed_ranks: bool, private: bool, secure: bool) -> tuple[MethodName, str]:
     """The method of a federation that names none, and the reason in words.
 
-    Strong skew between institutions is a reason for `rolora` as well, but no federation file tells of it.
+    Strong skew between institutions is a reason for `rolora` as well, but no federation file describes it.
     """
     if mixed_ranks:
         return "flexlora", "institutions have different ranks"

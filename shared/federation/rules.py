@@ -203,4 +203,4 @@ def _personal() -> Iterator[Rule]:
 
 
 RULES: tuple[Rule, ...] = tuple(_table())
-"""All rules, in the order in which breaches are told."""
+"""All rules, in the order in which breaches are reported."""

@@ -156,7 +156,7 @@ def build_model(
         federation: The agreement.
         backbone: Where this machine keeps the backbone, if not where the federation file says.
         rank: Of the adapter, where this institution's is lower than `adapter.rank`.
-        released: What peft is told of a released adapter, if that is what the model is for.
+        released: The peft configuration of a released adapter, if the model is for one.
 
     Raises:
         BackboneError: The backbone is missing or is not the agreed one.

@@ -29,6 +29,6 @@ were shown different rounds give noise. The bound is Bonawitz et al.'s 2 t > n +
 could both find enough who sign and help.
 
 What is not. Vectors are not proven honest: whoever sends a false one, or deals shares that fit nothing, spoils the sum,
-and whoever says falsely that a share does not open keeps its sender out of the round. The sum itself tells what sums
-tell. The same round trained twice with others gives two sums, whose difference tells of the one who is missing.
+and whoever claims falsely that a share does not open keeps its sender out of the round. The sum itself reveals what
+sums reveal. The same round trained twice with others gives two sums, whose difference reveals the one who is missing.
 """

@@ -121,7 +121,7 @@ def recover_key(
 
 
 def commit(seed: bytes) -> str:
-    """What is announced of a seed; it tells nothing of the mask, whose key is another function of the seed."""
+    """What is announced of a seed; it reveals nothing of the mask, whose key is another function of the seed."""
     return hashlib.sha256(b"commitment" + seed).hexdigest()
 
 

@@ -37,7 +37,7 @@ class Member:
 
     keys: PublicKeys
     examples: Mapping[str, int]
-    """Training records per task, as its policy tells them."""
+    """Training records per task, as its policy shares them."""
     labels: Mapping[str, Sequence[str]]
     """Per task that has labels, those that it annotates."""
     signature: str
@@ -65,7 +65,7 @@ def check_directory(directory: Directory, context: Context, *, node_keys: Mappin
     """Raise ProtocolError unless this is a round that these institutions have signed.
 
     Args:
-        directory: Who is said to take part.
+        directory: Who takes part, according to the coordinator.
         context: The round.
         node_keys: The public node key of every institution of the federation.
         threshold: Fewest participants.

@@ -1,4 +1,4 @@
-"""Auditing a released bundle: does it tell the records it was trained on from others?"""
+"""Auditing a released bundle: can the records it was trained on be told from others?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ FEWEST = 10
 
 @dataclass(frozen=True)
 class BundleAudit:
-    """What a bundle tells of its training records; scores are higher where a record is rather a member."""
+    """What a bundle reveals about its training records; scores are higher where a record is rather a member."""
 
     bundle: str
     task: str

@@ -1,4 +1,4 @@
-"""Membership inference: how well a score tells the records that were trained on from others like them.
+"""Membership inference: how well a score separates the records that were trained on from others like them.
 
 Yeom et al. 2018 (arXiv 1709.01604) take the loss as the score. The area under the curve is the average case; what an
 attack finds at very few false alarms is what counts for the few records at most risk (Carlini et al. 2022, arXiv
@@ -32,7 +32,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Membership:
-    """How well the scores tell members from others."""
+    """How well the scores separate members from others."""
 
     auc: float
     """Chance that a member scores above another record; 0.5 is blind."""

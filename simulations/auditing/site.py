@@ -133,7 +133,7 @@ def _absent(site: Site, owners: int) -> dict[Key, Owner]:
 
 
 def _reported(federation: Federation) -> float:
-    """The epsilon of all rounds, as an account without a ledger tells it."""
+    """The epsilon of all rounds, by an account without a ledger."""
     mechanism = mechanism_of_round(federation)
     return epsilon([mechanism] * federation.rounds.count, privacy_of(federation).delta)
 

@@ -1,4 +1,4 @@
-"""Auditing training: canaries in one institution's data, and what a run of the federation tells of them."""
+"""Auditing training: canaries in one institution's data, and what a run of the federation reveals about them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -66,7 +66,7 @@ class TrainingAudit:
     """The epsilon that the accounting reports; None without [privacy]."""
     bound: Bound
     membership: Membership
-    """How well the same scores tell which canaries were in."""
+    """How well the same scores show which canaries were in."""
     scores_in: tuple[float, ...]
     scores_out: tuple[float, ...]
     exposure_in: tuple[float, ...] = ()

@@ -96,7 +96,7 @@ def main(
 
 
 def measure(experiment: Experiment, found: Measured) -> None:
-    """Run a federation and add what its rounds took, but for the first."""
+    """Run a federation and add what its rounds took, except the first."""
     federation = experiment.federation
     model = build_model(federation)
     grid = CountingGrid(open_sites(experiment, model))

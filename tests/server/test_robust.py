@@ -268,7 +268,7 @@ def test_fltrust_equals_its_formula() -> None:
 
 
 def test_without_the_root_the_round_has_no_result() -> None:
-    with pytest.raises(QuorumError, match=r"Expected an update of i9, by which robust\.root says"):
+    with pytest.raises(QuorumError, match=r"Expected an update of i9, the reference that robust\.root names"):
         apply(STATE, make_updates(3, "B"), robust=robust("fltrust", root="i9"), method=METHODS["ffa"])
 
 
