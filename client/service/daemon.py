@@ -26,12 +26,12 @@ RUNTIME_HOST = "127.0.0.1"
 GRACE_SECONDS = 4.0
 LOG_POLL = 0.1
 STALE_SECONDS = 100.0
-"""How long a site that was connected before is refused because Flower 1.41 still counts its killed SuperNode as online:
+"""How long a site whose key is enrolled is refused because Flower 1.41 still counts its killed SuperNode as online:
 60 s after its last sign of life, and the supervisor's pause between two attempts."""
 LOCK = "daemon.lock"
 """In the state folder: held by the daemon that serves it."""
-CONNECTED_FILE = "connected"
-"""In the state folder, from the first connection on: the key has been enrolled at some time."""
+NOT_ENROLLED = "Its key is not enrolled."
+"""What the coordinator's door adds to a refusal if it does not know the key (`server.door.authentication`)."""
 EXECUTOR_READY = ": ready"
 """As client.service.executor ends its line; importing it here would load Flower's client side into this process."""
 
@@ -120,7 +120,7 @@ class _Patience:
         now = time.monotonic()
         if "Failed to activate SuperNode" not in tail:
             self._refused_since = None
-        elif (self._institution.runtime.state / CONNECTED_FILE).exists():
+        elif NOT_ENROLLED not in tail:  # the coordinator knows the key, and counts its last process as online
             self._refused_since = self._refused_since or now
             if now - self._refused_since < STALE_SECONDS:
                 return None
@@ -130,6 +130,11 @@ class _Patience:
 def _why_supernode_ended(institution: Institution, port: int, _code: int, tail: str) -> str | None:
     """The sentence for an end that a restart does not mend, from what Flower 1.41 writes."""
     address, ca, key = institution.server.address, institution.server.ca, institution.identity.key
+    if "Failed to activate SuperNode" in tail and NOT_ENROLLED not in tail:
+        return (
+            f"Expected the coordinator at {address} to let this site in, but it has counted another process with the "
+            f"key {key} as online for {STALE_SECONDS:.0f} s; stop that one, since a key is for one daemon."
+        )
     if "Failed to activate SuperNode" in tail:
         return (
             f"Expected the coordinator at {address} to know the key {key}, but it is not enrolled, or not any more; "
@@ -256,7 +261,6 @@ def _announce_connection(institution: Institution, announce: Announce, lines: It
     lost = False
     for line in lines:
         if "SuperNode ID: " in line:
-            (institution.runtime.state / CONNECTED_FILE).touch()
             announce(f"{institution.name} is connected to the coordinator at {address}.")
             lost = False
         elif "Connection attempt failed" in line and not lost:

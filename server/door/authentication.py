@@ -32,6 +32,8 @@ from shared.flower.keys import bytes_to_public_key, verify_signature
 from shared.signing import HEADER, RequestSignature, read_signature
 
 ACTIVATE_PATH = "/v1/fleet/activate-node"
+NOT_ENROLLED = "Its key is not enrolled."
+"""As `client.service.daemon` finds it in a SuperNode's log."""
 LONGEST_KEY = 512
 REMEMBERED_SECONDS = TIMESTAMP_TOLERANCE + 2 * SYSTEM_TIME_TOLERANCE
 """No signature is taken that long after it has come once."""
@@ -167,7 +169,8 @@ def _is_signed(claim: Claim, key: ec.EllipticCurvePublicKey, method: str, path: 
 def _unknown_key(path: str) -> RefusedError:
     if path != ACTIVATE_PATH:
         return RefusedError(401, "a key that is not enrolled")
-    # What Flower itself answers here: a SuperNode says by it why it cannot connect.
+    # What Flower itself answers here, and also to a key whose last process it still counts as online: a SuperNode says
+    # by it why it cannot connect, and by what is added the institution's daemon tells the two apart.
     code = ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED
-    body = FlowerError(code, "").to_json(API_ERROR_MAP[code].public_message)
+    body = FlowerError(code, "").to_json(f"{API_ERROR_MAP[code].public_message} {NOT_ENROLLED}")
     return RefusedError(API_ERROR_MAP[code].http_status_code, "a key that is not enrolled", body=body)

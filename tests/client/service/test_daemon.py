@@ -25,6 +25,7 @@ from client.institution import load_institution
 from client.keys import generate_node_key
 from client.service import daemon
 from client.service.daemon import _new_lines, serve
+from server.door.authentication import NOT_ENROLLED
 from server.enrolment.keys import read_public_key
 from server.home import ServerHome, init_home, read_settings
 from server.service import daemon as coordinator_daemon
@@ -241,6 +242,18 @@ def test_a_killed_supernode_is_let_in_again(coordinator: ServerHome, institution
         )
         os.kill(supernode, signal.SIGKILL)
         running.wait_for("hospital is connected", count=2, seconds=150)  # Flower refuses it for about a minute
+
+
+def test_only_a_key_that_is_not_enrolled_is_refused_at_once(
+    institution: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A site that has lost its state folder with its process is enrolled all the same."""
+    patience = daemon._Patience(load_institution(institution()), 1)
+    assert patience(1, "[code: 2004] Failed to activate SuperNode.") is None
+    assert "it is not enrolled" in str(patience(1, f"Failed to activate SuperNode. {NOT_ENROLLED}"))
+    monkeypatch.setattr(daemon, "STALE_SECONDS", -1.0)
+    assert "another process with the key" in str(patience(1, "[code: 2004] Failed to activate SuperNode."))
+    assert daemon.NOT_ENROLLED == NOT_ENROLLED
 
 
 @pytest.mark.usefixtures("only_supernode")
