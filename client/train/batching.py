@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from shared.model.multitask import PAD_MULTIPLE
+from shared.model.packed import PAD_MULTIPLE
 from shared.tasks import Example
 
 MICRO_BATCH_COST = 128

@@ -12,13 +12,12 @@ from transformers import PreTrainedTokenizerFast
 from shared.errors import ConfigError
 from shared.federation import Federation
 from shared.model.backbone import LoadedBackbone, load_backbone
+from shared.model.encoder import Encoder
 from shared.model.frozen import FrozenStates
 from shared.model.lora import Base, adapt, add_lora
+from shared.model.packed import PAD_MULTIPLE
 from shared.tasks import Example, Task, build_task
 from shared.tasks.base import Head, Tensors
-
-PAD_MULTIPLE = 8
-"""Batches are padded to a multiple of this many sub-tokens, which matrix kernels like."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,7 @@ class MultiTaskModel(nn.Module):
         self.encoder = encoder
         self.frozen = frozen
         self.base = Base(encoder)
+        self._encode = Encoder(encoder)
         self.tokenizer: PreTrainedTokenizerFast = backbone.tokenizer
         self.tasks = dict(tasks)
         embeddings = backbone.encoder.embeddings.word_embeddings.weight
@@ -135,12 +135,6 @@ class MultiTaskModel(nn.Module):
     def _states(self, batch: Batch) -> torch.Tensor:
         texts = batch.input_ids, batch.attention_mask, batch.token_type_ids
         return self.frozen.of(*texts, self._encode) if self.frozen else self._encode(*texts)
-
-    def _encode(self, input_ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
-        states: torch.Tensor = self.encoder(
-            input_ids=input_ids, attention_mask=mask, token_type_ids=types
-        ).last_hidden_state
-        return states
 
 
 def build_model(

@@ -1,0 +1,130 @@
+"""A frozen BERT with LoRA, passed through without padding, from the parameters that peft holds.
+
+Frozen weights are kept in the dtype of the products, query, key and value are one product, and each linear layer with
+its low-rank product is one step of autograd (`shared.model.packed`). What it does not know - another architecture, a
+kind of LoRA, dropout, a hook - goes through peft's own forward pass.
+"""
+
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners import lora
+from torch import nn
+from torch.nn import functional
+from transformers import BertModel
+
+from shared.model.lora import Cored, frozen
+from shared.model.packed import Part, adapted, add_norm, attend, pack
+
+Stamp = tuple[tuple[int, int], ...]
+"""Where frozen weights lie and how often they were changed in place."""
+
+
+class Encoder:
+    """The forward pass of a model that peft has built; the weights stay the model's own."""
+
+    def __init__(self, model: PeftModel) -> None:
+        self._model = model
+        self._kept: dict[tuple[int, torch.dtype], tuple[Stamp, torch.Tensor, torch.Tensor]] = {}
+
+    def __call__(self, input_ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
+        """The last layer's states, [rows, length, hidden]; what stands at padding is nobody's to read.
+
+        Args:
+            input_ids: [rows, length].
+            mask: One where there is text, which is at the start of every row.
+            types: Token types.
+        """
+        if not self.is_known():
+            states: torch.Tensor = self._model(
+                input_ids=input_ids, attention_mask=mask, token_type_ids=types
+            ).last_hidden_state
+            return states
+        device = input_ids.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
+        with torch.autocast(device, enabled=False):
+            return self._pass(input_ids, mask, types, dtype)
+
+    def is_known(self) -> bool:
+        """Whether all that the model has is computed here."""
+        bert = self._model.get_base_model()
+        return (
+            type(bert) is BertModel
+            and bert.config.hidden_act == "gelu"
+            and not bert.config.is_decoder
+            and getattr(bert.config, "position_embedding_type", "absolute") == "absolute"
+            and bert.embeddings.word_embeddings.weight.dtype == torch.float32
+            and all(map(_is_known, self._model.modules()))
+        )
+
+    def _pass(
+        self, input_ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor, dtype: torch.dtype
+    ) -> torch.Tensor:
+        bert: Any = self._model.get_base_model()
+        packing, embedded = pack(mask), bert.embeddings
+        states = functional.embedding(input_ids.flatten()[packing.tokens], embedded.word_embeddings.weight)
+        states = states + functional.embedding(types.flatten()[packing.tokens], embedded.token_type_embeddings.weight)
+        states = states + functional.embedding(packing.positions, embedded.position_embeddings.weight)
+        states = embedded.LayerNorm(states)
+        low = states.to(dtype)
+        for layer in bert.encoder.layer:
+            own, after = layer.attention.self, layer.attention.output
+            qkv = self._linear(low, own.query, own.key, own.value)
+            mixed = attend(qkv, packing, own.num_attention_heads)
+            mixed = self._linear(mixed, after.dense)
+            states, low = add_norm(states, mixed, after.LayerNorm)
+            inner = functional.gelu(self._linear(low, layer.intermediate.dense))
+            states, low = add_norm(states, self._linear(inner, layer.output.dense), layer.output.LayerNorm)
+        padded = states.new_zeros(mask.numel(), states.shape[1])
+        return padded.index_copy(0, packing.tokens, states).view(*mask.shape, -1)
+
+    def _linear(self, inputs: torch.Tensor, *layers: nn.Module) -> torch.Tensor:
+        """The outputs of layers with the same inputs, beside each other: [tokens, outputs of all]."""
+        weight, bias = self._frozen([_base(layer) for layer in layers], inputs.dtype)
+        parts: list[Part] = []
+        factors: list[Any] = []
+        start = 0
+        for layer in layers:
+            end = start + _base(layer).out_features
+            if isinstance(layer, lora.Linear):
+                a: Any = layer.lora_A["default"]
+                down = a.core.weight @ a.factor.weight if isinstance(a, Cored) else a.weight
+                parts.append(Part(start, end, layer.scaling["default"]))
+                factors += [down, layer.lora_B["default"].weight]
+            start = end
+        return adapted(inputs, weight, bias, parts, factors)
+
+    def _frozen(self, layers: list[nn.Linear], dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weights and biases one under the other in `dtype`, put together anew where one has moved."""
+        stamp = tuple((layer.weight.data_ptr(), layer.weight._version) for layer in layers)
+        key = id(layers[0]), dtype
+        kept = self._kept.get(key)
+        if kept is None or kept[0] != stamp:
+            with torch.inference_mode(False), torch.no_grad():
+                weight, bias = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
+                kept = self._kept[key] = stamp, weight.to(dtype), bias.to(dtype)
+        return kept[1:]
+
+
+def _base(layer: nn.Module) -> nn.Linear:
+    if isinstance(layer, lora.LoraLayer):
+        return frozen(layer)
+    assert isinstance(layer, nn.Linear)
+    return layer
+
+
+def _is_known(module: nn.Module) -> bool:
+    """Whether a module does nothing but what is computed here."""
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+        return False
+    if isinstance(module, nn.Dropout):
+        return module.p == 0 or not module.training
+    if isinstance(module, lora.LoraLayer):
+        return (
+            type(module).forward is lora.Linear.forward
+            and module.active_adapters == ["default"]
+            and not (module.merged or module.disable_adapters or module.lora_variant or module.lora_bias["default"])
+            and frozen(module).bias is not None
+        )
+    return True

@@ -1,0 +1,232 @@
+"""The pieces of an encoder layer over rows that lie one behind the other, without padding: [tokens, hidden].
+
+Linear layers, norms and activations need no more than that; only attention sees rows, in groups of the same padded
+length. Frozen weights come in the dtype of the products, which trained factors and sums (LayerNorm, gradients of
+parameters) are not in: they are float32.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+PAD_MULTIPLE = 8
+"""Rows are padded to a multiple of this many sub-tokens, which matrix kernels like."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows that attend together: their padded lengths are equal."""
+
+    index: torch.Tensor | None
+    """The token that stands at each place, any token where there is padding: [rows * length]; None if 0, 1, 2, ..."""
+    there: torch.Tensor | None
+    """Where there is a token: [rows, length]; None if everywhere."""
+    rows: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Where the sub-tokens of padded rows lie when they lie one behind the other."""
+
+    tokens: torch.Tensor
+    """Of each token, its place in the padded batch, flattened: [tokens]."""
+    positions: torch.Tensor
+    """Of each token, its place in its row: [tokens]."""
+    groups: tuple[Group, ...]
+    places: torch.Tensor | None
+    """Of each token, its place in the groups, one behind the other: [tokens]; None if 0, 1, 2, ..."""
+
+
+def pack(mask: torch.Tensor) -> Packing:
+    """Lay out a batch, [rows, length], whose mask is one where there is text: at the start of every row."""
+    lengths = mask.sum(1)
+    starts = lengths.cumsum(0) - lengths
+    tokens = mask.flatten().nonzero()[:, 0]
+    positions = tokens % mask.shape[1]
+    if bool((lengths == lengths[0]).all()):
+        return Packing(tokens, positions, (Group(None, None, len(mask), int(lengths[0])),), None)
+    padded = (lengths + PAD_MULTIPLE - 1) // PAD_MULTIPLE * PAD_MULTIPLE
+    groups, places, before = [], torch.empty_like(tokens), 0
+    for width in sorted(set(padded.tolist()) - {0}):
+        own = padded == width
+        steps = torch.arange(width, device=mask.device)
+        there = steps < lengths[own, None]
+        index = torch.where(there, starts[own, None] + steps, 0)
+        places[index[there]] = before + there.flatten().nonzero()[:, 0]
+        groups.append(Group(index.flatten(), None if bool(there.all()) else there, *index.shape))
+        before += index.numel()
+    return Packing(tokens, positions, tuple(groups), places)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The low-rank product beside some outputs of a frozen layer: scale B A on those from `start` to `end`."""
+
+    start: int
+    end: int
+    scale: float
+
+
+class Adapted(torch.autograd.Function):
+    """x W^T + b, with scale x A^T B^T beside it for each part (LoRA; Hu et al. 2021, equation 3)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        inputs: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        parts: Sequence[Part],
+        *ab: torch.Tensor,
+    ) -> torch.Tensor:
+        """[tokens, inputs] to [tokens, outputs].
+
+        Args:
+            ctx: Of torch.
+            inputs: In the dtype of the products, as `weight` [outputs, inputs] and `bias` [outputs].
+            weight: Frozen.
+            bias: Frozen.
+            parts: What has a product beside it.
+            ab: A [rank, inputs] and B [outputs, rank] of each part in turn, float32.
+        """
+        outputs = torch.addmm(bias, inputs, weight.t())
+        down, ranks = torch.cat(ab[0::2]).to(inputs.dtype) if ab else None, [len(a) for a in ab[0::2]]
+        ups = [(b * part.scale).to(inputs.dtype) for b, part in zip(ab[1::2], parts, strict=True)]
+        low = inputs @ down.t() if down is not None else None
+        if low is not None:
+            for part, x, up in zip(parts, torch.split(low, ranks, 1), ups, strict=True):
+                outputs[:, part.start : part.end].addmm_(x, up.t())
+        ctx.save_for_backward(inputs, weight, down, low, *ups)
+        ctx.parts, ctx.ranks = parts, ranks
+        return outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        """The gradients of the inputs and of every A and B, as far as they are wanted."""
+        inputs, weight, down, low, *ups = ctx.saved_tensors
+        back = gradient @ weight if ctx.needs_input_grad[0] else None
+        if down is None:
+            return back, None, None, None
+        own = [gradient[:, part.start : part.end] for part in ctx.parts]
+        pulled = torch.cat([part @ up for part, up in zip(own, ups, strict=True)], 1)
+        if back is not None:
+            back.addmm_(pulled, down)
+        wanted = ctx.needs_input_grad[4:]
+        downs = (pulled.t() @ inputs).float().split(ctx.ranks) if any(wanted[0::2]) else [None] * len(own)
+        ab: list[torch.Tensor | None] = []
+        for number, (part, x) in enumerate(zip(own, torch.split(low, ctx.ranks, 1), strict=True)):
+            ab.append(downs[number] if wanted[2 * number] else None)
+            ab.append((part.t() @ x).float() * ctx.parts[number].scale if wanted[2 * number + 1] else None)
+        return back, None, None, None, *ab
+
+
+class Attention(torch.autograd.Function):
+    """Every row's attention over itself: softmax(Q K^T / sqrt(size)) V, head by head (Vaswani et al. 2017).
+
+    Plain products: in bfloat16 on a CPU the backward pass of `scaled_dot_product_attention` takes far longer.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, qkv: torch.Tensor, packing: Packing, heads: int) -> torch.Tensor:
+        """[tokens, 3 hidden] to [tokens, hidden]."""
+        hidden = qkv.shape[1] // 3
+        size = hidden // heads
+        saved, outputs = [], []
+        for group in packing.groups:
+            rows, length = group.rows, group.length
+            own = _gather(qkv, group).view(rows, length, 3, heads, size).permute(2, 0, 3, 1, 4)
+            q, k, v = own.reshape(3, rows * heads, length, size)
+            scores = torch.bmm(q, k.transpose(1, 2)).mul_(size**-0.5)
+            if group.there is not None:
+                scores.view(rows, heads, length, length).masked_fill_(~group.there[:, None, None], -torch.inf)
+            weights = torch.softmax(scores, -1)
+            outputs.append(torch.bmm(weights, v).view(rows, heads, length, size).transpose(1, 2).reshape(-1, hidden))
+            saved += [q, k, v, weights]
+        ctx.save_for_backward(*saved)
+        ctx.packing, ctx.heads = packing, heads
+        return _scatter(outputs, packing)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        """The gradient of queries, keys and values."""
+        hidden, heads = gradient.shape[1], ctx.heads
+        size, back = hidden // heads, []
+        for number, group in enumerate(ctx.packing.groups):
+            q, k, v, weights = ctx.saved_tensors[4 * number : 4 * number + 4]
+            rows, length = group.rows, group.length
+            own = _gather(gradient, group).view(rows, length, heads, size).transpose(1, 2).reshape(q.shape)
+            if group.there is not None:  # nobody reads what padding attends to
+                own.view(rows, heads, length, size).mul_(group.there[:, None, :, None])
+            three = q.new_empty((3, *q.shape))
+            torch.bmm(weights.transpose(1, 2), own, out=three[2])
+            scores = torch._softmax_backward_data(torch.bmm(own, v.transpose(1, 2)), weights, -1, weights.dtype)
+            scores.mul_(size**-0.5)
+            torch.bmm(scores, k, out=three[0])
+            torch.bmm(scores.transpose(1, 2), q, out=three[1])
+            spread = three.view(3, rows, heads, length, size).permute(1, 3, 0, 2, 4)
+            back.append(spread.reshape(rows * length, 3 * hidden))
+        return _scatter(back, ctx.packing), None, None
+
+
+class AddNorm(torch.autograd.Function):
+    """LayerNorm of a sum, in float32, and the same in the dtype of the products if that is another."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: torch.Tensor, added: torch.Tensor, norm: nn.LayerNorm
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`states` float32 and `added` in the dtype of the products, [tokens, hidden] both."""
+        total = states + added
+        normal, mean, rstd = torch.native_layer_norm(total, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+        ctx.save_for_backward(total, mean, rstd, norm.weight, norm.bias)
+        ctx.dtype = added.dtype
+        return normal, None if added.dtype == normal.dtype else normal.to(added.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor, low: torch.Tensor | None) -> Any:
+        """The gradient of the sum, for both of its terms."""
+        total, mean, rstd, weight, bias = ctx.saved_tensors
+        if low is not None:
+            gradient = gradient + low
+        back, _, _ = torch.ops.aten.native_layer_norm_backward(
+            gradient, total, weight.shape, mean, rstd, weight, bias, [True, False, False]
+        )
+        return back, back.to(ctx.dtype), None
+
+
+def adapted(
+    inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, parts: Sequence[Part], ab: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """As `Adapted.forward`."""
+    outputs: torch.Tensor = Adapted.apply(inputs, weight, bias, parts, *ab)  # type: ignore[no-untyped-call]
+    return outputs
+
+
+def attend(qkv: torch.Tensor, packing: Packing, heads: int) -> torch.Tensor:
+    """As `Attention.forward`."""
+    outputs: torch.Tensor = Attention.apply(qkv, packing, heads)  # type: ignore[no-untyped-call]
+    return outputs
+
+
+def add_norm(states: torch.Tensor, added: torch.Tensor, norm: nn.LayerNorm) -> tuple[torch.Tensor, torch.Tensor]:
+    """LayerNorm of `states`, float32, and `added`: in float32, and in the dtype of `added`; [tokens, hidden] all."""
+    normal, low = AddNorm.apply(states, added, norm)  # type: ignore[no-untyped-call]
+    return normal, normal if low is None else low
+
+
+def _gather(flat: torch.Tensor, group: Group) -> torch.Tensor:
+    """A group's rows: [rows * length, ...]."""
+    return flat if group.index is None else flat.index_select(0, group.index)
+
+
+def _scatter(groups: Sequence[torch.Tensor], packing: Packing) -> torch.Tensor:
+    """All groups' tokens, one behind the other."""
+    return groups[0] if packing.places is None else torch.cat(list(groups)).index_select(0, packing.places)
