@@ -7,8 +7,10 @@ import numpy as np
 from shared.model.packed import PAD_MULTIPLE
 from shared.tasks import Example
 
-MICRO_BATCH_COST = 128
+PADDED_PASS = 128
 """What one more forward and backward pass costs, in padded sub-tokens; measured with MiniLM-L6 on a CPU."""
+PACKED_PASS = 1024
+"""The same where only attention and heads see padding (`shared.model.encoder`)."""
 
 
 def pack(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
@@ -46,13 +48,14 @@ def training_batches(examples: Sequence[Example], batch_tokens: int, rng: np.ran
 
 def micro_batches(examples: Sequence[Example]) -> list[list[Example]]:
     """A batch sorted by length and cut where that saves more padding than another pass costs."""
-    return [[example for group in part for example in group] for part in cut_by_length([[e] for e in examples])]
+    parts = cut_by_length([[example] for example in examples], PACKED_PASS)
+    return [[example for group in part for example in group] for part in parts]
 
 
-def cut_by_length(groups: Sequence[Sequence[Example]]) -> list[list[Sequence[Example]]]:
+def cut_by_length(groups: Sequence[Sequence[Example]], cost: int = PADDED_PASS) -> list[list[Sequence[Example]]]:
     """Groups of examples that pass together, sorted by their longest one and cut where that is cheapest.
 
-    The cuts give the least sum over micro-batches of rows x longest padded length + MICRO_BATCH_COST.
+    The cuts give the least sum over micro-batches of rows x longest padded length + `cost`.
     """
     ordered = sorted(groups, key=_longest)
     widths = [padded_length(_longest(group)) for group in ordered]
@@ -61,8 +64,8 @@ def cut_by_length(groups: Sequence[Sequence[Example]]) -> list[list[Sequence[Exa
     best: dict[int, tuple[int, list[int]]] = {0: (0, [])}
     for end in ends:
         best[end] = min(
-            (cost + (rows[end] - rows[start]) * widths[end - 1] + MICRO_BATCH_COST, [*cuts, end])
-            for start, (cost, cuts) in best.items()
+            (spent + (rows[end] - rows[start]) * widths[end - 1] + cost, [*cuts, end])
+            for start, (spent, cuts) in best.items()
         )
     cuts = best[len(ordered)][1]
     return [ordered[start:end] for start, end in zip([0, *cuts], cuts, strict=False)]

@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.train.batching import (
-    MICRO_BATCH_COST,
+    PACKED_PASS,
+    PADDED_PASS,
+    cut_by_length,
     evaluation_batches,
     micro_batches,
     pack,
@@ -70,25 +72,29 @@ def test_a_batch_is_a_random_sample_whatever_the_lengths() -> None:
     assert long.std() < 0.12  # of 40 drawn records, 0.08
 
 
-def test_micro_batches_waste_little() -> None:
+def test_padded_passes_waste_little() -> None:
     rng = np.random.default_rng(0)
     lengths = [int(n) for n in rng.lognormal(3.2, 0.6, 3000).clip(4, 256)]
-    parts = [part for batch in training_batches(examples(lengths), 2048, rng) for part in micro_batches(batch)]
-    assert sum(padded([len(example) for example in part]) for part in parts) < 1.3 * sum(lengths)
+    batches = training_batches(examples(lengths), 2048, rng)
+    parts = [part for batch in batches for part in cut_by_length([[example] for example in batch])]
+    assert sum(padded([len(example) for group in part for example in group]) for part in parts) < 1.3 * sum(lengths)
 
 
-@given(st.lists(st.integers(1, 200), min_size=1, max_size=8))
-def test_micro_batches_are_the_cheapest_cut(lengths: list[int]) -> None:
+@pytest.mark.parametrize("pass_cost", [PADDED_PASS, PACKED_PASS])
+@given(lengths=st.lists(st.integers(1, 400), min_size=1, max_size=8))
+def test_batches_are_cut_where_that_is_cheapest(lengths: list[int], pass_cost: int) -> None:
     def cost(parts: list[list[int]]) -> int:
-        return sum(padded(part) + MICRO_BATCH_COST for part in parts)
+        return sum(padded(part) + pass_cost for part in parts)
 
     def cuts(row: list[int]) -> list[list[list[int]]]:
         heads = [[[row]]] + [[[row[:i], *rest] for rest in cuts(row[i:])] for i in range(1, len(row))]
         return [cut for head in heads for cut in head]
 
-    found = micro_batches(examples(lengths))
+    cut = cut_by_length([[example] for example in examples(lengths)], pass_cost)
+    found = [[example for group in part for example in group] for part in cut]
+    assert pass_cost == PADDED_PASS or found == micro_batches(examples(lengths))
     assert sorted(example.record for part in found for example in part) == list(range(len(lengths)))
-    least = min(cost(cut) for cut in cuts(sorted(lengths)))
+    least = min(map(cost, cuts(sorted(lengths))))
     assert cost([[len(example) for example in part] for part in found]) == least
 
 

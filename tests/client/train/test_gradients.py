@@ -51,7 +51,7 @@ def run(site: Site, training: Training, factors: dict[str, float] | None = None)
 
 @pytest.mark.parametrize("pass_cost", [1, 10_000])
 def test_weights_and_factors_multiply_rows(site: Site, monkeypatch: pytest.MonkeyPatch, pass_cost: int) -> None:
-    monkeypatch.setattr("client.train.batching.MICRO_BATCH_COST", pass_cost)
+    monkeypatch.setattr("client.train.batching.PACKED_PASS", pass_cost)
     assert (len(micro_batches(site.examples("train"))) > 1) == (pass_cost == 1)
     examples, factors = site.examples("train"), {"clauses": 0.5, "notes_qa": 3.0}
 
