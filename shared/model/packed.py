@@ -162,8 +162,6 @@ class Attention(torch.autograd.Function):
             q, k, v, weights = ctx.saved_tensors[4 * number : 4 * number + 4]
             rows, length = group.rows, group.length
             own = _gather(gradient, group).view(rows, length, heads, size).transpose(1, 2).reshape(q.shape)
-            if group.there is not None:  # nobody reads what padding attends to
-                own.view(rows, heads, length, size).mul_(group.there[:, None, :, None])
             three = q.new_empty((3, *q.shape))
             torch.bmm(weights.transpose(1, 2), own, out=three[2])
             scores = torch._softmax_backward_data(torch.bmm(own, v.transpose(1, 2)), weights, -1, weights.dtype)
@@ -223,8 +221,13 @@ def add_norm(states: torch.Tensor, added: torch.Tensor, norm: nn.LayerNorm) -> t
 
 
 def _gather(flat: torch.Tensor, group: Group) -> torch.Tensor:
-    """A group's rows: [rows * length, ...]."""
-    return flat if group.index is None else flat.index_select(0, group.index)
+    """A group's rows, zero where there is padding: [rows * length, ...]."""
+    if group.index is None:
+        return flat
+    rows = flat.index_select(0, group.index)
+    if group.there is not None:  # what stands there is of another row, and may not be finite
+        rows.masked_fill_(~group.there.reshape(-1, 1), 0)
+    return rows
 
 
 def _scatter(groups: Sequence[torch.Tensor], packing: Packing) -> torch.Tensor:

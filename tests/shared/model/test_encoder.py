@@ -139,6 +139,22 @@ def test_what_it_does_not_know_is_pefts(tiny_federation: Make) -> None:
     assert encoder.is_known()
 
 
+@pytest.mark.parametrize("bad", [0, 1, 2])
+def test_a_row_that_is_not_finite_spoils_no_other(tiny_federation: Make, bad: int) -> None:
+    model = model_of(tiny_federation)
+    ids, mask, types = batch_of((9, 3, 17))
+    word, encoder, others = 150, Encoder(model.encoder), [row for row in range(3) if row != bad]
+    wanted = encoder(ids, mask, types)[others]
+    bert: Any = model.encoder.get_base_model()
+    with torch.no_grad():
+        bert.embeddings.word_embeddings.weight[word] = torch.inf
+    ids[bad, 0] = word
+    spoilt = encoder(ids, mask, types)
+    assert not spoilt[bad, : int(mask[bad].sum())].isfinite().all()
+    there = mask[others].bool()
+    torch.testing.assert_close(spoilt[others][there], wanted[there], atol=0, rtol=0)
+
+
 def test_layout() -> None:
     packing = pack(torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]]))
     assert packing.tokens.tolist() == [0, 1, 2, 4, 12, 13, 14, 15]
