@@ -28,7 +28,7 @@ from shared.federation import Privacy, Training
 from shared.model.multitask import MultiTaskModel, build_model
 from shared.process.console import print_table
 from shared.tasks import Example
-from simulations.benchmarks.cells import Cell, experiment_of
+from simulations.benchmarks.scores.cells import Cell, experiment_of
 from simulations.experiment import open_sites
 
 TASK = "legal_classification"

@@ -9,9 +9,19 @@ from xml.etree import ElementTree
 import pytest
 
 from client.data.sources import read_rows
-from simulations.benchmarks import gain
-from simulations.benchmarks.gain import HOWS, INSTITUTIONS, RECORDS, SEEDS, Setting, divided, drawn, run_setting, table
-from simulations.benchmarks.methods import LABELS, TASK
+from simulations.benchmarks.scores import gain
+from simulations.benchmarks.scores.gain import (
+    HOWS,
+    INSTITUTIONS,
+    RECORDS,
+    SEEDS,
+    Setting,
+    divided,
+    drawn,
+    run_setting,
+    table,
+)
+from simulations.benchmarks.scores.methods import LABELS, TASK
 
 WORDS = {label: f"{label.lower()} of the court" for label in LABELS}
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from shared.errors import ConfigError
-from simulations.benchmarks.resumable import finish
+from simulations.benchmarks.scores.resumable import finish
 
 KNOWN = {"one": 1, "two": 2, "three": 3}
 

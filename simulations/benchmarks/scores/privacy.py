@@ -1,6 +1,6 @@
 """What does privacy cost? Three institutions, one task of real text, without and with differential privacy.
 
-    python -m simulations.benchmarks.privacy --data DIR --out privacy.jsonl
+    python -m simulations.benchmarks.scores.privacy --data DIR --out privacy.jsonl
 
 Each row is a whole simulated federation; what is done is kept in --out, so that an interrupted run goes on where it
 stopped. Accuracy is that of the last round on the test records: with privacy no round is chosen by private ones.
@@ -28,7 +28,7 @@ from shared.errors import ConfigError
 from shared.model.backbone import fingerprint, locate
 from shared.model.multitask import MultiTaskModel, build_model
 from shared.process.console import announce, print_table
-from simulations.benchmarks.resumable import finish
+from simulations.benchmarks.scores.resumable import finish
 from simulations.engine import run_federation
 from simulations.experiment import Experiment, open_sites
 

@@ -7,7 +7,7 @@ import pytest
 import typer
 
 from shared.errors import ConfigError
-from simulations.benchmarks import joint
+from simulations.benchmarks.scores import joint
 from simulations.demo import CONFIG
 from simulations.experiment import load_experiment
 from simulations.samples import SAMPLES

@@ -1,6 +1,6 @@
 """Each task of each trade on real text: centralised LoRA on MiniLM-L6 beside a baseline that does not read.
 
-    python -m simulations.benchmarks.cells --data DIR --out cells.jsonl
+    python -m simulations.benchmarks.scores.cells --data DIR --out cells.jsonl
 
 A cell is one public data set (docs/data.md says how to build the folder). Its settings stand in `CELLS`. What is done
 is kept in --out, so that an interrupted run goes on where it stopped.
@@ -27,7 +27,7 @@ from shared.process.console import print_table
 from shared.tasks import Record, Task
 from shared.tasks.tags import to_bio
 from simulations.baselines import train_on
-from simulations.benchmarks.resumable import finish
+from simulations.benchmarks.scores.resumable import finish
 from simulations.experiment import Experiment, open_sites
 
 TYPES = {

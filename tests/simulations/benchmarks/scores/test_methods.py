@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from simulations.benchmarks.methods import SEEDS, TASK, experiment_of, settings
+from simulations.benchmarks.scores.methods import SEEDS, TASK, experiment_of, settings
 from simulations.experiment import load_experiment
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
+DATA = Path(__file__).parents[5] / "shared" / "data"
 pytestmark = pytest.mark.skipif(not (DATA / TASK).is_dir(), reason=f"no real text in {DATA}")
 ROWS = {name: setting for name, setting in settings().items() if setting.seed == SEEDS[0]}
 

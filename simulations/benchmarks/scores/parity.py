@@ -1,6 +1,6 @@
 """Is our trainer as good as the field's? The same model, data, LoRA, batches and seeds by Hugging Face's Trainer.
 
-    python -m simulations.benchmarks.parity --data DIR
+    python -m simulations.benchmarks.scores.parity --data DIR
 
 Both sides have the same weights to start from (MiniLM-L6, our LoRA factors and head), the same batches in the same
 order, learning rate of every step, weight decay, clipping, dropout and precision. They differ in what dropout leaves
@@ -33,7 +33,7 @@ from shared.model.multitask import MultiTaskModel, build_model
 from shared.process.console import announce, print_table
 from shared.tasks import Example
 from simulations.baselines import train_on
-from simulations.benchmarks.cells import Cell, experiment_of
+from simulations.benchmarks.scores.cells import Cell, experiment_of
 from simulations.experiment import open_sites
 
 CELLS = {

@@ -8,7 +8,7 @@ from client.train import trainer
 from shared.adapter import get_state, set_state
 from shared.federation import Federation
 from shared.model.multitask import build_model
-from simulations.benchmarks.parity import by_trainer, our_batches
+from simulations.benchmarks.scores.parity import by_trainer, our_batches
 
 
 def test_trainer_ends_at_our_weights(tiny_federation: Callable[..., Federation]) -> None:

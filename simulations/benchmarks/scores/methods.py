@@ -1,6 +1,6 @@
 """Methods, ranks and codecs on real text: the tables of the results page, from simulated federations.
 
-    python -m simulations.benchmarks.methods --data DIR --out methods.jsonl
+    python -m simulations.benchmarks.scores.methods --data DIR --out methods.jsonl
 
 Every row is a whole federation that classifies the sentences of `legal_classification`, or the same training on all
 records pooled. What is done is kept in --out, so that an interrupted run goes on where it stopped.
@@ -25,7 +25,7 @@ from shared.errors import ConfigError
 from shared.model.multitask import MultiTaskModel, build_model
 from shared.process.console import announce, print_table
 from simulations.baselines import train_on
-from simulations.benchmarks.resumable import finish
+from simulations.benchmarks.scores.resumable import finish
 from simulations.engine import run_federation
 from simulations.experiment import Experiment, load_experiment, open_sites
 

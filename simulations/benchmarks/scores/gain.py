@@ -1,6 +1,6 @@
 """What an institution gains: 500 records over five institutions, each alone, together, and all records pooled.
 
-    python -m simulations.benchmarks.gain --data DIR --out gain.jsonl --plot docs/gain.svg
+    python -m simulations.benchmarks.scores.gain --data DIR --out gain.jsonl --plot docs/gain.svg
 
 The task is `legal_classification`: sentences of decisions, six rhetorical roles. All are scored on the same test
 records, those left out whose text stands among the set's training records. What is done is kept in --out, so that an
@@ -30,8 +30,8 @@ from shared.model.multitask import MultiTaskModel, build_model
 from shared.process.console import announce, print_table
 from simulations.auditing.plots import dots, standalone
 from simulations.baselines import train_on
-from simulations.benchmarks.methods import LABELS, TASK
-from simulations.benchmarks.resumable import finish
+from simulations.benchmarks.scores.methods import LABELS, TASK
+from simulations.benchmarks.scores.resumable import finish
 from simulations.engine import run_federation
 from simulations.experiment import Experiment, load_experiment, open_sites
 from simulations.results import rows_of

@@ -1,7 +1,8 @@
 r"""Does a task gain or lose when it is trained with the others? One federation of all tasks beside one for each.
 
-    python -m simulations.benchmarks.joint simulations/configs/real.toml --data DIR --limit 300 --out joint.jsonl \
-        --both training.batch_tokens=512 --together 'rounds.method="fedsa"' --together personal.fine_tune_epochs=4
+    python -m simulations.benchmarks.scores.joint simulations/configs/real.toml --data DIR --limit 300 \
+        --out joint.jsonl --both training.batch_tokens=512 --together 'rounds.method="fedsa"' \
+        --together personal.fine_tune_epochs=4
 
 The federation of a single task has the same seed, as many epochs (in whole rounds; a final fine-tune counts), and only
 the holders of that task. `--both` changes the federation file for both, `--together` for the joint one. Where parts
@@ -29,7 +30,7 @@ from shared.errors import ConfigError
 from shared.federation import Federation
 from shared.model.multitask import build_model
 from shared.process.console import announce, print_table
-from simulations.benchmarks.resumable import finish
+from simulations.benchmarks.scores.resumable import finish
 from simulations.engine import run_federation
 from simulations.experiment import Experiment, load_experiment, open_sites
 from simulations.results import Row, rows_of
