@@ -9,7 +9,7 @@ import ast
 import inspect
 import json
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import PurePath
 from types import NoneType, UnionType
@@ -38,7 +38,7 @@ from shared.federation import (
     Wire,
 )
 from shared.federation.methods import METHODS, columns
-from shared.federation.rules import RULES, shown
+from shared.federation.rules import RULES, shown, values_of
 from shared.tasks import TASK_TYPES, TaskSpec
 from simulations.experiment import Experiment
 from simulations.partition import Partition
@@ -111,14 +111,22 @@ def _rules() -> str:
     for rule in RULES:
         if rule.needs:
             path, *allowed = rule.needs
-            must = f"`{path}` is " + " or ".join(f"`{json.dumps(value)}`" for value in allowed)
+            must = f"`{path}` is {_any_of(allowed)}"
+        elif values := values_of(rule.forbids):
+            must = f"`{rule.forbids.partition('=')[0]}` is not {_any_of(values)}"
         else:
-            must = f"not `{shown(rule.forbids)}`"
-        lines.append(f"| `{shown(rule.when)}` | {must} | {rule.because} |")
+            must = f"no `{shown(rule.forbids)}`"
+        path, *named = rule.when.partition("=")[0], *values_of(rule.when)
+        when = f"`{path}` is {_any_of(named)}" if named else f"`{shown(path)}`"
+        lines.append(f"| {when} | {must} | {rule.because} |")
     return (
-        "## What goes with what\nA federation file that breaks a rule is refused when it is read, with all breaches at "
-        "once. What no rule speaks of goes together.\n\n" + "\n".join(lines) + "\n"
+        "## What goes with what\nA federation file that breaks a rule is refused when it is read; the error names "
+        "every rule that it breaks. All other settings can be combined.\n\n" + "\n".join(lines) + "\n"
     )
+
+
+def _any_of(values: Iterable[Any]) -> str:
+    return " or ".join(f"`{json.dumps(value)}`" for value in values)
 
 
 def _methods() -> str:

@@ -1,8 +1,8 @@
 """What in a federation file goes with what: one table of rules, and one evaluator that reports every breach.
 
 A condition is the path of a key (`privacy`, `training.scaffold`), which holds where it is given or on, or a path and
-values (`adapter.type=adalora`, `rounds.method=fedex|flora`). `rounds.method` is what it comes to where the file leaves
-it open. What is arithmetic between two keys stands beside their tables.
+values (`adapter.type=adalora`, `rounds.method=fedex|flora`). Where the file leaves `rounds.method` open, the rules
+apply to the method that is chosen. Arithmetic between two keys is checked beside their tables.
 """
 
 from collections.abc import Iterator, Mapping
@@ -35,7 +35,7 @@ class Rule:
             if actual is None or actual in allowed:  # a table that is not given asks for nothing
                 return None
             wanted = repr(allowed[0]) if len(allowed) == 1 else f"one of {allowed}"
-            return f"with {shown(self.when)}, {path} must be {wanted}, since {self.because}, not {actual!r}"
+            return f"with {shown(self.when)}, {path} must be {wanted}, not {actual!r}: {self.because}"
         if not holds(self.forbids, federation):
             return None
         path, _, values = self.forbids.partition("=")
@@ -72,11 +72,17 @@ def shown(condition: str) -> str:
     """A condition as it is written in the file."""
     path, _, values = condition.partition("=")
     name = path if "." in path else f"[{path}]"
-    return f"{name} = {' or '.join(map(repr, values.split('|')))}" if values else name
+    return f"{name} = {' or '.join(repr(value) for value in values_of(condition))}" if values else name
+
+
+def values_of(condition: str) -> list[str | int]:
+    """The values that a condition names, numbers as numbers; none if it names none."""
+    _, _, values = condition.partition("=")
+    return [int(value) if value.isdigit() else value for value in values.split("|") if value]
 
 
 WORKED_OUT: Mapping[str, str] = {"rounds.method": "method_name", "adapter.min_rank": "narrowest"}
-"""Properties of the federation that say what a key comes to."""
+"""Properties of the federation that give a key's value where the file leaves it open."""
 
 
 def _methods(**traits: Any) -> tuple[str, ...]:
@@ -101,95 +107,97 @@ def _privacy() -> Iterator[Rule]:
     def private(key: str, *allowed: Any, because: str) -> Rule:
         return Rule("privacy", because, needs=(key, *allowed))
 
-    yield private("training.combine", "fixed", because="weights that move by losses or gradients look at all records")
+    yield private("training.combine", "fixed", because="weights that follow losses or gradients depend on all records")
     yield private("training.sampling", "all", because="the sizes of tasks are private")
-    yield private("training.adversarial_epsilon", 0.0, because="it takes a second gradient that nothing clips")
-    yield private("training.weight_decay", 0.0, because="the noise is measured against clipped gradients alone")
-    yield private("training.head_dropout", 0.0, because="what one owner draws would shift what the others draw")
-    yield private("adapter.dropout", 0.0, because="what one owner draws would shift what the others draw")
+    yield private("training.adversarial_epsilon", 0.0, because="its second gradient is not clipped")
+    yield private("training.weight_decay", 0.0, because="the noise is calibrated to clipped gradients alone")
+    yield private("training.head_dropout", 0.0, because="one owner's random draws would shift those of the others")
+    yield private("adapter.dropout", 0.0, because="one owner's random draws would shift those of the others")
     yield private("rounds.weighting", "equal", because="record counts are private")
-    yield private("personal.fine_tune_epochs", 0, because="only rounds are accounted for")
+    yield private("personal.fine_tune_epochs", 0, because="the accounting covers rounds only")
 
 
 def _secure_aggregation() -> Iterator[Rule]:
     secure = "secure_aggregation"
     yield Rule(secure, "the others need single updates", needs=("rounds.method", *_methods(linear=True)))
-    yield Rule(secure, "masked updates have one shape", forbids="adapter.min_rank")
-    yield Rule(secure, "sums travel as integers", needs=("wire.up", *get_args(FloatCodec)))
+    yield Rule(secure, "masked updates must all have the same shape", forbids="adapter.min_rank")
+    yield Rule(secure, "sums are computed over integers", needs=("wire.up", *get_args(FloatCodec)))
 
 
 OTHER_AXES: Mapping[str, str] = {
-    "fedex": "what it adds to the frozen weights fits the plain mean alone",
+    "fedex": "what it adds to the frozen weights belongs to the plain mean",
     "flora": "it begins A and B anew in every round",
     "flexlora": "it factors the product anew in every round",
     "fedsvd": "it turns A to other directions in every round",
 }
-"""Methods after which an element of A or B is not what it was in the round before, or may not be anything else."""
+"""Methods under which an element of A or B has another meaning in every round, or must be the plain mean."""
 
 
 def _server_optimizer() -> Iterator[Rule]:
     moving = "server_optimizer.type=fedavgm|fedadagrad|fedadam|fedyogi"
     for method, reason in OTHER_AXES.items():
-        because = f"moments must mean the same from round to round, but {reason}; 'rolora' would do"
+        because = f"moments must mean the same from round to round, but {reason}; 'rolora' works"
         yield Rule(moving, because, forbids=f"rounds.method={method}")
     yield Rule(moving, "momentum would move components that have been pruned", forbids="adapter.type=adalora")
 
 
 def _drift() -> Iterator[Rule]:
     scaffold, normalized = "training.scaffold", "rounds.normalize_steps"
-    plain = "only plain steps tell the mean gradient"
+    plain = "the mean gradient follows from plain steps only"
     yield Rule(scaffold, plain, needs=("training.optimizer", "sgd"))
     yield Rule(scaffold, plain, needs=("training.momentum", 0.0))
     yield Rule(scaffold, "control variates are gradients of the records", forbids="privacy")
-    lost = "whose variates are in the sum changes with every institution that is lost on the way"
+    lost = "when an institution drops out, its variates are missing from the sum"
     yield Rule(scaffold, lost, forbids="secure_aggregation")
-    yield Rule(scaffold, "control variates are an institution's own word, and unfiltered", forbids="robust")
-    yield Rule(scaffold, "control variates count every institution alike", needs=("rounds.weighting", "equal"))
+    yield Rule(scaffold, "control variates are reported by the institutions and not filtered", forbids="robust")
+    yield Rule(scaffold, "control variates weigh all institutions equally", needs=("rounds.weighting", "equal"))
     turned = {**OTHER_AXES, "fedrot": "every institution rotates what it has trained"}
     for method, reason in turned.items():
-        yield Rule(scaffold, f"{reason}; 'rolora' would do", forbids=f"rounds.method={method}")
+        yield Rule(scaffold, f"{reason}; 'rolora' works", forbids=f"rounds.method={method}")
     for varied in ("adapter.min_rank", "adapter.type=adalora"):
-        yield Rule(scaffold, "control variates have one shape", forbids=varied)
-    yield Rule(scaffold, "both hold an institution back from drifting", forbids="training.proximal_mu")
-    yield Rule(normalized, "every institution takes as many private steps as any other", forbids="privacy")
+        yield Rule(scaffold, "control variates must all have the same shape", forbids=varied)
+    yield Rule(scaffold, "both correct for drift", forbids="training.proximal_mu")
+    yield Rule(normalized, "all institutions take the same number of private steps", forbids="privacy")
     digits = "a masked update divided by its steps would lose the fixed-point digits that it needs"
     yield Rule(normalized, digits, forbids="secure_aggregation")
-    yield Rule(normalized, "how many steps it took is an institution's own word", forbids="robust")
-    product = "a product of factors is not divided by dividing both; 'rolora' would do"
+    yield Rule(normalized, "numbers of steps are reported by the institutions and not checked", forbids="robust")
+    product = "dividing both factors by n divides their product by n squared; 'rolora' works"
     yield Rule(normalized, product, needs=("rounds.method", *_methods(linear=True)))
-    yield Rule(normalized, "nothing is divided by no steps", forbids="training.epochs_per_round=0")
+    yield Rule(normalized, "there are no steps to divide by", forbids="training.epochs_per_round=0")
 
 
 def _wire() -> Iterator[Rule]:
     floats = "|".join(get_args(FloatCodec))
     coarse = [name for name in get_args(CodecName) if name not in floats.split("|")]
     states = [name for name in get_args(StateCodec) if name not in floats.split("|")]
-    cut = "factors that are cut to a layer's rank travel as floats"
+    cut = "factors cut to a layer's rank are sent as floats"
     yield Rule("adapter.type=adalora", cut, forbids=f"wire.up={'|'.join(coarse)}")
     yield Rule("adapter.type=adalora", cut, forbids=f"wire.down={'|'.join(states)}")
     for method, reason in OTHER_AXES.items():
         if method != "fedex":
-            because = f"what is left out is added to the next update, but {reason}; 'int4' would do"
+            because = f"what is left out is added to the next update, but {reason}; 'int4' works"
             yield Rule("wire.up=top-k", because, forbids=f"rounds.method={method}")
-    yield Rule("training.scaffold", "control variates have no next update", forbids="wire.up=top-k")
+    yield Rule("training.scaffold", "there is no next update of control variates", forbids="wire.up=top-k")
 
 
 def _robust() -> Iterator[Rule]:
     yield Rule("robust", "a filter needs single updates", forbids="secure_aggregation")
-    yield Rule("robust", "record counts are an institution's own word", needs=("rounds.weighting", "equal"))
-    yield Rule("robust", "importance is an institution's own word", needs=("adapter.type", "lora"))
+    unchecked = "reported by the institutions and not checked"
+    yield Rule("robust", f"record counts are {unchecked}", needs=("rounds.weighting", "equal"))
+    yield Rule("robust", f"importance scores are {unchecked}", needs=("adapter.type", "lora"))
 
 
 def _adapter() -> Iterator[Rule]:
     pruned, heads = "adapter.type=adalora", "rounds.method=heads"
-    yield Rule("adapter.min_rank", "the others need one rank", needs=("rounds.method", *_methods(mixed_ranks=True)))
-    both = "both factors of a component are trained and left in their place"
+    able = _methods(mixed_ranks=True)
+    yield Rule("adapter.min_rank", "the others need the same rank everywhere", needs=("rounds.method", *able))
+    both = "both factors of a component must be trained and keep their place"
     yield Rule(pruned, both, needs=("rounds.method", "fedavg"))
-    yield Rule(pruned, "the layers' ranks are everybody's", forbids="adapter.min_rank")
+    yield Rule(pruned, "a layer has the same rank everywhere", forbids="adapter.min_rank")
     yield Rule(pruned, "both factors of a component are pruned together", forbids="personal.keep=B")
     yield Rule(pruned, "importance is computed from the gradients of the records", forbids="privacy")
-    yield Rule(pruned, "every institution tells its importance by itself", forbids="secure_aggregation")
-    yield Rule(pruned, "ranks are pruned up to the end", needs=("rounds.patience", 0))
+    yield Rule(pruned, "importance scores are sent unmasked", forbids="secure_aggregation")
+    yield Rule(pruned, "pruning goes on until the last rounds", needs=("rounds.patience", 0))
     yield Rule(heads, "no two tasks train the same parameters", forbids="training.combine=gradnorm|pcgrad")
     yield Rule(heads, "no gradient reaches the embeddings", needs=("training.adversarial_epsilon", 0.0))
     yield Rule(heads, "no adapter is trained", needs=("adapter.type", "lora"))

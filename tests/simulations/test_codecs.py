@@ -141,10 +141,10 @@ def test_compression_goes_with_masked_sums(store: Store, make: Make) -> None:
 @pytest.mark.parametrize(
     ("wire", "tables", "said"),
     [
-        ({"up": "int8"}, {"secure_aggregation": {"threshold": 3}, "rounds": SECURE}, "since sums travel as integers"),
+        ({"up": "int8"}, {"secure_aggregation": {"threshold": 3}, "rounds": SECURE}, "sums are computed over integers"),
         ({"up": "top-k"}, {"rounds": {"method": "flora"}}, "it begins A and B anew in every round"),
-        ({"up": "top-k"}, {"rounds": {"method": "fedsvd"}}, "'int4' would do"),
-        ({"down": "int8"}, {"adapter": {"type": "adalora"}}, "wire.down must not be 'int8': factors that are cut"),
+        ({"up": "top-k"}, {"rounds": {"method": "fedsvd"}}, "'int4' works"),
+        ({"down": "int8"}, {"adapter": {"type": "adalora"}}, "wire.down must not be 'int8': factors cut to"),
         ({"down": "top-k"}, {}, "wire.down"),
         ({"up": "zip"}, {}, "wire.up"),
     ],

@@ -28,7 +28,7 @@ def test_five_institutions_withstand_one_under_every_filter(tiny_federation: Cal
     [
         (
             {"rounds": {"weighting": "tasks"}},
-            "rounds.weighting must be 'equal', since record counts are an institution",
+            "rounds.weighting must be 'equal', not 'tasks': record counts are reported by the institutions",
         ),
         ({"robust": {"filter": "krum", "byzantine": 2}}, "rounds.quorum must be at least 7, for 'krum' to withstand 2"),
         ({"robust": {"filter": "median", "byzantine": 3}}, "rounds.quorum must be at least 7, for 'median'"),

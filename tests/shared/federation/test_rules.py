@@ -1,4 +1,4 @@
-"""Every rule of what goes with what refuses what it should, and all breaches are told at once."""
+"""Every rule of what goes with what refuses what it should, and all breaches are reported at once."""
 
 from collections.abc import Callable
 from typing import Any
@@ -79,18 +79,18 @@ def test_every_rule_refuses_its_breach(tiny_federation: Callable[..., Federation
     assert rule.because in str(error.value)
 
 
-def test_all_breaches_are_told_at_once(tiny_federation: Callable[..., Federation]) -> None:
+def test_all_breaches_are_reported_at_once(tiny_federation: Callable[..., Federation]) -> None:
     with pytest.raises(ValidationError) as error:
         tiny_federation(privacy={"epsilon": 3.0}, secure_aggregation={"threshold": 1}, training={"scaffold": True})
     with pytest.raises(ValidationError) as error:
         tiny_federation(privacy={"epsilon": 3.0}, secure_aggregation={"threshold": 3}, training={"scaffold": True})
-    for told in (
+    for breach in (
         "with [privacy], rounds.weighting must be 'equal'",
         "with [secure_aggregation], rounds.institutions must name at least 3",
         "with training.scaffold, [secure_aggregation] must not be given",
         "with training.scaffold, training.optimizer must be 'sgd'",
     ):
-        assert told in str(error.value)
+        assert breach in str(error.value)
 
 
 def test_a_federation_of_defaults_breaks_no_rule(tiny_federation: Callable[..., Federation]) -> None:
@@ -100,6 +100,12 @@ def test_a_federation_of_defaults_breaks_no_rule(tiny_federation: Callable[..., 
     assert value_of("rounds.method", tiny_federation(rounds={"method": "auto"})) == "rolora"
     assert holds("rounds.method=fedavg|ffa", federation)
     assert not holds("personal.keep=B", federation)
+
+
+def test_a_condition_is_shown_as_the_file_has_it() -> None:
+    assert shown("training.epochs_per_round=0") == "training.epochs_per_round = 0"
+    assert shown("wire.down=int8|int4") == "wire.down = 'int8' or 'int4'"
+    assert shown("privacy") == "[privacy]"
 
 
 def test_every_rule_says_one_thing() -> None:
