@@ -128,6 +128,9 @@ def status(home: Home, run: RunOption = None, as_json: JsonOption = False) -> No
             ],
             title=f"Run {report['run']}",
         )
+        for row in report["rounds"]:
+            if row["carried"]:
+                announce(f"Round {row['round']}'s score was compared with {row['carried']}, since they were away")
     if report["tests"]:
         scored = [key for key in ("before", "after", "personal") if any(t[key] is not None for t in report["tests"])]
         columns = ["institution", "task", "metric", *scored]

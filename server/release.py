@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from server.aggregation.shares import capped_mean
+from server.rounds.comparing import compared
 from server.rounds.outcomes import outcomes
 from server.store import Store, rounds, scores
 from shared.adapter import is_kept
 from shared.bundle import heads_of, write_bundle
-from shared.errors import ConfigError
+from shared.errors import ConfigError, joined
 from shared.federation import Federation
 from shared.model.deployed import deployed
 from shared.model.lowrank import add_up
@@ -22,7 +23,7 @@ A LoRA adapter and {heads}, trained by Collegium across {institutions} instituti
 {best} of {last}).
 
 {table}
-
+{carried}
 Tasks: {tasks}. All metrics of all rounds are in metrics.json, the agreement is in federation.toml.
 """
 WITHOUT_HEADS = "no task head (every institution keeps its heads at home)"
@@ -42,6 +43,7 @@ def release(store: Store, run: str, folder: Path) -> Path:
         raise ConfigError(f"Expected a completed run, but run {row['run']} is {row['status']}; resume it first.")
     federation, best = store.agreement(row["run"]), store.best_round(row["run"])
     assert best is not None
+    found = compared(store, row["run"]).get(best)
     if "B" in federation.method.keeps:
         raise ConfigError(
             f"Expected a run with a global adapter to release, but in run {row['run']} every institution has kept its "
@@ -54,6 +56,10 @@ def release(store: Store, run: str, folder: Path) -> Path:
         "run": row["run"],
         "digest": row["digest"],
         "best_round": best,
+        "carried": [
+            {"institution": institution, "task": task, "round": number}
+            for (institution, task), number in (sorted(found.carried.items()) if found else ())
+        ],
         "tasks": sorted(heads_of(arrays)),
         "rounds": store.rows(rounds, row["run"]),
         "scores": store.rows(scores, row["run"]),
@@ -91,9 +97,16 @@ def _readme(federation: Federation, metrics: Mapping[str, Any]) -> str:
         run=metrics["run"],
         best=best,
         last=max((row["round"] for row in metrics["rounds"]), default=0),
+        carried=_carried(metrics["carried"]),
         table=_table(metrics["scores"], best),
         tasks=", ".join(f"{name} ({spec.type})" for name, spec in federation.tasks.items()),
     )
+
+
+def _carried(carried: Sequence[Mapping[str, Any]]) -> str:
+    """What the best round was chosen without, a paragraph; empty if nothing."""
+    which = joined("{institution}'s {task} (its score of round {round} counted instead)".format(**c) for c in carried)
+    return f"\nNot validated in that round: {which}.\n" if carried else ""
 
 
 def _table(scored: Sequence[Mapping[str, Any]], best: int) -> str:

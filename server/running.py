@@ -9,6 +9,7 @@ from typing import Any
 
 from server.bundle import RUN_KEY, pointer_bundle
 from server.home import open_home, read_settings
+from server.rounds.comparing import compared
 from server.rounds.outcomes import primary_outcomes
 from server.service.operator import OperatorClient
 from server.store import Store, cuts, evaluations, events, findings, replies, rounds, runs, spending
@@ -109,6 +110,7 @@ def status_report(folder: Path, run_id: str | None) -> dict[str, Any]:
         chosen = store.run(run_id)["run"] if rows or run_id else None
         done = store.rows(rounds, chosen) if chosen else []
         replied = store.rows(replies, chosen) if chosen else []
+        scored = compared(store, chosen) if chosen else {}
         answers = [row for row in replied if row["kind"] == "train"]
         return {
             "institutions": institutions,
@@ -128,6 +130,7 @@ def status_report(folder: Path, run_id: str | None) -> dict[str, Any]:
                 {
                     "round": row["round"],
                     "score": row["score"],
+                    "carried": scored[row["round"]].describe() if row["round"] in scored else "",
                     "took_part": joined(_names(answers, row["round"], ok=True)),
                     "absent": joined(_names(answers, row["round"], ok=False)),
                     "bytes_up": sum(reply["bytes_up"] for reply in replied if reply["round"] == row["round"]),

@@ -15,6 +15,7 @@ from server.aggregation.methods import aggregator_of
 from server.rounds import scoring
 from server.rounds.asking import IDLE_SECONDS
 from server.rounds.collecting import collect, sent_shapes
+from server.rounds.comparing import Compared, compared
 from server.rounds.encoding import encode_base, encode_state
 from server.rounds.joining import await_quorum, query
 from server.rounds.run import Announce, Run
@@ -76,7 +77,8 @@ def run(
     best = store.best_round(run_id)
     assert best is not None
     state = store.load_checkpoint(run_id, best)
-    run.say(f"Best round: {best}")
+    carried = found.describe() if (found := compared(store, run_id).get(best)) else ""
+    run.say(f"Best round: {best}" + (f" (with {carried}, since they were away)" if carried else ""))
     query(run, best)
     scoring.score_released(run, state, best)
     store.update_run(run_id, status="completed")
@@ -165,16 +167,26 @@ def _optimize(run: Run, state: State, result: Result, number: int) -> tuple[Resu
 
 def _finish(run: Run, state: State, number: int, started: float, diagnostics: Diagnostics | None) -> None:
     """Validate the state after a round, and record the round."""
-    score = scoring.evaluate(run, state, number, "validation", run.present())
+    scoring.evaluate(run, state, number, "validation", run.present())
+    found = compared(run.store, run.run_id)
     seconds = time.perf_counter() - started
     participants, norm = (len(diagnostics.examples), diagnostics.norm) if diagnostics else (None, None)
-    run.store.add_round(run.run_id, number, seconds, score, participants=participants, norm=norm)
-    shown = "not validated" if score is None else f"validation score {score:.3f}"
+    by_round = {round: one.score for round, one in found.items()}
+    run.store.add_round(run.run_id, number, seconds, by_round, participants=participants, norm=norm)
+    shown = _shown(found.get(number))
     weights = diagnostics.weights if diagnostics else {}
     shares = "; weights " + joined(f"{name} {w:.2f}" for name, w in sorted(weights.items())) if weights else ""
     pruned = run.federation.adapter.prunes
     ranks = f"; {allocation.describe(allocation.ranks_left(state.model))}" if pruned else ""
     run.say(f"Round {number} of {run.federation.rounds.count}: {shown}, {seconds:.1f} s{ranks}{shares}")
+
+
+def _shown(found: Compared | None) -> str:
+    """A round's score, and what in it is another round's."""
+    if found is None:
+        return "not validated"
+    carried = found.describe()
+    return f"validation score {found.score:.3f}" + (f" (with {carried})" if carried else "")
 
 
 def _exhausted(run: Run, number: int) -> bool:

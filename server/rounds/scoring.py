@@ -14,8 +14,8 @@ from shared.state import State
 
 def evaluate(
     run: Run, state: State, number: int, split: Scored, names: Sequence[str], *, released: bool = False
-) -> float | None:
-    """Score a state on one split at institutions that hold it; the mean over tasks of the primary metrics.
+) -> None:
+    """Score a state on one split at institutions that hold it.
 
     Where `released`, everybody scores its own model, and the scores stand under `personal` if that is another than the
     global one.
@@ -51,10 +51,10 @@ def evaluate(
             for task, count in reply.examples.items():
                 told.setdefault(task, {})[answer.institution] = (reply.scores[task][metrics[task]], count)
         run.record(number, f"evaluate {stored}", good)
-    means = {task: capped_mean(values, run.federation.rounds.max_share, task) for task, values in told.items()}
+    share = run.federation.rounds.max_share
+    cuts = [cut for task, values in told.items() for cut in capped_mean(values, share, task)[1]]
     if split == "validation":  # no other score steers anything
-        run.record_cuts(number, split, [cut for _, cuts in means.values() for cut in cuts])
-    return sum(mean for mean, _ in means.values()) / len(means) if means else None
+        run.record_cuts(number, split, cuts)
 
 
 def score_released(run: Run, state: State, best: int) -> None:

@@ -152,14 +152,28 @@ class Store:
         run: str,
         round: int,
         seconds: float,
-        score: float | None,
+        by_round: Mapping[int, float],
         *,
         participants: int | None = None,
         norm: float | None = None,
     ) -> None:
-        """Record a finished round: its federated validation score, who took part, how far the state moved."""
-        values = {"seconds": seconds, "score": score, "participants": participants, "norm": norm}
-        self._insert(rounds, run=run, round=round, **values)
+        """Record a finished round: who took part, how far the state moved, and the validation scores of all rounds.
+
+        Args:
+            run: The run.
+            round: Its round.
+            seconds: How long it took.
+            by_round: Federated validation scores by round, this one's and earlier ones', which a new institution or
+                task changes too (`server/rounds/comparing.py`); rounds that are not in it keep theirs.
+            participants: Institutions whose updates were taken.
+            norm: Of the step of the state.
+        """
+        values = {"seconds": seconds, "participants": participants, "norm": norm}
+        with self._writing("store rounds") as connection:
+            connection.execute(sa.insert(rounds).values(run=run, round=round, **values))
+            for number, score in by_round.items():
+                mine = (rounds.c.run == run) & (rounds.c.round == number)
+                connection.execute(sa.update(rounds).where(mine).values(score=score))
 
     def add_reply(self, run: str, reply: Reply) -> None:
         """Record how an institution answered."""

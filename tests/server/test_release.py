@@ -48,8 +48,8 @@ def completed(store: Store, tiny_federation: Callable[..., Federation], state: A
     store.add_scores(
         run, [Score(n, "test", "hospital", "clauses", "macro_f1", v, 9) for n, v in ((0, 0.25), (1, 0.75))]
     )
-    store.add_round(run, 1, 1.0, 0.9)
-    store.add_round(run, 2, 1.0, 0.8)
+    store.add_round(run, 1, 1.0, {1: 0.9})
+    store.add_round(run, 2, 1.0, {2: 0.8})
     store.update_run(run, status="completed")
     return run
 

@@ -112,5 +112,5 @@ def test_only_a_round_after_which_ranks_are_at_the_target_is_the_best(
         run = store.create_run(federation)
         for number, score in enumerate((0.9, 0.8, 0.3, 0.5, 0.4), start=1):
             store.save_checkpoint(run, number, State({}))
-            store.add_round(run, number, 1.0, score)
+            store.add_round(run, number, 1.0, {number: score})
         assert store.best_round(run) == 4

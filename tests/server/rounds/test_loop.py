@@ -14,6 +14,7 @@ from client.institution import Data, Institution
 from client.opening import build_site
 from client.site import Site
 from server.rounds import loop as rounds
+from server.rounds.comparing import compared
 from server.running import last_cuts
 from server.store import Store, cuts, events, replies, scores
 from server.store import rounds as round_table
@@ -170,6 +171,16 @@ def test_an_absent_institution_is_named_and_takes_part_again(store: Store, make:
     }
     assert by_round == {1: "ok", 2: "missing", 3: "ok"}
     assert rows(store, run_id, "evaluate validation", "law_firm") == [(3, "ok")]  # away is missed once a round
+    found = compared(store, run_id)
+    stored = {row["round"]: row["score"] for row in store.rows(round_table, run_id)}
+    assert stored == {number: one.score for number, one in found.items()}
+    missed = {("law_firm", "clauses"): 3}
+    assert {number: dict(one.carried) for number, one in found.items()} == {1: missed, 2: missed, 3: {}}
+    best = store.best_round(run_id)
+    assert best == max(stored, key=lambda number: (stored[number], -number))
+    said = [row["text"] for row in store.rows(events, run_id)]
+    marked = f"Best round: {best} (with law_firm's clauses as in round 3, since they were away)"
+    assert (f"Best round: {best}" if best == 3 else marked) in said
 
 
 def test_below_the_quorum_the_run_stops_and_its_state_is_kept(store: Store, make: Callable[..., Any]) -> None:

@@ -57,6 +57,7 @@ def test_status_and_release_show_what_there_is(
     fine_tuned: bool,
 ) -> None:
     federation = tiny_federation(personal={"fine_tune_epochs": 1} if fine_tuned else None)
+    away = Score(2, "validation", "law_firm", "clauses", "macro_f1", 0.1, 9)
     with open_store(home.root) as store:
         run = store.create_run(federation)
         for number in (0, 1):
@@ -65,7 +66,8 @@ def test_status_and_release_show_what_there_is(
         store.add_scores(run, [scored(1, "test", 0.5), scored(1, "test", 0.625, "accuracy")])
         if fine_tuned:
             store.add_scores(run, [scored(1, "personal", 0.75)])
-        store.add_round(run, 1, 1.0, 0.9)
+        store.add_scores(run, [scored(1, "validation", 0.9), *([] if fine_tuned else [away])])
+        store.add_round(run, 1, 1.0, {1: 0.9})
         for kind, sent in (("train", 1000), ("evaluate validation", 10)):
             store.add_reply(run, Reply(1, kind, "hospital", "ok", bytes_up=sent, bytes_down=2 * sent))
         store.update_run(run, status="completed")
@@ -77,8 +79,13 @@ def test_status_and_release_show_what_there_is(
     (row,) = report["tests"]
     personal = 0.75 if fine_tuned else None
     assert row == vars(Outcome("hospital", "clauses", "macro_f1", 0.25, 0.5, personal))
-    table = CliRunner().invoke(app, ["server", "status", str(home.root)]).stdout
-    assert ("personal" in table) == ("0.75" in table) == fine_tuned
+    table = CliRunner().invoke(app, ["server", "status", str(home.root)])
+    assert ("personal" in table.stdout) == ("0.75" in table.stdout) == fine_tuned
     readme = (folder / "README.md").read_text()
     assert ("| 0.250 | 0.500 | 0.750 |" in readme) == fine_tuned
     assert ("| institution | task | metric | before | after |\n" in readme) != fine_tuned
+    carried = [] if fine_tuned else [{"institution": "law_firm", "task": "clauses", "round": 2}]
+    assert json.loads((folder / "metrics.json").read_text())["carried"] == carried
+    missed = "Not validated in that round: law_firm's clauses (its score of round 2 counted instead)."
+    assert (missed in readme) != fine_tuned
+    assert ("with law_firm's clauses as in round 2" in table.output.replace("\n", " ")) != fine_tuned

@@ -111,8 +111,8 @@ def test_the_best_round_without_scores_is_the_last(tmp_path: Path, tiny_federati
         assert store.best_round(run) is None
         for number in range(3):
             store.save_checkpoint(run, number, State(STATE))
-        store.add_round(run, 1, 1.0, None)
-        store.add_round(run, 2, 1.0, None)
+        store.add_round(run, 1, 1.0, {})
+        store.add_round(run, 2, 1.0, {})
         assert store.best_round(run) == 2
 
 
@@ -120,7 +120,7 @@ def test_the_earlier_of_equally_good_rounds_is_best(tmp_path: Path, tiny_federat
     with open_store(tmp_path) as store:
         run = store.create_run(tiny_federation())
         for number, score in enumerate([0.2, 0.7, 0.7, 0.1], start=1):
-            store.add_round(run, number, 1.0, score)
+            store.add_round(run, number, 1.0, {number: score})
         assert store.best_round(run) == 2
 
 
@@ -172,7 +172,7 @@ def test_private_scores_choose_the_best_round_and_others_do_not(
             run = store.create_run(tiny_federation(privacy=agreed, **private))
             for number, score in enumerate([0.2, 0.7, 0.1], start=1):
                 store.save_checkpoint(run, number, State(STATE))
-                store.add_round(run, number, 1.0, score)
+                store.add_round(run, number, 1.0, {number: score})
             assert store.best_round(run) == best
 
 
