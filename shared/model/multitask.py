@@ -17,7 +17,7 @@ from shared.model.frozen import FrozenStates
 from shared.model.lora import Base, adapt, add_lora
 from shared.model.packed import PAD_MULTIPLE
 from shared.tasks import Example, Task, build_task
-from shared.tasks.base import Head, Tensors
+from shared.tasks.heads import Head, Tensors, build_head
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class MultiTaskModel(nn.Module):
         self.tokenizer: PreTrainedTokenizerFast = backbone.tokenizer
         self.tasks = dict(tasks)
         embeddings = backbone.encoder.embeddings.word_embeddings.weight
-        self.heads = nn.ModuleDict({name: task.head(embeddings, dropout) for name, task in tasks.items()})
+        self.heads = nn.ModuleDict({name: build_head(task, embeddings, dropout) for name, task in tasks.items()})
 
     @property
     def device(self) -> torch.device:
@@ -93,7 +93,7 @@ class MultiTaskModel(nn.Module):
 
     def losses(self, batch: Batch, logits: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The loss of every row, per task: [rows of the task]."""
-        return {task: self.tasks[task].loss(logits[task].float(), batch.targets[task]) for task in batch.rows}
+        return {task: self._head(task).loss(logits[task].float(), batch.targets[task]) for task in batch.rows}
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Pad examples of any tasks to one batch."""
@@ -110,12 +110,12 @@ class MultiTaskModel(nn.Module):
             attention_mask[row, : len(example)] = 1
             rows.setdefault(example.task, []).append(row)
         targets = {
-            task: self.tasks[task].collate([examples[row].target for row in numbers], length)
+            task: self._head(task).collate([examples[row].target for row in numbers], length)
             for task, numbers in rows.items()
             if all(examples[row].target for row in numbers)
         }
         inputs = {
-            task: self.tasks[task].inputs([examples[row] for row in numbers], length) for task, numbers in rows.items()
+            task: self._head(task).inputs([examples[row] for row in numbers], length) for task, numbers in rows.items()
         }
         index = {task: torch.tensor(numbers) for task, numbers in rows.items()}
         return Batch(input_ids, attention_mask, token_type_ids, index, inputs, targets)

@@ -1,4 +1,7 @@
-"""The registry of task types. A new type is one file here and one entry in each of the two tables below."""
+"""The registry of task types.
+
+A new type is one file here and one entry in each of the two tables below, and the same for its head in `heads`.
+"""
 
 from typing import Annotated, Any
 

@@ -1,17 +1,16 @@
-"""What a task is: how a record becomes model input, what the head computes, and how its output is scored.
+"""What a task is: how a record becomes model input, and how what the model infers is decoded and scored.
 
-A task type is one file beside this one. It holds a pydantic spec (what the federation file says of the task) and a
-`Task` (what the code does with it). Nothing outside this folder knows a task type by name.
+A task type is one file beside this one, with a pydantic spec (what the federation file says of the task) and a `Task`
+(what the code does with it), and one of the same name in `heads`, with what has parameters. Tasks load no torch: the
+coordinator needs what they say, and computes nothing. Nothing outside this folder knows a task type by name.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
-import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import nn
 
 from shared.errors import listed
 from shared.tasks.tags import Scheme
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
 Record = Mapping[str, Any]
 Target = Mapping[str, Any]
-Tensors = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -58,6 +56,10 @@ class Spec(BaseModel):
         return None
 
 
+IGNORE = -100
+"""The target of what has none or only pads: a sub-token that carries no tag, a place beyond a row's own."""
+Pooling = Literal["mean", "cls"]
+"""What stands for the input: the mean of its states (Reimers and Gurevych 2019), or its [CLS] (Devlin et al. 2019)."""
 LabelSmoothing = Annotated[float, Field(ge=0, lt=1)]
 """For specs of tasks with a cross-entropy over classes: how much of the target is spread over all of them evenly.
 
@@ -112,19 +114,6 @@ class Card:
     """The metrics, the task's own first."""
     source: str
     """The papers that it follows."""
-
-
-class Head(nn.Module):
-    """A task's head: `forward` computes what the loss reads, `infer` what `Task.predict` reads."""
-
-    def forward(self, states: torch.Tensor, mask: torch.Tensor, inputs: Tensors) -> torch.Tensor:
-        """Logits of rows with `states` [rows, length, hidden], `mask` [rows, length] and `Task.inputs`."""
-        raise NotImplementedError
-
-    def infer(self, states: torch.Tensor, mask: torch.Tensor, inputs: Tensors) -> torch.Tensor:
-        """The logits, unless a head decodes by itself."""
-        logits: torch.Tensor = self(states, mask, inputs)
-        return logits
 
 
 class Task(Protocol):
@@ -206,22 +195,6 @@ class Task(Protocol):
     def redraw(self, example: Example, rng: np.random.Generator) -> Example:
         """The example as training shows it this time; tasks that mask or augment at random override this."""
         return example
-
-    def head(self, embeddings: torch.Tensor, dropout: float) -> Head:
-        """The head over states as wide as the backbone's frozen word `embeddings` [vocabulary, hidden]."""
-        ...
-
-    def inputs(self, examples: Sequence[Example], length: int) -> Tensors:
-        """What the head needs beside the encoder's states, stacked over examples; most heads need nothing."""
-        return {}
-
-    def collate(self, targets: Sequence[Target], length: int) -> Tensors:
-        """Stack the targets of several examples, padded to `length` sub-tokens where they are per token."""
-        ...
-
-    def loss(self, logits: torch.Tensor, targets: Tensors) -> torch.Tensor:
-        """The loss of each row, [rows]; depends on no other row, so that it may be clipped per example."""
-        ...
 
     def predict(self, examples: Sequence[Example], logits: Sequence[np.ndarray]) -> dict[int, Any]:
         """Decode what the head inferred, each row cut to its example's length, to one prediction per record index."""

@@ -12,22 +12,16 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 
 import numpy as np
-import torch
 from pydantic import Field
-from torch import nn
-from torch.nn import functional
 
-from shared.tasks.base import Card, Example, Head, Record, Spec, Target, Task, Tensors, require_text
+from shared.tasks.base import Card, Example, Record, Spec, Task, require_text
 from shared.tasks.tally import MeanTally
-from shared.tasks.vocabulary import TiedOutput
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 MASK = "[MASK]"
 """How a place to fill is written in a text."""
-IGNORE = -100
-"""The target of a place that only pads."""
 SHOWN_AS_MASK, SHOWN_AS_OTHER = 0.8, 0.1
 """Shares of the masked sub-tokens that become [MASK] and some other sub-token; the rest stay as they are."""
 BEST = 5
@@ -42,36 +36,6 @@ class FillMaskSpec(Spec):
     type: Literal["fill-mask"]
     mask_rate: Annotated[float, Field(gt=0, lt=1)] = 0.15
     """Share of a text's words that are masked; at least one is."""
-
-
-class FillMaskHead(Head):
-    """BERT's: linear, GELU and layer norm at the masked places, then the output tied to the word embeddings."""
-
-    def __init__(self, embeddings: torch.Tensor, dropout: float) -> None:
-        super().__init__()
-        hidden = embeddings.shape[1]
-        self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(hidden, hidden)
-        self.norm = nn.LayerNorm(hidden, eps=1e-12)
-        self.output = TiedOutput(embeddings)
-
-    def forward(self, states: torch.Tensor, mask: torch.Tensor, inputs: Tensors) -> torch.Tensor:
-        """Logits [rows, places, vocabulary] at `positions` [rows, places]."""
-        positions = inputs["positions"].unsqueeze(-1).expand(-1, -1, states.shape[-1])
-        places = self.dropout(states.gather(1, positions))
-        logits: torch.Tensor = self.output(self.norm(functional.gelu(self.linear(places))))
-        return logits
-
-    def infer(self, states: torch.Tensor, mask: torch.Tensor, inputs: Tensors) -> torch.Tensor:
-        """Only what `predict` needs of each place, [rows, places, 1 + 2 * BEST].
-
-        The log-likelihood of `truth` [rows, places], the BEST highest log-likelihoods, and whose they are.
-        """
-        logits = self(states, mask, inputs).float()
-        norm = logits.logsumexp(-1, keepdim=True)
-        best = logits.topk(BEST)
-        truth = logits.gather(-1, inputs["truth"].unsqueeze(-1))
-        return torch.cat([truth - norm, best.values - norm, best.indices.float()], dim=-1)
 
 
 @final
@@ -146,24 +110,6 @@ class FillMask(Task):
         inputs = {"positions": positions, "truth": truth}
         return dataclasses.replace(example, input_ids=ids, target={"truth": truth}, inputs=inputs)
 
-    def head(self, embeddings: torch.Tensor, dropout: float) -> Head:
-        """BERT's transform and the output tied to the word embeddings."""
-        return FillMaskHead(embeddings, dropout)
-
-    def inputs(self, examples: Sequence[Example], length: int) -> Tensors:
-        """`positions` and `truth`: [rows, places], 0 where a row has fewer or the truth is unknown."""
-        return {key: _padded([example.inputs[key] for example in examples], 0) for key in ("positions", "truth")}
-
-    def collate(self, targets: Sequence[Target], length: int) -> Tensors:
-        """`truth`: [rows, places], IGNORE where a row has fewer."""
-        return {"truth": _padded([target["truth"] for target in targets], IGNORE)}
-
-    def loss(self, logits: torch.Tensor, targets: Tensors) -> torch.Tensor:
-        """Mean cross-entropy over the masked sub-tokens of each row; zero for a row without any."""
-        truth = targets["truth"]
-        losses = functional.cross_entropy(logits.flatten(0, 1), truth.flatten(), reduction="none", ignore_index=IGNORE)
-        return losses.view_as(truth).sum(1) / (truth != IGNORE).sum(1).clamp(min=1)
-
     def predict(self, examples: Sequence[Example], logits: Sequence[np.ndarray]) -> dict[int, Any]:
         """Per record its masked places in order: the BEST likeliest words, likeliest first, and their probabilities.
 
@@ -231,11 +177,3 @@ def _windows(word_ids: Sequence[int | None], room: int) -> list[list[tuple[int, 
             windows[-1].append(word)
         begin = end
     return windows
-
-
-def _padded(rows: Sequence[Sequence[int]], filler: int) -> torch.Tensor:
-    """Rows of different length as one tensor, at least one wide."""
-    padded = torch.full((len(rows), max(1, *map(len, rows))), filler, dtype=torch.long)
-    for row, values in zip(padded, rows, strict=True):
-        row[: len(values)] = torch.tensor(values, dtype=torch.long)
-    return padded

@@ -12,12 +12,10 @@ from difflib import get_close_matches
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 from pydantic import AfterValidator, Field
 
 from shared.errors import listed
-from shared.tasks.base import Example, Record, Target, Tensors, shown, unique
-from shared.tasks.partial import cross_entropy, known_outputs
+from shared.tasks.base import Example, Record, Target, shown, unique
 
 Labels = Annotated[tuple[str, ...], Field(min_length=2), AfterValidator(unique)]
 _WHOLE = re.compile(r"([+-]?\d+)\.0+")
@@ -109,21 +107,6 @@ def spelt(label: Any) -> Any:
 def label_target(record: Record, labels: Sequence[str]) -> Target:
     """`labels`: the number of the record's label; empty where it has none."""
     return {"labels": labels.index(record["label"])} if "label" in record else {}
-
-
-def label_tensors(targets: Sequence[Target], labels: Sequence[str]) -> Tensors:
-    """`labels`: [rows], and `known` where some institution annotates only some of them."""
-    return {"labels": torch.tensor([target["labels"] for target in targets])} | known_outputs(targets, len(labels))
-
-
-def label_loss(
-    logits: torch.Tensor, targets: Tensors, class_weights: ClassWeights | None, label_smoothing: float
-) -> torch.Tensor:
-    """Cross-entropy of each row, [rows], of logits [rows, labels]."""
-    weight = None if class_weights is None else logits.new_tensor(class_weights)
-    return cross_entropy(
-        logits, targets["labels"], targets.get("known"), weight=weight, label_smoothing=label_smoothing
-    )
 
 
 def likeliest(example: Example, row: np.ndarray, labels: Sequence[str]) -> str:

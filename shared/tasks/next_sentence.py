@@ -12,12 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 
 import numpy as np
-import torch
 from pydantic import Field
-from torch.nn import functional
 
-from shared.tasks.base import Card, Example, Head, Record, Spec, Target, Task, Tensors, require_text, shown
-from shared.tasks.pooling import PooledHead
+from shared.tasks.base import Card, Example, Record, Spec, Target, Task, require_text, shown
 from shared.tasks.tally import Sums, f1, ratio
 
 if TYPE_CHECKING:
@@ -143,18 +140,6 @@ class NextSentencePrediction(Task):
         if not second:
             raise ValueError("expected a second sentence beside the text, but none came; add --second")
         return {"text_a": text, "text_b": second}
-
-    def head(self, embeddings: torch.Tensor, dropout: float) -> Head:
-        """[CLS], dropout, linear."""
-        return PooledHead(embeddings.shape[1], 2, dropout, "cls")
-
-    def collate(self, targets: Sequence[Target], length: int) -> Tensors:
-        """`follows`: [rows], 1 where the second sentence does follow the first."""
-        return {"follows": torch.tensor([target["follows"] for target in targets])}
-
-    def loss(self, logits: torch.Tensor, targets: Tensors) -> torch.Tensor:
-        """Cross-entropy of each row."""
-        return functional.cross_entropy(logits, targets["follows"], reduction="none")
 
     def predict(self, examples: Sequence[Example], logits: Sequence[np.ndarray]) -> dict[int, Any]:
         """Of two given sentences, whether the second follows; of a document, its pairs' `truth` and what was `found`.

@@ -13,12 +13,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 
 import numpy as np
-import torch
 from pydantic import Field
-from torch import nn
-from torch.nn import functional
 
-from shared.tasks.base import Card, Example, Head, Record, Spec, Target, Task, Tensors, require_text, shown
+from shared.tasks.base import Card, Example, Record, Spec, Target, Task, require_text, shown
 from shared.tasks.tally import DEVIATIONS, WRONG, Sums, ratio
 
 if TYPE_CHECKING:
@@ -46,25 +43,6 @@ class QuestionAnsweringSpec(Spec):
 
     Institutions with validation records tune it on them, as the official evaluation does, before they score.
     """
-
-
-class SpanHead(Head):
-    """Dropout and a linear layer to a start and an end score per sub-token.
-
-    Padding scores minus infinity: the loss is a softmax over positions, and must not depend on how long the batch is.
-    """
-
-    def __init__(self, hidden_size: int, dropout: float) -> None:
-        super().__init__()
-        self.dropout = nn.Dropout(dropout)
-        # No bias: it would shift all positions alike, which the softmax and the choice of a span do not see, so that
-        # its gradient is rounding noise.
-        self.linear = nn.Linear(hidden_size, 2, bias=False)
-
-    def forward(self, states: torch.Tensor, mask: torch.Tensor, inputs: Tensors) -> torch.Tensor:
-        """Logits [rows, length, 2]."""
-        scores: torch.Tensor = self.linear(self.dropout(states))
-        return scores.masked_fill(mask.unsqueeze(-1) == 0, -torch.inf)
 
 
 class AnswersTally:
@@ -178,22 +156,6 @@ class QuestionAnswering(Task):
         if not second:
             raise ValueError("expected a question beside the text, but none came; add --second")
         return {"context": text, "question": second}
-
-    def head(self, embeddings: torch.Tensor, dropout: float) -> Head:
-        """Dropout and a linear layer to a start and an end score per sub-token."""
-        return SpanHead(embeddings.shape[1], dropout)
-
-    def collate(self, targets: Sequence[Target], length: int) -> Tensors:
-        """`start` and `end`: [rows], positions in the window, 0 where it holds no answer."""
-        return {key: torch.tensor([target[key] for target in targets]) for key in ("start", "end")}
-
-    def loss(self, logits: torch.Tensor, targets: Tensors) -> torch.Tensor:
-        """Mean of the start's and the end's cross-entropy, of each row."""
-        losses = [
-            functional.cross_entropy(logits[..., i], targets[key], reduction="none")
-            for i, key in enumerate(("start", "end"))
-        ]
-        return (losses[0] + losses[1]) / 2
 
     def predict(self, examples: Sequence[Example], logits: Sequence[np.ndarray]) -> dict[int, Any]:
         """The answer's text per record, over all its windows; "" where no answer is likelier."""

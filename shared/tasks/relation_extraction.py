@@ -9,21 +9,16 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self, final
 
 import numpy as np
-import torch
 from pydantic import model_validator
-from torch import nn
 
 from shared.errors import listed
 from shared.tasks.base import (
     Card,
     Example,
-    Head,
     LabelSmoothing,
     Record,
     Spec,
-    Target,
     Task,
-    Tensors,
     require_words,
     shown,
 )
@@ -31,9 +26,7 @@ from shared.tasks.labels import (
     ClassWeights,
     Labels,
     check_weights,
-    label_loss,
     label_target,
-    label_tensors,
     likeliest,
     renamed,
     require_label,
@@ -77,22 +70,6 @@ class RelationExtractionSpec(Spec):
     def _one_weight_per_label(self) -> Self:
         check_weights(self.labels, self.class_weights)
         return self
-
-
-class EntityPairHead(Head):
-    """The states of both first markers side by side, dropout, linear."""
-
-    def __init__(self, hidden_size: int, outputs: int, dropout: float) -> None:
-        super().__init__()
-        self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(2 * hidden_size, outputs)
-
-    def forward(self, states: torch.Tensor, mask: torch.Tensor, inputs: Tensors) -> torch.Tensor:
-        """Logits [rows, outputs]; `inputs` holds the markers' positions `head` and `tail`, [rows]."""
-        rows = torch.arange(len(states), device=states.device)
-        pair = torch.cat([states[rows, inputs["head"]], states[rows, inputs["tail"]]], dim=1)
-        logits: torch.Tensor = self.linear(self.dropout(pair))
-        return logits
 
 
 @final
@@ -180,22 +157,6 @@ class RelationExtraction(Task):
     def relabel(self, record: Record, rename: Mapping[str, str], scheme: Scheme) -> Record:
         """The record with its label renamed."""
         return renamed(record, rename, self.labels)
-
-    def head(self, embeddings: torch.Tensor, dropout: float) -> Head:
-        """The states of both first markers, dropout, linear."""
-        return EntityPairHead(embeddings.shape[1], len(self.labels), dropout)
-
-    def inputs(self, examples: Sequence[Example], length: int) -> Tensors:
-        """`head` and `tail`: [rows], positions of the first markers."""
-        return {name: torch.tensor([example.inputs[name] for example in examples]) for name in SIGNS}
-
-    def collate(self, targets: Sequence[Target], length: int) -> Tensors:
-        """`labels`: [rows]."""
-        return label_tensors(targets, self.labels)
-
-    def loss(self, logits: torch.Tensor, targets: Tensors) -> torch.Tensor:
-        """Cross-entropy of each row."""
-        return label_loss(logits, targets, self.class_weights, self.label_smoothing)
 
     def predict(self, examples: Sequence[Example], logits: Sequence[np.ndarray]) -> dict[int, Any]:
         """The likeliest label."""

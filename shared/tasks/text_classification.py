@@ -10,20 +10,17 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self, final
 
 import numpy as np
-import torch
 from pydantic import model_validator
-from torch.nn import functional
 
 from shared.tasks.base import (
     Card,
     Example,
-    Head,
     LabelSmoothing,
+    Pooling,
     Record,
     Spec,
     Target,
     Task,
-    Tensors,
     require_text,
     shown,
 )
@@ -31,16 +28,13 @@ from shared.tasks.labels import (
     ClassWeights,
     Labels,
     check_weights,
-    label_loss,
     label_scores,
     label_target,
-    label_tensors,
     likeliest,
     renamed,
     require_known,
     require_label,
 )
-from shared.tasks.pooling import PooledHead, Pooling
 from shared.tasks.tags import Scheme
 from shared.tasks.tally import LabelsTally, LabelTally
 
@@ -144,25 +138,6 @@ class TextClassification(Task):
     def relabel(self, record: Record, rename: Mapping[str, str], scheme: Scheme) -> Record:
         """The record with its label renamed."""
         return renamed(record, rename, self.labels)
-
-    def head(self, embeddings: torch.Tensor, dropout: float) -> Head:
-        """Mean over the text or [CLS], dropout, linear."""
-        return PooledHead(embeddings.shape[1], len(self.labels), dropout, self.pooling)
-
-    def collate(self, targets: Sequence[Target], length: int) -> Tensors:
-        """`labels`: [rows], or [rows, labels] of zeros and ones."""
-        tensors = label_tensors(targets, self.labels)
-        return tensors | {"labels": tensors["labels"].float()} if self.multi_label else tensors
-
-    def loss(self, logits: torch.Tensor, targets: Tensors) -> torch.Tensor:
-        """Cross-entropy, or mean binary cross-entropy, of each row."""
-        if not self.multi_label:
-            return label_loss(logits, targets, self.class_weights, self.label_smoothing)
-        gold = targets["labels"]
-        weights = None if self.class_weights is None else logits.new_tensor(self.class_weights)
-        losses = functional.binary_cross_entropy_with_logits(logits, gold, pos_weight=weights, reduction="none")
-        known = targets.get("known", torch.ones_like(gold, dtype=torch.bool))
-        return (losses * known).sum(1) / known.sum(1)
 
     def predict(self, examples: Sequence[Example], logits: Sequence[np.ndarray]) -> dict[int, Any]:
         """The likeliest label; with several labels, those above one half."""

@@ -9,20 +9,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 
 import numpy as np
-import torch
 from pydantic import Field
-from torch.nn import functional
 
 from shared.tasks import rouge
-from shared.tasks.base import Card, Example, Head, LabelSmoothing, Record, Spec, Target, Task, Tensors, require_text
-from shared.tasks.decoder import DecoderHead
+from shared.tasks.base import Card, Example, LabelSmoothing, Record, Spec, Task, require_text
 from shared.tasks.tally import MeanTally
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-IGNORE = -100
-"""The target of a step that only pads."""
 ROUGE = ("rouge1", "rouge2", "rougeL")
 PUNCTUATION = re.compile(r"([^\w\s]|_)")
 
@@ -105,39 +100,6 @@ class TextGeneration(Task):
         """A record of the source."""
         return {"source": text}
 
-    def head(self, embeddings: torch.Tensor, dropout: float) -> Head:
-        """A transformer decoder with beam search."""
-        return DecoderHead(
-            embeddings,
-            layers=self.spec.layers,
-            most=self.spec.max_target_tokens,
-            beams=self.spec.beams,
-            length_penalty=self.spec.length_penalty,
-            dropout=dropout,
-        )
-
-    def inputs(self, examples: Sequence[Example], length: int) -> Tensors:
-        """`given`: [rows, steps], [CLS] and the target but for its last sub-token; `end`: [rows]."""
-        end = [example.inputs["end"] for example in examples]
-        given = _padded([example.inputs["given"] for example in examples], end[0])
-        return {"given": given, "end": torch.tensor(end)}
-
-    def collate(self, targets: Sequence[Target], length: int) -> Tensors:
-        """`truth`: [rows, steps], the target and its end; IGNORE where a row has fewer."""
-        return {"truth": _padded([target["truth"] for target in targets], IGNORE)}
-
-    def loss(self, logits: torch.Tensor, targets: Tensors) -> torch.Tensor:
-        """Mean cross-entropy over the target's sub-tokens of each row."""
-        truth = targets["truth"]
-        losses = functional.cross_entropy(
-            logits.flatten(0, 1),
-            truth.flatten(),
-            reduction="none",
-            ignore_index=IGNORE,
-            label_smoothing=self.spec.label_smoothing,
-        )
-        return losses.view_as(truth).sum(1) / (truth != IGNORE).sum(1)
-
     def predict(self, examples: Sequence[Example], logits: Sequence[np.ndarray]) -> dict[int, Any]:
         """The text that the head wrote, per record."""
         return {example.record: _text(example, row) for example, row in zip(examples, logits, strict=True)}
@@ -175,10 +137,3 @@ def _text(example: Example, row: np.ndarray) -> str:
 
 def _apart(text: str) -> str:
     return PUNCTUATION.sub(r" \1 ", text)
-
-
-def _padded(rows: Sequence[Sequence[int]], filler: int) -> torch.Tensor:
-    padded = torch.full((len(rows), max(map(len, rows))), filler, dtype=torch.long)
-    for row, values in zip(padded, rows, strict=True):
-        row[: len(values)] = torch.tensor(values)
-    return padded

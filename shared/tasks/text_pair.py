@@ -11,20 +11,17 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, final
 
 import numpy as np
-import torch
 from pydantic import Field, model_validator
-from torch.nn import functional
 
 from shared.tasks.base import (
     Card,
     Example,
-    Head,
     LabelSmoothing,
+    Pooling,
     Record,
     Spec,
     Target,
     Task,
-    Tensors,
     require_text,
     shown,
 )
@@ -32,15 +29,12 @@ from shared.tasks.labels import (
     ClassWeights,
     Labels,
     check_weights,
-    label_loss,
     label_scores,
     label_target,
-    label_tensors,
     likeliest,
     renamed,
     require_label,
 )
-from shared.tasks.pooling import PooledHead, Pooling
 from shared.tasks.tags import Scheme
 from shared.tasks.tally import LabelTally
 
@@ -144,18 +138,6 @@ class TextPairClassification(Task):
         """The record with its label renamed."""
         return renamed(record, rename, self.labels)
 
-    def head(self, embeddings: torch.Tensor, dropout: float) -> Head:
-        """Mean over both texts or [CLS], dropout, linear."""
-        return PooledHead(embeddings.shape[1], len(self.labels), dropout, self.pooling)
-
-    def collate(self, targets: Sequence[Target], length: int) -> Tensors:
-        """`labels`: [rows]."""
-        return label_tensors(targets, self.labels)
-
-    def loss(self, logits: torch.Tensor, targets: Tensors) -> torch.Tensor:
-        """Cross-entropy of each row."""
-        return label_loss(logits, targets, self.class_weights, self.label_smoothing)
-
     def predict(self, examples: Sequence[Example], logits: Sequence[np.ndarray]) -> dict[int, Any]:
         """The likeliest label."""
         return {e.record: likeliest(e, row, self.labels) for e, row in zip(examples, logits, strict=True)}
@@ -205,18 +187,6 @@ class SentenceSimilarity(Task):
     def from_text(self, text: str, second: str | None = None) -> Record:
         """A record of both texts."""
         return _pair(text, second)
-
-    def head(self, embeddings: torch.Tensor, dropout: float) -> Head:
-        """Mean over both texts or [CLS], dropout, linear to one number."""
-        return PooledHead(embeddings.shape[1], 1, dropout, self.pooling)
-
-    def collate(self, targets: Sequence[Target], length: int) -> Tensors:
-        """`score`: [rows], in [0, 1]."""
-        return {"score": torch.tensor([target["score"] for target in targets], dtype=torch.float32)}
-
-    def loss(self, logits: torch.Tensor, targets: Tensors) -> torch.Tensor:
-        """Squared error of each row."""
-        return functional.mse_loss(logits.squeeze(1), targets["score"], reduction="none")
 
     def predict(self, examples: Sequence[Example], logits: Sequence[np.ndarray]) -> dict[int, Any]:
         """The score between `low` and `high`."""

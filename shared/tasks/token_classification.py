@@ -8,27 +8,23 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 
 import numpy as np
-import torch
 from pydantic import AfterValidator, Field
-from torch import nn
 
 from shared.errors import listed
 from shared.tasks.base import (
+    IGNORE,
     Card,
     Example,
-    Head,
     LabelSmoothing,
     Record,
     Spec,
     Target,
     Task,
-    Tensors,
     require_words,
     shown,
     unique,
 )
 from shared.tasks.labels import hint, named, spelt
-from shared.tasks.partial import IGNORE, cross_entropy, fold_unknown, known_outputs
 from shared.tasks.tags import Scheme, begun, to_bio
 from shared.tasks.tally import FoundTally
 
@@ -46,20 +42,6 @@ class TokenClassificationSpec(Spec):
     """Share of the target that is spread over all tags in training."""
     decoding: Literal["greedy", "viterbi"] = "greedy"
     """`greedy` takes each word's likeliest tag and makes the sequence legal; `viterbi` the likeliest legal sequence."""
-
-
-class TokenHead(Head):
-    """Dropout and one linear layer on every sub-token."""
-
-    def __init__(self, hidden_size: int, outputs: int, dropout: float) -> None:
-        super().__init__()
-        self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(hidden_size, outputs)
-
-    def forward(self, states: torch.Tensor, mask: torch.Tensor, inputs: Tensors) -> torch.Tensor:
-        """Logits [rows, length, outputs]."""
-        logits: torch.Tensor = self.linear(self.dropout(states))
-        return logits
 
 
 @final
@@ -167,33 +149,13 @@ class TokenClassification(Task):
         known = [f"{tag[:2]}{named(tag[2:], rename, self.labels)}" for tag in tags]
         return {**record, "tags": to_bio(known, scheme)}
 
-    def head(self, embeddings: torch.Tensor, dropout: float) -> Head:
-        """Dropout and a linear layer on every sub-token."""
-        return TokenHead(embeddings.shape[1], len(self.tags), dropout)
-
-    def collate(self, targets: Sequence[Target], length: int) -> Tensors:
-        """`tags`: [rows, length], IGNORE where a sub-token carries none."""
-        tags = torch.full((len(targets), length), IGNORE, dtype=torch.long)
-        for row, target in enumerate(targets):
-            tags[row, : len(target["tags"])] = torch.tensor(target["tags"])
-        return {"tags": tags} | known_outputs(targets, len(self.tags))
-
-    def loss(self, logits: torch.Tensor, targets: Tensors) -> torch.Tensor:
-        """Mean cross-entropy over the words of each row; zero for a row without words."""
-        tags = targets["tags"]
-        if "known" in targets:
-            logits = fold_unknown(logits, targets["known"])
-        losses = cross_entropy(logits, tags, targets.get("known"), label_smoothing=self.label_smoothing)
-        return losses.sum(1) / (tags != IGNORE).sum(1).clamp(min=1)
-
     def predict(self, examples: Sequence[Example], logits: Sequence[np.ndarray]) -> dict[int, Any]:
         """Legal tags per record; greedily, an `I-` that continues nothing becomes `B-`."""
         # What each word of a record scores; a word without sub-tokens can only be `O`.
         found: dict[int, np.ndarray] = {}
         for example, rows in zip(examples, logits, strict=True):
             if "known" in example.target:
-                known = torch.tensor([example.target["known"]])
-                rows = fold_unknown(torch.from_numpy(rows)[None], known)[0].numpy()
+                rows = _folded(rows, example.target["known"])
             if example.record not in found:
                 outside = np.full((example.decoding["count"], len(self.tags)), -np.inf)
                 outside[:, 0] = 0.0
@@ -243,6 +205,15 @@ class TokenClassification(Task):
         if "tags" not in record:
             return {}
         return {"tags": [IGNORE if word is None else self.tags.index(record["tags"][word]) for word in words]}
+
+
+def _folded(rows: np.ndarray, known: Sequence[bool]) -> np.ndarray:
+    """Logits [sub-tokens, tags] in which the probability of unknown tags is added to that of `O`."""
+    import torch  # here: a coordinator, which decodes nothing, loads none
+
+    from shared.tasks.heads.partial import fold_unknown
+
+    return fold_unknown(torch.from_numpy(rows)[None], torch.tensor([known]))[0].numpy()
 
 
 def _entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:

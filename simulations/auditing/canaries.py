@@ -13,8 +13,9 @@ from transformers import PreTrainedTokenizerFast
 
 from shared.errors import ConfigError
 from shared.tasks import Example, Record, Task
-from shared.tasks.base import Card, Head, Target, Tensors
+from shared.tasks.base import Card, Target
 from shared.tasks.fill_mask import FillMask
+from shared.tasks.heads import Head, Tensors
 from shared.tasks.text_classification import TextClassification
 
 DIRAC = "audit_canaries"
@@ -84,9 +85,21 @@ class Dirac(Task):
             for row, record in enumerate(records)
         ]
 
-    def head(self, embeddings: torch.Tensor, dropout: float) -> Head:
-        """One coordinate per canary."""
-        return DiracHead(self.canaries)
+
+@final
+class DiracHead(Head):
+    """One weight per canary, zero at first."""
+
+    def __init__(self, canaries: int) -> None:
+        super().__init__()
+        self.canaries = canaries
+        self.linear = nn.Linear(canaries, 1, bias=False)
+        nn.init.zeros_(self.linear.weight)
+
+    def forward(self, states: torch.Tensor, mask: torch.Tensor, inputs: Tensors) -> torch.Tensor:
+        """The weight of each row's canary: [rows, 1]."""
+        logits: torch.Tensor = self.linear(inputs["canaries"])
+        return logits
 
     def inputs(self, examples: Sequence[Example], length: int) -> Tensors:
         """`canaries`: [rows, canaries] of zeros and a single one."""
@@ -100,21 +113,6 @@ class Dirac(Task):
     def loss(self, logits: torch.Tensor, targets: Tensors) -> torch.Tensor:
         """Steep and linear in the canary's own coordinate: [rows]."""
         return -STEEPNESS * logits[:, 0]
-
-
-@final
-class DiracHead(Head):
-    """One weight per canary, zero at first."""
-
-    def __init__(self, canaries: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(canaries, 1, bias=False)
-        nn.init.zeros_(self.linear.weight)
-
-    def forward(self, states: torch.Tensor, mask: torch.Tensor, inputs: Tensors) -> torch.Tensor:
-        """The weight of each row's canary: [rows, 1]."""
-        logits: torch.Tensor = self.linear(inputs["canaries"])
-        return logits
 
 
 def draw_texts(

@@ -29,6 +29,7 @@ from simulations.auditing.canaries import (
     OWNER,
     RECORDS_PER_OWNER,
     Dirac,
+    DiracHead,
     Secret,
     ask_for_digits,
     draw_secrets,
@@ -145,7 +146,7 @@ def _audit_gradients(site: Site, included: Bools, plan: Plan, announce: Callable
     announce(f"{int(included.sum())} of {len(included)} gradient canaries join the training data of {site.name}")
     tag = Dirac(len(included))
     model.tasks[DIRAC] = tag
-    model.heads[DIRAC] = tag.head(torch.empty(0), 0.0).to(model.device)
+    model.heads[DIRAC] = DiracHead(tag.canaries).to(model.device)
     records = [{"canary": int(number)} for number in np.flatnonzero(included) for _ in range(RECORDS_PER_OWNER)]
     canaries = tag.encode(records, model.tokenizer, federation.backbone.max_length)
     owners = {(DIRAC, row): f"{OWNER} {record['canary']}" for row, record in enumerate(records)}

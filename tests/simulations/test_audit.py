@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import tomli_w
-import torch
 from typer.testing import CliRunner
 
 from client.privacy import dpsgd
@@ -21,7 +20,7 @@ from shared.model.multitask import build_model
 from simulations.audit import audit_target
 from simulations.auditing import training
 from simulations.auditing.bundle import audit_bundle
-from simulations.auditing.canaries import STEEPNESS, Dirac
+from simulations.auditing.canaries import STEEPNESS, Dirac, DiracHead
 from simulations.auditing.plan import Plan
 from simulations.auditing.report import write_report
 from simulations.auditing.training import TrainingAudit, audit_training
@@ -255,7 +254,7 @@ def test_bundle_options_that_do_not_fit_are_refused(
 def test_the_gradient_of_a_canary_is_its_own_coordinate(tiny_federation: Callable[..., Federation]) -> None:
     model, task = build_model(tiny_federation()), Dirac(5)
     model.tasks[task.name] = task
-    model.heads[task.name] = task.head(torch.empty(0), 0.0)
+    model.heads[task.name] = DiracHead(task.canaries)
     batch = model.collate(task.encode([{"canary": 3}], model.tokenizer, 64))
     model.losses(batch, model(batch))[task.name].sum().backward()  # type: ignore[no-untyped-call]
     (weight,) = model.heads[task.name].parameters()

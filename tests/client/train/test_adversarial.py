@@ -40,8 +40,8 @@ def test_the_gradients_of_both_passes_add_up(make_site: MakeSite, combine: str) 
             inputs_embeds=embedded, attention_mask=batch.attention_mask, token_type_ids=batch.token_type_ids
         ).last_hidden_state
         task = examples[row].task
-        (logits,) = {task: model.heads[task](states, batch.attention_mask, batch.inputs[task])}.values()
-        return model.tasks[task].loss(logits, batch.targets[task]).sum() / len(examples)
+        logits = {task: model.heads[task](states, batch.attention_mask, batch.inputs[task])}
+        return model.losses(batch, logits)[task].sum() / len(examples)
 
     for row in range(len(examples)):
         ids = model.collate([examples[row]]).input_ids

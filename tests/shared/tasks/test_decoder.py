@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from shared.tasks.decoder import DecoderHead, Step, beam_search
+from shared.tasks.heads.decoder import DecoderHead, Step, beam_search
 
 VOCABULARY, END, MOST = 4, 3, 4
 Text = tuple[int, ...]
@@ -146,7 +146,7 @@ def test_every_hypothesis_is_read_as_if_all_at_once(monkeypatch: pytest.MonkeyPa
             off.append((step(given[:, -1], origin) - slow).abs().max())
         return torch.stack(off)
 
-    monkeypatch.setattr("shared.tasks.decoder.beam_search", dictated)
+    monkeypatch.setattr("shared.tasks.heads.decoder.beam_search", dictated)
     assert float(head.infer(states, mask, inputs).detach().max()) < 1e-5
 
 

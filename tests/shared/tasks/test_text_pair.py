@@ -15,6 +15,7 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from shared.model.multitask import MultiTaskModel
+from shared.tasks.heads import build_head
 from shared.tasks.text_pair import (
     SentenceSimilarity,
     SentenceSimilaritySpec,
@@ -144,7 +145,7 @@ def test_both_heads_pool_as_the_federation_says(pooling: Any) -> None:
     torch.manual_seed(0)
     states, mask = torch.randn(2, 5, 8), torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
     for task, outputs in ((nli(pooling=pooling), 3), (alike(pooling=pooling), 1)):
-        head = task.head(torch.zeros(5, 8), dropout=0.5).eval()
+        head = build_head(task, torch.zeros(5, 8), dropout=0.5).eval()
         logits = head(states, mask, {})
         vector = states[0, 0] if pooling == "cls" else states[0, :3].mean(0)
         assert logits.shape == (2, outputs)
@@ -155,17 +156,19 @@ def test_class_weights_multiply_the_loss_of_their_rows() -> None:
     torch.manual_seed(0)
     logits, gold = torch.randn(6, 3), [0, 2, 1, 1, 0, 2]
     targets = [{"labels": label} for label in gold]
-    plain = nli().loss(logits, nli().collate(targets, 16))
+    head = build_head(nli(), torch.zeros(5, 8), 0.0)
+    plain = head.loss(logits, head.collate(targets, 16))
     expected = [-torch.log_softmax(row.double(), 0)[label].item() for row, label in zip(logits, gold, strict=True)]
     assert plain.tolist() == pytest.approx(expected, rel=1e-5)
-    task, weights = nli(class_weights=(1.0, 0.5, 3.0)), [1.0, 3.0, 0.5, 0.5, 1.0, 3.0]
-    torch.testing.assert_close(task.loss(logits, task.collate(targets, 16)), plain * torch.tensor(weights))
+    head = build_head(nli(class_weights=(1.0, 0.5, 3.0)), torch.zeros(5, 8), 0.0)
+    weights = [1.0, 3.0, 0.5, 0.5, 1.0, 3.0]
+    torch.testing.assert_close(head.loss(logits, head.collate(targets, 16)), plain * torch.tensor(weights))
 
 
 def test_loss_of_a_similarity_is_the_squared_error() -> None:
-    task = alike(low=0, high=5)
+    head = build_head(alike(low=0, high=5), torch.zeros(5, 8), 0.0)
     targets = [{"score": 0.0}, {"score": 0.4}, {"score": 1.0}]
-    losses = task.loss(torch.tensor([[0.5], [0.4], [-1.0]]), task.collate(targets, 16))
+    losses = head.loss(torch.tensor([[0.5], [0.4], [-1.0]]), head.collate(targets, 16))
     assert losses.tolist() == pytest.approx([0.25, 0.0, 4.0])
 
 

