@@ -46,7 +46,7 @@ def test_the_readme_counts_right() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     attacks = (ROOT / "docs" / "security.md").read_text(encoding="utf-8").split("<!-- attacks: begin -->")[1]
     rows = [line for line in attacks.splitlines() if line.startswith("| ")][1:]
-    assert f"plays {len(rows)} of them" in readme
+    assert f"runs {len(rows)} of them" in readme
     assert f"[{NUMBERS[len(TASK_TYPES)]} types of task]" in readme
     assert f"[{NUMBERS[len(METHODS)].capitalize()} methods]" in readme
 

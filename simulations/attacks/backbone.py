@@ -144,10 +144,10 @@ def _outcome(succeeded: list[bool], changes: tuple[Change, ...]) -> Outcome:
 PROMISE = "the fingerprint covers every file of the backbone that is loaded, nothing else is loaded, and no code is run"
 ATTACKS = (
     Attack(
-        "change the tokenizer or a shard of the weights",
+        "a changed tokenizer or a changed shard of the weights",
         "whoever provides the model files",
         PROMISE,
         change_what_counts,
     ),
-    Attack("bring code with the backbone", "whoever provides the model files", PROMISE, run_code),
+    Attack("code that comes with the backbone", "whoever provides the model files", PROMISE, run_code),
 )

@@ -1,4 +1,4 @@
-"""One institution lies about its counts, so that its own word decides."""
+"""One institution lies about its counts, so that its own update or score decides."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,7 +20,7 @@ HONEST = ("hospital", "law_firm", "clinic")
 LIAR = "bank"
 RECORDS = 100
 LIES = (10**4, 10**6, 10**9)
-"""10^9 is the largest count that a coordinator believes at all."""
+"""10^9 is the largest count that a coordinator accepts."""
 STATE: Arrays = {
     "adapter/a": np.zeros((2, 3), np.float32),
     "head/clauses/linear.weight": np.zeros((2, 3), np.float32),
@@ -30,7 +30,7 @@ Answer = Callable[[Any], Any]
 
 
 class Puppet:
-    """An institution that says what it is told to."""
+    """An institution that replies with what it is given."""
 
     def __init__(
         self, name: str, *, train: int, validation: int, move: float, scores: Mapping[int, float], steps: int = 10
@@ -85,7 +85,7 @@ def _play(folder: Path, liar: Puppet, *, move: float = 0.0, **rounds: Any) -> tu
 
 
 def decide_the_round(folder: Path) -> Outcome:
-    """Announce many validation records, and prefer round 1 a little; the others prefer round 2 by far."""
+    """Claim many validation records, and score round 1 a little higher; the others score round 2 much higher."""
     chosen = [
         _play(folder / str(lie), Puppet(LIAR, train=RECORDS, validation=lie, move=0.0, scores={1: 0.6, 2: 0.5}))[0]
         for lie in LIES
@@ -94,7 +94,7 @@ def decide_the_round(folder: Path) -> Outcome:
 
 
 def take_the_model(folder: Path) -> Outcome:
-    """Announce many training records, and move every parameter by 1; the others move none.
+    """Claim many training records, and move every parameter by 1; the others move none.
 
     It succeeds if the model moves by more than half of that.
     """
@@ -104,11 +104,13 @@ def take_the_model(folder: Path) -> Outcome:
             liar = Puppet(LIAR, train=lie, validation=RECORDS, move=1.0, scores={})
             _, state = _play(folder / f"{lie}-{weighting}", liar, weighting=weighting)
             moved.append(max(float(np.abs(state[name]).max()) for name in STATE))
-    return Outcome(len(moved), sum(m > 0.5 + 1e-6 for m in moved), f"the model moved by {max(moved):.2f} of its 1")
+    return Outcome(
+        len(moved), sum(m > 0.5 + 1e-6 for m in moved), f"the model moved by {max(moved):.2f} of the attacker's step"
+    )
 
 
 def stretch_the_step(folder: Path) -> Outcome:
-    """Tell many steps under `normalize_steps`; it succeeds if the model moves far beyond an honest round's step."""
+    """Claim many steps under `normalize_steps`; it succeeds if the model moves far beyond an honest round's step."""
 
     def moved(where: Path, steps: int) -> float:
         liar = Puppet(LIAR, train=RECORDS, validation=RECORDS, move=1.0, scores={}, steps=steps)
@@ -122,7 +124,9 @@ def stretch_the_step(folder: Path) -> Outcome:
 
 PROMISE = "no institution's counts weigh more than rounds.max_share"
 ATTACKS = (
-    Attack("announce 10^9 validation records to choose the round", "an institution", PROMISE, decide_the_round),
-    Attack("announce 10^9 training records to own the model", "an institution", PROMISE, take_the_model),
-    Attack("tell 10^6 steps to stretch the mean", "an institution", PROMISE, stretch_the_step),
+    Attack(
+        "10^9 validation records claimed, to choose the released round", "an institution", PROMISE, decide_the_round
+    ),
+    Attack("10^9 training records claimed, to dominate the model", "an institution", PROMISE, take_the_model),
+    Attack("10^6 steps claimed, to stretch the mean", "an institution", PROMISE, stretch_the_step),
 )

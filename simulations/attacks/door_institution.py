@@ -1,4 +1,4 @@
-"""An enrolled institution speaks as it should not: for others, as the coordinator, about what is not its own."""
+"""An enrolled institution sends what it may not: in others' names, as the coordinator, about others' messages."""
 
 import threading
 import time
@@ -231,7 +231,7 @@ def _takes_more_than_its_share(folder: Path) -> Outcome:
         many = _announced_objects(scene, MANY_OBJECTS)
         large = _stored(scene, [bytes(12 * 2**20)])
     taken = [stored > SHARE_BYTES, many, large > SHARE_BYTES]
-    return Outcome(3, sum(taken), f"{stored / 2**20:.1f} and {large / 2**20:.1f} MiB stored where 1 is allowed")
+    return Outcome(3, sum(taken), f"{stored / 2**20:.1f} and {large / 2**20:.1f} MiB stored; 1 MiB is allowed")
 
 
 def _stored(scene: Scene, pieces: list[bytes]) -> int:
@@ -282,7 +282,8 @@ def _stalls(folder: Path) -> Outcome:
         seconds = time.monotonic() - began
         statuses = {name: answer.status for name, answer in found.items()}
     kept = statuses.get("honest") == "ok" and statuses.get("attacker") in ("missing", "dropped")
-    note = f"a round of {DEADLINE_SECONDS:.0f} s took {seconds:.0f} s; {statuses}"
+    replies = ", ".join(f"{name} {status}" for name, status in sorted(statuses.items(), reverse=True))
+    note = f"a round with a deadline of {DEADLINE_SECONDS:.0f} s took {seconds:.0f} s; replies: {replies}"
     return Outcome(1, int(not kept or seconds > DEADLINE_SECONDS + 5), note)
 
 
@@ -317,23 +318,23 @@ TAKING = (
     _deletes_anothers_message,
     _pushes_into_anothers_reply,
 )
-PROMISE = "an institution speaks to the coordinator alone, in its own name, about what it was asked"
+PROMISE = "an institution sends to the coordinator alone, in its own name, and only what it was asked for"
 
 ATTACKS = (
     Attack(
-        "speaking as the coordinator or as another institution",
+        "requests in the name of the coordinator or of another institution",
         "an institution",
         PROMISE,
         lambda folder: _tried(folder, SPEAKING),
     ),
     Attack(
-        "pulling, deleting and overwriting what is another institution's",
+        "reading, deleting and overwriting another institution's messages",
         "an institution",
         PROMISE,
         lambda folder: _tried(folder, TAKING),
     ),
     Attack(
-        "storing more than one's share at the coordinator",
+        "more data stored at the coordinator than is allowed",
         "an institution",
         "a reply takes max_message_bytes of the coordinator's database and no more",
         _takes_more_than_its_share,

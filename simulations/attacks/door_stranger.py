@@ -87,7 +87,8 @@ def _large_bodies(folder: Path) -> Outcome:
         for number in range(BODIES):
             taken.append(_send_body(target.connect(), chunked=number % 2 == 1))
         grown = max(0, target.memory() - before)
-    note = f"{sum(taken) / MIB:.1f} MiB of {BODIES * BODY_BYTES // MIB} left here; memory grew by {grown / MIB:.0f} MiB"
+    whole = BODIES * BODY_BYTES // MIB
+    note = f"{sum(taken) / MIB:.1f} of {whole} MiB could be sent; memory grew by {grown / MIB:.0f} MiB"
     return Outcome(BODIES, sum(size > TAKEN_BYTES for size in taken), note)
 
 
@@ -124,8 +125,8 @@ def _half_requests(folder: Path) -> Outcome:
         thread.join()
         time.sleep(SLOW_SECONDS)
         alive = sum(not _has_ended(connection) for connection in held)
-    how = "got in" if through else "was kept out"
-    note = f"{alive} of {len(held)} held after {SLOW_SECONDS:.0f} s; the institution {how}"
+    how = "could connect" if through else "could not connect"
+    note = f"{alive} of {len(held)} still open after {SLOW_SECONDS:.0f} s; an institution {how}"
     return Outcome(HALF_REQUESTS, alive + (not through), note)
 
 
@@ -169,9 +170,8 @@ def _slow_heads(folder: Path) -> Outcome:
         while alive and time.monotonic() - began < SLOW_SECONDS:
             alive = [connection for connection in alive if _drips(connection)]
             time.sleep(0.5)
-    note = (
-        f"{len(alive)} of 4 slow heads held after {SLOW_SECONDS:.0f} s; {sent // 1024} KiB of an endless one were taken"
-    )
+    slow = f"{len(alive)} of 4 slow ones still open after {SLOW_SECONDS:.0f} s"
+    note = f"{slow}; {sent // 1024} KiB of an endless one were read"
     return Outcome(5, len(alive) + (sent > HEAD_BYTES), note)
 
 
@@ -212,7 +212,7 @@ def _others_requests(folder: Path) -> Outcome:
                 ("pull-messages", pull, honest.request("send-node-heartbeat", pull)),
             ]
             statuses = [_send_as(stranger, *attempt) for attempt in tries]
-    return Outcome(len(statuses), statuses.count(200), f"answered {statuses}")
+    return Outcome(len(statuses), statuses.count(200), f"answers {', '.join(map(str, statuses))}")
 
 
 def _send_as(stranger: httpx.Client, path: str, body: bytes, recorded: httpx.Request) -> int:
@@ -231,20 +231,22 @@ def _fills_the_log(folder: Path) -> Outcome:
             for number in range(REFUSALS):
                 client.post(f"/v1/fleet/pull-messages?{number}" + "x" * 1000, headers={"flwr-public-key": "x"})
         written = log.stat().st_size - before
-    return Outcome(1, int(written > REFUSALS * 200), f"{written / 1024:.0f} KiB for {REFUSALS} requests of 1 KiB")
+    return Outcome(
+        1, int(written > REFUSALS * 200), f"{written / 1024:.0f} KiB written for {REFUSALS} requests of 1 KiB"
+    )
 
 
-PROMISE = "nothing is read before it is known who sends it, and everything has a limit"
+PROMISE = "nothing is read before the sender is known, and everything has a limit"
 
 ATTACKS = (
     Attack("large bodies without an enrolled key", "a stranger", PROMISE, _large_bodies),
-    Attack("half requests that hold every socket", "a stranger", PROMISE, _half_requests),
+    Attack("incomplete requests that occupy all connections", "a stranger", PROMISE, _half_requests),
     Attack("slow and endless headers", "a stranger", PROMISE, _slow_heads),
     Attack(
-        "an institution's request sent again, or changed",
+        "a recorded request of an institution, replayed or changed",
         "a stranger",
-        "a request counts once, for the path and the body that were signed",
+        "a request is valid once, for the path and the body that were signed",
         _others_requests,
     ),
-    Attack("filling the log", "a stranger", PROMISE, _fills_the_log),
+    Attack("flooding the log", "a stranger", PROMISE, _fills_the_log),
 )

@@ -98,6 +98,6 @@ def _careless() -> Iterator[None]:
 BY = "another user of the machine"
 PROMISE = "what Collegium keeps is readable by its owner alone, and it does not start on a secret that is not"
 ATTACKS = (
-    Attack("read databases, checkpoints, receipts, logs and keys", BY, PROMISE, read_everything),
-    Attack("have an open key be used unnoticed", BY, PROMISE, go_on_with_an_open_key),
+    Attack("reading databases, checkpoints, receipts, logs and keys", BY, PROMISE, read_everything),
+    Attack("the use of a private key that others can read", BY, PROMISE, go_on_with_an_open_key),
 )

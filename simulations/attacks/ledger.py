@@ -187,21 +187,21 @@ def _count(folder: Path, tries: Iterator[tuple[Rows, str, str | None]]) -> Outco
     return Outcome(attempts, succeeded)
 
 
-PROMISE = "A data set that shares an owner or a record with an earlier one goes on from what that has spent."
+PROMISE = "A data set that shares an owner or a record with an earlier one inherits what that has spent."
 ATTACKS = (
-    Attack("a new budget by other spellings of owners", "an institution", PROMISE, respelt_owners),
-    Attack("a new budget by other spellings of texts", "an institution", PROMISE, respelt_records),
-    Attack("a new budget by another file of the same records", "an institution", PROMISE, other_files),
+    Attack("a new budget for owners spelt differently", "an institution", PROMISE, respelt_owners),
+    Attack("a new budget for texts spelt differently", "an institution", PROMISE, respelt_records),
+    Attack("a new budget for the same records in another file", "an institution", PROMISE, other_files),
     Attack(
-        "a new budget by data that the ledger does not know",
+        "a new budget for data that the ledger does not know",
         "an institution",
-        "Under max_epsilon a data set that shares nothing with any known one waits for the operator's word.",
+        "Under max_epsilon a data set that shares nothing with any known one waits for the operator's approval.",
         unknown_data,
     ),
     Attack(
-        "several owners under one missing name",
+        "several owners without a name, counted as one",
         "an institution",
-        "A value that is missing names no owner: the file is refused, by line.",
+        "A missing value names no owner: the file is refused, and the error names the line.",
         unnamed_owners,
     ),
 )

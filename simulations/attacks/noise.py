@@ -89,7 +89,7 @@ def search(guess: Guess, seeds: Callable[[Federation, int], Sequence[int]]) -> C
         federation, update = private_update(folder, planted)
         tried, seen = seeds(federation, planted), update.flatten() / update.norm()
         hits = sum(abs(float(noise @ seen)) > ALIKE * float(noise.norm()) for noise in map(guess, tried))
-        return Outcome(len(tried), hits, "seeds, all for one update")
+        return Outcome(len(tried), hits, "seeds tried on one update")
 
     return run
 
@@ -113,7 +113,7 @@ def below(federation: Federation, planted: int) -> range:
 
 
 ATTACKS = tuple(
-    Attack(f"noise drawn again from {what}", "a reader", PROMISE, search(guess, seeds))
+    Attack(f"noise recomputed from {what}", "a reader", PROMISE, search(guess, seeds))
     for what, guess, seeds in (
         ("the low 32 bits of a seed", drawn_by_torch, below),
         ("the low 32 bits of a key", drawn_by_stream, around),

@@ -153,17 +153,17 @@ ATTACKS = (
     Attack(
         "planted heads scored on training records",
         "a coordinator",
-        "Nobody is told scores of training records, and under metrics = none nobody is told any.",
+        "Scores of training records are never sent, and under metrics = none no score is.",
         _membership,
     ),
     Attack(
-        "state after state scored on the same records",
+        "many states scored on the same records",
         "a coordinator",
-        "For each purpose and round a site tells the scores of one state.",
+        "For each purpose and round a site sends the scores of one state.",
         _again,
     ),
     Attack(
-        "a state that overflows on one text alone",
+        "a state that overflows on one text only",
         "a coordinator",
         "Under [privacy] no reply's form depends on a record.",
         _overflow,
@@ -171,7 +171,7 @@ ATTACKS = (
     Attack(
         "an honest round after a state that overflows",
         "a coordinator",
-        "A refused request spoils no later one and costs nothing.",
+        "A refused request does not affect later ones, and costs nothing.",
         _spoilt,
     ),
 )

@@ -211,13 +211,13 @@ ATTACKS = (
     Attack(
         "every field of every request changed (fedavg)",
         "a coordinator",
-        "Every field of a request has a type, a range and a right moment; what is refused moves nothing.",
+        "Every field of a request has a type, a range and an expected order; a refused request changes nothing.",
         lambda folder: _fields(folder, "fedavg"),
     ),
     Attack(
         "every field of every request changed (fedex)",
         "a coordinator",
-        "Every field of a request has a type, a range and a right moment; what is refused moves nothing.",
+        "Every field of a request has a type, a range and an expected order; a refused request changes nothing.",
         lambda folder: _fields(folder, "fedex"),
     ),
 )

@@ -97,7 +97,9 @@ def guess(folder: Path, labels: Sequence[str], statistic: Statistic) -> Outcome:
     right = int(((sign * (told[TRIALS:] - cut) > 0) == there[TRIALS:]).sum())
     bound = math.exp(EPSILON) / (1 + math.exp(EPSILON)) + DELTA
     refuted = binomtest(right, TRIALS, bound, alternative="greater").pvalue < CHANCE
-    return Outcome(TRIALS, right if refuted else 0, f"{right / TRIALS:.0%} right, where {bound:.0%} may be")
+    return Outcome(
+        TRIALS, right if refuted else 0, f"{right / TRIALS:.0%} of the guesses right; epsilon allows {bound:.0%}"
+    )
 
 
 def guess_by_score(folder: Path) -> Outcome:
@@ -160,9 +162,16 @@ def _learn(told: np.ndarray, there: np.ndarray) -> tuple[float, int]:
 
 
 ATTACKS = (
-    Attack("membership of a validation record from scores", "a coordinator", PROMISE, guess_by_score),
-    Attack("membership of a validation record from two scores", "a coordinator", PROMISE, guess_by_difference),
-    Attack("averaging the noise of scores away", "a coordinator", PROMISE, ask_again),
-    Attack("scores under new run names", "a coordinator", PROMISE, ask_under_new_names),
-    Attack("membership of a validation record from the rest of a reply", "a coordinator", PROMISE, compare_replies),
+    Attack("membership of a validation record, inferred from scores", "a coordinator", PROMISE, guess_by_score),
+    Attack(
+        "membership of a validation record, inferred from two scores", "a coordinator", PROMISE, guess_by_difference
+    ),
+    Attack("averaging the noise out of scores", "a coordinator", PROMISE, ask_again),
+    Attack("more scores by new names of the run", "a coordinator", PROMISE, ask_under_new_names),
+    Attack(
+        "membership of a validation record, inferred from the rest of a reply",
+        "a coordinator",
+        PROMISE,
+        compare_replies,
+    ),
 )

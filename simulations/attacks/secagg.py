@@ -227,19 +227,19 @@ def malformed_share(_: Path) -> Outcome:
 
 COORDINATOR = "a coordinator"
 ATTACKS = (
-    Attack("weights that leave one update in the sum", COORDINATOR, PROMISE, false_weights),
-    Attack("a peer's key in another form, negated or as it is", COORDINATOR, PROMISE, copied_keys),
-    Attack("the coordinator's own keys in the place of a peer's", COORDINATOR, PROMISE, own_keys),
+    Attack("weights that leave only one update in the sum", COORDINATOR, PROMISE, false_weights),
+    Attack("a peer's key, copied as it is, negated or in another encoding", COORDINATOR, PROMISE, copied_keys),
+    Attack("the coordinator's own keys in place of a peer's", COORDINATOR, PROMISE, own_keys),
     Attack("keys and counts of another round or run", COORDINATOR, PROMISE, replayed),
     Attack("shares of the same round, trained before", COORDINATOR, PROMISE, replayed_shares),
-    Attack("different participants told to different institutions", COORDINATOR, PROMISE, different_views),
-    Attack("different survivors told to different institutions", COORDINATOR, PROMISE, different_survivors),
-    Attack("a sum of fewer than the threshold", COORDINATOR, PROMISE, few_survivors),
-    Attack("a sum that is nearly one institution's", COORDINATOR, PROMISE, heavy),
+    Attack("different lists of participants sent to different institutions", COORDINATOR, PROMISE, different_views),
+    Attack("different lists of survivors sent to different institutions", COORDINATOR, PROMISE, different_survivors),
+    Attack("a sum over fewer institutions than the threshold", COORDINATOR, PROMISE, few_survivors),
+    Attack("a sum dominated by one institution", COORDINATOR, PROMISE, heavy),
     Attack(
         "one malformed share",
         "an institution",
-        "who breaks the protocol of secure aggregation is left out, and the others go on",
+        "whoever breaks the protocol of secure aggregation is excluded, and the others continue",
         malformed_share,
     ),
 )

@@ -150,15 +150,17 @@ def shift(*tasks: str, **tables: Any) -> Callable[[Path], Outcome]:
             return Outcome(1, 0, "the agreement is refused")
         moves = moved(folder, federation)
         beyond = sum(move > 1 + TOLERANCE for move in moves)
-        return Outcome(len(moves), beyond, f"one of {OWNERS} owners moved the sum by at most {max(moves):.6f} clips")
+        return Outcome(
+            len(moves), beyond, f"one of {OWNERS} owners moved the sum by at most {max(moves):.6f} clipping norms"
+        )
 
     return run
 
 
 ATTACKS = (
-    Attack("an owner shifts which words of others are masked", "a reader", PROMISE, shift("words")),
-    Attack("an owner shifts how others' texts are reworded", "a reader", PROMISE, shift(*REWORDED)),
-    Attack("an owner shifts anything else, all task types together", "a reader", PROMISE, shift()),
+    Attack("an owner changes which words of others are masked", "a reader", PROMISE, shift("words")),
+    Attack("an owner changes how others' texts are reworded", "a reader", PROMISE, shift(*REWORDED)),
+    Attack("an owner changes anything else, all task types together", "a reader", PROMISE, shift()),
     Attack("dropout of heads under [privacy]", "a reader", PROMISE, shift("clauses", head_dropout=0.1)),
     Attack("dropout of the adapter under [privacy]", "a reader", PROMISE, shift("clauses", adapter={"dropout": 0.1})),
 )

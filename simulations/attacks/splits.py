@@ -152,15 +152,13 @@ def _owners(site: Site, task: str, split: str) -> set[Any]:
 
 
 ATTACKS = (
-    Attack("a record added to move others between the splits", "an institution", PROMISE, one_more),
+    Attack("a record added, to move others between the splits", "an institution", PROMISE, one_more),
     Attack(
-        "a record added to move others within a number of records", "an institution", PROMISE, one_more_within_a_number
+        "a record added, to change whom a limit by number keeps", "an institution", PROMISE, one_more_within_a_number
     ),
-    Attack(
-        "a record added to move others within a share of owners", "an institution", PROMISE, one_more_within_a_share
-    ),
-    Attack("a file sorted anew to move others between the splits", "an institution", PROMISE, other_order),
-    Attack("patients trained on and validated on", "an institution", PROMISE, both_sides),
-    Attack("patients trained on in one task and validated on in another", "an institution", PROMISE, two_tasks),
-    Attack("a split foreseen from code, agreement and records", "a coordinator", PROMISE, foreseen),
+    Attack("a record added, to change whom a limit by share keeps", "an institution", PROMISE, one_more_within_a_share),
+    Attack("a file sorted differently, to move others between the splits", "an institution", PROMISE, other_order),
+    Attack("the same patients in training and validation", "an institution", PROMISE, both_sides),
+    Attack("the same patients in training of one task and validation of another", "an institution", PROMISE, two_tasks),
+    Attack("a split predicted from code, agreement and records", "a coordinator", PROMISE, foreseen),
 )
