@@ -19,6 +19,9 @@ app = verbs("Research: whole federations in one process.")
 @app.command(epilog="Example: collegium demo --workdir demo")
 def demo(
     workdir: Annotated[Path | None, typer.Option(help="Keep everything here; a new or empty folder.")] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Then train on all records at one place too, and show both scores.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Watch a hospital, a law firm and a bank train one model on this machine."""
@@ -29,7 +32,7 @@ def demo(
 
         for number in (signal.SIGINT, signal.SIGTERM):  # both end the daemons first, also where a shell ignores SIGINT
             signal.signal(number, signal.default_int_handler)
-        result = run_demo(folder, announce)
+        result = run_demo(folder, announce, compare=compare)
     if as_json:
         print_json(result_as_json(result))
         return

@@ -49,8 +49,13 @@ class DemoResult:
     seconds: float
 
 
-def run_demo(workdir: Path, announce: Announce) -> DemoResult:
-    """Deploy the demonstration federation under `workdir`, train, release, compare with centralised training.
+def run_demo(workdir: Path, announce: Announce, *, compare: bool = False) -> DemoResult:
+    """Deploy the demonstration federation under `workdir`, train, and release.
+
+    Args:
+        workdir: An empty folder.
+        announce: Told of every stage.
+        compare: Also train on all institutions' records pooled, and show those scores.
 
     Raises:
         CollegiumError: A daemon did not come up or the run failed; nothing is left running.
@@ -58,10 +63,13 @@ def run_demo(workdir: Path, announce: Announce) -> DemoResult:
     began = time.perf_counter()
     experiment = load_experiment(CONFIG, data=SAMPLES)
     home, run_id = deploy(experiment, workdir, announce)
-    announce("5/6  Releasing the best round")
+    announce("5/5  Releasing the best round")
     bundle = release_run(home.root, run_id, workdir / "bundle")
-    announce("6/6  Training centrally on the pooled records, for comparison")
-    rows = rows_of_run(home.root, run_id, centralised=_centralised(experiment, announce))
+    pooled = None
+    if compare:
+        announce("For comparison: training centrally on the pooled records")
+        pooled = _centralised(experiment, announce)
+    rows = rows_of_run(home.root, run_id, centralised=pooled)
     return DemoResult(rows, bundle, time.perf_counter() - began)
 
 
@@ -74,20 +82,20 @@ def deploy(experiment: Experiment, workdir: Path, announce: Announce) -> tuple[S
     Raises:
         CollegiumError: A daemon did not come up or the run failed; nothing is left running.
     """
-    announce("1/6  Making the coordinator's certificates and token, and a key for every institution")
+    announce("1/5  Making the coordinator's certificates and token, and a key for every institution")
     for name in experiment.institutions:
         private_folder(workdir / name)
         generate_node_key(workdir / name / "node.key")
     home = _make_coordinator(workdir, _agreement(workdir, experiment.federation))
     files = [_make_institution(workdir, home, experiment, name) for name in experiment.institutions]
-    announce("2/6  Starting the coordinator: public door over TLS, operator door on loopback")
+    announce("2/5  Starting the coordinator: public door over TLS, operator door on loopback")
     with _running([_daemon("coordinator", workdir, "server", "up", str(home.root))], announce) as check:
         _wait_for_coordinator(home, check)
-        announce("3/6  Enrolling and starting " + joined(experiment.institutions) + ", one daemon each")
+        announce("3/5  Enrolling and starting " + joined(experiment.institutions) + ", one daemon each")
         _enrol(home, workdir, experiment)
         daemons = [_daemon(file.parent.name, workdir, "client", "up", str(file)) for file in files]
         with _running(daemons, announce) as check_clients:
-            announce("4/6  Training together; no text leaves an institution; adapters, heads, scores and counts do")
+            announce("4/5  Training together; no text leaves an institution; adapters, heads, scores and counts do")
             run_id = start(home.root).run_id
             outcome = follow(home.root, run_id, announce, check=check_clients)
     if outcome["status"] != "completed":
