@@ -52,7 +52,8 @@ precision = "auto"         # auto, float32 or bfloat16
 count = 8
 institutions = [{institutions}]
 quorum = {quorum}                 # fewest valid updates that make a round
-deadline_seconds = 1800.0
+deadline_seconds = 1800.0  # longest wait for an answer
+grace_seconds = 120.0      # longest wait, at the start, for those beyond the quorum
 patience = 0               # stop after so many rounds without a better validation score; 0 never
 
 [wire]

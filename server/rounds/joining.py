@@ -12,22 +12,25 @@ from shared.protocol import QueryReply, QueryRequest
 
 WAIT_SECONDS = 0.2
 """Between two looks for institutions that are not online yet."""
-GRACE_SECONDS = 120.0
-"""How long a run with its quorum online waits for the other institutions before it begins; they may join later."""
 JOIN_SECONDS = 60.0
 """Longest wait, between two rounds, for the answer of an institution that has just come online."""
 
 
 def await_quorum(run: Run) -> None:
-    """Wait until all named institutions are online, but no longer than need be once the quorum is."""
+    """Wait until all named institutions are online, but no longer than `rounds.grace_seconds` once the quorum is.
+
+    Raises:
+        QuorumError: The quorum was not online within `rounds.deadline_seconds`.
+    """
     agreed = run.federation.rounds
     started = time.monotonic()
-    said: set[str] = set()
+    announced: tuple[set[str], float] | None = None
     while True:
         absent = set(agreed.institutions) - run.online().keys()
         waited = time.monotonic() - started
         enough = len(agreed.institutions) - len(absent) >= agreed.quorum
-        if not absent or (enough and waited >= min(GRACE_SECONDS, agreed.deadline_seconds)):
+        longest = min(agreed.grace_seconds, agreed.deadline_seconds) if enough else agreed.deadline_seconds
+        if not absent or (enough and waited >= longest):
             return
         if waited > agreed.deadline_seconds:
             raise QuorumError(
@@ -35,9 +38,9 @@ def await_quorum(run: Run) -> None:
                 f"{agreed.deadline_seconds:g} s, but {listed(sorted(absent))} are not; start their daemons and "
                 "resume the run."
             )
-        if absent != said:
-            said = absent
-            run.say(f"Waiting for {joined(sorted(absent))}")
+        if (absent, longest) != announced:
+            announced = absent, longest
+            run.say(f"Waiting for {joined(sorted(absent))}, for at most {longest - waited:.0f} s")
         time.sleep(WAIT_SECONDS)
 
 

@@ -48,6 +48,8 @@ class Rounds(Model):
     """
     deadline_seconds: Annotated[float, Field(gt=0)] = 1800.0
     """Seconds that the coordinator waits for the replies to one request."""
+    grace_seconds: Annotated[float, Field(ge=0)] = 120.0
+    """Seconds that a run with its quorum online waits at its start for the others, who may join later."""
     patience: Annotated[int, Field(ge=0)] = 0
     """Stop after this many rounds without a better federated validation score; 0 never stops early."""
 

@@ -16,7 +16,6 @@ from client.predict import open_bundle
 from client.site import Site
 from client.train.scoring import score
 from server.release import release
-from server.rounds import joining
 from server.store import Store, events, replies, scores
 from shared import protocol
 from shared.adapter import get_state
@@ -142,11 +141,11 @@ def test_what_is_released_scores_what_was_reported(
 
 @pytest.mark.parametrize("name", ["fedex", "flora"])
 def test_a_late_institution_catches_up_with_moved_weights(
-    store: Store, start: Callable[..., Any], name: MethodName, monkeypatch: pytest.MonkeyPatch
+    store: Store, start: Callable[..., Any], name: MethodName
 ) -> None:
-    monkeypatch.setattr(joining, "GRACE_SECONDS", 0.5)
-    federation, sites, initial = start(name, rounds={"count": 4})
-    other, _, _ = start(name, rounds={"count": 4})
+    rounds = {"count": 4, "grace_seconds": 0.5}
+    federation, sites, initial = start(name, rounds=rounds)
+    other, _, _ = start(name, rounds=rounds)
     late = dataclasses.replace(sites["bank"], model=build_model(other))  # a model of its own, as in a deployment
     run_id = run_on(Grid({**sites, "bank": late}, "bank", rounds=2), federation, initial, store)
     rows = [row for row in store.rows(replies, run_id) if row["institution"] == "bank" and row["kind"] == "train"]
