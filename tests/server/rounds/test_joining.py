@@ -30,7 +30,7 @@ def wait(monkeypatch: pytest.MonkeyPatch, tiny_federation: Callable[..., Federat
     """Seconds that `await_quorum` took, and what it said; `came` maps institutions to when they come online."""
 
     def run(came: dict[str, float], **rounds: Any) -> tuple[float, list[str]]:
-        clock, said = Clock(), []
+        clock, said = Clock(), list[str]()
         monkeypatch.setattr(joining, "time", clock)
         federation = tiny_federation(rounds={"institutions": ["bank", "clinic", "firm"], **rounds})
         there = SimpleNamespace(
