@@ -1,6 +1,6 @@
 """Before the first round: what each institution says it holds, and where their labels do not meet the federation's."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from server.rounds.replies import Holdings
 from shared.errors import joined, listed
@@ -32,17 +32,23 @@ def describe(institution: str, holdings: Holdings, tasks: Mapping[str, Task]) ->
     return lines
 
 
-def gaps(announced: Mapping[str, Holdings], tasks: Mapping[str, Task]) -> list[str]:
-    """Lines about tasks and labels of the federation that no institution can train."""
-    lines = []
+def gaps(announced: Mapping[str, Holdings], tasks: Mapping[str, Task], unheard: Collection[str] = ()) -> list[str]:
+    """Lines about tasks and labels of the federation that no institution can train.
+
+    Args:
+        announced: What each institution holds that has answered.
+        tasks: The federation's.
+        unheard: Institutions that were away, or refused to answer: they may hold what is missing.
+    """
+    lines, who = [], f"Of those who have answered (not {joined(unheard)}) none" if unheard else "No institution"
     for name, task in sorted(tasks.items()):
         holders = [holdings for holdings in announced.values() if name in holdings.records]
         if not holders:
-            lines.append(f"No institution holds {name}: its head stays as it is")
+            lines.append(f"{who} holds {name}: its head stays as it is")
             continue
         counts = [holdings.labels[name] for holdings in holders if name in holdings.labels]
         if counts and (missing := [x for x in task.labels if not any(c.get(x) for c in counts)]):
-            lines.append(f"No institution has a training record with {_listed(missing)} of {name}")
+            lines.append(f"{who} has a training record with {_listed(missing)} of {name}")
     return lines
 
 

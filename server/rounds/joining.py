@@ -65,7 +65,7 @@ def query(run: Run, number: int) -> None:
                     run.say(line)
         run.record(number, "query", good)
     if number == 0:
-        for line in gaps(run.announced, run.tasks):
+        for line in gaps(run.announced, run.tasks, [name for name, seat in run.seats.items() if not seat.holdings]):
             run.say(line)
     if new := [name for name in run.present() if not run.seats[name].scored]:
         scoring.evaluate(run, run.store.load_checkpoint(run.run_id, 0), 0, "test", new)

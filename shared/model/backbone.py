@@ -147,6 +147,11 @@ def _files(folder: Path) -> list[str]:
             f"Expected a plain BERT in {folder}, but its configuration names code of its own (auto_map), and none is "
             "ever run; use a model without."
         )
+    if (kind := config.get("model_type")) != "bert":
+        raise BackboneError(
+            f'Expected a BERT in {folder}, whose {CONFIG} says model_type "bert", but it says {kind!r}; use a model '
+            "that transformers' BertModel loads."
+        )
     if not set(VOCABULARY) & set(tokenizer):
         raise BackboneError(f"Expected {' or '.join(VOCABULARY)} in the backbone folder {folder}, but it is missing.")
     return sorted([CONFIG, *_weights(folder), *tokenizer])

@@ -30,6 +30,10 @@ def test_what_nobody_can_train_is_named() -> None:
         "No institution has a training record with 'liability', 'term' of clauses",
         "No institution holds qa: its head stays as it is",
     ]
+    assert gaps({"bank": BANK}, TASKS, ["clinic", "firm"]) == [
+        "Of those who have answered (not clinic, firm) none has a training record with 'liability', 'term' of clauses",
+        "Of those who have answered (not clinic, firm) none holds qa: its head stays as it is",
+    ]
     full = Holdings({"clauses": {"train": 1}, "qa": {"train": 1}}, {"clauses": {"liability": 1, "term": 1}})
     assert gaps({"bank": BANK, "firm": full}, TASKS) == []
 

@@ -114,3 +114,11 @@ def test_a_tokenizer_with_either_vocabulary_is_the_same(folder: Path) -> None:
         (kept := folder / name).rename(folder / "aside")
         assert load_tokenizer(str(folder), fingerprint(folder))(text)["input_ids"] == expected
         (folder / "aside").rename(kept)
+
+
+@pytest.mark.parametrize("kind", ["distilbert", "roberta", None])
+def test_another_architecture_is_refused_before_it_is_agreed(folder: Path, kind: str | None) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": kind}))
+    with pytest.raises(BackboneError, match=f'model_type "bert", but it says {kind!r}'):
+        fingerprint(folder)
