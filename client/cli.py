@@ -117,11 +117,11 @@ def outbox(
         else:
             announce(f"Update {name} is {decision}.")
         return
-    told = box.report(site.runtime.state, [site.identity.key, *(key or ())] if verify else None)
+    report = box.report(site.runtime.state, [site.identity.key, *(key or ())] if verify else None)
     if as_json:
-        print_json(told)
+        print_json(report)
     else:
-        box.print_report(told)
+        box.print_report(report)
 
 
 @app.command(epilog="Example: collegium client bundle institution.toml --out bundle")

@@ -58,7 +58,7 @@ class Learner:
     name: str
     federation: Federation
     model: MultiTaskModel
-    held: Holdings
+    holdings: Holdings
     memory: Memory = field(default_factory=Memory)
     policy: Policy = field(default_factory=Policy)
     account: Account | None = None
@@ -69,7 +69,7 @@ class Learner:
     @property
     def data(self) -> Mapping[str, Mapping[Split, TaskData]]:
         """The records of every task."""
-        return self.held.data
+        return self.holdings.data
 
     def records(self, task: str, split: Split) -> Sequence[Record]:
         """The records of one task."""
@@ -82,14 +82,14 @@ class Learner:
     @property
     def augment(self) -> Callable[[Chance], list[Example]] | None:
         """Draws the training examples of one epoch; None where no task has an augmentation."""
-        return self.draw_examples if self.held.rewordings else None
+        return self.draw_examples if self.holdings.rewordings else None
 
     def draw_examples(self, chance: Chance) -> list[Example]:
         """The training examples of one epoch; where a task has an augmentation, each is reworded by its own chance."""
         examples = []
         for task in sorted(self.data):
-            if task in self.held.rewordings:
-                reword, records = self.held.rewordings[task], self.records(task, "train")
+            if task in self.holdings.rewordings:
+                reword, records = self.holdings.rewordings[task], self.records(task, "train")
                 reworded = [reword(record, chance(task, number)) for number, record in enumerate(records)]
                 length = self.federation.backbone.max_length
                 encoded = self.model.tasks[task].encode(reworded, self.model.tokenizer, length)

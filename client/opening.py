@@ -67,7 +67,7 @@ def open_site(path: Path, *, model: MultiTaskModel | None = None) -> Site:
     reasons.end()
     assert model is not None
     site = build_site(institution, federation, model, kept)
-    check_owners(institution.policy, federation, site.held.owners, reasons)
+    check_owners(institution.policy, federation, site.holdings.owners, reasons)
     reasons.end()
     return site
 
@@ -85,7 +85,7 @@ def build_site(institution: Institution, federation: Federation, model: MultiTas
     if kept.node_key is not None:
         check_agreed_key(kept.node_key.public_key(), institution.name, federation)
     policy, folder = in_force(institution.policy, federation), institution.runtime.state
-    held = _hold(institution, federation, model, policy, kept)
+    holdings = _hold(institution, federation, model, policy, kept)
     lasting = folder if kept.receipts else None
     memory = Memory(
         Keep(lasting and lasting / "rounds"),
@@ -96,11 +96,11 @@ def build_site(institution: Institution, federation: Federation, model: MultiTas
         institution.name,
         federation,
         model,
-        held,
+        holdings,
         memory,
         policy,
-        account=_account(institution, federation, model, held, kept.ledger),
-        evaluations=_evaluations(institution, federation, model, held, policy, kept.ledger),
+        account=_account(institution, federation, model, holdings, kept.ledger),
+        evaluations=_evaluations(institution, federation, model, holdings, policy, kept.ledger),
         state=folder,
         receipts=kept.receipts,
         secure=SecureRounds(kept.node_key),
@@ -119,14 +119,14 @@ def _hold(
     for name, splits in data.items():
         task, source = model.tasks[name], sources[name]
         examined: dict[Split, list[tuple[int, Record]]] = {
-            split: list(enumerate(held.records, 1))
-            for split, held in splits.items()
+            split: list(enumerate(own.records, 1))
+            for split, own in splits.items()
             if split == "train" or not hidden  # the numbers would tell of records whose scores are noisy
         }
         readiness[name] = examine(task, examined, model.tokenizer, length, annotates=source.annotates)
         owners[name] = {
-            split: count_owners(held.records, task, source.group_by)
-            for split, held in splits.items()
+            split: count_owners(own.records, task, source.group_by)
+            for split, own in splits.items()
             if split == "train" or not hidden or task.tally
         }
     rewordings = {
@@ -138,14 +138,14 @@ def _hold(
 
 
 def _account(
-    institution: Institution, federation: Federation, model: MultiTaskModel, held: Holdings, ledger: Ledger | None
+    institution: Institution, federation: Federation, model: MultiTaskModel, holdings: Holdings, ledger: Ledger | None
 ) -> Account | None:
     """What private training costs, where the federation has [privacy]."""
     if not federation.privacy:
         return None
     return open_account(
-        {task: splits["train"].records for task, splits in held.data.items()},
-        _owner_columns(institution, held),
+        {task: splits["train"].records for task, splits in holdings.data.items()},
+        _owner_columns(institution, holdings),
         tasks=model.tasks,
         federation=federation,
         policy=institution.policy,
@@ -157,7 +157,7 @@ def _evaluations(
     institution: Institution,
     federation: Federation,
     model: MultiTaskModel,
-    held: Holdings,
+    holdings: Holdings,
     policy: Policy,
     ledger: Ledger | None,
 ) -> Evaluations | None:
@@ -165,8 +165,8 @@ def _evaluations(
     if policy.metrics != "private":
         return None
     return open_evaluations(
-        {task: {split: own.records for split, own in splits.items()} for task, splits in held.data.items()},
-        _owner_columns(institution, held),
+        {task: {split: own.records for split, own in splits.items()} for task, splits in holdings.data.items()},
+        _owner_columns(institution, holdings),
         tasks=model.tasks,
         federation=federation,
         policy=policy,
@@ -174,8 +174,8 @@ def _evaluations(
     )
 
 
-def _owner_columns(institution: Institution, held: Holdings) -> dict[str, str | None]:
-    return {task: institution.data[task].group_by for task in held.data}
+def _owner_columns(institution: Institution, holdings: Holdings) -> dict[str, str | None]:
+    return {task: institution.data[task].group_by for task in holdings.data}
 
 
 def load_model(institution: Institution, federation: Federation) -> MultiTaskModel:

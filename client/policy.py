@@ -180,8 +180,8 @@ def _objections_to(federation: "Federation", policy: Policy) -> Iterator[str]:
 def _check_evaluation(policy: Policy, split: Split, owners: Owners) -> None:
     if policy.metrics == "none":
         raise PolicyError('This site shares no scores (policy.metrics = "none"); do not ask it to evaluate.')
-    held = [task for task, splits in owners.items() if split in splits]
-    if held and not any(split in splits for splits in offered(policy, owners).values()):
+    tasks = [task for task, splits in owners.items() if split in splits]
+    if tasks and not any(split in splits for splits in offered(policy, owners).values()):
         raise PolicyError(
             f"This site scores at least {policy.minimum_owners} owners (policy.minimum_owners), but its {split} "
             "records have fewer; do not ask it to score them."

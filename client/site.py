@@ -84,7 +84,7 @@ class Site(Learner):
                 f"This site has approved the federation file with digest {self.federation.digest[:12]}..., but the "
                 f"request is under {shown(request.spec_digest, 20)}; bring the same federation.toml to both sides."
             )
-        check_request(self.policy, request, self.federation, self.held.owners)
+        check_request(self.policy, request, self.federation, self.holdings.owners)
         if isinstance(request, TrainRequest | EvaluateRequest):
             requests.check_request(request, self.federation)
 
@@ -96,7 +96,7 @@ class Site(Learner):
         if isinstance(request, EvaluateRequest):
             return evaluate(self, request, run=run, folder=self.state if self.receipts else None), None
         if isinstance(request, QueryRequest):
-            return disclose_query(self.policy, describe(self), self.held.owners), None
+            return disclose_query(self.policy, describe(self), self.holdings.owners), None
         outputs = {name: task.outputs() for name, task in self.model.tasks.items()}
         participant = Participant(self.name, self.federation, self.shapes_sent(request.round), outputs)
         answer = self.secure.answer(request, participant)
@@ -105,9 +105,9 @@ class Site(Learner):
         return answer, None
 
     def _describe_release(self, request: Request, reply: Reply, run: str | None, parcel: Parcel | None) -> Release:
-        told = self.memory.asked.told(request.run) if isinstance(request, EvaluateRequest) else None
+        scored = self.memory.asked.scored(request.run) if isinstance(request, EvaluateRequest) else None
         norm = parcel.norm if parcel else None
-        return gate.describe(reply, federation=self.federation, run=run, norm=norm, evaluations=told)
+        return gate.describe(reply, federation=self.federation, run=run, norm=norm, evaluations=scored)
 
     def _hold(self, reply: TrainReply, release: Release, began: float) -> None:
         """Wait for the operator's word, no longer than the coordinator waits."""

@@ -49,7 +49,8 @@ def release(store: Store, run: str, folder: Path) -> Path:
             f"Expected a run with a global adapter to release, but in run {row['run']} every institution has kept its "
             "own B at home; let each write its own bundle by `collegium client bundle`."
         )
-    steps = add_up([store.load_checkpoint(row["run"], round).steps for round in range(1, best + 1)])
+    folded = range(1, best + 1) if federation.method.folds else ()
+    steps = add_up([store.load_checkpoint(row["run"], round).steps for round in folded])
     adapter, ranks = deployed(store.load_checkpoint(row["run"], best).model, steps, federation)
     arrays = {name: array for name, array in adapter.items() if not is_kept(name, federation.method.keeps)}
     metrics = {
@@ -78,13 +79,13 @@ def tuned_settings(
     settings: dict[str, dict[str, float]] = {}
     for task, spec in federation.tasks.items():
         for setting in TASK_TYPES[spec.type].tunable:
-            told = {
+            tuned = {
                 row["institution"]: (row["value"], row["examples"])
                 for row in scored
                 if (row["task"], row["metric"], row["round"], row["split"]) == (task, setting, best, "validation")
             }
-            if told:
-                settings.setdefault(task, {})[setting], _ = capped_mean(told, federation.rounds.max_share)
+            if tuned:
+                settings.setdefault(task, {})[setting], _ = capped_mean(tuned, federation.rounds.max_share)
     return settings
 
 

@@ -53,13 +53,14 @@ def moved_rows(
         By array that somebody holds, which of its rows are somebody's: booleans that broadcast to the array.
     """
     masks = {
-        name: row_masks({task: outputs[task] for task in held}, labels.get(name, {})) for name, held in examples.items()
+        name: row_masks({task: outputs[task] for task in counts}, labels.get(name, {}))
+        for name, counts in examples.items()
     }
     moved: dict[str, np.ndarray] = {}
     for array, shape in shapes.items():
         task = task_of(array)
-        for name, held in examples.items():
-            if task is None or task in held:
+        for name, counts in examples.items():
+            if task is None or task in counts:
                 rows = masks[name].get(array, np.ones(1, bool)).reshape(-1, *(1,) * (len(shape) - 1))
                 moved[array] = moved.get(array, np.zeros_like(rows)) | rows
     return moved

@@ -72,19 +72,19 @@ def sum_shares(
         most: As `rounds.max_share`.
     """
     names = sorted(members)
-    held = {
+    by_task = {
         task: capped(np.array([_count(members[name], task, weighting) for name in names], np.float64), most)
         for task in outputs
     }
-    parts: dict[str | None, np.ndarray] = {task: _within(shares, most)[:, None] for task, shares in held.items()}
-    adapter = np.sum(list(held.values()), axis=0)
+    parts: dict[str | None, np.ndarray] = {task: _within(shares, most)[:, None] for task, shares in by_task.items()}
+    adapter = np.sum(list(by_task.values()), axis=0)
     if weighting == "examples":
         adapter = np.array([sum(members[name].examples.values()) for name in names], np.float64)
     parts[None] = _within(adapter, most)[:, None]  # as the others [institutions, 1]
     rows: dict[str, np.ndarray] = {}  # [institutions, rows]
     for task, labels in outputs.items():
         own = [members[name].labels.get(task, labels) for name in names]
-        columns = [held[task] * [label is None or label in annotated for annotated in own] for label in labels]
+        columns = [by_task[task] * [label is None or label in annotated for annotated in own] for label in labels]
         for parameter in LAST_LAYER if labels else ():
             rows[f"{HEAD}{task}/{parameter}"] = np.stack([_within(column, most) for column in columns], axis=1)
     return {
@@ -140,5 +140,5 @@ def _within(weights: np.ndarray, most: float) -> np.ndarray:
 
 
 def _count(member: Counted, task: str, weighting: Weighting) -> int:
-    held = member.examples.get(task, 0)
-    return min(1, held) if weighting == "equal" else held
+    count = member.examples.get(task, 0)
+    return min(1, count) if weighting == "equal" else count

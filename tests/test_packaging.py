@@ -152,3 +152,11 @@ def test_the_walks_through_the_house_name_files_that_exist() -> None:
     named = re.findall(r"`((?:client|server|shared)/[\w/]+\.py)`", walks)
     assert len(named) > 20
     assert [file for file in named if not (ROOT / file).exists()] == []
+
+
+def test_every_module_that_the_architecture_names_exists() -> None:
+    page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"[\w./]*\w\.py\b", page))
+    modules = [f"/{file.relative_to(ROOT)}" for room in ROOMS for file in (ROOT / room).rglob("*.py")]
+    assert len(named) > 80
+    assert [name for name in sorted(named) if not any(module.endswith(f"/{name}") for module in modules)] == []

@@ -29,7 +29,7 @@ MISSING = frozenset({"nan", "NaN", "NAN", "null", "NULL", "None", "NONE", "<NA>"
 _NUMBER = re.compile(r"\d+")
 _WHOLE = re.compile(r"([+-]?\d+)\.0+")
 _DASHES = re.compile("[\u2010-\u2015\u2212]")
-_UNTOLD = re.compile(r"[\W_]+")
+_PUNCTUATION = re.compile(r"[\W_]+")
 
 
 def owner_of(record: "Record", task: "Task", column: str | None) -> str:
@@ -80,8 +80,8 @@ def normalise(value: Any) -> str:
 
 def hash_texts(texts: Sequence[str]) -> str:
     """SHA-256 of a record's texts by their letters and digits, by all characters where one has none; 64 hex digits."""
-    told = (_compatible(text) for text in texts)
-    plain = "\0".join(_UNTOLD.sub("", text) or " ".join(text.split()) for text in told)
+    compatible = (_compatible(text) for text in texts)
+    plain = "\0".join(_PUNCTUATION.sub("", text) or " ".join(text.split()) for text in compatible)
     return sha256(plain)
 
 

@@ -213,8 +213,8 @@ def _examine_owners(
     trained = set[str]().union(*(splits["train"] for splits in owners.values()))
     return {
         name: {
-            split: OwnersReport(len(held), () if split == "train" else tuple(sorted(held & trained)))
-            for split, held in splits.items()
+            split: OwnersReport(len(own), () if split == "train" else tuple(sorted(own & trained)))
+            for split, own in splits.items()
         }
         for name, splits in owners.items()
     }

@@ -47,11 +47,11 @@ def judge(report: Report) -> list[Finding]:
         if task.refused:
             findings.append(Finding("error", name, None, "table", task.refused))
         for check, look in FILE_CHECKS.items():
-            said = {split: list(look(name, file)) for split, file in task.files.items()}
-            findings += _gather(name, check, said)
+            verdicts = {split: list(look(name, file)) for split, file in task.files.items()}
+            findings += _gather(name, check, verdicts)
         for check, examine in SPLIT_CHECKS.items():
-            said = {split: list(examine(task, split, each)) for split, each in task.splits.items() if each.records}
-            findings += _gather(name, check, said)
+            verdicts = {split: list(examine(task, split, each)) for split, each in task.splits.items() if each.records}
+            findings += _gather(name, check, verdicts)
     return findings
 
 
@@ -60,9 +60,11 @@ def worst(findings: Sequence[Finding]) -> Verdict:
     return max((finding.verdict for finding in findings), key=VERDICTS.index, default="ok")
 
 
-def _gather(task: str, check: str, said: dict[Split, list[tuple[Verdict, str]]]) -> list[Finding]:
+def _gather(task: str, check: str, verdicts: dict[Split, list[tuple[Verdict, str]]]) -> list[Finding]:
     """The findings that are not ok; or else, if there is any, one that joins those that are."""
-    findings = [Finding(verdict, task, split, check, text) for split, all_ in said.items() for verdict, text in all_]
+    findings = [
+        Finding(verdict, task, split, check, text) for split, all_ in verdicts.items() for verdict, text in all_
+    ]
     wrong = [finding for finding in findings if finding.verdict != "ok"]
     if wrong or not findings:
         return wrong
@@ -147,15 +149,15 @@ def _look_at_lengths(task: TaskReport, split: Split, records: SplitReport) -> Sa
     lengths = records.lengths
     if lengths is None:
         return
-    said = []
+    parts = []
     if lengths.cut:
-        said.append(f"{_count(lengths.cut, lengths.measured)} are cut to {task.max_length} sub-tokens")
+        parts.append(f"{_count(lengths.cut, lengths.measured)} are cut to {task.max_length} sub-tokens")
     if lengths.windowed:
-        said.append(f"{_count(lengths.windowed, lengths.measured)} are read in several windows of {task.max_length}")
+        parts.append(f"{_count(lengths.windowed, lengths.measured)} are read in several windows of {task.max_length}")
     if share(lengths.cut, lengths.measured) >= MANY_CUT:
-        yield "warning", f"{' and '.join(said)}; {_longer(task)}put what decides first."
+        yield "warning", f"{' and '.join(parts)}; {_longer(task)}put what decides first."
     else:
-        yield "ok", f"{' and '.join(said)}." if said else f"every row fits {task.max_length} sub-tokens."
+        yield "ok", f"{' and '.join(parts)}." if parts else f"every row fits {task.max_length} sub-tokens."
 
 
 def _look_at_text(task: TaskReport, split: Split, records: SplitReport) -> Said:

@@ -46,9 +46,9 @@ def disclose_evaluation(policy: Policy, reply: EvaluateReply, owners: Owners) ->
     Nothing is reported of a split that may not be announced (`client.policy.offered`).
     """
     shown = offered(policy, owners)
-    held = {task: count for task, count in reply.examples.items() if reply.split in shown[task]}
-    scores = disclose_scores(policy, {task: reply.scores[task] for task in held})
-    counts = dict.fromkeys(held, 1) if policy.metrics == "private" else _counts(policy, held)
+    examples = {task: count for task, count in reply.examples.items() if reply.split in shown[task]}
+    scores = disclose_scores(policy, {task: reply.scores[task] for task in examples})
+    counts = dict.fromkeys(examples, 1) if policy.metrics == "private" else _counts(policy, examples)
     return replace(reply, examples=counts, scores=scores)
 
 
@@ -77,8 +77,8 @@ def _counts(policy: Policy, counts: Mapping[K, int]) -> dict[K, int]:
 
 def _records(policy: Policy, counts: Mapping[Split, int]) -> dict[Split, int]:
     """Records per split; where scores are private, the numbers behind them are not sent."""
-    told = _counts(policy, counts)
-    return {split: 1 if policy.metrics == "private" and split != "train" else n for split, n in told.items()}
+    shared = _counts(policy, counts)
+    return {split: 1 if policy.metrics == "private" and split != "train" else n for split, n in shared.items()}
 
 
 def _readiness(policy: Policy, readiness: Mapping[str, Mapping[str, float]]) -> Mapping[str, Mapping[str, float]]:

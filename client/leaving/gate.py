@@ -131,8 +131,8 @@ def describe(
     """What a receipt says of a reply (`receipts.Release`). Of a site that cannot be opened none is known."""
     body = body_of(reply)
     (content,) = blobs_of(reply).values() or (body.encode(),)
-    told = json.loads(body)
-    number, _, digest = (told.get("ledger") or "").partition(":")
+    fields = json.loads(body)
+    number, _, digest = (fields.get("ledger") or "").partition(":")
     return Release(
         kind=KINDS[type(reply)],
         sha256=hashlib.sha256(content).hexdigest(),
@@ -141,9 +141,9 @@ def describe(
         body=body,
         federation=federation.digest if federation else "",
         run=run,
-        round=told.get("round"),
-        tasks=tuple(sorted(told.get("examples") or told.get("records") or ())),
-        epsilon=told.get("epsilon"),
+        round=fields.get("round"),
+        tasks=tuple(sorted(fields.get("examples") or fields.get("records") or ())),
+        epsilon=fields.get("epsilon"),
         ledger=Head(int(number), digest) if number else None,
         evaluations=evaluations,
     )

@@ -66,7 +66,7 @@ def wait(state: Path, blob: bytes, release: Release, *, seconds: float) -> None:
     log.info("update %s was approved", name)
 
 
-def held(state: Path) -> list[dict[str, Any]]:
+def waiting(state: Path) -> list[dict[str, Any]]:
     """The updates in the outbox: `id`, `until`, whether a process still waits, and what the receipt would say."""
     found = []
     for entry in _entries(state):
@@ -117,22 +117,22 @@ def report(state: Path, keys: Sequence[Path] | None) -> dict[str, Any]:
         EnrolmentError: A key cannot be read.
     """
     written = receipts.read(state) if keys is None else receipts.verify(state, [read_public_key(key) for key in keys])
-    return {"verified": keys is not None, "held": held(state), "receipts": written}
+    return {"verified": keys is not None, "held": waiting(state), "receipts": written}
 
 
-def print_report(told: dict[str, Any]) -> None:
+def print_report(found: dict[str, Any]) -> None:
     """Print what waits, and the last receipts."""
     columns = ("round", "tasks", "bytes", "norm", "epsilon", "sha256")
-    if told["held"]:
+    if found["held"]:
         rows = [
             (each["id"], each["until"] if each["waiting"] else "nobody waits any more", *_cells(each))
-            for each in told["held"]
+            for each in found["held"]
         ]
         print_table(("held", "until", *columns), rows, title="Waiting for --approve or --reject")
-    written = told["receipts"]
+    written = found["receipts"]
     rows = [(each["sequence"], each["time"], each["kind"], each["run"], *_cells(each)) for each in written[-SHOWN:]]
     print_table(("receipt", "time", "kind", "run", *columns), rows, title=f"Receipts, {len(written)} in all")
-    if told["verified"]:
+    if found["verified"]:
         print(f"Verified: {len(written)} receipts, none edited, missing or moved.")
 
 

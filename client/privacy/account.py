@@ -162,19 +162,19 @@ def open_account(
         DataError: A record lacks its owner.
         BudgetError: The ledger could not be read or written.
     """
-    held = own(records, columns, tasks)
+    owned = own(records, columns, tasks)
     if ledger:
-        ledger.introduce(held.dataset)
-    return Account(federation, policy, held.owners, held.dataset, ledger)
+        ledger.introduce(owned.dataset)
+    return Account(federation, policy, owned.owners, owned.dataset, ledger)
 
 
 def own(records: Mapping[str, Sequence[Record]], columns: Mapping[str, str | None], tasks: Mapping[str, Task]) -> Owned:
     """Whose records are, and which data set they are; arguments and DataError as `open_account`."""
     owners: dict[Key, Owner] = {}
     held_by: dict[Owner, list[str]] = {}
-    for name, held in records.items():
+    for name, of_task in records.items():
         task, column = tasks[name], columns[name]
-        for i, record in enumerate(held):
+        for i, record in enumerate(of_task):
             try:
                 owner = owners[name, i] = owner_of(record, task, column)
             except ValueError as error:

@@ -46,9 +46,9 @@ class Book:
         """Take in one entry; ValueError, TypeError, KeyError or BudgetError if it does not follow from the others."""
         body = entry.body
         if entry.kind in ("data", "dataset", "scored"):
-            told = body["fingerprint"], body["owner_column"], body["owners"], frozenset(body["marks"])
+            fields = body["fingerprint"], body["owner_column"], body["owners"], frozenset(body["marks"])
             known = self.scored if entry.kind == "scored" else self.datasets
-            known[entry.sequence] = Dataset(*told, legacy=entry.kind == "dataset")
+            known[entry.sequence] = Dataset(*fields, legacy=entry.kind == "dataset")
         elif entry.kind == "reserve":
             use = _use(body)
             if body["dataset"] not in self.known(use):

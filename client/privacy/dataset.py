@@ -41,12 +41,12 @@ def describe_dataset(records: Mapping[str, Iterable[str]], owner_column: str | N
         records: `client.data.identity.hash_texts` of every record, under its owner (any name without owner column).
         owner_column: The column that names owners, if there is one.
     """
-    held = {owner: sorted(hashes) for owner, hashes in records.items()}
-    marks = {mark for hashes in held.values() for mark in hashes}
+    by_owner = {owner: sorted(hashes) for owner, hashes in records.items()}
+    marks = {mark for hashes in by_owner.values() for mark in hashes}
     if owner_column is None:
-        content: list[Any] = sorted(held.values())
+        content: list[Any] = sorted(by_owner.values())
     else:
-        content = sorted([sha256(f"owner {owner}"), hashes] for owner, hashes in held.items())
+        content = sorted([sha256(f"owner {owner}"), hashes] for owner, hashes in by_owner.items())
         marks.update(mark for mark, _ in content)
     fingerprint = sha256(json.dumps([owner_column, content]))
-    return Dataset(fingerprint, owner_column, len(held), frozenset(marks))
+    return Dataset(fingerprint, owner_column, len(by_owner), frozenset(marks))

@@ -122,7 +122,7 @@ class Evaluations:
 
     federation: Federation
     budget: Budget
-    held: Mapping[Scored, Owned]
+    owned: Mapping[Scored, Owned]
     ledger: Ledger | None = None
     """None in the simulator, where nothing leaves."""
     taken: dict[Scored, list[Mechanism]] = field(default_factory=dict)
@@ -142,14 +142,14 @@ class Evaluations:
         """
         times = planned_evaluations(self.federation, split)
         mechanism = Mechanism(noise_multiplier_for(*self.budget.planned, 1.0, times), 1.0, 1)
-        sums = NoisySums(self.held[split].owners, self.budget.clip, mechanism.noise_multiplier)
+        sums = NoisySums(self.owned[split].owners, self.budget.clip, mechanism.noise_multiplier)
         if self.ledger is None:
             self.taken.setdefault(split, []).append(mechanism)
             yield sums
             return
         max_epsilon, delta = self.budget.allowed
         reservation = self.ledger.reserve(
-            self.held[split].dataset,
+            self.owned[split].dataset,
             mechanism,
             use=split,
             delta=delta,
@@ -165,7 +165,7 @@ class Evaluations:
         """What scores have cost the owners of a split so far, at the delta that the noise is calibrated to."""
         _, delta = self.budget.planned
         if self.ledger:
-            return self.ledger.spent(self.held[split].dataset, delta, split).epsilon
+            return self.ledger.spent(self.owned[split].dataset, delta, split).epsilon
         return epsilon(self.taken.get(split, []), delta)
 
     @property
@@ -197,9 +197,9 @@ def open_evaluations(
         ConfigError: Nobody says what scores may cost.
         DataError: A record lacks its owner.
     """
-    held: dict[Scored, Owned] = {}
+    owned: dict[Scored, Owned] = {}
     for split in SCORED:
         found = {task: splits[split] for task, splits in records.items() if tasks[task].tally and split in splits}
         if found:
-            held[split] = own(found, columns, tasks)
-    return Evaluations(federation, evaluation_budget(policy, federation), held, ledger)
+            owned[split] = own(found, columns, tasks)
+    return Evaluations(federation, evaluation_budget(policy, federation), owned, ledger)

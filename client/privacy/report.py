@@ -139,8 +139,8 @@ def print_report(report: Report) -> None:
     rows = [_row(dataset, spent, report.max_epsilon) for dataset, spent in report.datasets]
     print_table(COLUMNS, rows, title="Spent, by data set")
     if report.scored:
-        told = [(split, *_row(dataset, spent, report.evaluation_epsilon)) for split, dataset, spent in report.scored]
-        print_table(("scores of", *COLUMNS), told, title="Spent on private scores")
+        rows = [(split, *_row(dataset, spent, report.evaluation_epsilon)) for split, dataset, spent in report.scored]
+        print_table(("scores of", *COLUMNS), rows, title="Spent on private scores")
     print("A data set's figures count the entries of every data set that shares an owner or a record with it.")
     against = "" if report.known is None else f", and the {report.known} heads that the receipts name are in it"
     for waiting in sorted(report.waiting):

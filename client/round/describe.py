@@ -19,7 +19,7 @@ def describe(learner: Learner) -> QueryReply:
         rank=rank_of(learner.model.encoder),
         base=learner.model.base.version,
         labels=count_labels(learner),
-        readiness=learner.held.readiness,
+        readiness=learner.holdings.readiness,
     )
 
 

@@ -56,7 +56,7 @@ def evaluate(
         if keep:
             keep({})
         raise
-    reply = disclose_evaluation(learner.policy, reply, learner.held.owners)
+    reply = disclose_evaluation(learner.policy, reply, learner.holdings.owners)
     reply = replace(reply, seconds=time.perf_counter() - started)
     if keep:
         keep(reply.scores)
@@ -66,19 +66,19 @@ def evaluate(
 
 def _score(learner: Learner, request: EvaluateRequest, run: str | None) -> EvaluateReply:
     """The scores of a split under the model's present state, as they are or private."""
-    shown = offered(learner.policy, learner.held.owners)
-    held = {task: splits[request.split] for task, splits in learner.data.items() if request.split in shown[task]}
-    precision, private = learner.federation.training.precision, learner.evaluations if held else None
+    shown = offered(learner.policy, learner.holdings.owners)
+    scored = {task: splits[request.split] for task, splits in learner.data.items() if request.split in shown[task]}
+    precision, private = learner.federation.training.precision, learner.evaluations if scored else None
     if private:
         with private.spend(request.split, round=request.round, run=run) as sums:
-            scores = private_scores(learner.model, held, sums, precision)
+            scores = private_scores(learner.model, scored, sums, precision)
     else:
-        scores = {task: score(learner.model, task, learner.data[task], request.split, precision) for task in held}
+        scores = {task: score(learner.model, task, learner.data[task], request.split, precision) for task in scored}
     return EvaluateReply(
         institution=learner.name,
         round=request.round,
         split=request.split,
-        examples={task: len(data.records) for task, data in held.items()},
+        examples={task: len(data.records) for task, data in scored.items()},
         scores=scores,
         seconds=0.0,
         epsilon=private.epsilon(request.split) if private else None,

@@ -89,7 +89,9 @@ class Keep:
             if kept.parts:
                 self._rounds[run, round] = kept
             return
-        named = {f"{part}{SEPARATOR}{name}": array for part, held in kept.parts.items() for name, array in held.items()}
+        named = {
+            f"{part}{SEPARATOR}{name}": array for part, arrays in kept.parts.items() for name, array in arrays.items()
+        }
         folder = self._of(run)
         try:
             for file in folder.glob("*.safetensors"):

@@ -92,10 +92,10 @@ def keep_model(
         StoreError: The disk refuses; the earlier file is intact.
     """
     arrays, ranks = deployed(of_tasks(get_state(model), tasks), model.base.added, federation)
-    told = {"federation": federation.model_dump(mode="json"), "ranks": ranks, "tasks": sorted(tasks), **about}
+    metadata = {"federation": federation.model_dump(mode="json"), "ranks": ranks, "tasks": sorted(tasks), **about}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_synced(folder / FILE, save(arrays, {"about": json.dumps(told)}))
+        write_synced(folder / FILE, save(arrays, {"about": json.dumps(metadata)}))
     except OSError as error:
         raise StoreError(f"Could not write this site's model to {folder / FILE}: {error}; make room.") from error
 

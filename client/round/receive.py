@@ -38,8 +38,8 @@ def receive(learner: Learner, request: TrainRequest | EvaluateRequest, own: Arra
     """
     controlled = isinstance(request, TrainRequest) and learner.federation.training.scaffold
     control = learner.shapes_sent(request.round) if controlled else {}
-    held = [of_tasks(shapes, learner.data) for shapes in (learner.shapes_received(), control)]
-    came = read_state(request, learner.federation, *held)
+    expected = [of_tasks(shapes, learner.data) for shapes in (learner.shapes_received(), control)]
+    came = read_state(request, learner.federation, *expected)
     check_tasks(learner.policy, came.tasks)
     return Checked(came, check_state(came, learner.model, learner.federation, control, own), own)
 

@@ -144,14 +144,14 @@ class Asked:
                     "there is one answer for each purpose and round."
                 )
             return read(EvaluateReply, json.loads(last["answer"])) if last["answer"] else None
-        told = memory.get("told", 0)
-        if most is not None and told >= most - (purpose != "released"):
+        scored = memory.get("told", 0)
+        if most is not None and scored >= most - (purpose != "released"):
             raise PolicyError(
                 f"This site scores at most {most} states of a run (policy.max_evaluations), the released one among "
                 "them, and has scored the others."
             )
         entry = {"round": request.round, "state": state, "answer": None}
-        self._write(request.run, memory | {purpose: entry, "told": told + 1})
+        self._write(request.run, memory | {purpose: entry, "told": scored + 1})
         return None
 
     def answered(self, request: EvaluateRequest, purpose: Purpose, reply: EvaluateReply) -> None:
@@ -159,7 +159,7 @@ class Asked:
         memory = self._read(request.run)
         self._write(request.run, memory | {purpose: memory[purpose] | {"answer": body_of(reply)}})
 
-    def told(self, run: str) -> int:
+    def scored(self, run: str) -> int:
         """How many states of a run have been scored for the coordinator."""
         return int(self._read(run).get("told", 0))
 

@@ -54,7 +54,7 @@ class _Round:
     update: Arrays | None = field(repr=False)
     directory: dict[str, Member] = field(default_factory=dict)
     shared: Shared | None = field(default=None, repr=False)
-    held: dict[str, Share] = field(default_factory=dict, repr=False)
+    opened: dict[str, Share] = field(default_factory=dict, repr=False)
     """Its shares of the secrets of those who have shared them, itself among them, once it has opened them."""
     view: bytes = b""
     """Of the directory and those who have shared secrets, once the update is masked."""
@@ -130,31 +130,31 @@ class SecureRounds:
             signature=own.signature,
         )
 
-    def answer(self, request: SecureRequest, of: Participant) -> SecureReply:
+    def answer(self, request: SecureRequest, participant: Participant) -> SecureReply:
         """Take the next step of the round.
 
         Raises:
             RefusalError: The federation does not aggregate securely.
             ProtocolError: The step is not the next one of this round, or what came with it is malformed.
         """
-        agreed, this = of.agreed, self._round
-        if this is None or (this.context.run, this.context.round) != (request.run, request.round):
+        agreed, state = participant.agreed, self._round
+        if state is None or (state.context.run, state.context.round) != (request.run, request.round):
             raise ProtocolError(
-                f"Expected a round that {of.name} has trained and not finished, but the request is about round "
-                f"{request.round} of run {request.run}; its secrets are forgotten after the round and when the site "
-                "restarts."
+                f"Expected a round that {participant.name} has trained and not finished, but the request is about "
+                f"round {request.round} of run {request.run}; its secrets are forgotten after the round and when the "
+                "site restarts."
             )
         match request:
             case SharesRequest():
-                return _share(this, request, of, agreed)
+                return _share(state, request, participant, agreed)
             case OpenRequest():
-                return _open(this, request, of)
+                return _open(state, request, participant)
             case MaskRequest():
-                return _mask(this, request, of, agreed)
+                return _mask(state, request, participant, agreed)
             case ConfirmRequest():
-                return _confirm(this, request, of, agreed, self._signer)
+                return _confirm(state, request, participant, agreed, self._signer)
             case UnmaskRequest():
-                reply = _unmask(this, request, of, agreed)
+                reply = _unmask(state, request, participant, agreed)
                 self._round = None
                 return reply
 
@@ -165,8 +165,8 @@ class SecureRounds:
         return self._node_key
 
 
-def _share(this: _Round, request: SharesRequest, of: Participant, agreed: SecureAggregation) -> SharesReply:
-    _next_step(this.shared is None, "secrets are shared once a round")
+def _share(state: _Round, request: SharesRequest, participant: Participant, agreed: SecureAggregation) -> SharesReply:
+    _next_step(state.shared is None, "secrets are shared once a round")
     names = request.signatures.keys()
     for part in (request.sealing_keys, request.masking_keys, request.examples, request.labels):
         if part.keys() != names:
@@ -180,105 +180,114 @@ def _share(this: _Round, request: SharesRequest, of: Participant, agreed: Secure
         )
         for peer in names
     }
-    check_directory(directory, this.context, node_keys=agreed.keys, threshold=agreed.threshold)
-    check_counted(directory, of.outputs)
-    if directory.get(of.name) != this.own:
-        raise ProtocolError(f"Expected {of.name} as it has announced itself, but the request has other keys or counts.")
-    shared = share_secrets(of.name, this.keys, directory, view_of(this.context, directory), threshold=agreed.threshold)
-    this.directory, this.shared = directory, shared
+    check_directory(directory, state.context, node_keys=agreed.keys, threshold=agreed.threshold)
+    check_counted(directory, participant.outputs)
+    if directory.get(participant.name) != state.own:
+        raise ProtocolError(
+            f"Expected {participant.name} as it has announced itself, but the request has other keys or counts."
+        )
+    shared = share_secrets(
+        participant.name, state.keys, directory, view_of(state.context, directory), threshold=agreed.threshold
+    )
+    state.directory, state.shared = directory, shared
     return SharesReply(
-        institution=of.name, round=this.context.round, commitment=shared.commitment, shares=dict(shared.sealed)
+        institution=participant.name,
+        round=state.context.round,
+        commitment=shared.commitment,
+        shares=dict(shared.sealed),
     )
 
 
-def _open(this: _Round, request: OpenRequest, of: Participant) -> OpenReply:
-    _next_step(this.shared is not None and not this.held, "shares are opened once, after secrets are shared")
-    assert this.shared is not None
-    view, unopened = view_of(this.context, this.directory), []
+def _open(state: _Round, request: OpenRequest, participant: Participant) -> OpenReply:
+    _next_step(state.shared is not None and not state.opened, "shares are opened once, after secrets are shared")
+    assert state.shared is not None
+    view, unopened = view_of(state.context, state.directory), []
     for sender, sealed in request.shares.items():
         try:
-            this.held[sender] = open_share(of.name, this.keys, this.directory, view, sender=sender, sealed=sealed)
+            state.opened[sender] = open_share(
+                participant.name, state.keys, state.directory, view, sender=sender, sealed=sealed
+            )
         except ProtocolError as error:
             log.warning("%s", error)
             unopened.append(sender)
-    this.held[of.name] = this.shared.own
-    return OpenReply(institution=of.name, round=this.context.round, unopened=sorted(unopened))
+    state.opened[participant.name] = state.shared.own
+    return OpenReply(institution=participant.name, round=state.context.round, unopened=sorted(unopened))
 
 
-def _mask(this: _Round, request: MaskRequest, of: Participant, agreed: SecureAggregation) -> MaskReply:
-    _next_step(bool(this.held) and this.update is not None, "an update is masked once, after shares are opened")
-    assert this.shared is not None
-    assert this.update is not None
-    sharers = _listed(request.sharers, this.held, agreed.threshold, "who have shared secrets")
-    if of.name not in sharers:
+def _mask(state: _Round, request: MaskRequest, participant: Participant, agreed: SecureAggregation) -> MaskReply:
+    _next_step(bool(state.opened) and state.update is not None, "an update is masked once, after shares are opened")
+    assert state.shared is not None
+    assert state.update is not None
+    sharers = _listed(request.sharers, state.opened, agreed.threshold, "who have shared secrets")
+    if participant.name not in sharers:
         raise ProtocolError(
-            f"Expected {of.name} among those who have shared secrets, but {listed(sorted(sharers))} came."
+            f"Expected {participant.name} among those who have shared secrets, but {listed(sorted(sharers))} came."
         )
-    rounds = of.federation.rounds
-    this.weights = sum_shares(
-        {name: this.directory[name] for name in sharers},
-        shapes=of.shapes,
-        outputs=of.outputs,
+    rounds = participant.federation.rounds
+    state.weights = sum_shares(
+        {name: state.directory[name] for name in sharers},
+        shapes=participant.shapes,
+        outputs=participant.outputs,
         weighting=rounds.weighting,
         most=rounds.max_share,
     )
-    _warn(this.update, agreed.clip)
+    _warn(state.update, agreed.clip)
     vector = fixedpoint.encode_all(
-        this.update,
-        this.weights[of.name],
-        shapes=of.shapes,
+        state.update,
+        state.weights[participant.name],
+        shapes=participant.shapes,
         clip=agreed.clip,
         fraction_bits=agreed.fraction_bits,
         word=fixedpoint.word_for(len(rounds.institutions), agreed.clip, agreed.fraction_bits),
     )
-    this.view = view_of(this.context, this.directory, sharers)
-    this.held = {name: share for name, share in this.held.items() if name in sharers}
-    this.update = None
+    state.view = view_of(state.context, state.directory, sharers)
+    state.opened = {name: share for name, share in state.opened.items() if name in sharers}
+    state.update = None
     masked = mask(
         vector,
-        name=of.name,
-        seed=this.shared.seed,
-        keys=this.keys,
-        directory=this.directory,
-        view=this.view,
-        peers=sharers - {of.name},
+        name=participant.name,
+        seed=state.shared.seed,
+        keys=state.keys,
+        directory=state.directory,
+        view=state.view,
+        peers=sharers - {participant.name},
     )
-    return MaskReply(institution=of.name, round=this.context.round, update=masked.tobytes())
+    return MaskReply(institution=participant.name, round=state.context.round, update=masked.tobytes())
 
 
 def _confirm(
-    this: _Round,
+    state: _Round,
     request: ConfirmRequest,
-    of: Participant,
+    participant: Participant,
     agreed: SecureAggregation,
     node_key: ec.EllipticCurvePrivateKey,
 ) -> ConfirmReply:
-    _next_step(bool(this.view) and not this.survivors, "survivors are signed once, after the update is masked")
-    survivors = _listed(request.survivors, this.held, agreed.threshold, "whose masked updates came")
-    check_shares(this.weights, survivors, most=of.federation.rounds.max_share)
-    this.survivors = survivors
-    signature = sign(node_key, survivors_message(this.view, survivors))
-    return ConfirmReply(institution=of.name, round=this.context.round, signature=signature)
+    _next_step(bool(state.view) and not state.survivors, "survivors are signed once, after the update is masked")
+    survivors = _listed(request.survivors, state.opened, agreed.threshold, "whose masked updates came")
+    check_shares(state.weights, survivors, most=participant.federation.rounds.max_share)
+    state.survivors = survivors
+    signature = sign(node_key, survivors_message(state.view, survivors))
+    return ConfirmReply(institution=participant.name, round=state.context.round, signature=signature)
 
 
-def _unmask(this: _Round, request: UnmaskRequest, of: Participant, agreed: SecureAggregation) -> UnmaskReply:
-    _next_step(bool(this.survivors), "shares are given after the survivors are signed")
-    message = survivors_message(this.view, this.survivors)
+def _unmask(state: _Round, request: UnmaskRequest, participant: Participant, agreed: SecureAggregation) -> UnmaskReply:
+    _next_step(bool(state.survivors), "shares are given after the survivors are signed")
+    message = survivors_message(state.view, state.survivors)
     signed = {
         name
         for name, signature in request.signatures.items()
-        if name in this.survivors and is_signed(agreed.keys[name], message, signature)
+        if name in state.survivors and is_signed(agreed.keys[name], message, signature)
     }
     if len(signed) < agreed.threshold:
         raise ProtocolError(
-            f"Expected at least {agreed.threshold} institutions to have signed the same survivors as {of.name}, but "
-            f"only {listed(sorted(signed))} have; no share is given."
+            f"Expected at least {agreed.threshold} institutions to have signed the same survivors as "
+            f"{participant.name}, but only {listed(sorted(signed))} have; no share is given."
         )
     return UnmaskReply(
-        institution=of.name,
-        round=this.context.round,
-        seeds={peer: share.seed.hex() for peer, share in this.held.items() if peer in this.survivors},
-        keys={peer: share.key.hex() for peer, share in this.held.items() if peer not in this.survivors},
+        institution=participant.name,
+        round=state.context.round,
+        seeds={peer: share.seed.hex() for peer, share in state.opened.items() if peer in state.survivors},
+        keys={peer: share.key.hex() for peer, share in state.opened.items() if peer not in state.survivors},
     )
 
 

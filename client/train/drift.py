@@ -68,9 +68,9 @@ def anchors(model: MultiTaskModel, tasks: Collection[str]) -> Pulls:
     return [(parameter, parameter.detach().clone()) for _, parameter in _trained(model, tasks)]
 
 
-def pull(held: Pulls, mu: float) -> None:
+def pull(pulls: Pulls, mu: float) -> None:
     """Add the gradient of mu / 2 |w - w_0|^2 to every parameter's `grad`; one that has none yet gets it."""
-    for parameter, anchor in held:
+    for parameter, anchor in pulls:
         _add(parameter, mu * (parameter.detach() - anchor))
 
 
@@ -83,9 +83,9 @@ def corrections(model: MultiTaskModel, tasks: Collection[str], arrays: Mapping[s
     ]
 
 
-def correct(held: Pulls) -> None:
+def correct(pulls: Pulls) -> None:
     """Add c - c_i to every parameter's `grad`; one that has none yet gets it."""
-    for parameter, correction in held:
+    for parameter, correction in pulls:
         _add(parameter, correction.clone())
 
 

@@ -18,13 +18,13 @@ def score(
 
     What `Task.tunable` names is tuned on the validation records first, and stands among the metrics.
     """
-    told, tuned = model.tasks[task], tune(model, task, splits, precision)
-    predictions = trainer.predict(model, told.calibrated(tuned), splits[split].examples, precision=precision)
-    return told.score(splits[split].records, predictions) | tuned
+    task_type, tuned = model.tasks[task], tune(model, task, splits, precision)
+    predictions = trainer.predict(model, task_type.calibrated(tuned), splits[split].examples, precision=precision)
+    return task_type.score(splits[split].records, predictions) | tuned
 
 
 def private_scores(
-    model: MultiTaskModel, held: Mapping[str, TaskData], sums: NoisySums, precision: str = "auto"
+    model: MultiTaskModel, by_task: Mapping[str, TaskData], sums: NoisySums, precision: str = "auto"
 ) -> dict[str, dict[str, float]]:
     """Scores of several tasks' records under the model's present state, made of sums with noise in them.
 
@@ -33,12 +33,12 @@ def private_scores(
 
     Args:
         model: The model; its tasks all have a tally.
-        held: The records of a split, by task.
+        by_task: The records of a split.
         sums: Whose they are, and the noise.
         precision: As in `Training.precision`.
     """
     counts, tallies = {}, {}
-    for name, data in held.items():
+    for name, data in by_task.items():
         task = model.tasks[name]
         assert task.tally
         found = task.predict(data.examples, trainer.infer(model, data.examples, batch_tokens=1, precision=precision))
@@ -52,8 +52,10 @@ def tune(
     model: MultiTaskModel, task: str, splits: Mapping[Split, TaskData], precision: str = "auto"
 ) -> dict[str, float]:
     """What `Task.tunable` names, as it suits the validation records; nothing where there are none."""
-    told = model.tasks[task]
-    if not told.tunable or "validation" not in splits:
+    task_type = model.tasks[task]
+    if not task_type.tunable or "validation" not in splits:
         return {}
-    held = splits["validation"]
-    return told.calibrate(held.records, held.examples, trainer.infer(model, held.examples, precision=precision))
+    validation = splits["validation"]
+    return task_type.calibrate(
+        validation.records, validation.examples, trainer.infer(model, validation.examples, precision=precision)
+    )

@@ -15,30 +15,32 @@ from shared.codec import Arrays
 from shared.federation import Adapter
 from shared.model.allocation import ranks_left
 
-Told = dict[str, Arrays]
+Reported = dict[str, Arrays]
 """By institution, the importance of every component: [rank] by layer."""
 
 
 def apply(state: Arrays, updates: Iterable[ClientUpdate], context: Context) -> Result:
     """Add the mean update, then prune what the next round's budget does not cover."""
-    told: Told = {}
-    new, steps, diagnostics = averaging.apply(state, noted(updates, told), context)
-    return Result(allocate(new, told, diagnostics.weights, context), steps, diagnostics)
+    reported: Reported = {}
+    new, steps, diagnostics = averaging.apply(state, noted(updates, reported), context)
+    return Result(allocate(new, reported, diagnostics.weights, context), steps, diagnostics)
 
 
-def noted(updates: Iterable[ClientUpdate], told: Told) -> Iterator[ClientUpdate]:
-    """The updates unchanged; the importance that came with each is noted in `told`."""
+def noted(updates: Iterable[ClientUpdate], reported: Reported) -> Iterator[ClientUpdate]:
+    """The updates unchanged; the importance that came with each is noted in `reported`."""
     for update in updates:
-        told[update.institution] = dict(update.importance)
+        reported[update.institution] = dict(update.importance)
         yield update
 
 
-def allocate(state: Mapping[str, np.ndarray], told: Told, weights: Mapping[str, float], context: Context) -> Arrays:
+def allocate(
+    state: Mapping[str, np.ndarray], reported: Reported, weights: Mapping[str, float], context: Context
+) -> Arrays:
     """Prune what the next round's budget does not cover.
 
     Args:
         state: The global state after a round's averaging.
-        told: By institution.
+        reported: The importance that each institution sent.
         weights: In the adapter, of those whose updates were averaged; they sum to one.
         context: Has the budget and the round.
 
@@ -46,7 +48,7 @@ def allocate(state: Mapping[str, np.ndarray], told: Told, weights: Mapping[str, 
         The new state, in the shapes of the old one; nothing is pruned if nobody found a component to matter, as in a
         first round of a single step, before which B is zero.
     """
-    importance = mean_importance(told, weights)
+    importance = mean_importance(reported, weights)
     if not any(scores.any() for scores in importance.values()):
         return dict(state)
     components = budget(context.adapter, context.round + 1, rounds=context.rounds, layers=len(importance))
@@ -68,11 +70,11 @@ def budget(adapter: Adapter, round: int, *, rounds: int, layers: int) -> int:
     return target + int((full - target) * (1 - min(max(done, 0.0), 1.0)) ** 3)
 
 
-def mean_importance(told: Told, weights: Mapping[str, float]) -> Arrays:
+def mean_importance(reported: Reported, weights: Mapping[str, float]) -> Arrays:
     """The importance of every component, [rank] per layer: the mean by the weights, which name whose counts."""
     means: Arrays = {}
     for institution, weight in weights.items():
-        for name, shares in told[institution].items():
+        for name, shares in reported[institution].items():
             means[name] = means.get(name, np.zeros(shares.shape)) + weight * shares.astype(np.float64)
     return means
 

@@ -77,12 +77,12 @@ def counts_for(
     """What an institution's examples per task count for; `counts` if less."""
     if weighting == "equal":
         return dict.fromkeys(examples, 1)
-    return {task: counts.get(task, told) for task, told in examples.items()}
+    return {task: counts.get(task, reported) for task, reported in examples.items()}
 
 
 def adapter_weights(examples: Mapping[str, Mapping[str, int]], weighting: Weighting) -> dict[str, float]:
     """Each institution's weight in the adapter, by its examples per task; they sum to one."""
-    return _weights({name: _says(ClientUpdate(name, held, {}), weighting) for name, held in examples.items()})
+    return _weights({name: _says(ClientUpdate(name, counts, {}), weighting) for name, counts in examples.items()})
 
 
 def row_weights(count: float, array: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
@@ -158,8 +158,8 @@ class _Sums:
         if arrays := self._take(None, update):
             says = _says(update, self._weighting)
             squares += _add(arrays, _weigh(self._groups, says, _size(arrays)))
-        for task, held in counts_for(update.examples, self._weighting, update.counts).items():
-            count = held * update.trust.get(task, 1.0)
+        for task, examples in counts_for(update.examples, self._weighting, update.counts).items():
+            count = examples * update.trust.get(task, 1.0)
             if arrays := self._take(task, update):
                 if task not in self._heads:
                     self._heads[task] = _Running(_size(arrays))

@@ -26,15 +26,16 @@ def apply(state: Mapping[str, np.ndarray], updates: Iterable[ClientUpdate], cont
         updates: All are held at once.
         context: As `fedavg.apply` has it.
     """
-    held, scale = list(updates), scale_of(context.adapter)
-    new, _, diagnostics = fedavg.apply(state, held, context)
+    everybody, scale = list(updates), scale_of(context.adapter)
+    new, _, diagnostics = fedavg.apply(state, everybody, context)
     steps: dict[str, Product] = {}
     for a in [name for name in state if factor_of(name) == "A"]:
         layer, b = layer_of(a), factor_name(layer_of(a), "B")
-        weights = [diagnostics.weights[update.institution] for update in held]
-        mean = {name: sum(w * u.arrays[name] for w, u in zip(weights, held, strict=True)) for name in (a, b)}
+        weights = [diagnostics.weights[update.institution] for update in everybody]
+        mean = {name: sum(w * u.arrays[name] for w, u in zip(weights, everybody, strict=True)) for name in (a, b)}
         parts = [
-            (scale * w * (u.arrays[b] - mean[b]), u.arrays[a] - mean[a]) for w, u in zip(weights, held, strict=True)
+            (scale * w * (u.arrays[b] - mean[b]), u.arrays[a] - mean[a])
+            for w, u in zip(weights, everybody, strict=True)
         ]
         step = compress(stack(parts))
         if step[1].size:

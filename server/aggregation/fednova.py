@@ -51,8 +51,8 @@ def apply(state: Mapping[str, np.ndarray], updates: Iterable[ClientUpdate], cont
     zero = {name: np.zeros_like(array) for name, array in state.items()}
     steps, _, diagnostics = fedavg.apply(zero, divided(), context)
     moved = {name: step for name, step in steps.items() if step is not zero[name]}
-    told = {update.institution: gain(update.steps, momentum) for update in lengths}
-    used = capped(told, context.max_share) if told else {}
+    gains = {update.institution: gain(update.steps, momentum) for update in lengths}
+    used = capped(gains, context.max_share) if gains else {}
     lengths = [replace(one, arrays={n: a * used[one.institution] for n, a in one.arrays.items()}) for one in lengths]
     none = {name: np.zeros(_length_shape(name, step.shape), np.float32) for name, step in moved.items()}
     effective, *_ = fedavg.apply(none, lengths, context)
@@ -60,7 +60,7 @@ def apply(state: Mapping[str, np.ndarray], updates: Iterable[ClientUpdate], cont
         name: (array + moved[name].astype(np.float64) * effective[name]).astype(np.float32) if name in moved else array
         for name, array in state.items()
     }
-    norms = {name: length * diagnostics.norms[name] for name, length in told.items()}
+    norms = {name: length * diagnostics.norms[name] for name, length in gains.items()}
     return Result(new, {}, replace(diagnostics, norms=norms, norm=fedavg.step_norm(new, state)))
 
 

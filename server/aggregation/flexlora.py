@@ -22,12 +22,12 @@ def apply(state: Mapping[str, np.ndarray], updates: Iterable[ClientUpdate], cont
         updates: All are held at once; of rank r they have A [r, inputs] and B [outputs, r].
         context: As `fedavg.apply` has it, which averages the heads.
     """
-    held = list(updates)
-    new, _, diagnostics = fedavg.apply(state, (padded(update, state) for update in held), context)
+    everybody = list(updates)
+    new, _, diagnostics = fedavg.apply(state, (padded(update, state) for update in everybody), context)
     for a in [name for name in state if factor_of(name) == "A"]:
         b = factor_name(layer_of(a), "B")
         parts = []
-        for update in held:
+        for update in everybody:
             received = narrow({a: state[a], b: state[b]}, update.rank)
             weight = diagnostics.weights[update.institution]
             parts.append((weight * (received[b] + update.arrays[b]), received[a] + update.arrays[a]))

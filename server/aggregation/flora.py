@@ -26,14 +26,14 @@ def apply(state: Mapping[str, np.ndarray], updates: Iterable[ClientUpdate], cont
         context: As `fedavg.apply` has it, which averages the heads. Seed and round decide the new A, drawn as peft
             draws it: evenly within 1 / sqrt(inputs).
     """
-    held, scale = list(updates), scale_of(context.adapter)
-    new, _, diagnostics = fedavg.apply(state, (padded(update, state) for update in held), context)
+    everybody, scale = list(updates), scale_of(context.adapter)
+    new, _, diagnostics = fedavg.apply(state, (padded(update, state) for update in everybody), context)
     steps: dict[str, Product] = {}
     rng = np.random.default_rng(context.seed + context.round)
     for a in sorted(name for name in state if factor_of(name) == "A"):
         layer, b = layer_of(a), factor_name(layer_of(a), "B")
         parts = []
-        for update in held:
+        for update in everybody:
             weight, received = scale * diagnostics.weights[update.institution], narrow(state, update.rank)
             parts.append((weight * (received[b] + update.arrays[b]), received[a] + update.arrays[a]))
         step = compress(stack(parts))

@@ -21,25 +21,25 @@ Taken = Mapping[int, Collection[str]]
 """By round, the tasks of an institution whose update was taken in it."""
 
 
-def mean(told: Variates, shapes: Mapping[str, tuple[int, ...]]) -> Arrays:
+def mean(variates: Variates, shapes: Mapping[str, tuple[int, ...]]) -> Arrays:
     """The variate c of the arrays named in `shapes`, float32; zero where nobody has sent a c_i yet."""
     return {
-        name: (told.sums[name] / np.maximum(told.counts[name], 1)).astype(np.float32)
-        if name in told.sums
+        name: (variates.sums[name] / np.maximum(variates.counts[name], 1)).astype(np.float32)
+        if name in variates.sums
         else np.zeros(shape, np.float32)
         for name, shape in shapes.items()
     }
 
 
-def add(told: Variates, update: ClientUpdate, counted: Collection[str]) -> Variates:
+def add(variates: Variates, update: ClientUpdate, counted: Collection[str]) -> Variates:
     """The variates with the change of an institution's added to their sum.
 
     Args:
-        told: So far.
+        variates: So far.
         update: With `control`, the change of c_i by array.
         counted: Arrays for which the institution has sent a variate before.
     """
-    sums, counts = dict(told.sums), dict(told.counts)
+    sums, counts = dict(variates.sums), dict(variates.counts)
     for name, change in update.control.items():
         rows = row_weights(1.0, change, update.rows.get(name)).astype(np.float32)
         sums[name] = sums.get(name, np.zeros_like(change)) + rows * change

@@ -31,17 +31,19 @@ def capped(counts: Mapping[str, float], max_share: float) -> dict[str, float]:
     return {name: min(count, level) for name, count in counts.items()}
 
 
-def capped_mean(told: Mapping[str, tuple[float, int]], max_share: float, task: str = TOTAL) -> tuple[float, list[Cut]]:
+def capped_mean(
+    reported: Mapping[str, tuple[float, int]], max_share: float, task: str = TOTAL
+) -> tuple[float, list[Cut]]:
     """The mean of institutions' values by their capped counts; which of these were cut.
 
     Args:
-        told: By institution, a value and the records that it rests on.
+        reported: By institution, a value and the records that it rests on.
         max_share: See `capped`.
         task: Whose records they are.
     """
-    used = capped({name: count for name, (_, count) in told.items()}, max_share)
-    mean = sum(used[name] * value for name, (value, _) in told.items()) / sum(used.values())
-    return mean, [Cut(name, task, told[name][1], n) for name, n in used.items() if n < told[name][1]]
+    used = capped({name: count for name, (_, count) in reported.items()}, max_share)
+    mean = sum(used[name] * value for name, (value, _) in reported.items()) / sum(used.values())
+    return mean, [Cut(name, task, reported[name][1], n) for name, n in used.items() if n < reported[name][1]]
 
 
 def capped_updates(
@@ -71,14 +73,14 @@ def capped_updates(
         left = {update.institution}
         for part, count in _counts(update, weighting).items():
             left |= tops.setdefault(part, _Top(math.floor(1 / max_share))).add(count, update.institution)
-        held = {name for top in tops.values() for _, name in top.largest}
-        for name in sorted(left - held):
+        decisive = {name for top in tops.values() for _, name in top.largest}
+        for name in sorted(left - decisive):
             yield waiting.pop(name)
     levels = {part: top.level(max_share) for part, top in tops.items()}
     for name, update in waiting.items():
-        told = _counts(update, weighting)
-        used = {part: levels[part] for part, count in told.items() if count > levels[part]}
-        cuts += [Cut(name, TOTAL if part is None else part, told[part], level) for part, level in used.items()]
+        counts = _counts(update, weighting)
+        used = {part: levels[part] for part, count in counts.items() if count > levels[part]}
+        cuts += [Cut(name, TOTAL if part is None else part, counts[part], level) for part, level in used.items()]
         yield replace(update, counts=used)
 
 

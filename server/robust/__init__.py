@@ -87,9 +87,9 @@ def apply(
 
 def describe(findings: Sequence[Finding], *, most: int = 5) -> str:
     """What was not kept, in one line; empty if everything was."""
-    told = [f"{f.institution} {f.verdict} ({f.part}: {f.reason})" for f in findings if f.verdict != "kept"]
-    rest = [f"and {len(told) - most} more, see `collegium server status`"] if len(told) > most else []
-    return "; ".join(told[:most] + rest)
+    lines = [f"{f.institution} {f.verdict} ({f.part}: {f.reason})" for f in findings if f.verdict != "kept"]
+    rest = [f"and {len(lines) - most} more, see `collegium server status`"] if len(lines) > most else []
+    return "; ".join(lines[:most] + rest)
 
 
 def _only(part: str | None, update: ClientUpdate) -> ClientUpdate:

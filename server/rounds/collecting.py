@@ -100,6 +100,6 @@ def _filtered(run: Run, model: Arrays, updates: Sequence[ClientUpdate], number: 
     run.require_quorum(number, [update.institution for update in updates])
     filtered, findings = robust.apply(model, updates, robust=agreed, method=run.federation.method)
     run.store.add_findings(run.run_id, number, findings)
-    if told := robust.describe(findings):
-        run.say(f"Filter {agreed.filter}, round {number}: {told}")
+    if found := robust.describe(findings):
+        run.say(f"Filter {agreed.filter}, round {number}: {found}")
     return filtered

@@ -36,20 +36,20 @@ def encode_state(
     The round that the model comes from decides how a codec rounds by chance: the next round trains what was validated.
     Control variates, if any, go beside it.
     """
-    told = {name: array for name, array in model.items() if is_received(name, run.federation.method)}
+    received = {name: array for name, array in model.items() if is_received(name, run.federation.method)}
     if run.federation.adapter.prunes:
-        told = cut(told, ranks_left(told))
+        received = cut(received, ranks_left(received))
     announced = run.announced
-    held = {name: (frozenset(announced[name].records), announced[name].rank) for name in names}
+    kinds = {name: (frozenset(announced[name].records), announced[name].rank) for name in names}
     made = {
         (tasks, rank): codec.encode(
-            pack_broadcast(Broadcast(narrow(of_tasks(told, tasks), rank), of_tasks(control, tasks))),
+            pack_broadcast(Broadcast(narrow(of_tasks(received, tasks), rank), of_tasks(control, tasks))),
             run.federation.wire.coding_down,
             np.random.default_rng([run.federation.seed, round]),
         )
-        for tasks, rank in set(held.values())
+        for tasks, rank in set(kinds.values())
     }
-    return {name: made[kind] for name, kind in held.items()}
+    return {name: made[kind] for name, kind in kinds.items()}
 
 
 def encode_base(run: Run, round: int, names: Sequence[str]) -> dict[str, BaseSteps]:

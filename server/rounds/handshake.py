@@ -17,8 +17,8 @@ DOUBTS = (
 
 def describe(institution: str, holdings: Holdings, tasks: Mapping[str, Task]) -> list[str]:
     """Lines about one institution: its tasks, the labels it does not annotate or never uses, doubts about its text."""
-    held = joined(f"{task} ({_count(holdings, task)})" for task in sorted(holdings.records))
-    lines = [f"{institution} is here with {held}"]
+    present = joined(f"{task} ({_count(holdings, task)})" for task in sorted(holdings.records))
+    lines = [f"{institution} is here with {present}"]
     for task, counts in sorted(holdings.labels.items()):
         known = tasks[task].labels
         if absent := [label for label in known if label not in counts]:
@@ -26,9 +26,9 @@ def describe(institution: str, holdings: Holdings, tasks: Mapping[str, Task]) ->
         if unused := [label for label in known if counts.get(label) == 0]:
             lines.append(f"{institution} has no training record with {_listed(unused)} of {task}")
     for task, numbers in sorted(holdings.readiness.items()):
-        for name, least, said in DOUBTS:
+        for name, least, doubt in DOUBTS:
             if (share := numbers.get(name, 0.0)) >= least:
-                lines.append(f"{institution}: {share:.0%} {said.format(task=task)}")
+                lines.append(f"{institution}: {share:.0%} {doubt.format(task=task)}")
     return lines
 
 

@@ -187,13 +187,13 @@ def check_scores(
     check_sender(reply, request, institution=institution)
     if reply.split != request.split:
         raise ReplyError(f"Expected scores on {request.split}, but {institution} scored {reply.split}.")
-    held = {task: splits[request.split] for task, splits in announced.records.items() if request.split in splits}
-    if not set(held) == set(reply.examples) == set(reply.scores):
+    records = {task: splits[request.split] for task, splits in announced.records.items() if request.split in splits}
+    if not set(records) == set(reply.examples) == set(reply.scores):
         raise ReplyError(
-            f"Expected {request.split} scores and counts of exactly {listed(sorted(held))}, but {institution} sent "
+            f"Expected {request.split} scores and counts of exactly {listed(sorted(records))}, but {institution} sent "
             f"scores of {listed(sorted(reply.scores))} and counts of {listed(sorted(reply.examples))}."
         )
-    for task, most in held.items():
+    for task, most in records.items():
         _check_count(reply.examples[task], f"{institution}'s {request.split} records of {task}", most=most)
         _check_metrics(reply.scores[task], metrics[task], f"{institution}'s {task}")
     return reply

@@ -177,9 +177,9 @@ class Run:
         self.store.add_cuts(self.run_id, number, split, cuts)
         share = self.federation.rounds.max_share
         for one in cuts:
-            said = self.seats[one.institution].cuts
-            if said.get((split, one.task)) != one:
-                said[split, one.task] = one
+            known = self.seats[one.institution].cuts
+            if known.get((split, one.task)) != one:
+                known[split, one.task] = one
                 self.say(
                     f"{one.institution}'s {one.told:,} {split} records of {one.task} count as {one.used:,.0f}, which "
                     f"is all that rounds.max_share = {share:g} leaves to one institution"

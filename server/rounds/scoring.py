@@ -41,7 +41,7 @@ def evaluate(
     def check(reply: EvaluateReply, name: str) -> EvaluateReply:
         return check_scores(reply, requests[name], institution=name, announced=announced[name], metrics=metrics)
 
-    told: dict[str, dict[str, tuple[float, int]]] = {}
+    reported: dict[str, dict[str, tuple[float, int]]] = {}
     for answer in run.ask(requests, "evaluate"):
         good, reply = checked(answer, EvaluateReply, check)
         if reply is not None:
@@ -49,10 +49,10 @@ def evaluate(
             run.store.add_scores(run.run_id, _scores(reply, stored))
             run.record_evaluation(number, answer.institution, reply)
             for task, count in reply.examples.items():
-                told.setdefault(task, {})[answer.institution] = (reply.scores[task][metrics[task]], count)
+                reported.setdefault(task, {})[answer.institution] = (reply.scores[task][metrics[task]], count)
         run.record(number, f"evaluate {stored}", good)
     share = run.federation.rounds.max_share
-    cuts = [cut for task, values in told.items() for cut in capped_mean(values, share, task)[1]]
+    cuts = [cut for task, values in reported.items() for cut in capped_mean(values, share, task)[1]]
     if split == "validation":  # no other score steers anything
         run.record_cuts(number, split, cuts)
 

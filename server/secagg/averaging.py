@@ -65,7 +65,7 @@ def say_what_does_not_move(secure: SecureRound) -> None:
     }
     for task in sorted(unmoved):
         holders = sorted(name for name in secure.weights if task in secure.directory[name].examples)
-        others = [name for name, held in announced.items() if task in held.records and name not in holders]
+        others = [name for name, holdings in announced.items() if task in holdings.records and name not in holders]
         if holders and (secure.number == 1 or others):
             secure.run.say(
                 f"Round {secure.number}: the head of {task} does not move, since nobody but {joined(holders)} "

@@ -34,8 +34,8 @@ def train(secure: SecureRound, requests: Mapping[str, TrainRequest]) -> None:
 
     def check(reply: TrainedReply, name: str) -> Member:
         check_counts(reply, requests[name], institution=name, announced=run.announced[name])
-        if (told := run.announced[name].labels) and {t: sorted(ls) for t, ls in reply.labels.items()} != {
-            t: sorted(ls) for t, ls in told.items()
+        if (labels := run.announced[name].labels) and {t: sorted(ls) for t, ls in reply.labels.items()} != {
+            t: sorted(ls) for t, ls in labels.items()
         }:
             raise ReplyError(f"Expected {name} to annotate the labels that it has announced, but it now names others.")
         member = Member(PublicKeys(reply.sealing_key, reply.masking_key), reply.examples, reply.labels, reply.signature)
@@ -78,8 +78,8 @@ def share(secure: SecureRound) -> dict[str, SharesReply]:
         elif reply.shares.keys() != directory.keys() - {name}:
             _leave_out(secure, good, "shares", f"Expected sealed shares for every peer, but {name} sent others.")
         elif max(map(len, reply.shares.values())) > LONGEST_SEALED:
-            said = f"Expected at most {LONGEST_SEALED} characters a peer, but {name} sent more."
-            _leave_out(secure, good, "shares", said)
+            reason = f"Expected at most {LONGEST_SEALED} characters a peer, but {name} sent more."
+            _leave_out(secure, good, "shares", reason)
         else:
             shares[name] = reply
     return shares
@@ -111,8 +111,8 @@ def open_shares(secure: SecureRound, shares: Mapping[str, SharesReply]) -> set[s
             opened[name] = good
             complaints.update(set(reply.unopened))
     for name in [name for name in opened if complaints[name]]:
-        said = f"Expected shares that the others can open, but {complaints[name]} cannot open those of {name}."
-        _leave_out(secure, opened.pop(name), "open", said)
+        reason = f"Expected shares that the others can open, but {complaints[name]} cannot open those of {name}."
+        _leave_out(secure, opened.pop(name), "open", reason)
     return set(opened)
 
 
@@ -129,8 +129,8 @@ def mask(secure: SecureRound) -> tuple[np.ndarray, list[str]]:
         if reply is None:
             secure.drop(good, "mask")
         elif len(reply.update) != total.nbytes:
-            said = f"Expected a masked update of {total.nbytes} bytes, but {name} sent {len(reply.update)}."
-            _leave_out(secure, good, "mask", said)
+            reason = f"Expected a masked update of {total.nbytes} bytes, but {name} sent {len(reply.update)}."
+            _leave_out(secure, good, "mask", reason)
         else:
             total += np.frombuffer(reply.update, total.dtype)
             survivors.append(name)

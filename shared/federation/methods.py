@@ -184,14 +184,14 @@ LOW_RANK = 4
 
 def columns(method: Method) -> dict[str, str]:
     """What the table of methods says of one, by column."""
-    said = {True: "yes", False: "no"}
+    yes_no = {True: "yes", False: "no"}
     private = {"yes": "yes", "costly": "noise multiplies"}
     return {
         "up": method.up,
         "down": method.down,
-        "exact mean": said[method.exact],
-        "secure aggregation": said[method.linear],
-        "different ranks": said[method.mixed_ranks],
+        "exact mean": yes_no[method.exact],
+        "secure aggregation": yes_no[method.linear],
+        "different ranks": yes_no[method.mixed_ranks],
         "privacy": private[method.private],
     }
 

@@ -1,6 +1,6 @@
 """What a child process tells the supervisor before it ends: why it cannot go on, as JSON through a pipe of its own.
 
-A restart does not mend what is told so. Nothing is read out of the child's log for it, which a person may read and
+A restart does not help then. Nothing is read out of the child's log for it, which a person may read and
 which begins anew when it is full.
 """
 
@@ -19,20 +19,20 @@ PIPE_BYTES = 2**16
 
 def tell_parent(error: Exception) -> None:
     """Tell the supervisor, if there is one, why this process ends."""
-    told = json.dumps({"error": plain(str(error), LONGEST_LINE)}).encode()
+    message = json.dumps({"error": plain(str(error), LONGEST_LINE)}).encode()
     with suppress(OSError, ValueError):  # nobody listens: then whoever reads the log knows
         pipe = int(os.environ.pop(VARIABLE, ""))
         if stat.S_ISFIFO(os.fstat(pipe).st_mode):
-            os.write(pipe, told)
+            os.write(pipe, message)
 
 
 def heard(pipe: int) -> str | None:
-    """What a child that has ended told through its pipe, which does not block; None if it told nothing whole."""
-    told = b""
+    """The reason that a child sent through its pipe before it ended; None if none came whole. Does not block."""
+    received = b""
     with suppress(BlockingIOError):  # a process that it left behind may still hold the other end
-        while len(told) < PIPE_BYTES and (part := os.read(pipe, PIPE_BYTES)):
-            told += part
+        while len(received) < PIPE_BYTES and (part := os.read(pipe, PIPE_BYTES)):
+            received += part
     try:
-        return str(json.loads(told)["error"])
+        return str(json.loads(received)["error"])
     except (ValueError, LookupError, TypeError):
         return None

@@ -114,7 +114,7 @@ def supervise(
         grace: Seconds between SIGTERM (last child first) and SIGKILL.
 
     Raises:
-        ProcessError: A program does not exist, a child told why it cannot go on (`shared.process.parent`), or its
+        ProcessError: A program does not exist, a child said why it cannot go on (`shared.process.parent`), or its
             `give_up` returned a sentence. All children are ended.
     """
     lives = [_Life(child) for child in children]
@@ -143,15 +143,15 @@ def run_until_signal(target: Callable[[threading.Event], None]) -> None:
         target: The work; it has to return soon after `stop` is set. What it raises is raised here.
     """
     stop = threading.Event()
-    heard, told = os.pipe()
-    os.set_blocking(told, False)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
 
     def tell(*_: object) -> None:
-        with suppress(BlockingIOError):  # a full pipe has been told often enough
-            os.write(told, b".")
+        with suppress(BlockingIOError):  # a full pipe has been written to often enough
+            os.write(writer, b".")
 
     def listen() -> None:
-        if os.read(heard, 1):
+        if os.read(reader, 1):
             stop.set()
 
     before = {number: signal.signal(number, tell) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
@@ -163,9 +163,9 @@ def run_until_signal(target: Callable[[threading.Event], None]) -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        os.close(told)
+        os.close(writer)
         listener.join()
-        os.close(heard)
+        os.close(reader)
 
 
 def _bare_python(code: str, *argv: str, **options: object) -> subprocess.Popen[bytes]:
@@ -182,7 +182,7 @@ def _start(life: _Life, warden: subprocess.Popen[bytes]) -> None:
             "run Collegium from the environment it is installed in."
         )
     child.log.parent.mkdir(parents=True, exist_ok=True)
-    life.pipe, told = os.pipe()
+    life.pipe, writer = os.pipe()
     os.set_blocking(life.pipe, False)
     try:
         with child.log.open("ab") as log:
@@ -194,11 +194,11 @@ def _start(life: _Life, warden: subprocess.Popen[bytes]) -> None:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                pass_fds=(told,),
-                env={**os.environ, **child.env, VARIABLE: str(told)},
+                pass_fds=(writer,),
+                env={**os.environ, **child.env, VARIABLE: str(writer)},
             )
     finally:
-        os.close(told)
+        os.close(writer)
     life.started = time.monotonic()
     _tell(warden, f"+{life.process.pid}")
 
@@ -240,13 +240,13 @@ def _reap(life: _Life, warden: subprocess.Popen[bytes]) -> int:
 
 def _bury(life: _Life, warden: subprocess.Popen[bytes], announce: Callable[[str], None]) -> None:
     """Account for a child that died by itself: give up, or plan its next start."""
-    told = heard(life.pipe)
+    reason = heard(life.pipe)
     code = _reap(life, warden)
     child = life.child
-    if child.give_up and not told:
-        told = child.give_up(code, _tail(child.log, life.log_start))
-    if told:
-        raise ProcessError(told)
+    if child.give_up and not reason:
+        reason = child.give_up(code, _tail(child.log, life.log_start))
+    if reason:
+        raise ProcessError(reason)
     if time.monotonic() - life.started >= LONG_LIFE:
         life.delay = FIRST_DELAY
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

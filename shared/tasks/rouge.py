@@ -79,7 +79,7 @@ class _Overlap:
     """How much of a reference's n-grams a growing set of sentences holds.
 
     `counts` [sentences, distinct n-grams of the reference] and `sizes` [sentences] are over the sentences,
-    `wanted` [distinct n-grams] over the reference, `held` and `size` over the chosen set.
+    `wanted` [distinct n-grams] over the reference, `chosen` and `size` over the chosen set.
     """
 
     def __init__(self, document: Sequence[Sequence[str]], reference: Sequence[Sequence[str]], n: int) -> None:
@@ -93,17 +93,17 @@ class _Overlap:
                 if gram in column:
                     self.counts[row, column[gram]] += 1
         self.sizes = np.array([len(sentence) for sentence in grams])
-        self.held = np.zeros_like(self.wanted)
+        self.chosen = np.zeros_like(self.wanted)
         self.size = 0
 
     def f1_with_each(self) -> np.ndarray:
         """F1 of the chosen set with each sentence added, [sentences]: 2 hits / (its n-grams + the reference's)."""
-        hits = np.minimum(self.held + self.counts, self.wanted).sum(1)
+        hits = np.minimum(self.chosen + self.counts, self.wanted).sum(1)
         scores: np.ndarray = 2 * hits / np.maximum(self.size + self.sizes + self.wanted.sum(), 1)
         return scores
 
     def add(self, sentence: int) -> None:
-        self.held += self.counts[sentence]
+        self.chosen += self.counts[sentence]
         self.size += int(self.sizes[sentence])
 
 

@@ -79,7 +79,9 @@ class LabelsTally:
 
     def count(self, record: Mapping[str, Any], prediction: Any) -> Sums:
         """Right, false, missed of every label, if the set is right, and if wrong: [3 * labels + 2], times WRONG."""
-        truth, found = (np.array([label in held for label in self.labels]) for held in (record["labels"], prediction))
+        truth, found = (
+            np.array([label in labels for label in self.labels]) for labels in (record["labels"], prediction)
+        )
         same = bool((truth == found).all())
         return WRONG * np.concatenate([truth & found, found & ~truth, truth & ~found, [same, not same]])
 

@@ -44,13 +44,13 @@ class Puppet:
             records = cast(Any, {"clauses": self.records})
             return protocol.QueryReply(institution=self.name, records=records, software="")
         if isinstance(request, EvaluateRequest):
-            held = {"clauses": self.records["validation"]} if request.split == "validation" else {}
+            counts = {"clauses": self.records["validation"]} if request.split == "validation" else {}
             return protocol.EvaluateReply(
                 institution=self.name,
                 round=request.round,
                 split=request.split,
-                examples=held,
-                scores={task: {"macro_f1": self.scores.get(request.round, 0.5)} for task in held},
+                examples=counts,
+                scores={task: {"macro_f1": self.scores.get(request.round, 0.5)} for task in counts},
                 seconds=0.0,
             )
         assert isinstance(request, TrainRequest)
@@ -118,8 +118,8 @@ def stretch_the_step(folder: Path) -> Outcome:
         return float(np.abs(state["adapter/a"]).max())
 
     honest = moved(folder / "honest", 10)
-    told = [moved(folder / str(steps), steps) for steps in (10**3, 10**4, 10**6)]
-    return Outcome(len(told), sum(m > 4 * honest for m in told), f"{max(told) / honest:.1f} times an honest step")
+    moves = [moved(folder / str(steps), steps) for steps in (10**3, 10**4, 10**6)]
+    return Outcome(len(moves), sum(m > 4 * honest for m in moves), f"{max(moves) / honest:.1f} times an honest step")
 
 
 PROMISE = "no institution's counts weigh more than rounds.max_share"

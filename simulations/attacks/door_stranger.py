@@ -110,12 +110,12 @@ def _send_body(connection: socket.socket, *, chunked: bool) -> int:
 def _half_requests(folder: Path) -> Outcome:
     """Connections in which nothing more comes: before TLS, within it, within a head, and within a body."""
     with _target(folder) as target:
-        held: list[socket.socket] = []
+        opened: list[socket.socket] = []
 
         def flood() -> None:
             for number in range(HALF_REQUESTS):
                 with suppress(OSError):
-                    held.append(_half(target, number))
+                    opened.append(_half(target, number))
 
         thread = threading.Thread(target=flood)
         thread.start()
@@ -124,9 +124,9 @@ def _half_requests(folder: Path) -> Outcome:
             through = through and target.honest_gets_through()
         thread.join()
         time.sleep(SLOW_SECONDS)
-        alive = sum(not _has_ended(connection) for connection in held)
+        alive = sum(not _has_ended(connection) for connection in opened)
     how = "could connect" if through else "could not connect"
-    note = f"{alive} of {len(held)} still open after {SLOW_SECONDS:.0f} s; an institution {how}"
+    note = f"{alive} of {len(opened)} still open after {SLOW_SECONDS:.0f} s; an institution {how}"
     return Outcome(HALF_REQUESTS, alive + (not through), note)
 
 

@@ -47,9 +47,9 @@ def read_everything(folder: Path) -> Outcome:
         )
         records = folder / "clauses.jsonl"
         records.write_text("".join(json.dumps(record) + "\n" for record in TINY_RECORDS["clauses"]), encoding="utf-8")
-        held = {"clauses": {"train": str(records)}}
+        data = {"clauses": {"train": str(records)}}
         experiment = Experiment.model_validate(
-            {"federation": federation, "institutions": {"hospital": held, "law_firm": held}}
+            {"federation": federation, "institutions": {"hospital": data, "law_firm": data}}
         )
         deploy(experiment, folder / "work", lambda line: None)
         roots = [folder / "work" / name for name in ("coordinator", "hospital", "law_firm")]

@@ -67,7 +67,7 @@ def _membership(folder: Path) -> Outcome:
     data = {TASK: {"train": candidates[::2], "validation": candidates[1::4], "test": candidates[3::4]}}
     victim = Victim(folder, data, policy={"metrics": "none"})
     detectors = _detectors(_states(build_model(victim.federation), candidates))
-    held = {record["text"]: record["label"] for record in victim.site.records(TASK, "train")}
+    labels = {record["text"]: record["label"] for record in victim.site.records(TASK, "train")}
 
     def score(number: int, weights: np.ndarray, bias: float) -> float | None:
         reply = victim.evaluate(
@@ -78,11 +78,11 @@ def _membership(folder: Path) -> Outcome:
     nobody = score(0, np.zeros(detectors.shape[1] - 1), -1.0)
     read = 0
     for number, (record, found) in enumerate(zip(candidates, detectors, strict=True), 1):
-        told = score(number, found[:-1], float(found[-1]) - 0.5)
-        if told is None or nobody is None:
+        value = score(number, found[:-1], float(found[-1]) - 0.5)
+        if value is None or nobody is None:
             continue
-        guess = "payment" if told > nobody else "liability" if told < nobody else None
-        read += guess == held.get(record["text"])
+        guess = "payment" if value > nobody else "liability" if value < nobody else None
+        read += guess == labels.get(record["text"])
     return Outcome(len(candidates), read)
 
 
@@ -98,25 +98,25 @@ def _again(folder: Path) -> Outcome:
         {"round": 1, "split": "test", "released": True},
         {"round": 1, "split": "test"},
     )
-    told = 0
+    answered = 0
     for about in asked:
         for number in range(4):
             head = _planted(np.full(32, 0.1 * number), 0.1)
-            told += isinstance(victim.evaluate(victim.blob(head), **about), EvaluateReply)
+            answered += isinstance(victim.evaluate(victim.blob(head), **about), EvaluateReply)
             if number == 1:
                 victim.restart()
     honest = 3  # the initial state, that after round 1, the released one
-    return Outcome(4 * len(asked) - honest, told - honest)
+    return Outcome(4 * len(asked) - honest, answered - honest)
 
 
 def _overflow(folder: Path) -> Outcome:
     """A state that overflows on one text alone, under [privacy]: does the reply's kind tell whether it is there?"""
     present, absent, planted = _pair(folder)
-    told = 0
+    differ = 0
     for number, state in enumerate(planted):
         replies = [victim.train(victim.blob(state), run=f"r{number}") for victim in (present, absent)]
-        told += type(replies[0]) is not type(replies[1])
-    return Outcome(len(planted), told)
+        differ += type(replies[0]) is not type(replies[1])
+    return Outcome(len(planted), differ)
 
 
 def _spoilt(folder: Path) -> Outcome:

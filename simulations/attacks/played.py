@@ -94,14 +94,14 @@ class Played:
 
     def directory(self, changes: Mapping[str, TrainedReply] | None = None) -> SharesRequest:
         """Who takes part, as announced but for some changes."""
-        told = {**self.trained, **(changes or {})}
+        replies = {**self.trained, **(changes or {})}
         return SharesRequest(
             **self.moment,
-            sealing_keys={name: reply.sealing_key for name, reply in told.items()},
-            masking_keys={name: reply.masking_key for name, reply in told.items()},
-            examples={name: reply.examples for name, reply in told.items()},
-            labels={name: reply.labels for name, reply in told.items()},
-            signatures={name: reply.signature for name, reply in told.items()},
+            sealing_keys={name: reply.sealing_key for name, reply in replies.items()},
+            masking_keys={name: reply.masking_key for name, reply in replies.items()},
+            examples={name: reply.examples for name, reply in replies.items()},
+            labels={name: reply.labels for name, reply in replies.items()},
+            signatures={name: reply.signature for name, reply in replies.items()},
         )
 
     def members(self) -> dict[str, Member]:
@@ -126,27 +126,29 @@ class Played:
         """What everybody seals for the others."""
         return {name: self.ask(name, self.directory()) for name in NAMES}
 
-    def open(self, shared: Mapping[str, Any], told: Mapping[str, Mapping[str, str]] | None = None) -> dict[str, Any]:
+    def open(self, shared: Mapping[str, Any], changed: Mapping[str, Mapping[str, str]] | None = None) -> dict[str, Any]:
         """Have everybody open what was sealed for it, but for what some are told instead."""
         replies = {}
         for name in NAMES:
             sealed = {peer: reply.shares[name] for peer, reply in shared.items() if peer != name}
-            replies[name] = self.ask(name, OpenRequest(**self.moment, shares=sealed | dict((told or {}).get(name, {}))))
+            replies[name] = self.ask(
+                name, OpenRequest(**self.moment, shares=sealed | dict((changed or {}).get(name, {})))
+            )
         return replies
 
     def mask(self, sharers: Mapping[str, Collection[str]]) -> dict[str, np.ndarray]:
         """By institution, what it masks among the sharers that it is told."""
         return {
-            name: np.frombuffer(self.ask(name, MaskRequest(**self.moment, sharers=list(told))).update, "<u4")
-            for name, told in sharers.items()
+            name: np.frombuffer(self.ask(name, MaskRequest(**self.moment, sharers=list(names))).update, "<u4")
+            for name, names in sharers.items()
         }
 
     def confirm(self, survivors: Mapping[str, Collection[str]]) -> dict[str, str]:
         """By institution, its signature of the survivors that it is told; of those who sign."""
         signatures = {}
-        for name, told in survivors.items():
+        for name, names in survivors.items():
             try:
-                signatures[name] = self.ask(name, ConfirmRequest(**self.moment, survivors=list(told))).signature
+                signatures[name] = self.ask(name, ConfirmRequest(**self.moment, survivors=list(names))).signature
             except ProtocolError:
                 continue
         return signatures
@@ -182,8 +184,8 @@ class Played:
 
     def weights(self, sharers: Collection[str]) -> Shares:
         """What everybody weighs among these."""
-        told = {name: of for name, of in self.members().items() if name in sharers}
-        return sum_shares(told, shapes=SHAPES, outputs=OUTPUTS, weighting="tasks", most=0.5)
+        members = {name: of for name, of in self.members().items() if name in sharers}
+        return sum_shares(members, shapes=SHAPES, outputs=OUTPUTS, weighting="tasks", most=0.5)
 
     def decode(self, clear: np.ndarray, sharers: Collection[str]) -> codec.Arrays:
         """The arrays that a vector without masks holds."""

@@ -86,15 +86,15 @@ def guess(folder: Path, labels: Sequence[str], statistic: Statistic) -> Outcome:
     """Guess, run by run, whether the target is there; all right guesses count if they are too many for epsilon."""
     stage, rng = Stage(folder), np.random.default_rng(0)
     there = rng.random(2 * TRIALS) < 0.5
-    told = np.array(
+    observed = np.array(
         [
             statistic([_accuracy(stage.ask(present, run=str(run), round=n, label=label)) for n, label in each])
             for run, present in enumerate(there)
             for each in [[*enumerate(labels, 1)]]
         ]
     )
-    cut, sign = _learn(told[:TRIALS], there[:TRIALS])
-    right = int(((sign * (told[TRIALS:] - cut) > 0) == there[TRIALS:]).sum())
+    cut, sign = _learn(observed[:TRIALS], there[:TRIALS])
+    right = int(((sign * (observed[TRIALS:] - cut) > 0) == there[TRIALS:]).sum())
     bound = math.exp(EPSILON) / (1 + math.exp(EPSILON)) + DELTA
     refuted = binomtest(right, TRIALS, bound, alternative="greater").pvalue < CHANCE
     return Outcome(
@@ -104,21 +104,21 @@ def guess(folder: Path, labels: Sequence[str], statistic: Statistic) -> Outcome:
 
 def guess_by_score(folder: Path) -> Outcome:
     """Without noise the accuracy is 1 if the target is not there."""
-    return guess(folder, ["payment"] * ROUNDS, lambda told: float(np.mean(told)))
+    return guess(folder, ["payment"] * ROUNDS, lambda observed: float(np.mean(observed)))
 
 
 def guess_by_difference(folder: Path) -> Outcome:
     """Between a state that errs on the target alone and one that errs on all others, everybody else cancels out."""
-    return guess(folder, ["payment", "liability"], lambda told: told[0] - told[1])
+    return guess(folder, ["payment", "liability"], lambda observed: observed[0] - observed[1])
 
 
 def ask_again(folder: Path) -> Outcome:
     """The mean of many answers to one request has less noise; no answer but the first must differ from it."""
     stage = Stage(folder)
-    told = [stage.ask(True, run="1", round=1) for _ in range(20)]
-    first = told[0]
-    other = sum(not isinstance(reply, EvaluateReply) or reply.scores != first.scores for reply in told[1:])  # type: ignore[union-attr]
-    return Outcome(len(told) - 1, other)
+    answers = [stage.ask(True, run="1", round=1) for _ in range(20)]
+    first = answers[0]
+    other = sum(not isinstance(reply, EvaluateReply) or reply.scores != first.scores for reply in answers[1:])  # type: ignore[union-attr]
+    return Outcome(len(answers) - 1, other)
 
 
 def ask_under_new_names(folder: Path) -> Outcome:
@@ -143,10 +143,10 @@ def compare_replies(folder: Path) -> Outcome:
 
 def _told(reply: Reply) -> Mapping[str, Any]:
     """A reply's fields but for the noisy scores, of which the names are left, and what a clock says."""
-    told = {name: value for name, value in asdict(reply).items() if name != "seconds"}
+    rest = {name: value for name, value in asdict(reply).items() if name != "seconds"}
     if isinstance(reply, EvaluateReply):
-        told["scores"] = {task: sorted(metrics) for task, metrics in reply.scores.items()}
-    return told
+        rest["scores"] = {task: sorted(metrics) for task, metrics in reply.scores.items()}
+    return rest
 
 
 def _accuracy(reply: Reply) -> float:
@@ -154,10 +154,10 @@ def _accuracy(reply: Reply) -> float:
     return reply.scores["clauses"]["accuracy"]
 
 
-def _learn(told: np.ndarray, there: np.ndarray) -> tuple[float, int]:
+def _learn(observed: np.ndarray, there: np.ndarray) -> tuple[float, int]:
     """The cut, and on which side of it the target is there, with the most right guesses."""
-    cuts = (np.sort(told)[1:] + np.sort(told)[:-1]) / 2
-    right = {(float(cut), sign): ((sign * (told - cut) > 0) == there).mean() for cut in cuts for sign in (-1, 1)}
+    cuts = (np.sort(observed)[1:] + np.sort(observed)[:-1]) / 2
+    right = {(float(cut), sign): ((sign * (observed - cut) > 0) == there).mean() for cut in cuts for sign in (-1, 1)}
     return max(right, key=lambda each: right[each])
 
 

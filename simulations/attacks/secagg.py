@@ -92,13 +92,13 @@ def false_weights(_: Path) -> Outcome:
         few, many = {"clauses": 1}, {"clauses": 10**9, "notes_qa": 10**9}
         others = [name for name in HONEST if name != VICTIM]
         for by in (None, node_key(HELPER), ec.generate_private_key(ec.SECP384R1())):
-            for told in ({name: few for name in others}, {VICTIM: many}, {name: many for name in others}):
+            for counts in ({name: few for name in others}, {VICTIM: many}, {name: many for name in others}):
                 yield played.directory(
                     {
                         name: played.signed(name, by, examples=examples)
                         if by
                         else replace(played.trained[name], examples=examples)
-                        for name, examples in told.items()
+                        for name, examples in counts.items()
                     }
                 )
 
@@ -139,15 +139,15 @@ def replayed_shares(_: Path) -> Outcome:
 
 
 def different_views(_: Path) -> Outcome:
-    """Institutions are told different participants; the seeds of all own masks are given away besides."""
+    """Institutions get different lists of participants; the seeds of all own masks are given away besides."""
     found, attempts, given = [], 0, 0
     for odd in HONEST:
         played = Played()
         played.open(played.share())
-        told = {name: HONEST if name == odd else NAMES for name in NAMES}
-        masked, bare = played.mask(told), {}
+        lists = {name: HONEST if name == odd else NAMES for name in NAMES}
+        masked, bare = played.mask(lists), {}
         for name, vector in masked.items():
-            view = view_of(played.context, played.members(), told[name])
+            view = view_of(played.context, played.members(), lists[name])
             bare[name] = vector - masks.own_mask(played.seed(name), vector, view)
         signatures = played.confirm({name: HONEST if name == odd else NAMES for name in NAMES})
         given += len(played.unmask({odd: signatures}))
@@ -159,18 +159,18 @@ def different_views(_: Path) -> Outcome:
 
 
 def different_survivors(_: Path) -> Outcome:
-    """Half is told that the victim's update came, half that it did not: both its secrets would bare it."""
+    """Half are told that the victim's update came, half that it did not: both of its secrets would reveal it."""
     attempts = succeeded = 0
     without = tuple(name for name in NAMES if name != VICTIM)
     for first in ({"bank"}, {"clinic"}, {"bank", "clinic"}):
         played = Played()
         played.open(played.share())
         played.mask(dict.fromkeys(NAMES, NAMES))
-        told = {name: NAMES if name in {*first, VICTIM} else without for name in HONEST}
-        signatures = played.confirm(told)
+        lists = {name: NAMES if name in {*first, VICTIM} else without for name in HONEST}
+        signatures = played.confirm(lists)
         view = view_of(played.context, played.members(), NAMES)
-        for lists in (NAMES, without):  # the helper signs whatever helps
-            mine = sign(node_key(HELPER), survivors_message(view, lists))
+        for survivors in (NAMES, without):  # the helper signs whatever helps
+            mine = sign(node_key(HELPER), survivors_message(view, survivors))
             shown = {**signatures, HELPER: mine}
             given = played.unmask({name: shown for name in HONEST})
             seeds = sum(VICTIM in reply.seeds for reply in given.values()) + 1

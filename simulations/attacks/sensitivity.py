@@ -108,9 +108,9 @@ def open_site(folder: Path, federation: Federation, model: MultiTaskModel, owner
     (folder / "synonyms.json").write_text(json.dumps(SYNONYMS), encoding="utf-8")
     augmentation = Augmentation(synonyms=folder / "synonyms.json", replace=0.5, drop=0.2, swap=0.2)
     data = {}
-    for task, held in rows.items():
+    for task, each in rows.items():
         file = folder / f"{task}.jsonl"
-        file.write_text("".join(json.dumps(record) + "\n" for record in held), encoding="utf-8")
+        file.write_text("".join(json.dumps(record) + "\n" for record in each), encoding="utf-8")
         reworded = augmentation if task in REWORDED else None
         data[task] = Data(train=file, validation=file, group_by="owner", augmentation=reworded)
     return build_site(Institution(name="hospital", data=data), federation, model)

@@ -85,7 +85,7 @@ def _count_moved(clinic: Clinic, **source: Any) -> Outcome:
         more = list(records)
         more.insert(rng.randrange(len(more)), *notes([(f"new text {number}", None)]))
         try:
-            before, after = (_sides(clinic.open(clauses={"train": held, **source})) for held in (records, more))
+            before, after = (_sides(clinic.open(clauses={"train": rows, **source})) for rows in (records, more))
         except ConfigError:
             continue
         others = sum(before.get(record["text"]) != after.get(record["text"]) for record in records)
@@ -137,18 +137,18 @@ def foreseen(folder: Path) -> Outcome:
     return Outcome(TRIES, known)
 
 
-def notes(told: Iterable[tuple[str, int | None]]) -> list[dict[str, Any]]:
+def notes(texts: Iterable[tuple[str, int | None]]) -> list[dict[str, Any]]:
     """Records with these texts, of these patients."""
-    return [{"text": text, "label": "payment"} | ({} if who is None else {"patient": who}) for text, who in told]
+    return [{"text": text, "label": "payment"} | ({} if who is None else {"patient": who}) for text, who in texts]
 
 
 def _sides(site: Site) -> Side:
-    return {record["text"]: split for split, held in site.data["clauses"].items() for record in held.records}
+    return {record["text"]: split for split, records in site.data["clauses"].items() for record in records.records}
 
 
 def _owners(site: Site, task: str, split: str) -> set[Any]:
-    held = site.data[task].get(split)  # type: ignore[call-overload]
-    return {record["patient" if task == "clauses" else "who"] for record in held.records} if held else set()
+    found = site.data[task].get(split)  # type: ignore[call-overload]
+    return {record["patient" if task == "clauses" else "who"] for record in found.records} if found else set()
 
 
 ATTACKS = (

@@ -63,8 +63,8 @@ class Victim:
     def blob(self, changed: Mapping[str, np.ndarray] | None = None) -> bytes:
         """The initial state, with some arrays changed, as the coordinator would send it."""
         state = of_tasks(self.initial, self.site.data.keys())
-        told: Arrays = {name: array for name, array in state.items() if is_received(name, self.federation.method)}
-        return codec.encode(told | dict(changed or {}), "float32")
+        received: Arrays = {name: array for name, array in state.items() if is_received(name, self.federation.method)}
+        return codec.encode(received | dict(changed or {}), "float32")
 
     def ask(self, kind: str, body: Mapping[str, Any], **blobs: bytes) -> Any:
         """The reply to a message whose fields are these, whatever they are; None if it got none.

@@ -56,12 +56,12 @@ def audit_bundle(
         DataError: Records are wrong, too few, or in both files.
     """
     predictor = open_bundle(bundle, backbone=backbone)
-    federation, told = predictor.federation, predictor.task(task)
-    inside, outside = read_records(members, told), read_records(others, told)
+    federation, task_type = predictor.federation, predictor.task(task)
+    inside, outside = read_records(members, task_type), read_records(others, task_type)
     for file, records in ((members, inside), (others, outside)):
         if len(records) < FEWEST:
             raise DataError(f"Expected at least {FEWEST} records in {file}, but it has {len(records)}; add more.")
-    inputs = ({hash_texts(told.texts_of(record)) for record in records} for records in (inside, outside))
+    inputs = ({hash_texts(task_type.texts_of(record)) for record in records} for records in (inside, outside))
     if common := set.intersection(*inputs):
         raise DataError(
             f"Expected no record in both {members} and {others}, but {len(common)} are; take them out "
@@ -69,7 +69,7 @@ def audit_bundle(
         )
 
     def losses(model: MultiTaskModel, records: Sequence[Record]) -> NDArray[np.float64]:
-        return record_losses(model, told.encode(records, model.tokenizer, federation.backbone.max_length))
+        return record_losses(model, task_type.encode(records, model.tokenizer, federation.backbone.max_length))
 
     records = [*inside, *outside]
     after = losses(predictor.model, records)

@@ -49,9 +49,11 @@ def choose(experiment: Experiment, plan: Plan) -> tuple[str, str | None]:
     Raises:
         ConfigError: Nothing fits.
     """
-    federation, held = experiment.federation, experiment.institutions
-    if plan.institution is not None and plan.institution not in held:
-        raise ConfigError(f"Expected --institution to be one of {listed(sorted(held))}, but {plan.institution!r} came.")
+    federation, institutions = experiment.federation, experiment.institutions
+    if plan.institution is not None and plan.institution not in institutions:
+        raise ConfigError(
+            f"Expected --institution to be one of {listed(sorted(institutions))}, but {plan.institution!r} came."
+        )
     if plan.canaries is not None and plan.canaries < FEWEST:
         raise ConfigError(f"Expected at least {FEWEST} canaries, but {plan.canaries} came; raise --canaries.")
     if federation.privacy is None and (plan.kind in ("gradient", "site") or plan.noise_factor != 1):
@@ -69,14 +71,14 @@ def choose(experiment: Experiment, plan: Plan) -> tuple[str, str | None]:
             "Expected a rounds.method that leaves the frozen weights alone for --kind site, but it is "
             f"{federation.method_name!r}; audit another, such as 'fedsvd'."
         )
-    names = [plan.institution] if plan.institution is not None else list(held)
+    names = [plan.institution] if plan.institution is not None else list(institutions)
     if not SUITABLE[plan.kind]:
         if plan.task is not None:
             raise ConfigError(f"Expected no --task with --kind {plan.kind}, which is of no single task.")
         return names[0], None
     types = SUITABLE[plan.kind]
     for name in names:
-        for task in held[name]:
+        for task in institutions[name]:
             if plan.task in (None, task) and task in federation.tasks and federation.tasks[task].type in types:
                 return name, task
     raise ConfigError(

@@ -33,15 +33,17 @@ class Weakened(Account):
 
 def plant(site: Site, task: str, records: Sequence[Record], included: Bools, factor: float) -> Site:
     """The site with those records that are in among its training data, each its own owner."""
-    told, own = site.model.tasks[task], site.data[task]["train"]
+    task_type, own = site.model.tasks[task], site.data[task]["train"]
     chosen = [record for record, inside in zip(records, included, strict=True) if inside]
     first = len(own.records)
-    encoded = told.encode(chosen, site.model.tokenizer, site.federation.backbone.max_length)
-    joined = [replace(example, record=first + example.record) for example in mark_known(encoded, told, own.annotates)]
+    encoded = task_type.encode(chosen, site.model.tokenizer, site.federation.backbone.max_length)
+    joined = [
+        replace(example, record=first + example.record) for example in mark_known(encoded, task_type, own.annotates)
+    ]
     train = TaskData((*own.records, *chosen), (*own.examples, *joined), own.annotates)
     owners = {(task, first + row): f"{OWNER} {row}" for row in range(len(chosen))}
-    held = replace(site.held, data={**site.data, task: {**site.data[task], "train": train}})
-    return replace(site, held=held, account=weaken(site, owners, factor) if site.account else None)
+    holdings = replace(site.holdings, data={**site.data, task: {**site.data[task], "train": train}})
+    return replace(site, holdings=holdings, account=weaken(site, owners, factor) if site.account else None)
 
 
 def weaken(site: Site, owners: Mapping[tuple[str, int], str], factor: float) -> Weakened:

@@ -110,10 +110,10 @@ def lines(audit: Audit) -> list[str]:
     """What a terminal shows."""
     if isinstance(audit, BundleAudit):
         return [verdict(audit), *_rates(audit.by_drop)]
-    told = [verdict(audit)]
+    sentences = [verdict(audit)]
     if audit.exposure_in:
-        told.append(_exposed(audit))
-    return told
+        sentences.append(_exposed(audit))
+    return sentences
 
 
 def page(audit: Audit) -> str:

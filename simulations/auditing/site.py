@@ -80,7 +80,7 @@ def audit_site(
 
     def run(site: Site, factor: float) -> Floats:
         """One run's updates; the site's own account is not charged."""
-        site, name = replace(site, account=weaken(site, _absent(site, len(held)), factor)), next(names)
+        site, name = replace(site, account=weaken(site, _absent(site, len(records)), factor)), next(names)
         return np.concatenate([_update(site, name, state, number + 1) for number in range(federation.rounds.count)])
 
     def way(inside: Site, outside: Site) -> Floats:
@@ -90,13 +90,13 @@ def audit_site(
     for task, source in institution.data.items():
         check_limit(task, source.limit)
     inside = build_site(institution, federation, model)
-    held = _records_by_owner(institution, model.tasks)
-    if len(held) < 2:
+    records = _records_by_owner(institution, model.tasks)
+    if len(records) < 2:
         raise ConfigError(f"Expected at least two owners at {institution.name} to leave one out, but it has one.")
-    chosen = list(held)[:: max(1, len(held) // CANDIDATES)][:CANDIDATES]
+    chosen = list(records)[:: max(1, len(records) // CANDIDATES)][:CANDIDATES]
     announce(f"Looking which of {len(chosen)} owners shows most without noise")
     outsides = [
-        build_site(_without(institution, model.tasks, held[owner], workdir / f"owner-{n}"), federation, model)
+        build_site(_without(institution, model.tasks, records[owner], workdir / f"owner-{n}"), federation, model)
         for n, owner in enumerate(chosen)
     ]
     ways = [way(inside, outside) for outside in outsides]
@@ -140,11 +140,11 @@ def _reported(federation: Federation) -> float:
 
 def _records_by_owner(institution: Institution, tasks: Mapping[str, Task]) -> Mapping[Owner, set[Key]]:
     """By owner, tasks and line numbers of the training records."""
-    held: dict[Owner, set[Key]] = {}
+    found: dict[Owner, set[Key]] = {}
     for task, source in sorted(institution.data.items()):
         for number, record in _rows(source, tasks[task]):
-            held.setdefault(owner_of(record, tasks[task], source.group_by), set()).add((task, number))
-    return held
+            found.setdefault(owner_of(record, tasks[task], source.group_by), set()).add((task, number))
+    return found
 
 
 def _rows(source: Data, task: Task) -> list[tuple[int, Record]]:

@@ -182,20 +182,20 @@ def _audit_records(
 
     A record's score is by how much its loss fell from the initial state to the last.
     """
-    federation, told = experiment.federation, model.tasks[task]
-    labels = experiment.institutions[institution][task].annotates or told.labels
+    federation, task_type = experiment.federation, model.tasks[task]
+    labels = experiment.institutions[institution][task].annotates or task_type.labels
     secrets: tuple[Secret, ...] = ()
     if plan.kind == "secrets":
-        secrets = draw_secrets(told, len(included), rng, labels=labels, alternatives=ALTERNATIVES)
+        secrets = draw_secrets(task_type, len(included), rng, labels=labels, alternatives=ALTERNATIVES)
         records: Sequence[Record] = [secret.record for secret in secrets]
     else:
-        records = draw_texts(told, len(included), rng, labels=labels, tokenizer=model.tokenizer)
+        records = draw_texts(task_type, len(included), rng, labels=labels, tokenizer=model.tokenizer)
     sites = open_sites(experiment, model)
     sites[institution] = plant(sites[institution], task, records, included, plan.noise_factor)
     initial = get_state(model)
 
     def losses(records: Sequence[Record]) -> Floats:
-        examples = told.encode(records, model.tokenizer, federation.backbone.max_length)
+        examples = task_type.encode(records, model.tokenizer, federation.backbone.max_length)
         asked = ask_for_digits(examples) if plan.kind == "secrets" else examples
         return record_losses(model, asked, federation.training.precision)
 

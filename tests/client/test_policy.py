@@ -174,7 +174,7 @@ def test_a_split_of_too_few_is_neither_announced_nor_scored(make_site: MakeSite)
 def test_of_several_tasks_only_splits_of_enough_owners_are_scored(make_site: MakeSite) -> None:
     made = make_site("clauses", "entities", policy=Policy(minimum_owners=5))
     few: Any = {"clauses": {"train": 11, "test": 4}, "entities": {"train": 8, "test": 8}}
-    site = replace(made, held=replace(made.held, owners=few))
+    site = replace(made, holdings=replace(made.holdings, owners=few))
     query, _, test = requests(site)
     described, scored = site.answer(query), site.answer(test)
     assert isinstance(described, QueryReply)

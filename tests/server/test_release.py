@@ -65,6 +65,15 @@ def test_the_best_round_comes_back_as_it_was_stored(
     assert [path.name for path in folder.parent.iterdir()] == ["bundle"]
 
 
+def test_no_other_checkpoint_is_read_where_nothing_is_folded(
+    store: Store, completed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, load = [], Store.load_checkpoint
+    monkeypatch.setattr(Store, "load_checkpoint", lambda *of: read.append(of[2]) or load(*of))  # type: ignore[func-returns-value]
+    release(store, completed, tmp_path / "bundle")
+    assert read == [1]
+
+
 def test_settings_tuned_on_validation_records_come_with_the_bundle(
     store: Store, completed: str, tmp_path: Path
 ) -> None:

@@ -85,8 +85,8 @@ def scored(experiment: Experiment, tested: Mapping[str, Mapping[str, Data]]) -> 
 def fingerprint(experiment: Experiment, tested: Mapping[str, Mapping[str, Data]]) -> str:
     """Names what is trained and tested: another one, another score."""
     sources = {name: {task: str(source) for task, source in tasks.items()} for name, tasks in tested.items()}
-    told = experiment.model_dump_json() + json.dumps(sources, sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    content = experiment.model_dump_json() + json.dumps(sources, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def check_same(out: Path, settings: Mapping[str, str]) -> None:
@@ -139,10 +139,10 @@ def federated(experiment: Experiment, tested: Mapping[str, Mapping[str, Data]]) 
     model = build_model(federation)
     initial = get_state(model)
     sites = open_sites(experiment, model)
-    held = {name: {task: tested[name][task] for task in tasks} for name, tasks in experiment.institutions.items()}
-    for name, other in open_sites(experiment.model_copy(update={"institutions": held}), model).items():
+    sources = {name: {task: tested[name][task] for task in tasks} for name, tasks in experiment.institutions.items()}
+    for name, other in open_sites(experiment.model_copy(update={"institutions": sources}), model).items():
         data = {task: {**own, "test": other.data[task]["test"]} for task, own in sites[name].data.items()}
-        sites[name] = replace(sites[name], held=replace(sites[name].held, data=data))
+        sites[name] = replace(sites[name], holdings=replace(sites[name].holdings, data=data))
     with tempfile.TemporaryDirectory(prefix="collegium-joint-") as folder:
         store_url = f"sqlite:///{Path(folder) / 'collegium.db'}"
         with Store.open(store_url, checkpoints=Path(folder) / "checkpoints") as store:
@@ -152,11 +152,11 @@ def federated(experiment: Experiment, tested: Mapping[str, Mapping[str, Data]]) 
 
 def only_tasks(experiment: Experiment, tasks: Collection[str]) -> Experiment:
     """The experiment with some of its tasks, and their holders only."""
-    held = {
+    kept = {
         name: {task: source for task, source in sources.items() if task in tasks}
         for name, sources in experiment.institutions.items()
     }
-    holders = {name: sources for name, sources in held.items() if sources}
+    holders = {name: sources for name, sources in kept.items() if sources}
     values = experiment.federation.model_dump(mode="json", exclude_none=True)
     values["tasks"] = {task: values["tasks"][task] for task in tasks}
     values["rounds"] |= {"institutions": list(holders), "quorum": len(holders)}

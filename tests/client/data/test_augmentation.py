@@ -101,7 +101,9 @@ def test_a_wrong_file_of_synonyms_is_one_sentence(tmp_path: Path, content: str |
 
 def augmented(site: Site, task: str, options: Augmentation) -> Site:
     """The site with one task's training texts reworded."""
-    return replace(site, held=replace(site.held, rewordings={task: open_rewording(options, site.model.tasks[task])}))
+    return replace(
+        site, holdings=replace(site.holdings, rewordings={task: open_rewording(options, site.model.tasks[task])})
+    )
 
 
 def all_from(seed: int) -> Chance:
@@ -138,7 +140,7 @@ def test_only_the_training_texts_of_that_task_change_and_anew_each_time(make_sit
 def test_whole_texts_are_reworded_in_every_way(make_site: MakeSite, synonyms: Path) -> None:
     site = augmented(make_site("clauses"), "clauses", Augmentation(synonyms=synonyms, replace=1.0, drop=0.2, swap=0.2))
     for old in site.records("clauses", "train"):
-        new = site.held.rewordings["clauses"](old, np.random.default_rng(1))
+        new = site.holdings.rewordings["clauses"](old, np.random.default_rng(1))
         assert new["label"] == old["label"]
         assert "buyer" not in new["text"]
         assert new["text"] != old["text"]
@@ -164,4 +166,4 @@ def test_an_institution_file_turns_it_on(make_site: MakeSite, synonyms: Path, tm
     data = {"train": str(tmp_path / "hospital" / "entities.train.jsonl"), "augmentation": {"synonyms": str(synonyms)}}
     institution = Institution.model_validate({"name": "hospital", "data": {"entities": data}})
     opened = build_site(institution, site.federation, site.model)
-    assert opened.held.rewordings["entities"].synonyms["aspirin"] == ["ASA"]
+    assert opened.holdings.rewordings["entities"].synonyms["aspirin"] == ["ASA"]

@@ -66,7 +66,7 @@ def waiting(state: Path, seconds: float = 20.0) -> Iterator[tuple[str, list[Any]
 def held_id(state: Path) -> str:
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
-        if entries := [each for each in outbox.held(state) if each["waiting"]]:
+        if entries := [each for each in outbox.waiting(state) if each["waiting"]]:
             (entry,) = entries
             return str(entry["id"])
         time.sleep(0.02)
@@ -79,14 +79,14 @@ def run_verb(*arguments: str | Path) -> Any:
 
 def test_an_approved_update_leaves(state: Path) -> None:
     with waiting(state) as (name, ends):
-        (entry,) = outbox.held(state)
+        (entry,) = outbox.waiting(state)
         assert (entry["sha256"], entry["tasks"], entry["waiting"]) == ("ab" * 32, ["clauses"], True)
         assert (state / "outbox" / name / outbox.UPDATE_FILE).read_bytes() == b"abc"
         outbox.decide(state, name, "approved")
         with pytest.raises(ConfigError, match="decided already"):
             outbox.decide(state, name, "rejected")
     assert ends == ["left"]
-    assert outbox.held(state) == []
+    assert outbox.waiting(state) == []
 
 
 def test_a_rejected_update_does_not(state: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_rejected_update_does_not(state: Path) -> None:
         outbox.decide(state, name, "rejected")
     assert isinstance(ends[0], HeldError)
     assert "rejected" in str(ends[0])
-    assert outbox.held(state) == []
+    assert outbox.waiting(state) == []
 
 
 def test_an_update_that_nobody_decides_on_does_not(state: Path) -> None:
@@ -120,13 +120,13 @@ def test_after_a_crash_an_update_can_no_longer_leave(state: Path) -> None:
     name = held_id(state)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    (entry,) = outbox.held(state)
+    (entry,) = outbox.waiting(state)
     assert entry["waiting"] is False
     with pytest.raises(ConfigError, match="can no longer leave"):
         outbox.decide(state, name, "approved")
     with pytest.raises(HeldError):
         outbox.wait(state, b"next", RELEASE, seconds=0.0)
-    assert outbox.held(state) == [], "what the crash left is gone"
+    assert outbox.waiting(state) == [], "what the crash left is gone"
 
 
 @pytest.mark.parametrize("decision", ["approve", "reject"])

@@ -111,8 +111,8 @@ def open_here(federation: Federation, ledger: Ledger, **policy: Any) -> Evaluati
 def test_each_use_of_the_same_owners_has_its_own_budget(tiny_federation: MakeFederation, tmp_path: Path) -> None:
     ledger = Ledger.open(tmp_path / "ledger.sqlite")
     evaluations = open_here(tiny_federation(**PRIVATE), ledger)
-    dataset = evaluations.held["test"].dataset
-    assert dataset == evaluations.held["validation"].dataset
+    dataset = evaluations.owned["test"].dataset
+    assert dataset == evaluations.owned["validation"].dataset
     with evaluations.spend("test", round=0):
         pass
     assert ledger.spent(dataset, 1e-5).epsilon == ledger.spent(dataset, 1e-5, "validation").epsilon == 0

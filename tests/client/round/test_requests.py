@@ -78,7 +78,7 @@ def test_a_purpose_has_one_state_and_a_repeat_the_same_answer(tmp_path: Path, fo
         asked.evaluate(replace(request, state=b"other"), "validation", None)
     assert asked.evaluate(replace(request, run="r2", state=b"other"), "validation", None) is None
     assert asked.evaluate(evaluate(3, "validation", state=b"other"), "validation", None) is None
-    assert asked.told("r1") == 2
+    assert asked.scored("r1") == 2
 
 
 def test_one_round_of_a_run_is_the_released_one() -> None:
@@ -110,7 +110,7 @@ def test_a_limit_leaves_room_for_the_released_model() -> None:
     with pytest.raises(PolicyError, match=r"policy\.max_evaluations"):
         asked.evaluate(evaluate(1, "validation"), "validation", 2)
     asked.evaluate(evaluate(1, "test", True), "released", 2)
-    assert asked.told("r1") == 2
+    assert asked.scored("r1") == 2
 
 
 def test_what_is_remembered_is_bounded(tmp_path: Path) -> None:
