@@ -77,7 +77,7 @@ def ledger(
         if as_json:
             print_json({"approved": approved.fingerprint})
         else:
-            announce(f"The data set {approved.fingerprint} begins a budget of its own: {approved.owners} owners.")
+            announce(f"The data set {approved.fingerprint} starts its own budget: {approved.owners} owners.")
         return
     report = examine_ledger(institution, verify=verify)
     if as_json:

@@ -96,7 +96,7 @@ def resume(home: Home, run: RunOption = None, as_json: JsonOption = False) -> No
     from server.running import follow, start
 
     running = start(home, resume=True, run_id=run)
-    announce(f"Run {running.run_id} goes on.")
+    announce(f"Run {running.run_id} continues.")
     _finish(follow(home, running.run_id, announce), as_json)
 
 

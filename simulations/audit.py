@@ -40,7 +40,7 @@ def audit_target(
         if members is None or others is None or plan.task is None:
             raise ConfigError(
                 f"Expected --task, --members and --others to audit the bundle {target}, but not all of them came; name "
-                "the task, a file of records that it was trained on, and a file of records that it was not."
+                "the task, a file of records that it was trained on, and a file of records that it was not trained on."
             )
         return audit_bundle(
             target, members=members, others=others, task=plan.task, backbone=backbone, confidence=plan.confidence

@@ -90,10 +90,10 @@ def audit(
     noise_factor: Annotated[
         float, typer.Option(min=0, help="Experiment: multiply the noise; the audit should detect a small factor.")
     ] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, help="Experiment: decides the canaries and which of them are in.")] = 13,
+    seed: Annotated[int, typer.Option(min=0, help="Experiment: seed of the canaries, and of which are included.")] = 13,
     task: Annotated[str | None, typer.Option(help="The task of the text canaries, or of the bundle's records.")] = None,
     members: Annotated[Path | None, typer.Option(help="Bundle: a file of records that it was trained on.")] = None,
-    others: Annotated[Path | None, typer.Option(help="Bundle: a file of records that it was not.")] = None,
+    others: Annotated[Path | None, typer.Option(help="Bundle: a file of records that it was not trained on.")] = None,
     backbone: Annotated[
         str | None, typer.Option(help="Bundle: where the BERT is, if not where the bundle says.")
     ] = None,

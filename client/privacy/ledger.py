@@ -114,7 +114,7 @@ class Ledger:
         if new and not recorded:
             log.warning(
                 "the data set %s of %d owners shares no owner and no record with any in the privacy ledger: its budget "
-                "begins anew",
+                "starts from zero",
                 dataset.fingerprint[:SHOWN],
                 dataset.owners,
             )

@@ -84,7 +84,7 @@ def examine_ledger(path: Path, *, verify: bool) -> Report:
 
 
 def approve_dataset(path: Path, name: str) -> Dataset:
-    """Let a data set that is new to the institution's ledger be trained on, under a budget that begins anew.
+    """Let a data set that is new to the institution's ledger be trained on, under a budget that starts from zero.
 
     Args:
         path: `institution.toml`.

@@ -18,7 +18,7 @@ DOUBTS = (
 def describe(institution: str, holdings: Holdings, tasks: Mapping[str, Task]) -> list[str]:
     """Lines about one institution: its tasks, the labels it does not annotate or never uses, doubts about its text."""
     present = joined(f"{task} ({_count(holdings, task)})" for task in sorted(holdings.records))
-    lines = [f"{institution} is here with {present}"]
+    lines = [f"{institution} takes part with {present}"]
     for task, counts in sorted(holdings.labels.items()):
         known = tasks[task].labels
         if absent := [label for label in known if label not in counts]:

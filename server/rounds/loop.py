@@ -95,7 +95,7 @@ def _begin(run: Run, initial: Arrays) -> tuple[int, State]:
         run.store.save_checkpoint(run.run_id, 0, state)
         query(run, 0)
         return 0, state
-    run.say(f"Going on after round {last}")
+    run.say(f"Continuing after round {last}")
     state = run.store.load_checkpoint(run.run_id, last)
     for row in run.store.rows(scores, run.run_id):
         if row["round"] == 0 and row["split"] == "test":

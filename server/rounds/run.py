@@ -181,8 +181,8 @@ class Run:
             if known.get((split, one.task)) != one:
                 known[split, one.task] = one
                 self.say(
-                    f"{one.institution}'s {one.told:,} {split} records of {one.task} count as {one.used:,.0f}, which "
-                    f"is all that rounds.max_share = {share:g} leaves to one institution"
+                    f"{one.institution}'s {one.told:,} {split} records of {one.task} count as {one.used:,.0f}: "
+                    f"rounds.max_share = {share:g} limits the weight of one institution"
                 )
 
 

@@ -68,8 +68,8 @@ def say_what_does_not_move(secure: SecureRound) -> None:
         others = [name for name, holdings in announced.items() if task in holdings.records and name not in holders]
         if holders and (secure.number == 1 or others):
             secure.run.say(
-                f"Round {secure.number}: the head of {task} does not move, since nobody but {joined(holders)} "
-                "trains it, and a sum would tell of one institution (rounds.max_share = 1 allows that)"
+                f"Round {secure.number}: the head of {task} is not updated: only {joined(holders)} trains it, "
+                "and the sum would be its own update (rounds.max_share = 1 allows that)"
             )
 
 

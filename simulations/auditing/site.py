@@ -94,7 +94,7 @@ def audit_site(
     if len(records) < 2:
         raise ConfigError(f"Expected at least two owners at {institution.name} to leave one out, but it has one.")
     chosen = list(records)[:: max(1, len(records) // CANDIDATES)][:CANDIDATES]
-    announce(f"Looking which of {len(chosen)} owners shows most without noise")
+    announce(f"Finding which of {len(chosen)} owners changes the update most, without noise")
     outsides = [
         build_site(_without(institution, model.tasks, records[owner], workdir / f"owner-{n}"), federation, model)
         for n, owner in enumerate(chosen)

@@ -395,7 +395,7 @@ def test_what_one_institution_holds_does_not_move(store: Store, go: Callable[...
     """The head of entities was revealed at the commit before: its sum was clinic's own update of it."""
     secure, _ = go(change=lose("hospital", TrainRequest), rounds={"max_share": 0.5})
     said = [event["text"] for event in store.rows(events, secure)]
-    assert any("the head of entities does not move, since nobody but clinic trains it" in text for text in said)
+    assert any("the head of entities is not updated: only clinic trains it" in text for text in said)
     after = store.load_checkpoint(secure, 1).model
     assert after["head/entities/linear.bias"].tobytes() == STATE["head/entities/linear.bias"].tobytes()
     assert (after["head/clauses/linear.bias"] != 0).all()

@@ -55,7 +55,7 @@ def test_a_run_goes_without_the_numbers_that_are_not_shared(store: Store, make: 
     assert trained["law_firm"]["examples"] == {"clauses": 11}
     assert {row["institution"] for row in store.rows(scores, run_id)} == {"law_firm"}
     said = [row["text"] for row in store.rows(events, run_id)]
-    assert "hospital is here with clauses (count not shared)" in said
+    assert "hospital takes part with clauses (count not shared)" in said
     assert not any(line.startswith("hospital has no training record") for line in said)
     assert refusals(store.rows(replies, run_id)) == []
 

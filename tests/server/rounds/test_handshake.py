@@ -18,11 +18,11 @@ FIRM = Holdings({"clauses": {"train": 5}, "qa": {"train": 2}}, {"clauses": {"pay
 
 def test_an_institution_is_described_with_the_labels_it_lacks() -> None:
     assert describe("bank", BANK, TASKS) == [
-        "bank is here with clauses (7)",
+        "bank takes part with clauses (7)",
         "bank does not annotate 'term' of clauses: it leaves their rows alone",
         "bank has no training record with 'liability' of clauses",
     ]
-    assert describe("firm", Holdings({"qa": {"train": 2}}), TASKS) == ["firm is here with qa (2)"]
+    assert describe("firm", Holdings({"qa": {"train": 2}}), TASKS) == ["firm takes part with qa (2)"]
 
 
 def test_what_nobody_can_train_is_named() -> None:
@@ -50,11 +50,11 @@ def test_doubts_about_text_are_said_from_a_share_on() -> None:
 def test_counts_that_are_not_shared_are_not_made_up() -> None:
     hidden = Holdings({"clauses": {"train": 1}}, {"clauses": {"payment": 1, "liability": 1}}, counts="none")
     assert describe("bank", hidden, TASKS) == [
-        "bank is here with clauses (count not shared)",
+        "bank takes part with clauses (count not shared)",
         "bank does not annotate 'term' of clauses: it leaves their rows alone",
     ]
     about = Holdings({"qa": {"train": 1200}}, counts="rounded")
-    assert describe("firm", about, TASKS) == ["firm is here with qa (about 1200)"]
+    assert describe("firm", about, TASKS) == ["firm takes part with qa (about 1200)"]
     assert "'term'" in gaps({"bank": hidden, "firm": about}, TASKS)[0]
     full = Holdings(
         {"clauses": {"train": 1}}, {"clauses": dict.fromkeys(("liability", "term", "payment"), 1)}, {}, "none"

@@ -307,9 +307,9 @@ def test_counts_above_their_share_are_cut_said_once_and_recorded(store: Store, s
     np.testing.assert_allclose(store.load_checkpoint(run_id, 1).model["head/clauses/w"], (1.0 + 3.0) / 2, atol=1e-6)
     told = [event["text"] for event in store.rows(events, run_id) if "rounds.max_share" in event["text"]]
     assert told == [
-        "hospital's 30 train records of clauses count as 10, which is all that rounds.max_share = 0.5 leaves to one "
+        "hospital's 30 train records of clauses count as 10: rounds.max_share = 0.5 limits the weight of one "
         "institution",
-        "hospital's 3 validation records of clauses count as 1, which is all that rounds.max_share = 0.5 leaves to one "
+        "hospital's 3 validation records of clauses count as 1: rounds.max_share = 0.5 limits the weight of one "
         "institution",
     ]
     assert [{k: row[k] for k in ("round", "split", "told", "used")} for row in store.rows(cuts, run_id)] == [
