@@ -11,14 +11,17 @@ import pytest
 from client.data.sources import read_rows
 from simulations.benchmarks.scores import gain
 from simulations.benchmarks.scores.gain import (
+    COSTS,
     HOWS,
     INSTITUTIONS,
     RECORDS,
     SEEDS,
     Setting,
+    costs,
     divided,
     drawn,
     run_setting,
+    settings,
     table,
 )
 from simulations.benchmarks.scores.methods import LABELS, TASK
@@ -46,7 +49,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_five_institutions_hold_the_records_and_the_first_the_unseen_test_records(data: Path, tmp_path: Path) -> None:
-    experiment = divided(13, data, tmp_path)
+    experiment = divided(Setting("together", 13), data, tmp_path)
     held = [tasks[TASK] for tasks in experiment.institutions.values()]
     sizes = [len(list(read_rows(source.train))) for source in held]
     assert len(sizes) == INSTITUTIONS
@@ -63,8 +66,8 @@ def test_a_row_scores_every_model_on_the_same_records(
 ) -> None:
     whole = gain.experiment_of
 
-    def small(seed: int) -> dict[str, Any]:
-        found = whole(seed)
+    def small(setting: Setting) -> dict[str, Any]:
+        found = whole(setting)
         found["federation"] |= {"backbone": {"name": str(tiny_bert), "max_length": 16}, "rounds": {"count": 1}}
         return found
 
@@ -73,13 +76,21 @@ def test_a_row_scores_every_model_on_the_same_records(
     assert row["tested"] == 30
     assert sum(records for records, _ in row["scores"]) == RECORDS
     assert len(row["scores"]) == (INSTITUTIONS if how == "alone" else 1)
+    assert ("costs" in row) == (how == "together")
+    assert all(row["costs"][name] > 0 for name in COSTS if how == "together")
     assert all(0 <= score <= 1 for _, score in row["scores"])
 
 
-ROWS = [
+ROWS: list[dict[str, Any]] = [
     {"row": "alone, seed 13", "scores": [[60, 0.4], [140, 0.6]]},
     {"row": "together, seed 13", "scores": [[200, 0.7]]},
     {"row": "alone, seed 14", "scores": [[90, 0.5], [110, 0.7]]},
+    {
+        "row": "rolora, 3 institutions, seed 13",
+        "scores": [[500, 0.9]],
+        "costs": dict.fromkeys(COSTS, 2.5),
+        "seconds": 7,
+    },
 ]
 
 
@@ -89,6 +100,13 @@ def test_the_table_has_means_over_institutions_and_seeds() -> None:
     assert alone == ["each alone", 0.5, pytest.approx(0.6), None, pytest.approx(0.55)]
     assert together == ["together", 0.7, None, None, 0.7]
     assert pooled == ["all records pooled", None, None, None, None]
+
+
+def test_methods_are_compared_by_score_and_costs() -> None:
+    assert costs(ROWS) == [["rolora, 3 institutions, seed 13", 0.9, 2.5, 2.5, 2.5, 2.5, 2.5, 7]]
+    compared = settings()["rolora, 3 institutions, seed 13"]
+    federation, split = (gain.experiment_of(compared)[table] for table in ("federation", "partition"))
+    assert (federation["rounds"]["method"], split[TASK]["institutions"], split[TASK]["seed"]) == ("rolora", 3, 13)
 
 
 def test_the_plot_has_a_point_for_every_institution_and_a_line_for_every_other_row() -> None:
