@@ -4,7 +4,7 @@ The modules of `client.round` work on it; how their answers leave is the busines
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from client.data.augmentation import Rewording
 from client.data.loading import TaskData, mark_known
@@ -93,7 +93,8 @@ class Learner:
                 reworded = [reword(record, chance(task, number)) for number, record in enumerate(records)]
                 length = self.federation.backbone.max_length
                 encoded = self.model.tasks[task].encode(reworded, self.model.tokenizer, length)
-                examples += mark_known(encoded, self.model.tasks[task], self.annotated(task))
+                known = mark_known(encoded, self.model.tasks[task], self.annotated(task))
+                examples += [replace(example, varies=True) for example in known]
             else:
                 examples += self._split(task, "train").examples
         return examples

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 from cryptography.hazmat.primitives.asymmetric import ec
-from transformers import PreTrainedTokenizerFast
 
 from client.data.holdout import find_key, key_of_seed, open_key
 from client.data.loading import read_data
@@ -23,7 +22,7 @@ from client.privacy.ledger import FILE as LEDGER
 from client.privacy.ledger import Ledger
 from shared.errors import ConfigError, PolicyError, Reasons, joined, listed
 from shared.federation import Federation
-from shared.model.backbone import load_skeleton
+from shared.model.backbone import LoadedBackbone, load_skeleton
 from shared.model.lora import check_adapter
 from shared.model.multitask import check_length
 from shared.tasks import build_task
@@ -145,19 +144,16 @@ def open_kept(institution: Institution, federation: Federation, reasons: Reasons
     return Kept(receipts, ledger, node_key, split_key)
 
 
-def check_backbone(
-    institution: Institution, federation: Federation, reasons: Reasons
-) -> PreTrainedTokenizerFast | None:
-    """Whether the model can be built, without its weights; the tokenizer, if there is one."""
-    tokenizer: PreTrainedTokenizerFast | None = None
+def check_backbone(institution: Institution, federation: Federation, reasons: Reasons) -> LoadedBackbone | None:
+    """Whether the model can be built, without its weights; what `load_skeleton` gives, if there is one."""
+    loaded: LoadedBackbone | None = None
     with reasons.gather():
         loaded = load_skeleton(institution.backbone or federation.backbone.name, federation.backbone.sha256)
-        tokenizer = loaded.tokenizer
         with reasons.gather():
             check_length(loaded, federation)
         with reasons.gather():
             check_adapter(loaded.encoder, federation.adapter, federation.method)
-    return tokenizer
+    return loaded
 
 
 def check_data(institution: Institution, federation: Federation, key: bytes | None, reasons: Reasons) -> None:

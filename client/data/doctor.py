@@ -8,15 +8,18 @@ from typing import Any
 
 from client.data.holdout import key_of_seed
 from client.data.readiness import Report, summary, survey
-from client.data.verdicts import VERDICTS, Finding, judge, worst
+from client.data.verdicts import VERDICTS, Finding, cached_bytes, judge, layers_said, worst
 from client.institution import Institution, load_institution
 from client.keys import check_agreed_key, read_public_key
 from client.policy import Owners
-from client.preflight import check_backbone, check_data, check_owners, check_terms, is_charged, open_kept
+from client.preflight import check_backbone, check_data, check_owners, check_terms, device_of, is_charged, open_kept
 from client.service import daemon
 from client.service.daemon import LOCK
+from client.train.precision import is_bfloat16
 from shared.errors import CollegiumError, Reasons
-from shared.federation import load_federation
+from shared.federation import Federation, load_federation
+from shared.model.backbone import LoadedBackbone
+from shared.model.frozen import memory_share
 from shared.nodekeys import fingerprint
 from shared.process.console import print_table
 from shared.process.lock import holder
@@ -49,16 +52,16 @@ def examine_institution(path: Path, data: Path | None = None) -> tuple[Report, l
     reasons = Reasons()
     check_terms(institution, federation, reasons)
     kept = open_kept(institution, federation, reasons, make=False)
-    tokenizer = check_backbone(institution, federation, reasons)
-    if tokenizer is None:
+    backbone = check_backbone(institution, federation, reasons)
+    if backbone is None:
         check_data(institution, federation, kept.split_key, reasons)
         reasons.end()
-    assert tokenizer
+    assert backbone
     tasks = {name: build_task(name, spec) for name, spec in federation.tasks.items()}
     report = survey(
         institution.data,
         tasks,
-        tokenizer,
+        backbone.tokenizer,
         federation.backbone.max_length,
         kept.split_key or key_of_seed(federation.seed),
         private=is_charged(institution, federation),
@@ -66,7 +69,8 @@ def examine_institution(path: Path, data: Path | None = None) -> tuple[Report, l
     trained: Owners = {name: {"train": task.trained} for name, task in report.items() if task.trained}
     check_owners(institution.policy, federation, trained, reasons)
     start = [Finding("error", "site", None, "start", str(error)) for error in reasons.found]
-    return report, [*start, *_look_at_machine(institution), *judge(report)]
+    layers = [] if reasons.found else list(_look_at_layers(institution, federation, backbone, report))
+    return report, [*start, *_look_at_machine(institution), *judge(report), *layers]
 
 
 def _look_at_machine(institution: Institution) -> Iterator[Finding]:
@@ -87,6 +91,23 @@ def _look_at_machine(institution: Institution) -> Iterator[Finding]:
     if busy:
         found = f"process {busy} serves the state folder {state}; stop it before you start another daemon."
         yield Finding("warning", "site", None, "start", found)
+
+
+def _look_at_layers(
+    institution: Institution, federation: Federation, backbone: LoadedBackbone, report: Report
+) -> Iterator[Finding]:
+    """What the layers that are not adapted spare, or half of all would; nothing where heads alone are trained."""
+    if federation.method.frozen:
+        return
+    precise = not is_bfloat16(device_of(institution), federation.training.precision)
+    text = layers_said(
+        federation.adapter,
+        count=backbone.encoder.config.num_hidden_layers,
+        cached=cached_bytes(report, backbone.hidden_size * (4 if precise else 2)),
+        room=memory_share(),
+        varied=federation.adapter.dropout > 0 or federation.training.adversarial_epsilon > 0,
+    )
+    yield Finding("ok", "all", None, "layers", text)
 
 
 def agreed_keys(path: Path) -> dict[str, str]:

@@ -8,6 +8,7 @@ from client.data.loading import FileReport
 from client.data.quality import TROUBLES
 from client.data.readiness import Report, SplitReport, TaskReport, majority_share, share
 from shared.errors import joined, listed
+from shared.federation import Adapter
 from shared.protocol import Split
 
 Verdict = Literal["ok", "warning", "error"]
@@ -53,6 +54,44 @@ def judge(report: Report) -> list[Finding]:
             verdicts = {split: list(examine(task, split, each)) for split, each in task.splits.items() if each.records}
             findings += _gather(name, check, verdicts)
     return findings
+
+
+def cached_bytes(report: Report, per_token: int) -> int:
+    """About how much memory the states of all texts take, at so many bytes per sub-token."""
+    held = [(task.max_length, split) for task in report.values() for split in task.splits.values() if split.lengths]
+    return int(
+        sum(split.records * min(split.lengths.median, most) for most, split in held if split.lengths) * per_token
+    )
+
+
+def layers_said(adapter: Adapter, *, count: int, cached: int, room: int, varied: bool) -> str:
+    """What `adapter.layers` spares, or would: in one sentence.
+
+    Args:
+        adapter: As agreed.
+        count: The backbone's layers.
+        cached: Bytes that the states below the lowest adapted layer take.
+        room: Bytes that they may take.
+        varied: Whether something else in the agreement makes texts pass through all layers in every step.
+    """
+    lowest = min(adapter.layer_numbers(count))
+    spared = lowest or count // 2
+    if not spared:
+        return "The backbone has one layer, which every step passes."
+    below = "layer 0" if spared == 1 else f"layers 0 to {spared - 1}"
+    what = f"{below} of {count} once per text: {spared / count:.0%} of a step's products from the second epoch on"
+    memory = f"{cached / 1e6:.0f} MB of memory" + (
+        f", of which {room / 1e6:.0f} MB may be used" if cached > room else ""
+    )
+    if varied:
+        why = "adapter.dropout or training.adversarial_epsilon is above 0"
+        return f"Every text passes all {count} layers in every step, since {why}; without, {below} could be spared."
+    if lowest:
+        return f"adapter.layers spares {what}, for about {memory}."
+    return (
+        f'Every step passes all {count} layers; adapter.layers = "top-{count - spared}" would compute {what}, for '
+        f"about {memory}; what it does to scores depends on the task, so try it with `collegium simulate`."
+    )
 
 
 def worst(findings: Sequence[Finding]) -> Verdict:

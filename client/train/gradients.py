@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from transformers import BertModel
 
 from client.train.adversarial import perturbation, shifted_embeddings, watched_embeddings
 from client.train.batching import micro_batches
@@ -14,6 +13,7 @@ from client.train.precision import autocast
 from shared.errors import DataError
 from shared.federation import Training
 from shared.model.balancing import BALANCERS
+from shared.model.lora import adapted_layers
 from shared.model.losses import backward_with_projection, gradient_norms, mean_over_rows, parts
 from shared.model.multitask import Batch, MultiTaskModel
 from shared.tasks import Example
@@ -72,10 +72,9 @@ def accumulate(
 
 
 def last_shared_layer(model: MultiTaskModel) -> list[torch.nn.Parameter]:
-    """The adapter's parameters in the encoder's last layer."""
-    bert = model.encoder.get_base_model()
-    assert isinstance(bert, BertModel)
-    return [parameter for parameter in bert.encoder.layer[-1].parameters() if parameter.requires_grad]
+    """The adapter's parameters in the encoder's last adapted layer."""
+    *_, last = adapted_layers(model.encoder).values()
+    return [parameter for parameter in last.parameters() if parameter.requires_grad]
 
 
 def _accumulate(

@@ -5,7 +5,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -218,7 +218,10 @@ def _epochs(
 def _redrawn(model: MultiTaskModel, batch: Sequence[Example], chance: Chance) -> list[Example]:
     """A batch as this step shows it."""
     tasks = model.tasks
-    return [tasks[e.task].redraw(e, chance(e.task, e.record)) if tasks[e.task].redraws else e for e in batch]
+    return [
+        replace(tasks[e.task].redraw(e, chance(e.task, e.record)), varies=True) if tasks[e.task].redraws else e
+        for e in batch
+    ]
 
 
 def _epoch(examples: Sequence[Example], training: Training, rng: np.random.Generator) -> list[list[Example]]:

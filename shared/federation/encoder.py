@@ -1,11 +1,12 @@
 """`[backbone]` and `[adapter]`: the frozen BERT, and what is trained beside its weights."""
 
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from shared.config import Model
-from shared.errors import listed
+from shared.errors import ConfigError, listed
 from shared.federation.rounds import Rounds
 
 
@@ -30,6 +31,21 @@ def _modules(value: Any) -> Any:
             raise ValueError(f"must be a list of layers, or one of {listed(TARGET_PRESETS)}, not {value!r}")
         return TARGET_PRESETS[value]
     return value
+
+
+TOP = re.compile(r"top-([1-9][0-9]{0,2})", re.ASCII)
+
+
+def _layers(value: Any) -> Any:
+    if isinstance(value, str):
+        if value != "all" and not TOP.fullmatch(value):
+            raise ValueError(f'must be "all", "top-N" such as "top-3", or a list of layer numbers, not {value!r}')
+        return value
+    if not isinstance(value, list | tuple) or not value or not all(type(number) is int for number in value):
+        raise ValueError(f'must be "all", "top-N" such as "top-3", or a list of layer numbers, not {value!r}')
+    if len(set(value)) != len(value) or min(value) < 0:
+        raise ValueError(f"must be distinct layer numbers from 0, not {value!r}")
+    return tuple(sorted(value))
 
 
 class Adapter(Model):
@@ -60,6 +76,11 @@ class Adapter(Model):
         "all-linear"
     ]
     """Names of linear layers, or "query,value" (the paper's own choice), or "all-linear": query, key, value, dense."""
+    layers: Annotated[str | tuple[int, ...], BeforeValidator(_layers)] = "all"
+    """Which layers of the encoder are adapted: "all", "top-N" (the last N), or numbers from 0, the first one.
+
+    What lies below the lowest of them never changes: an institution computes it once per text, as its memory allows.
+    """
 
     @property
     def prunes(self) -> bool:
@@ -70,6 +91,26 @@ class Adapter(Model):
     def ranks(self) -> range:
         """What an institution's rank may be."""
         return range(self.min_rank or self.rank, self.rank + 1)
+
+    def layer_numbers(self, count: int) -> tuple[int, ...]:
+        """Which of an encoder's `count` layers are adapted, ascending.
+
+        Raises:
+            ConfigError: It has no such layer.
+        """
+        if isinstance(self.layers, tuple):
+            if unknown := [number for number in self.layers if number >= count]:
+                raise ConfigError(
+                    f"adapter.layers must be among the backbone's {count} layers, 0 to {count - 1}, not {unknown}."
+                )
+            return self.layers
+        top = int(match[1]) if (match := TOP.fullmatch(self.layers)) else count
+        if top > count:
+            raise ConfigError(
+                f'adapter.layers must be at most "top-{count}", since the backbone has {count} layers, not '
+                f'"{self.layers}".'
+            )
+        return tuple(range(count - top, count))
 
     @property
     def target(self) -> int:

@@ -5,6 +5,7 @@ its low-rank product is one step of autograd (`shared.model.packed`). What it do
 kind of LoRA, dropout, a hook - goes through peft's own forward pass.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -14,8 +15,9 @@ from torch import nn
 from torch.nn import functional
 from transformers import BertModel
 
-from shared.model.lora import Cored, frozen
-from shared.model.packed import Part, adapted, add_norm, attend, pack
+from shared.model.frozen import FrozenStates
+from shared.model.lora import Cored, adapted_layers, frozen
+from shared.model.packed import Packing, Part, adapted, add_norm, attend, pack
 
 Stamp = tuple[tuple[int, int], ...]
 """Where frozen weights lie and how often they were changed in place."""
@@ -24,17 +26,23 @@ Stamp = tuple[tuple[int, int], ...]
 class Encoder:
     """The forward pass of a model that peft has built; the weights stay the model's own."""
 
-    def __init__(self, model: PeftModel) -> None:
+    def __init__(self, model: PeftModel, lower: FrozenStates | None = None) -> None:
+        """Of what lies below the lowest adapted layer, remember in `lower` what it makes of a text."""
         self._model = model
+        self._lower = lower
+        self._lowest = min(adapted_layers(model))
         self._kept: dict[tuple[int, torch.dtype], tuple[Stamp, torch.Tensor, torch.Tensor]] = {}
 
-    def __call__(self, input_ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self, input_ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor, *, varied: Collection[int] = ()
+    ) -> torch.Tensor:
         """The last layer's states, [rows, length, hidden]; what stands at padding is nobody's to read.
 
         Args:
             input_ids: [rows, length].
             mask: One where there is text, which is at the start of every row.
             types: Token types.
+            varied: Rows of which nothing is remembered.
         """
         if not self.is_known():
             states: torch.Tensor = self._model(
@@ -44,7 +52,7 @@ class Encoder:
         device = input_ids.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
         with torch.autocast(device, enabled=False):
-            return self._pass(input_ids, mask, types, dtype)
+            return self._pass(input_ids, mask, types, dtype, varied)
 
     def is_known(self) -> bool:
         """Whether all that the model has is computed here."""
@@ -59,25 +67,77 @@ class Encoder:
         )
 
     def _pass(
-        self, input_ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor, dtype: torch.dtype
+        self,
+        input_ids: torch.Tensor,
+        mask: torch.Tensor,
+        types: torch.Tensor,
+        dtype: torch.dtype,
+        varied: Collection[int],
     ) -> torch.Tensor:
+        packing = pack(mask)
+        if self._lowest:
+            low = self._below(input_ids, mask, types, dtype, varied)
+            states = low.float()
+        else:
+            states = self._embedded(input_ids, types, packing)
+            low = states.to(dtype)
+        for layer in self._layers[self._lowest :]:
+            states, low = self._layer(layer, states, low, packing)
+        padded = states.new_zeros(mask.numel(), states.shape[1])
+        return padded.index_copy(0, packing.tokens, states).view(*mask.shape, -1)
+
+    def _below(
+        self,
+        input_ids: torch.Tensor,
+        mask: torch.Tensor,
+        types: torch.Tensor,
+        dtype: torch.dtype,
+        varied: Collection[int],
+    ) -> torch.Tensor:
+        """What the lowest adapted layer reads, without a gradient, in the dtype of the products: [tokens, hidden].
+
+        It is rounded to that whether it is remembered or not, so that memory decides nothing but the time.
+        """
+
+        def encode(input_ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            packing = pack(mask)
+            states = self._embedded(input_ids, types, packing)
+            low = states.to(dtype)
+            for layer in self._layers[: self._lowest]:
+                states, low = self._layer(layer, states, low, packing)
+            return torch.split(low, mask.sum(1).tolist())
+
+        if self._lower is None:
+            with torch.no_grad():
+                return torch.cat(encode(input_ids, mask, types))
+        rows = self._lower.rows(input_ids, mask, types, encode, dtype=dtype, varied=varied)
+        return torch.cat([row.to(input_ids.device) for row in rows])
+
+    @property
+    def _layers(self) -> nn.ModuleList:
         bert: Any = self._model.get_base_model()
-        packing, embedded = pack(mask), bert.embeddings
+        layers: nn.ModuleList = bert.encoder.layer
+        return layers
+
+    def _embedded(self, input_ids: torch.Tensor, types: torch.Tensor, packing: Packing) -> torch.Tensor:
+        embedded: Any = self._model.get_base_model().embeddings
         states = functional.embedding(input_ids.flatten()[packing.tokens], embedded.word_embeddings.weight)
         states = states + functional.embedding(types.flatten()[packing.tokens], embedded.token_type_embeddings.weight)
         states = states + functional.embedding(packing.positions, embedded.position_embeddings.weight)
-        states = embedded.LayerNorm(states)
-        low = states.to(dtype)
-        for layer in bert.encoder.layer:
-            own, after = layer.attention.self, layer.attention.output
-            qkv = self._linear(low, own.query, own.key, own.value)
-            mixed = attend(qkv, packing, own.num_attention_heads)
-            mixed = self._linear(mixed, after.dense)
-            states, low = add_norm(states, mixed, after.LayerNorm)
-            inner = functional.gelu(self._linear(low, layer.intermediate.dense))
-            states, low = add_norm(states, self._linear(inner, layer.output.dense), layer.output.LayerNorm)
-        padded = states.new_zeros(mask.numel(), states.shape[1])
-        return padded.index_copy(0, packing.tokens, states).view(*mask.shape, -1)
+        normal: torch.Tensor = embedded.LayerNorm(states)
+        return normal
+
+    def _layer(
+        self, layer: Any, states: torch.Tensor, low: torch.Tensor, packing: Packing
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """One layer of the encoder: its states in float32, and in the dtype of the products."""
+        own, after = layer.attention.self, layer.attention.output
+        qkv = self._linear(low, own.query, own.key, own.value)
+        mixed = attend(qkv, packing, own.num_attention_heads)
+        mixed = self._linear(mixed, after.dense)
+        states, low = add_norm(states, mixed, after.LayerNorm)
+        inner = functional.gelu(self._linear(low, layer.intermediate.dense))
+        return add_norm(states, self._linear(inner, layer.output.dense), layer.output.LayerNorm)
 
     def _linear(self, inputs: torch.Tensor, *layers: nn.Module) -> torch.Tensor:
         """The outputs of layers with the same inputs, beside each other: [tokens, outputs of all]."""

@@ -153,7 +153,7 @@ def add_lora(encoder: BertModel, adapter: Adapter, method: Method, rank: int | N
         ConfigError: The encoder has no such layer, or its layers are smaller than a rank that needs directions.
     """
     check_adapter(encoder, adapter, method)
-    model = adapt(encoder, lora_config(adapter))
+    model = adapt(encoder, lora_config(adapter, numbers=adapter.layer_numbers(encoder.config.num_hidden_layers)))
     if method.begins != "random":
         for layer in lora_layers(model).values():
             _begin(layer, orthonormal=method.begins == "orthonormal")
@@ -166,6 +166,7 @@ def add_lora(encoder: BertModel, adapter: Adapter, method: Method, rank: int | N
 
 def check_adapter(encoder: BertModel, adapter: Adapter, method: Method) -> None:
     """Raise ConfigError unless the encoder has the layers, wide enough for a rank that needs directions."""
+    adapter.layer_numbers(encoder.config.num_hidden_layers)
     named = {name.rsplit(".", 1)[-1]: module for name, module in encoder.named_modules()}
     linear = {name: module for name, module in named.items() if isinstance(module, nn.Linear)}
     if unknown := sorted(set(adapter.target_modules) - linear.keys()):
@@ -199,6 +200,17 @@ def lora_layers(encoder: PeftModel) -> dict[str, LoraLayer]:
     return {name: module for name, module in encoder.named_modules() if isinstance(module, LoraLayer)}
 
 
+def adapted_layers(encoder: PeftModel) -> dict[int, nn.Module]:
+    """Those of a BERT's layers in which anything is adapted, by number, the lowest first."""
+    bert = encoder.get_base_model()
+    assert isinstance(bert, BertModel)
+    return {
+        number: layer
+        for number, layer in enumerate(bert.encoder.layer)
+        if any(isinstance(part, LoraLayer) for part in layer.modules())
+    }
+
+
 def frozen(layer: LoraLayer) -> nn.Linear:
     """What a layer adapts."""
     linear = layer.get_base_layer()
@@ -225,6 +237,7 @@ def lora_config(
     backbone: str | None = None,
     ranks: Mapping[str, int] | None = None,
     layers: Collection[str] = (),
+    numbers: Collection[int] = (),
 ) -> LoraConfig:
     """Peft's description of the adapter.
 
@@ -234,6 +247,7 @@ def lora_config(
         ranks: By layer, the rank of an adapter whose factors have the scale in them already.
         layers: Those that are adapted, so that none but them is looked for in a BERT that has more (a pooler); without
             them, all of the names agreed on.
+        numbers: Of the encoder's layers, those in which these are looked for; in all if not given.
     """
     exact = sorted(layer.removeprefix(PREFIX) for layer in layers)
     own = {layer.removeprefix(PREFIX): rank for layer, rank in (ranks or {}).items()}
@@ -245,6 +259,8 @@ def lora_config(
         use_rslora=adapter.rslora and not own,
         lora_dropout=adapter.dropout,
         target_modules=exact or list(adapter.target_modules),
+        layers_to_transform=sorted(numbers) or None,
+        layers_pattern="layer" if numbers else None,
         bias="none",
         task_type="FEATURE_EXTRACTION",
         base_model_name_or_path=backbone,

@@ -34,6 +34,8 @@ class Batch:
     rows: Mapping[str, torch.Tensor]
     inputs: Mapping[str, Tensors]
     targets: Mapping[str, Tensors]
+    varied: frozenset[int] = frozenset()
+    """Rows of which nothing is remembered, since they are others every time (`Example.varies`)."""
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`."""
@@ -44,13 +46,15 @@ class Batch:
             {task: rows.to(device) for task, rows in self.rows.items()},
             _to(self.inputs, device),
             _to(self.targets, device),
+            self.varied,
         )
 
 
 class MultiTaskModel(nn.Module):
     """A frozen BERT with LoRA and one head per task; one encoder forward serves rows of every task.
 
-    With `frozen`, where heads alone are trained, it serves the same text ever after, and has no dropout.
+    With `frozen`, where heads alone are trained, it serves the same text ever after, and has no dropout. With `lower`,
+    layers below the lowest adapted one do.
     """
 
     def __init__(
@@ -60,12 +64,13 @@ class MultiTaskModel(nn.Module):
         tasks: Mapping[str, Task],
         dropout: float,
         frozen: FrozenStates | None = None,
+        lower: FrozenStates | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.frozen = frozen
         self.base = Base(encoder)
-        self._encode = Encoder(encoder)
+        self._encode = Encoder(encoder, lower)
         self.tokenizer: PreTrainedTokenizerFast = backbone.tokenizer
         self.tasks = dict(tasks)
         embeddings = backbone.encoder.embeddings.word_embeddings.weight
@@ -118,7 +123,8 @@ class MultiTaskModel(nn.Module):
             task: self._head(task).inputs([examples[row] for row in numbers], length) for task, numbers in rows.items()
         }
         index = {task: torch.tensor(numbers) for task, numbers in rows.items()}
-        return Batch(input_ids, attention_mask, token_type_ids, index, inputs, targets)
+        varied = frozenset(row for row, example in enumerate(examples) if example.varies)
+        return Batch(input_ids, attention_mask, token_type_ids, index, inputs, targets, varied)
 
     def _head(self, task: str) -> Head:
         head = self.heads[task]
@@ -134,7 +140,9 @@ class MultiTaskModel(nn.Module):
 
     def _states(self, batch: Batch) -> torch.Tensor:
         texts = batch.input_ids, batch.attention_mask, batch.token_type_ids
-        return self.frozen.of(*texts, self._encode) if self.frozen else self._encode(*texts)
+        if self.frozen:
+            return self.frozen.of(*texts, self._encode, varied=batch.varied)
+        return self._encode(*texts, varied=batch.varied)
 
 
 def build_model(
@@ -166,8 +174,10 @@ def build_model(
             if released
             else add_lora(loaded.encoder, federation.adapter, federation.method, rank)
         )
-        frozen = FrozenStates() if federation.method.frozen and not released else None
-        return MultiTaskModel(encoder, loaded, tasks, federation.training.head_dropout, frozen)
+        frozen, lower = (None, FrozenStates()) if not federation.method.frozen else (FrozenStates(), None)
+        if released:  # which reads every text once
+            frozen = lower = None
+        return MultiTaskModel(encoder, loaded, tasks, federation.training.head_dropout, frozen, lower)
 
 
 def check_length(loaded: LoadedBackbone, federation: Federation) -> None:

@@ -38,6 +38,8 @@ class Example:
     """What `predict` needs to go from sub-tokens back to the record: word positions, character offsets."""
     inputs: Mapping[str, Any] = field(default_factory=dict)
     """What the head needs beside the encoder's states, as plain numbers: positions of markers or sentences."""
+    varies: bool = False
+    """Whether the record gives another row whenever it is drawn, so that nothing is remembered of this one."""
 
     def __len__(self) -> int:
         return len(self.input_ids)

@@ -28,6 +28,7 @@ TEXT = "The buyer pays within thirty days of the invoice."
 KINDS: Mapping[str, dict[str, Any]] = {
     "plain": {"rounds": {"method": "fedavg"}},
     "query and value alone": {"adapter": {"target_modules": "query,value"}},
+    "the last layer alone": {"adapter": {"layers": "top-1"}},
     "rslora": {"adapter": {"rslora": True}},
     "folded": {"rounds": {"method": "fedex"}},
     "with a core": {"rounds": {"method": "fed-sb"}},

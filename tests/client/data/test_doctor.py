@@ -1,8 +1,10 @@
 """The doctor: what it prints, as JSON and as tables, its exit code, and that it never loads the weights."""
 
 import json
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tomli_w
@@ -14,6 +16,7 @@ from client.keys import generate_node_key, read_public_key
 from server.enrolment.authority import create_authority
 from shared.errors import ConfigError
 from shared.federation import Federation
+from shared.model import frozen
 from shared.nodekeys import fingerprint, line_of
 from simulations.nodekeys import public_keys
 
@@ -46,7 +49,7 @@ def _no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_good_data_pass(institution: Path) -> None:
     result = CliRunner().invoke(app, ["doctor", str(institution)])
     assert result.exit_code == 0, result.output
-    assert "Errors: 0, warnings: 0, ok: 6." in result.output
+    assert "Errors: 0, warnings: 0, ok: 7." in result.output
     assert "validation (held out)" in result.output
 
 
@@ -117,3 +120,31 @@ def test_agreed_node_keys_are_shown_and_held_to_the_sites_own(
         else:
             assert isinstance(result.exception, ConfigError)
             assert f"own key {fingerprint(own)} under hospital" in str(result.exception)
+
+
+def finding_of_layers(institution: Path) -> str:
+    report = json.loads(CliRunner().invoke(app, ["doctor", str(institution), "--json"]).stdout)
+    (found,) = [finding["text"] for finding in report["findings"] if finding["check"] == "layers"]
+    return str(found)
+
+
+def test_what_layers_spare(institution: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 'adapter.layers = "top-1" would compute layer 0 of 2 once per text: 50% of a step' in finding_of_layers(
+        institution
+    )
+    file = institution.parent / "federation.toml"
+    federation = tomllib.loads(file.read_text(encoding="utf-8"))
+
+    def change(**adapter: Any) -> None:
+        file.write_text(tomli_w.dumps({**federation, "adapter": adapter}), encoding="utf-8")
+
+    change(layers="top-1")
+    assert finding_of_layers(institution).startswith("adapter.layers spares layer 0 of 2 once per text: 50% of a step")
+    monkeypatch.setattr(frozen, "_memory", lambda: 4000)
+    assert ", of which 0 MB may be used" in finding_of_layers(institution)
+    change(layers="top-1", dropout=0.1)
+    assert finding_of_layers(institution).startswith("Every text passes all 2 layers in every step")
+    change(layers="top-3")
+    result = CliRunner().invoke(app, ["doctor", str(institution)])
+    assert result.exit_code == 1
+    assert "adapter.layers must be at most" in result.output

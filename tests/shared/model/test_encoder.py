@@ -59,7 +59,14 @@ def pefts(model: MultiTaskModel) -> Callable[..., torch.Tensor]:
 
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS.keys())
 @pytest.mark.parametrize(
-    "adapter", [{}, {"target_modules": "query,value"}, {"target_modules": ["dense"], "rslora": True}]
+    "adapter",
+    [
+        {},
+        {"target_modules": "query,value"},
+        {"target_modules": ["dense"], "rslora": True},
+        {"layers": "top-1"},
+        {"layers": [0]},
+    ],
 )
 def test_states_and_gradients_are_pefts(
     tiny_federation: Make, lengths: tuple[int, ...], adapter: Mapping[str, Any]
@@ -87,8 +94,9 @@ def test_every_method_trains_the_same(tiny_federation: Make, method: str, round:
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
-def test_bfloat16_is_as_near_to_float32_as_autocast_is(tiny_federation: Make) -> None:
-    model = model_of(tiny_federation)
+@pytest.mark.parametrize("layers", ["all", "top-1"])
+def test_bfloat16_is_as_near_to_float32_as_autocast_is(tiny_federation: Make, layers: str) -> None:
+    model = model_of(tiny_federation, adapter={"layers": layers})
     ours, theirs = Encoder(model.encoder), pefts(model)
     far: dict[str, list[float]] = {"ours": [], "theirs": []}
     for seed in range(5):
