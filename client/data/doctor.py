@@ -8,7 +8,7 @@ from typing import Any
 
 from client.data.holdout import key_of_seed
 from client.data.readiness import Report, summary, survey
-from client.data.verdicts import VERDICTS, Finding, cached_bytes, judge, layers_said, worst
+from client.data.verdicts import VERDICTS, Finding, cached_bytes, judge, describe_layers, worst
 from client.institution import Institution, load_institution
 from client.keys import check_agreed_key, read_public_key
 from client.policy import Owners
@@ -100,7 +100,7 @@ def _look_at_layers(
     if federation.method.frozen:
         return
     precise = not is_bfloat16(device_of(institution), federation.training.precision)
-    text = layers_said(
+    text = describe_layers(
         federation.adapter,
         count=backbone.encoder.config.num_hidden_layers,
         cached=cached_bytes(report, backbone.hidden_size * (4 if precise else 2)),

@@ -64,7 +64,7 @@ def cached_bytes(report: Report, per_token: int) -> int:
     )
 
 
-def layers_said(adapter: Adapter, *, count: int, cached: int, room: int, varied: bool) -> str:
+def describe_layers(adapter: Adapter, *, count: int, cached: int, room: int, varied: bool) -> str:
     """What `adapter.layers` spares, or would: in one sentence.
 
     Args:

@@ -33,10 +33,12 @@ AGREED: dict[str, dict[str, Any]] = {
     "fedsa": {"rounds": {"method": "fedsa"}},
     "adalora": {"adapter": {"type": "adalora", "warmup_rounds": 1, "final_rounds": 1}},
     "secure": {"secure_aggregation": {"threshold": 3}, "rounds": {"quorum": 3}},
-    "robust": {"robust": {"filter": "median"}, "rounds": {"weighting": "equal", "quorum": 3}},
+    "robust": {"robust": {"filter": "median"}, "rounds": {"weighting": "equal", "quorum": 3, "method": "rolora"}},
     "heads at home": {"personal": {"keep": ["heads"], "fine_tune_epochs": 1}},
     "gradnorm": {"training": {"combine": "gradnorm"}},
 }
+OFTEN = ("fedavg", "fedex", "adalora", "secure")
+"""The others are `slow`."""
 Start = Callable[..., tuple[Federation, dict[str, Site]]]
 
 
@@ -71,7 +73,9 @@ def layers_of(store: Store, run_id: str, round: int) -> dict[str, np.ndarray]:
     return {n: a for n, a in store.load_checkpoint(run_id, round).model.items() if n.startswith(ADAPTER)}
 
 
-@pytest.mark.parametrize("agreed", AGREED)
+@pytest.mark.parametrize(
+    "agreed", [pytest.param(name, marks=[] if name in OFTEN else pytest.mark.slow) for name in AGREED]
+)
 def test_a_run_ends_as_one_that_remembers_nothing(
     store: Store, start: Start, agreed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
