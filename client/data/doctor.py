@@ -8,7 +8,7 @@ from typing import Any
 
 from client.data.holdout import key_of_seed
 from client.data.readiness import Report, summary, survey
-from client.data.verdicts import VERDICTS, Finding, cached_bytes, judge, describe_layers, worst
+from client.data.verdicts import VERDICTS, Finding, cached_bytes, describe_layers, judge, worst
 from client.institution import Institution, load_institution
 from client.keys import check_agreed_key, read_public_key
 from client.policy import Owners
