@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -18,13 +19,19 @@ from simulations.attacks.stage import TINY_RECORDS, write_tiny_bert
 for name in (*PROXIES, *SPARED):  # tests speak to this machine alone; those about proxies set their own
     os.environ.pop(name, None)
 torch.set_num_threads(1)  # tiny models: more threads only wait for each other
-LONG_SECONDS = 1000
-"""A test that may take so long comes first, so that in the end no worker waits for it."""
 
 
+@pytest.hookimpl(trylast=True)  # of what is selected
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest first; all others as they were found."""
-    items.sort(key=lambda item: all(mark.args[0] < LONG_SECONDS for mark in item.iter_markers("timeout")))
+    """A worker takes a whole file: those that may take longest come first, so that in the end no worker waits.
+
+    By the longest time that one of its tests asks for, and then by how many tests it has.
+    """
+    tests = Counter(item.path for item in items)
+    longest = dict.fromkeys(tests, 0)
+    for item in items:
+        longest[item.path] = max([longest[item.path], *(mark.args[0] for mark in item.iter_markers("timeout"))])
+    items.sort(key=lambda item: (-longest[item.path], -tests[item.path]))
 
 
 @pytest.fixture(scope="session", autouse=True)

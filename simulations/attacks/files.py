@@ -20,6 +20,8 @@ from simulations.experiment import Experiment
 OTHERS = 0o077
 HANDED_ON = frozenset({"node.pub", "ca.crt", "federation.toml", "institution.toml"})
 """Names of files that hold nothing private, and are given to others or written by hand."""
+TASKS = {"hospital": ("clauses", "notes_qa"), "law_firm": ("clauses",), "bank": ("clauses",)}
+"""Who is deployed, with which tasks."""
 COLLEGIUM = (sys.executable, "-m", "collegium")
 
 
@@ -38,24 +40,30 @@ def open_to_others(root: Path) -> list[Path]:
 def read_everything(folder: Path) -> Outcome:
     """Look through the folders of a real deployment after a private run; every file that can be read is a success."""
     with _careless():
-        (folder / "bert").mkdir()
-        federation = tiny_federation(
-            write_tiny_bert(folder / "bert"),
-            privacy={"epsilon": 8.0, "sampling_rate": 0.5},
-            training={"weight_decay": 0.0},
-            rounds={"count": 1, "weighting": "equal", "method": "ffa", "quorum": 2},
-        )
-        records = folder / "clauses.jsonl"
-        records.write_text("".join(json.dumps(record) + "\n" for record in TINY_RECORDS["clauses"]), encoding="utf-8")
-        data = {"clauses": {"train": str(records)}}
-        experiment = Experiment.model_validate(
-            {"federation": federation, "institutions": {"hospital": data, "law_firm": data}}
-        )
-        deploy(experiment, folder / "work", lambda line: None)
-        roots = [folder / "work" / name for name in ("coordinator", "hospital", "law_firm")]
+        _deploy_privately(folder)
+    roots = [folder / "work" / name for name in ("coordinator", *TASKS)]
     found = [path for root in roots for path in open_to_others(root)]
     tried = sum(1 for root in roots for _ in root.rglob("*"))
     return Outcome(tried, len(found), ", ".join(sorted({path.name for path in found})[:8]))
+
+
+def _deploy_privately(folder: Path) -> None:
+    """Two rounds under differential privacy and secure aggregation, by real daemons in `folder`/work."""
+    (folder / "bert").mkdir()
+    federation = tiny_federation(
+        write_tiny_bert(folder / "bert"),
+        TASKS,
+        privacy={"epsilon": 4.0, "sampling_rate": 0.5},
+        training={"weight_decay": 0.0},
+        rounds={"weighting": "equal", "quorum": 3, "method": "fedsvd"},
+        secure_aggregation={"threshold": 3},
+    )
+    for task, records in TINY_RECORDS.items():
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        (folder / f"{task}.jsonl").write_text(lines, encoding="utf-8")
+    data = {name: {task: {"train": str(folder / f"{task}.jsonl")} for task in tasks} for name, tasks in TASKS.items()}
+    experiment = Experiment.model_validate({"federation": federation, "institutions": data})
+    deploy(experiment, folder / "work", lambda line: None)
 
 
 def go_on_with_an_open_key(folder: Path) -> Outcome:

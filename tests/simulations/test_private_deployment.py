@@ -2,7 +2,6 @@
 
 import json
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,42 +12,43 @@ from client.leaving import receipts
 from client.privacy.ledger import FILE, Ledger
 from server.running import last_spending, open_store
 from server.store import replies, scores, spending
-from shared.federation import Federation
-from simulations import demo
-from simulations.experiment import Experiment
+from simulations.attacks import Outcome
+from simulations.attacks.files import TASKS, read_everything
 
-HELD = {"hospital": ("clauses", "notes_qa"), "law_firm": ("clauses",), "bank": ("clauses",)}
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_a_private_run_of_real_daemons_is_charged_signed_and_seen_as_sums_alone(
-    tmp_path: Path, tiny_federation: Callable[..., Federation], write_records: Callable[..., Path]
-) -> None:
-    federation = tiny_federation(
-        institutions=HELD,
-        privacy={"epsilon": 4.0, "sampling_rate": 0.5},
-        training={"weight_decay": 0.0},
-        rounds={"weighting": "equal", "quorum": 3, "method": "fedsvd"},
-        secure_aggregation={"threshold": 3},
-    )
-    data = {
-        name: {task: {"train": str(write_records(tmp_path / f"{name}-{task}.jsonl", task))} for task in tasks}
-        for name, tasks in HELD.items()
-    }
-    experiment = Experiment.model_validate({"federation": federation, "institutions": data})
-    home, run = demo.deploy(experiment, tmp_path / "work", lambda line: None)
-    with open_store(home.root) as store:
-        assert store.run(run)["status"] == "completed"
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the attack has the federation deployed."""
+    return tmp_path_factory.mktemp("private")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def outcome(folder: Path) -> Outcome:
+    """What another user of the machine could read of it."""
+    return read_everything(folder)
+
+
+def test_nothing_of_a_deployment_is_open(outcome: Outcome) -> None:
+    assert outcome.attempts > 40
+    assert outcome.succeeded == 0, outcome.note
+
+
+def test_a_private_run_of_real_daemons_is_charged_signed_and_seen_as_sums_alone(folder: Path) -> None:
+    with open_store(folder / "work" / "coordinator") as store:
+        completed = store.run()
+        assert completed["status"] == "completed"
+        run = completed["run"]
         trained = [row for row in store.rows(replies, run) if row["kind"] == "train"]
         assert [row["status"] for row in trained] == ["ok"] * 6
         assert store.rows(scores, run)
         spent = store.rows(spending, run)
-        remembered = {name: store.last_ledger(name) for name in HELD}
-    assert [(row["institution"], row["round"]) for row in last_spending(spent)] == [(name, 2) for name in sorted(HELD)]
+        remembered = {name: store.last_ledger(name) for name in TASKS}
+    assert [(row["institution"], row["round"]) for row in last_spending(spent)] == [(name, 2) for name in sorted(TASKS)]
     assert 3.9 < max(row["epsilon"] for row in spent) <= 4.0
-    for name in HELD:
-        _check_site(tmp_path / "work" / name, remembered[name])
+    for name in TASKS:
+        _check_site(folder / "work" / name, remembered[name])
 
 
 def _check_site(folder: Path, remembered: str | None) -> None:
