@@ -11,7 +11,7 @@ from shared.federation.rounds import Rounds
 
 
 class Backbone(Model):
-    """The frozen BERT that everybody starts from."""
+    """The frozen BERT that all institutions start from."""
 
     name: str = "minilm-l6"
     """`minilm-l6` (bundled), a hub id such as `google-bert/bert-base-uncased`, or a folder."""

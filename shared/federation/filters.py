@@ -9,7 +9,7 @@ FilterName = Literal["norm-bound", "median", "trimmed-mean", "geometric-median",
 
 @dataclass(frozen=True)
 class Filter:
-    """What everybody must know of a filter; the arithmetic is in `server/robust/`."""
+    """What coordinator and institutions must know of a filter; the arithmetic is in `server/robust/`."""
 
     summary: str
     source: str

@@ -19,7 +19,7 @@ MethodName = Literal[
 
 @dataclass(frozen=True)
 class Method:
-    """What everybody must know of a method."""
+    """What coordinator and institutions must know of a method."""
 
     summary: str
     source: str
@@ -52,7 +52,7 @@ class Method:
 
     @property
     def frozen(self) -> bool:
-        """Whether the encoder, adapter and all, stays what everybody begins with."""
+        """Whether the encoder, adapter and all, stays as it was at the start."""
         return not any(self.trains)
 
 
@@ -100,7 +100,7 @@ METHODS: Mapping[MethodName, Method] = {
         folds=True,
     ),
     "flora": Method(
-        "all products added to the frozen weights, A and B begun anew",
+        "all products added to the frozen weights, A and B started again",
         "FLoRA; Wang et al. 2024, arXiv 2409.05976",
         BOTH,
         exact=True,

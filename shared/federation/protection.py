@@ -31,7 +31,7 @@ class Privacy(Model):
     sampling_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
     """Probability that an owner is in a step (Poisson sampling); large, since a step's noise does not grow with it.
 
-    1 puts everybody in every step, of which a round has `epochs_per_round`; what they cost together is exact.
+    1 puts all owners in every step, of which a round has `epochs_per_round`; their joint cost is then exact.
     """
     clipping: Literal["flat", "automatic"] = "flat"
     """`flat` scales an owner's gradient down to `clip`; `automatic` scales every one to almost 1 (Bu et al. 2022)."""

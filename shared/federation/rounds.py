@@ -106,7 +106,7 @@ class Wire(Model):
     largest values only, and adds what it left out to the next update, from the site's state folder.
     """
     down: StateCodec = "float16"
-    """How states are encoded, alike for everybody. Rounding errors do not accumulate: the coordinator keeps float32."""
+    """How states are encoded, the same for all. Rounding errors do not accumulate: the coordinator keeps float32."""
     top_k: Annotated[float, Field(gt=0, le=1)] = 0.01
     """Which fraction of an update's values `top-k` sends."""
     compress: bool = False

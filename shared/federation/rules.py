@@ -126,8 +126,8 @@ def _secure_aggregation() -> Iterator[Rule]:
 
 OTHER_AXES: Mapping[str, str] = {
     "fedex": "what it adds to the frozen weights belongs to the plain mean",
-    "flora": "it begins A and B anew in every round",
-    "flexlora": "it factors the product anew in every round",
+    "flora": "it restarts A and B in every round",
+    "flexlora": "it factors the product again in every round",
     "fedsvd": "it turns A to other directions in every round",
 }
 """Methods under which an element of A or B has another meaning in every round, or must be the plain mean."""

@@ -35,7 +35,7 @@ class Training(Model):
     proximal_mu: Annotated[float, Field(ge=0)] = 0.0
     """Pulls a round's training back to where it began: mu / 2 times the squared distance (FedProx, Li et al. 2020)."""
     scaffold: bool = False
-    """Correct every step for how the site's gradient differs from everybody's (SCAFFOLD, Karimireddy et al. 2020).
+    """Correct every step for how the site's gradient differs from the mean (SCAFFOLD, Karimireddy et al. 2020).
 
     Twice the bytes both ways; only with plain `sgd`, and where every institution counts alike.
     """

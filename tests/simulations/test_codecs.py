@@ -142,7 +142,7 @@ def test_compression_goes_with_masked_sums(store: Store, make: Make) -> None:
     ("wire", "tables", "said"),
     [
         ({"up": "int8"}, {"secure_aggregation": {"threshold": 3}, "rounds": SECURE}, "sums are computed over integers"),
-        ({"up": "top-k"}, {"rounds": {"method": "flora"}}, "it begins A and B anew in every round"),
+        ({"up": "top-k"}, {"rounds": {"method": "flora"}}, "it restarts A and B in every round"),
         ({"up": "top-k"}, {"rounds": {"method": "fedsvd"}}, "'int4' works"),
         ({"down": "int8"}, {"adapter": {"type": "adalora"}}, "wire.down must not be 'int8': factors cut to"),
         ({"down": "top-k"}, {}, "wire.down"),
