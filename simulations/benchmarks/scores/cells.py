@@ -6,7 +6,6 @@ A cell is one public data set (docs/data.md says how to build the folder). Its s
 is kept in --out, so that an interrupted run goes on where it stopped.
 """
 
-import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -20,9 +19,9 @@ from client.data.loading import TaskData
 from client.data.sources import read_rows
 from client.train.scoring import score
 from shared.adapter import get_state
-from shared.errors import ConfigError
 from shared.model.backbone import fingerprint, locate
 from shared.model.multitask import build_model
+from shared.process import console
 from shared.process.console import print_table
 from shared.tasks import Record, Task
 from shared.tasks.tags import to_bio
@@ -175,7 +174,4 @@ def lookup(train: Sequence[Record], test: Sequence[Record]) -> list[list[str]]:
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except ConfigError as error:
-        sys.exit(f"error: {error}")
+    console.run(lambda: typer.run(main))

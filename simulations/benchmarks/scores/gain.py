@@ -10,7 +10,6 @@ institutions compare two methods: by score, by what they send, and by what they 
 
 import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,8 +28,8 @@ from server.release import release
 from server.store import Store, replies
 from shared.adapter import get_state
 from shared.bundle import ADAPTER_FILE
-from shared.errors import ConfigError
 from shared.model.multitask import MultiTaskModel, build_model
+from shared.process import console
 from shared.process.console import announce, print_table
 from simulations.auditing.plots import dots, standalone
 from simulations.baselines import train_on
@@ -252,7 +251,4 @@ def _words(text: str) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except ConfigError as error:
-        sys.exit(f"error: {error}")
+    console.run(lambda: typer.run(main))

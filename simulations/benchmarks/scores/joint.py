@@ -11,7 +11,6 @@ stay at home or are tuned there, its scores are of institutions' own models. Wha
 
 import hashlib
 import json
-import sys
 import tempfile
 import time
 import tomllib
@@ -29,6 +28,7 @@ from shared.config import parse
 from shared.errors import ConfigError
 from shared.federation import Federation
 from shared.model.multitask import build_model
+from shared.process import console
 from shared.process.console import announce, print_table
 from simulations.benchmarks.scores.resumable import finish
 from simulations.engine import run_federation
@@ -164,7 +164,4 @@ def only_tasks(experiment: Experiment, tasks: Collection[str]) -> Experiment:
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except ConfigError as error:
-        sys.exit(f"error: {error}")
+    console.run(lambda: typer.run(main))

@@ -6,7 +6,6 @@ Every row is a whole federation that classifies the sentences of `legal_classifi
 records pooled. What is done is kept in --out, so that an interrupted run goes on where it stopped.
 """
 
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -21,8 +20,8 @@ import typer
 from client.train.scoring import score
 from server.store import Store, replies, scores
 from shared.adapter import get_state
-from shared.errors import ConfigError
 from shared.model.multitask import MultiTaskModel, build_model
+from shared.process import console
 from shared.process.console import announce, print_table
 from simulations.baselines import train_on
 from simulations.benchmarks.scores.resumable import finish
@@ -173,7 +172,4 @@ def experiment_of(setting: Setting) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except ConfigError as error:
-        sys.exit(f"error: {error}")
+    console.run(lambda: typer.run(main))

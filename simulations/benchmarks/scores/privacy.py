@@ -8,7 +8,6 @@ stopped. Accuracy is that of the last round on the test records: with privacy no
 
 import gzip
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -24,9 +23,9 @@ from client.data.sources import read_rows
 from server.store import Store, scores, spending
 from shared.adapter import get_state
 from shared.codec import Arrays
-from shared.errors import ConfigError
 from shared.model.backbone import fingerprint, locate
 from shared.model.multitask import MultiTaskModel, build_model
+from shared.process import console
 from shared.process.console import announce, print_table
 from simulations.benchmarks.scores.resumable import finish
 from simulations.engine import run_federation
@@ -194,7 +193,4 @@ def _write(path: Path, rows: list[Mapping[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except ConfigError as error:
-        sys.exit(f"error: {error}")
+    console.run(lambda: typer.run(main))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from shared.errors import ConfigError
+from shared.errors import ConfigError, listed
 from shared.process.console import announce
 
 T = TypeVar("T")
@@ -29,7 +29,7 @@ def finish(
         ConfigError: `only` names a row that there is not.
     """
     if unknown := sorted(set(only or ()) - known.keys()):
-        raise ConfigError(f"Expected --only to name rows among {list(known)}, not {unknown}.")
+        raise ConfigError(f"Expected --only to name rows among {listed(known)}, not {listed(unknown)}.")
     done = {row["row"]: row for row in map(json.loads, out.read_text().splitlines())} if out.exists() else {}
     for name in only or known:
         if name in done:
