@@ -24,12 +24,13 @@ from opacus.optimizers import DPOptimizer
 from opacus.optimizers.optimizer import _check_processed_flag, _mark_as_processed
 
 from client.privacy.randomness import Chance, Secret, Stream
-from client.train.batching import cut_by_length, pack, padded_length
+from client.train.batching import PACKED_PASS, PADDED_PASS, cut_by_length, pack, padded_length
 from client.train.gradients import Measured
 from client.train.hooks import Hook
 from client.train.precision import autocast
 from shared.federation import Privacy, Training
 from shared.model.multitask import Batch, MultiTaskModel
+from shared.model.packed import Apart
 from shared.tasks import Example
 
 STABILITY = 0.01
@@ -169,11 +170,12 @@ def private_optimizer(
 
 @contextmanager
 def per_example_gradients(model: MultiTaskModel) -> Iterator[None]:
-    """Inside, a backward pass leaves every trained parameter's gradient of each row in its `grad_sample`.
+    """Inside, a backward pass leaves each row's gradient of the heads in their parameters' `grad_sample`.
 
+    So it does for the adapter's, unless the model `packs`: then `Apart` collects those, by owner, without hooks.
     Outside nothing is left of it, however it ended: no hook, no gradient, no activation of a record.
     """
-    hooks = GradSampleHooks(model, loss_reduction="sum")
+    hooks = GradSampleHooks(model.heads if model.packs else model, loss_reduction="sum")
     try:
         yield
     finally:
@@ -182,7 +184,8 @@ def per_example_gradients(model: MultiTaskModel) -> Iterator[None]:
             for name in ("activations", "max_batch_len"):
                 module.__dict__.pop(name, None)
         for parameter in model.parameters():
-            parameter.__dict__.pop("summed_grad", None)
+            for name in ("grad_sample", "summed_grad"):
+                parameter.__dict__.pop(name, None)
         model.zero_grad(set_to_none=True)
 
 
@@ -221,7 +224,8 @@ def private_step(
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     losses: dict[str, list[torch.Tensor]] = {}
-    for owners in owner_batches(_by_owner(batch, private.owners), training.batch_tokens):
+    cost = PACKED_PASS if model.packs else PADDED_PASS
+    for owners in owner_batches(_by_owner(batch, private.owners), training.batch_tokens, cost):
         for parameter, gradient in zip(parameters, owner_gradients(model, owners, training, losses), strict=True):
             parameter.grad_sample = gradient  # type: ignore[attr-defined]
         optimizer.signal_skip_step(True)
@@ -235,13 +239,16 @@ def private_step(
     return Measured({task: values.where(values.isfinite(), 0.0) for task, values in told.items()}, {})
 
 
-def owner_batches(owners: Sequence[Sequence[Example]], batch_tokens: int) -> list[list[Sequence[Example]]]:
+def owner_batches(
+    owners: Sequence[Sequence[Example]], batch_tokens: int, cost: int = PADDED_PASS
+) -> list[list[Sequence[Example]]]:
     """Owners of similar length together, in micro-batches of at most `batch_tokens` padded sub-tokens.
 
-    An owner is never divided: one that is larger is a micro-batch of its own.
+    An owner is never divided: one that is larger is a micro-batch of its own. One more pass costs as much as `cost`
+    sub-tokens of padding.
     """
     batches: list[list[Sequence[Example]]] = []
-    for part in cut_by_length(owners):
+    for part in cut_by_length(owners, cost):
         width, rows = padded_length(max(map(len, part[-1]))), 0
         for owner in part:
             if rows and width * (rows + len(owner)) <= batch_tokens:
@@ -270,26 +277,24 @@ def owner_gradients(
         training: Precision, and how many sub-tokens pass at once.
         losses: Collects the loss of every row, by task.
     """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    sums = [torch.zeros((len(owners), *p.shape), dtype=torch.float32, device=p.device) for p in parameters]
+    sums: dict[torch.nn.Parameter, torch.Tensor] = {}
     rows = [(example, number) for number, owner in enumerate(owners) for example in owner]
     for positions in pack([len(example) for example, _ in rows], _room(rows, training.batch_tokens)):
         batch = model.collate([rows[i][0] for i in positions]).to(model.device)
-        for task, values in _backward(model, batch, training).items():
+        apart = Apart(torch.tensor([rows[i][1] for i in positions], device=model.device), len(owners))
+        for task, values in _backward(model, batch, training, apart).items():
             if losses is not None:
                 losses.setdefault(task, []).append(values)
-        owner_of = torch.tensor([rows[i][1] for i in positions], device=model.device)
-        for total, parameter, own in zip(sums, parameters, _rows_of(model, batch, owner_of), strict=True):
-            if parameter.grad_sample is not None:  # type: ignore[attr-defined]
-                total.index_add_(0, own, parameter.grad_sample.float())  # type: ignore[attr-defined]
-                parameter.grad_sample = None  # type: ignore[attr-defined]
-            parameter.grad = None
+        for parameter, own in _gradients(model, batch, apart):
+            sums[parameter] = sums[parameter] + own if parameter in sums else own
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    totals = [sums[p] if p in sums else p.new_zeros((len(owners), *p.shape)) for p in trained]
     # A sum is finite only if every number in it is, and takes an eighth of the time of looking at each.
-    finite = torch.stack([total.flatten(1).sum(1) for total in sums]).isfinite().all(0)
+    finite = torch.stack([total.flatten(1).sum(1) for total in totals]).isfinite().all(0)
     if not finite.all():
-        for total in sums:
+        for total in totals:
             total[~finite] = 0
-    return sums
+    return totals
 
 
 def _room(rows: Sequence[tuple[Example, int]], batch_tokens: int) -> int:
@@ -298,9 +303,9 @@ def _room(rows: Sequence[tuple[Example, int]], batch_tokens: int) -> int:
     return batch_tokens if alone else len(rows) * padded_length(max(len(example) for example, _ in rows))
 
 
-def _backward(model: MultiTaskModel, batch: Batch, training: Training) -> dict[str, torch.Tensor]:
+def _backward(model: MultiTaskModel, batch: Batch, training: Training, apart: Apart) -> dict[str, torch.Tensor]:
     with autocast(model.device, training.precision):
-        logits = model(batch)
+        logits = model(batch, apart if model.packs else None)
     losses = model.losses(batch, logits)
     total = torch.stack([model.tasks[task].weight * values.sum() for task, values in losses.items()]).sum()
     with warnings.catch_warnings():  # the first LoRA layer reads frozen embeddings
@@ -309,14 +314,21 @@ def _backward(model: MultiTaskModel, batch: Batch, training: Training) -> dict[s
     return {task: values.detach() for task, values in losses.items()}
 
 
-def _rows_of(model: MultiTaskModel, batch: Batch, owner_of: torch.Tensor) -> list[torch.Tensor]:
-    """For each trained parameter, the owners of the rows that its gradient has: a head sees its task's rows alone."""
+def _gradients(model: MultiTaskModel, batch: Batch, apart: Apart) -> Iterator[tuple[torch.nn.Parameter, torch.Tensor]]:
+    """What a backward pass has left of each owner, [owners, ...] in float32, by parameter; it is taken away."""
     heads = {parameter: task for task, head in model.heads.items() for parameter in head.parameters()}
-    return [
-        owner_of[batch.rows[heads[p]]] if p in heads and heads[p] in batch.rows else owner_of
-        for p in model.parameters()
-        if p.requires_grad
-    ]
+    for parameter in model.parameters():
+        own = apart.gradient(parameter)
+        if own is None and (samples := getattr(parameter, "grad_sample", None)) is not None:
+            rows = batch.rows.get(heads.get(parameter, ""))  # a head sees its task's rows alone
+            owners = apart.owners if rows is None else apart.owners[rows]
+            own = parameter.new_zeros((apart.count, *parameter.shape), dtype=torch.float32)
+            own.index_add_(0, owners, samples.float())
+            parameter.grad_sample = None  # type: ignore[attr-defined]
+        assert own is not None or parameter.grad is None, "a gradient of all rows that no owner's was told from"
+        parameter.grad = None
+        if own is not None:
+            yield parameter, own
 
 
 def _by_owner(examples: Sequence[Example], owners: Mapping[Key, Owner]) -> list[list[Example]]:

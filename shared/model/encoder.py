@@ -17,7 +17,7 @@ from transformers import BertModel
 
 from shared.model.frozen import FrozenStates
 from shared.model.lora import Cored, adapted_layers, frozen
-from shared.model.packed import Packing, Part, adapted, add_norm, attend, pack
+from shared.model.packed import Apart, Packing, Part, adapted, add_norm, attend, pack
 
 Stamp = tuple[tuple[int, int], ...]
 """Where frozen weights lie and how often they were changed in place."""
@@ -34,7 +34,13 @@ class Encoder:
         self._kept: dict[tuple[int, torch.dtype], tuple[Stamp, torch.Tensor, torch.Tensor]] = {}
 
     def __call__(
-        self, input_ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor, *, varied: Collection[int] = ()
+        self,
+        input_ids: torch.Tensor,
+        mask: torch.Tensor,
+        types: torch.Tensor,
+        *,
+        varied: Collection[int] = (),
+        apart: Apart | None = None,
     ) -> torch.Tensor:
         """The last layer's states, [rows, length, hidden]; what stands at padding is nobody's to read.
 
@@ -43,8 +49,10 @@ class Encoder:
             mask: One where there is text, which is at the start of every row.
             types: Token types.
             varied: Rows of which nothing is remembered.
+            apart: Collects the gradient of each owner of rows, if that `is_known`.
         """
         if not self.is_known():
+            assert apart is None, "each owner's gradient is asked of a model that is not computed here"
             states: torch.Tensor = self._model(
                 input_ids=input_ids, attention_mask=mask, token_type_ids=types
             ).last_hidden_state
@@ -52,7 +60,7 @@ class Encoder:
         device = input_ids.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
         with torch.autocast(device, enabled=False):
-            return self._pass(input_ids, mask, types, dtype, varied)
+            return self._pass(input_ids, mask, types, dtype, varied, apart)
 
     def is_known(self) -> bool:
         """Whether all that the model has is computed here."""
@@ -73,8 +81,9 @@ class Encoder:
         types: torch.Tensor,
         dtype: torch.dtype,
         varied: Collection[int],
+        apart: Apart | None,
     ) -> torch.Tensor:
-        packing = pack(mask)
+        packing = pack(mask, apart)
         if self._lowest:
             low = self._below(input_ids, mask, types, dtype, varied)
             states = low.float()
@@ -132,28 +141,29 @@ class Encoder:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """One layer of the encoder: its states in float32, and in the dtype of the products."""
         own, after = layer.attention.self, layer.attention.output
-        qkv = self._linear(low, own.query, own.key, own.value)
+        qkv = self._linear(packing, low, own.query, own.key, own.value)
         mixed = attend(qkv, packing, own.num_attention_heads)
-        mixed = self._linear(mixed, after.dense)
+        mixed = self._linear(packing, mixed, after.dense)
         states, low = add_norm(states, mixed, after.LayerNorm)
-        inner = functional.gelu(self._linear(low, layer.intermediate.dense))
-        return add_norm(states, self._linear(inner, layer.output.dense), layer.output.LayerNorm)
+        inner = functional.gelu(self._linear(packing, low, layer.intermediate.dense))
+        return add_norm(states, self._linear(packing, inner, layer.output.dense), layer.output.LayerNorm)
 
-    def _linear(self, inputs: torch.Tensor, *layers: nn.Module) -> torch.Tensor:
+    def _linear(self, packing: Packing, inputs: torch.Tensor, *layers: nn.Module) -> torch.Tensor:
         """The outputs of layers with the same inputs, beside each other: [tokens, outputs of all]."""
         weight, bias = self._frozen([_base(layer) for layer in layers], inputs.dtype)
         parts: list[Part] = []
-        factors: list[Any] = []
+        factors: list[torch.Tensor] = []
+        of: Any = packing.apart.copies if packing.apart else lambda parameter: parameter
         start = 0
         for layer in layers:
             end = start + _base(layer).out_features
             if isinstance(layer, lora.Linear):
                 a: Any = layer.lora_A["default"]
-                down = a.core.weight @ a.factor.weight if isinstance(a, Cored) else a.weight
+                down = of(a.core.weight) @ of(a.factor.weight) if isinstance(a, Cored) else of(a.weight)
                 parts.append(Part(start, end, layer.scaling["default"]))
-                factors += [down, layer.lora_B["default"].weight]
+                factors += [down, of(layer.lora_B["default"].weight)]
             start = end
-        return adapted(inputs, weight, bias, parts, factors)
+        return adapted(inputs, weight, bias, parts, packing, factors)
 
     def _frozen(self, layers: list[nn.Linear], dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """Weights and biases one under the other in `dtype`, put together anew where one has moved."""

@@ -15,7 +15,7 @@ from shared.model.backbone import LoadedBackbone, load_backbone
 from shared.model.encoder import Encoder
 from shared.model.frozen import FrozenStates
 from shared.model.lora import Base, adapt, add_lora
-from shared.model.packed import PAD_MULTIPLE
+from shared.model.packed import PAD_MULTIPLE, Apart
 from shared.tasks import Example, Task, build_task
 from shared.tasks.heads import Head, Tensors, build_head
 
@@ -81,9 +81,17 @@ class MultiTaskModel(nn.Module):
         """Where the parameters are."""
         return next(self.parameters()).device
 
-    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """Logits per task, rows in the order of `batch.rows[task]`."""
-        states, mask = self._states(batch), batch.attention_mask
+    @property
+    def packs(self) -> bool:
+        """Whether the encoder passes rows without padding, and can tell each owner's gradient."""
+        return self._encode.is_known()
+
+    def forward(self, batch: Batch, apart: Apart | None = None) -> dict[str, torch.Tensor]:
+        """Logits per task, rows in the order of `batch.rows[task]`.
+
+        With `apart`, if the encoder `packs`, a backward pass leaves the gradients of the adapter there, by owner.
+        """
+        states, mask = self._states(batch, apart), batch.attention_mask
         return {
             task: self.heads[task](states[rows], mask[rows], batch.inputs[task]) for task, rows in batch.rows.items()
         }
@@ -138,11 +146,11 @@ class MultiTaskModel(nn.Module):
             self.encoder.eval()
         return self
 
-    def _states(self, batch: Batch) -> torch.Tensor:
+    def _states(self, batch: Batch, apart: Apart | None = None) -> torch.Tensor:
         texts = batch.input_ids, batch.attention_mask, batch.token_type_ids
         if self.frozen:
             return self.frozen.of(*texts, self._encode, varied=batch.varied)
-        return self._encode(*texts, varied=batch.varied)
+        return self._encode(*texts, varied=batch.varied, apart=apart)
 
 
 def build_model(

@@ -22,11 +22,37 @@ class Group:
     """Rows that attend together: their padded lengths are equal."""
 
     index: torch.Tensor | None
-    """The token that stands at each place, any token where there is padding: [rows * length]; None if 0, 1, 2, ..."""
-    there: torch.Tensor | None
-    """Where there is a token: [rows, length]; None if everywhere."""
+    """The token at each place, the row's own first one where there is padding: [rows * length]; None if 0, 1, 2, ..."""
+    padding: torch.Tensor | None
+    """Which of the last `PAD_MULTIPLE` places hold no token: [rows, PAD_MULTIPLE]; None if no place is padding."""
     rows: int
     length: int
+    owners: torch.Tensor | None
+    """Whose each row is, with `Apart`: [rows]."""
+
+
+class Apart:
+    """Trained parameters of which each owner of rows has a copy, so that its gradient stands apart.
+
+    A copy is no more than a view: gradients alone take memory, [owners, ...] each.
+    """
+
+    def __init__(self, owners: torch.Tensor, count: int) -> None:
+        """Whose each row of a batch is, [rows], from 0 to `count` - 1."""
+        self.owners, self.count = owners, count
+        self._copies: dict[torch.Tensor, torch.Tensor] = {}
+
+    def copies(self, parameter: torch.Tensor) -> torch.Tensor:
+        """Those of all owners: [owners, ...]."""
+        if parameter not in self._copies:
+            copies = parameter.detach().expand(self.count, *parameter.shape)
+            self._copies[parameter] = copies.requires_grad_(parameter.requires_grad)
+        return self._copies[parameter]
+
+    def gradient(self, parameter: torch.Tensor) -> torch.Tensor | None:
+        """Each owner's, [owners, ...]; None if no copy was read."""
+        copies = self._copies.get(parameter)
+        return None if copies is None else copies.grad
 
 
 @dataclass(frozen=True)
@@ -40,27 +66,31 @@ class Packing:
     groups: tuple[Group, ...]
     places: torch.Tensor | None
     """Of each token, its place in the groups, one behind the other: [tokens]; None if 0, 1, 2, ..."""
+    apart: Apart | None = None
 
 
-def pack(mask: torch.Tensor) -> Packing:
+def pack(mask: torch.Tensor, apart: Apart | None = None) -> Packing:
     """Lay out a batch, [rows, length], whose mask is one where there is text: at the start of every row."""
     lengths = mask.sum(1)
     starts = lengths.cumsum(0) - lengths
     tokens = mask.flatten().nonzero()[:, 0]
     positions = tokens % mask.shape[1]
     if bool((lengths == lengths[0]).all()):
-        return Packing(tokens, positions, (Group(None, None, len(mask), int(lengths[0])),), None)
+        everything = Group(None, None, len(mask), int(lengths[0]), apart.owners if apart else None)
+        return Packing(tokens, positions, (everything,), None, apart)
     padded = (lengths + PAD_MULTIPLE - 1) // PAD_MULTIPLE * PAD_MULTIPLE
     groups, places, before = [], torch.empty_like(tokens), 0
     for width in sorted(set(padded.tolist()) - {0}):
         own = padded == width
         steps = torch.arange(width, device=mask.device)
         there = steps < lengths[own, None]
-        index = torch.where(there, starts[own, None] + steps, 0)
+        index = starts[own, None] + torch.where(there, steps, 0)
         places[index[there]] = before + there.flatten().nonzero()[:, 0]
-        groups.append(Group(index.flatten(), None if bool(there.all()) else there, *index.shape))
+        owners = apart.owners[own] if apart else None
+        padding = None if bool(there.all()) else ~there[:, -PAD_MULTIPLE:]
+        groups.append(Group(index.flatten(), padding, len(index), width, owners))
         before += index.numel()
-    return Packing(tokens, positions, tuple(groups), places)
+    return Packing(tokens, positions, tuple(groups), places, apart)
 
 
 @dataclass(frozen=True)
@@ -82,6 +112,7 @@ class Adapted(torch.autograd.Function):
         weight: torch.Tensor,
         bias: torch.Tensor,
         parts: Sequence[Part],
+        packing: Packing,
         *ab: torch.Tensor,
     ) -> torch.Tensor:
         """[tokens, inputs] to [tokens, outputs].
@@ -92,9 +123,13 @@ class Adapted(torch.autograd.Function):
             weight: Frozen.
             bias: Frozen.
             parts: What has a product beside it.
-            ab: A [rank, inputs] and B [outputs, rank] of each part in turn, float32.
+            packing: Of the tokens.
+            ab: A [rank, inputs] and B [outputs, rank] of each part in turn, float32; with `packing.apart` each owner's,
+                [owners, ...], all alike.
         """
         outputs = torch.addmm(bias, inputs, weight.t())
+        if packing.apart:
+            ab = tuple(copies[0] for copies in ab)
         down, ranks = torch.cat(ab[0::2]).to(inputs.dtype) if ab else None, [len(a) for a in ab[0::2]]
         ups = [(b * part.scale).to(inputs.dtype) for b, part in zip(ab[1::2], parts, strict=True)]
         low = inputs @ down.t() if down is not None else None
@@ -102,7 +137,7 @@ class Adapted(torch.autograd.Function):
             for part, x, up in zip(parts, torch.split(low, ranks, 1), ups, strict=True):
                 outputs[:, part.start : part.end].addmm_(x, up.t())
         ctx.save_for_backward(inputs, weight, down, low, *ups)
-        ctx.parts, ctx.ranks = parts, ranks
+        ctx.parts, ctx.ranks, ctx.packing = parts, ranks, packing
         return outputs
 
     @staticmethod
@@ -112,18 +147,37 @@ class Adapted(torch.autograd.Function):
         inputs, weight, down, low, *ups = ctx.saved_tensors
         back = gradient @ weight if ctx.needs_input_grad[0] else None
         if down is None:
-            return back, None, None, None
+            return back, None, None, None, None
         own = [gradient[:, part.start : part.end] for part in ctx.parts]
         pulled = torch.cat([part @ up for part, up in zip(own, ups, strict=True)], 1)
         if back is not None:
             back.addmm_(pulled, down)
-        wanted = ctx.needs_input_grad[4:]
-        downs = (pulled.t() @ inputs).float().split(ctx.ranks) if any(wanted[0::2]) else [None] * len(own)
+        wanted = ctx.needs_input_grad[5:]
+        downs = (
+            torch.split(_outer(pulled, inputs, ctx.packing), ctx.ranks, -2) if any(wanted[0::2]) else [None] * len(own)
+        )
         ab: list[torch.Tensor | None] = []
         for number, (part, x) in enumerate(zip(own, torch.split(low, ctx.ranks, 1), strict=True)):
             ab.append(downs[number] if wanted[2 * number] else None)
-            ab.append((part.t() @ x).float() * ctx.parts[number].scale if wanted[2 * number + 1] else None)
-        return back, None, None, None, *ab
+            scale = ctx.parts[number].scale
+            ab.append(_outer(part, x, ctx.packing).mul_(scale) if wanted[2 * number + 1] else None)
+        return back, None, None, None, None, *ab
+
+
+def _outer(left: torch.Tensor, right: torch.Tensor, packing: Packing) -> torch.Tensor:
+    """left^T right over all tokens, or with `packing.apart` over those of each owner: float32 [..., left, right].
+
+    A row's product is its own, whatever other rows there are, to the last bit: rows are padded as their length says.
+    """
+    if packing.apart is None:
+        return (left.t() @ right).float()
+    total = left.new_zeros((packing.apart.count, left.shape[1], right.shape[1]), dtype=torch.float32)
+    for group in packing.groups:
+        narrow = left.shape[1] < right.shape[1]  # one side that is zero at padding is enough
+        one, other = _gather(left, group, zeroed=narrow), _gather(right, group, zeroed=not narrow)
+        assert group.owners is not None
+        total.index_add_(0, group.owners, torch.bmm(one.transpose(1, 2), other).float())
+    return total
 
 
 class Attention(torch.autograd.Function):
@@ -140,11 +194,12 @@ class Attention(torch.autograd.Function):
         saved, outputs = [], []
         for group in packing.groups:
             rows, length = group.rows, group.length
-            own = _gather(qkv, group).view(rows, length, 3, heads, size).permute(2, 0, 3, 1, 4)
+            own = _gather(qkv, group, zeroed=False).view(rows, length, 3, heads, size).permute(2, 0, 3, 1, 4)
             q, k, v = own.reshape(3, rows * heads, length, size)
-            scores = torch.bmm(q, k.transpose(1, 2)).mul_(size**-0.5)
-            if group.there is not None:
-                scores.view(rows, heads, length, length).masked_fill_(~group.there[:, None, None], -torch.inf)
+            scores = _scaled(q, k.transpose(1, 2), size**-0.5)
+            if group.padding is not None:
+                last = scores.view(rows, heads, length, length)[..., -PAD_MULTIPLE:]
+                last.masked_fill_(group.padding[:, None, None], -torch.inf)
             weights = torch.softmax(scores, -1)
             outputs.append(torch.bmm(weights, v).view(rows, heads, length, size).transpose(1, 2).reshape(-1, hidden))
             saved += [q, k, v, weights]
@@ -161,13 +216,12 @@ class Attention(torch.autograd.Function):
         for number, group in enumerate(ctx.packing.groups):
             q, k, v, weights = ctx.saved_tensors[4 * number : 4 * number + 4]
             rows, length = group.rows, group.length
-            own = _gather(gradient, group).view(rows, length, heads, size).transpose(1, 2).reshape(q.shape)
+            own = _gather(gradient, group, zeroed=True).view(rows, length, heads, size).transpose(1, 2).reshape(q.shape)
             three = q.new_empty((3, *q.shape))
             torch.bmm(weights.transpose(1, 2), own, out=three[2])
             scores = torch._softmax_backward_data(torch.bmm(own, v.transpose(1, 2)), weights, -1, weights.dtype)
-            scores.mul_(size**-0.5)
-            torch.bmm(scores, k, out=three[0])
-            torch.bmm(scores.transpose(1, 2), q, out=three[1])
+            torch.baddbmm(three[0], scores, k, beta=0, alpha=size**-0.5, out=three[0])
+            torch.baddbmm(three[1], scores.transpose(1, 2), q, beta=0, alpha=size**-0.5, out=three[1])
             spread = three.view(3, rows, heads, length, size).permute(1, 3, 0, 2, 4)
             back.append(spread.reshape(rows * length, 3 * hidden))
         return _scatter(back, ctx.packing), None, None
@@ -201,10 +255,15 @@ class AddNorm(torch.autograd.Function):
 
 
 def adapted(
-    inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, parts: Sequence[Part], ab: Sequence[torch.Tensor]
+    inputs: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    parts: Sequence[Part],
+    packing: Packing,
+    ab: Sequence[torch.Tensor],
 ) -> torch.Tensor:
     """As `Adapted.forward`."""
-    outputs: torch.Tensor = Adapted.apply(inputs, weight, bias, parts, *ab)  # type: ignore[no-untyped-call]
+    outputs: torch.Tensor = Adapted.apply(inputs, weight, bias, parts, packing, *ab)  # type: ignore[no-untyped-call]
     return outputs
 
 
@@ -220,13 +279,18 @@ def add_norm(states: torch.Tensor, added: torch.Tensor, norm: nn.LayerNorm) -> t
     return normal, normal if low is None else low
 
 
-def _gather(flat: torch.Tensor, group: Group) -> torch.Tensor:
-    """A group's rows, zero where there is padding: [rows * length, ...]."""
+def _scaled(one: torch.Tensor, other: torch.Tensor, scale: float) -> torch.Tensor:
+    """Each batch's product, times `scale`."""
+    return torch.baddbmm(one.new_empty(1), one, other, beta=0, alpha=scale)
+
+
+def _gather(flat: torch.Tensor, group: Group, *, zeroed: bool) -> torch.Tensor:
+    """A group's rows, [rows, length, ...]; at padding, if not `zeroed`, what the row's own first token has."""
     if group.index is None:
-        return flat
-    rows = flat.index_select(0, group.index)
-    if group.there is not None:  # what stands there is of another row, and may not be finite
-        rows.masked_fill_(~group.there.reshape(-1, 1), 0)
+        return flat.view(group.rows, group.length, -1)
+    rows = flat.index_select(0, group.index).view(group.rows, group.length, -1)
+    if zeroed and group.padding is not None:
+        rows[:, -PAD_MULTIPLE:].masked_fill_(group.padding[:, :, None], 0)
     return rows
 
 

@@ -23,6 +23,9 @@ from client.privacy.dpsgd import (
 from client.privacy.randomness import Stream
 from client.train import trainer
 from shared.federation import Federation, Privacy, Training
+from shared.federation.methods import METHODS
+from shared.model.encoder import Encoder
+from shared.model.lora import set_trained
 from shared.model.multitask import MultiTaskModel, build_model
 from shared.tasks import Example
 
@@ -84,10 +87,12 @@ def private(owners: dict[tuple[str, int], str], noise: float = 0.0, **changes: A
     return Private(PRIVACY.model_copy(update=changes), noise, owners)
 
 
-def build(tiny_federation: MakeFederation, *names: str, **training: Any) -> tuple[MultiTaskModel, list[Example]]:
+def build(
+    tiny_federation: MakeFederation, *names: str, method: str = "fedavg", **training: Any
+) -> tuple[MultiTaskModel, list[Example]]:
     """A model whose B factors are not zero, in training mode, and the examples of the named tasks."""
     tasks = {name: TASKS[name][0] for name in names}
-    federation = tiny_federation(tasks=tasks, training=EXACT | training)
+    federation = tiny_federation(tasks=tasks, training=EXACT | training, rounds={"method": method})
     federation = federation.model_copy(update={"tasks": {n: s for n, s in federation.tasks.items() if n in names}})
     model = build_model(federation)
     with torch.no_grad():
@@ -153,15 +158,95 @@ def test_an_owner_larger_than_a_micro_batch_passes_in_parts(tiny_federation: Mak
         assert_owners(model, [list(owner) for owner in batch], training)
 
 
-def test_hooks_equal_vmap(tiny_federation: MakeFederation) -> None:
+def by_hooks(model: MultiTaskModel, owners: list[list[Example]], training: Training) -> list[torch.Tensor]:
+    """As opacus tells each row's gradient of a forward pass of peft's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Encoder, "is_known", lambda self: False)
+        with per_example_gradients(model):
+            return owner_gradients(model, owners, training)
+
+
+def packed(model: MultiTaskModel, owners: list[list[Example]], training: Training) -> list[torch.Tensor]:
+    assert model.packs
+    with per_example_gradients(model):
+        assert not any(module._forward_hooks for module in model.encoder.modules())
+        return owner_gradients(model, owners, training)
+
+
+def assert_as_by_hooks(model: MultiTaskModel, owners: list[list[Example]]) -> None:
+    training = Training.model_validate(EXACT)
+    for ours, theirs in zip(packed(model, owners, training), by_hooks(model, owners, training), strict=True):
+        assert ours.shape == theirs.shape
+        assert ours.dtype == theirs.dtype
+        assert float((ours - theirs).abs().max()) <= 1e-6 * max(1.0, float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize("names", [("sentiment", "entities", "qa"), ("pair", "masked"), ("summary", "reply", "next")])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_the_packed_pass_tells_owners_as_hooks_do(
+    tiny_federation: MakeFederation, names: tuple[str, ...], rows: int
+) -> None:
+    """Owners of one row each, and of `rows` of any length and task."""
+    model, examples = build(tiny_federation, *names)
+    examples = examples * rows
+    assert len({len(example) for example in examples}) > 1, "rows of one length"
+    assert_as_by_hooks(model, [examples[start::rows] for start in range(rows)] if rows > 1 else [[e] for e in examples])
+
+
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if not method.frozen])
+@pytest.mark.parametrize("round", [1, 2])
+def test_every_method_tells_owners_as_hooks_do(tiny_federation: MakeFederation, method: str, round: int) -> None:
+    model, examples = build(tiny_federation, "sentiment", "entities", method=method)
+    set_trained(model.encoder, METHODS[method].factors(round))  # type: ignore[index]
+    assert_as_by_hooks(model, [[examples[0], examples[2]], [examples[1]], [examples[3]]])
+
+
+def test_bfloat16_tells_owners_no_worse_than_hooks_do(tiny_federation: MakeFederation) -> None:
+    model, examples = build(tiny_federation, "sentiment", "entities", "qa")
+    owners = by_record(examples)
+    exact = by_hooks(model, owners, Training.model_validate(EXACT))
+    rough = Training.model_validate(EXACT | {"precision": "bfloat16"})
+    far = [
+        sum(float((one - other).norm() / other.norm()) for one, other in zip(found, exact, strict=True))
+        for found in (packed(model, owners, rough), by_hooks(model, owners, rough))
+    ]
+    assert 0 < far[0] <= 1.05 * far[1]
+
+
+def test_an_owners_gradient_rests_on_nobody_else(tiny_federation: MakeFederation) -> None:
+    """And padding is nobody's: what stands there is not even finite."""
+    model, examples = build(tiny_federation, "sentiment", "entities")
+    owners = by_record(examples)
+    for training in ({}, {"precision": "bfloat16"}):
+        settings = Training.model_validate(EXACT | training)
+        together = packed(model, owners, settings)
+        with torch.no_grad():
+            model.encoder.get_input_embeddings().weight[model.tokenizer.pad_token_id] = math.nan
+        for number, owner in enumerate(owners):
+            for one, other in zip(packed(model, [owner], settings), together, strict=True):
+                torch.testing.assert_close(one[0], other[number], rtol=1e-5, atol=1e-7)
+        with torch.no_grad():
+            model.encoder.get_input_embeddings().weight[model.tokenizer.pad_token_id] = 0
+
+
+def test_a_model_that_is_not_known_any_more_is_seen(mixed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, examples, _ = mixed
+    with per_example_gradients(model):
+        monkeypatch.setattr(Encoder, "is_known", lambda self: False)
+        with pytest.raises(AssertionError, match="no owner's"):
+            owner_gradients(model, by_record(examples), Training.model_validate(EXACT))
+
+
+def test_hooks_equal_vmap(tiny_federation: MakeFederation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Encoder, "is_known", lambda self: False)
     model, examples = build(tiny_federation, "sentiment", "entities", "summary")
     owners = by_record(examples)
     with per_example_gradients(model):
-        by_hooks = owner_gradients(model, owners, Training.model_validate(EXACT))
+        by_opacus = owner_gradients(model, owners, Training.model_validate(EXACT))
     hooks = GradSampleHooks(model, loss_reduction="sum", force_functorch=True)
     by_vmap = owner_gradients(model, owners, Training.model_validate(EXACT))
     hooks.cleanup()
-    for one, other in zip(by_hooks, by_vmap, strict=True):
+    for one, other in zip(by_opacus, by_vmap, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
@@ -290,7 +375,7 @@ def test_losses_that_overflow_are_told_as_zero(mixed: Any) -> None:
 def test_the_mean_of_losses_too_large_for_float32_is_finite(mixed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model, examples, owners = mixed
     monkeypatch.setattr(
-        dpsgd, "_backward", lambda model, batch, training: {"sentiment": torch.full((len(batch.input_ids),), 3e38)}
+        dpsgd, "_backward", lambda model, batch, *_: {"sentiment": torch.full((len(batch.input_ids),), 3e38)}
     )
     with per_example_gradients(model):
         noisy = private_optimizer(torch.optim.SGD(trained(model), lr=1.0), private(owners))
@@ -303,7 +388,7 @@ def test_a_gradient_too_long_to_measure_counts_as_nothing(mixed: Any, monkeypatc
     model, examples, owners = mixed
     enormous = [parameter.new_full((1, *parameter.shape), 3e38) for parameter in trained(model)]
     monkeypatch.setattr(dpsgd, "owner_gradients", lambda model, owners, training, losses: enormous)
-    monkeypatch.setattr(dpsgd, "owner_batches", lambda owners, batch_tokens: [owners[:1]])
+    monkeypatch.setattr(dpsgd, "owner_batches", lambda owners, *_: [owners[:1]])
     for moved in stepped(model, examples, private(owners), Training.model_validate(EXACT)):
         assert not moved.any()
 
@@ -324,7 +409,7 @@ def test_nothing_is_left_of_a_training_that_failed(mixed: Any, monkeypatch: pyte
             if broken == "losses":  # after all layers have run
                 patch.setattr(model, "losses", fail)
             else:
-                patch.setattr(dpsgd, "_rows_of", fail)  # after the backward pass
+                patch.setattr(dpsgd, "_gradients", fail)  # after the backward pass
             with pytest.raises(KeyboardInterrupt):
                 stepped(model, examples, private(owners), training)
         assert {name: set(vars(module)) for name, module in model.named_modules()} == attributes
@@ -405,7 +490,7 @@ def test_steps_do_not_depend_on_the_data(epochs: int, rate: float, steps: int) -
 
 
 def test_training_learns_without_noise_and_ends_as_no_seed_tells(tiny_federation: MakeFederation) -> None:
-    training = {"epochs_per_round": 20, "learning_rate": 1e-2}
+    training: dict[str, Any] = {"epochs_per_round": 20, "learning_rate": 1e-2}
     model, examples = build(tiny_federation, "sentiment", "entities", **training)
     start = [parameter.detach().clone() for parameter in trained(model)]
     owners = {(e.task, e.record): f"{e.task} {e.record}" for e in examples}

@@ -169,5 +169,5 @@ def test_layout() -> None:
     assert packing.positions.tolist() == [0, 1, 2, 0, 0, 1, 2, 3]
     (group,) = packing.groups
     assert (group.rows, group.length) == (3, 8)
-    assert group.there is not None
-    assert group.there.sum(1).tolist() == [3, 1, 4]
+    assert group.padding is not None
+    assert group.padding.sum(1).tolist() == [5, 7, 4]
