@@ -64,7 +64,7 @@ class Data(Model):
     scheme: Scheme = "BIO"
     """How the tags of entities are written: `BIO`, `IOB` (an entity begins with I-), or `BIOES` (also `BILOU`)."""
     augmentation: Augmentation | None = None
-    """Reword training texts at random, anew in every epoch; for tasks whose labels hold then."""
+    """Reword training texts at random, differently in every epoch; for tasks whose labels hold then."""
 
     @model_validator(mode="after")
     def _formats(self) -> Self:

@@ -110,7 +110,7 @@ def build_site(institution: Institution, federation: Federation, model: MultiTas
 def _hold(
     institution: Institution, federation: Federation, model: MultiTaskModel, policy: Policy, kept: Kept
 ) -> Holdings:
-    """The institution's records, and what is known about them; of records whose scores are private, little is told."""
+    """The institution's records, and what is known about them; little about those whose scores are private."""
     sources, length = sources_of(institution), federation.backbone.max_length
     key = kept.split_key or key_of_seed(federation.seed)
     data = load_data(sources, model.tasks, model.tokenizer, length, key, private=kept.ledger is not None)
@@ -121,7 +121,7 @@ def _hold(
         examined: dict[Split, list[tuple[int, Record]]] = {
             split: list(enumerate(own.records, 1))
             for split, own in splits.items()
-            if split == "train" or not hidden  # the numbers would tell of records whose scores are noisy
+            if split == "train" or not hidden  # the numbers would reveal records whose scores are noisy
         }
         readiness[name] = examine(task, examined, model.tokenizer, length, annotates=source.annotates)
         owners[name] = {

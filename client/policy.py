@@ -1,6 +1,6 @@
 """What an institution allows: `[policy]` of its own file, checked in its own process before and after each answer.
 
-A request that breaks a rule raises PolicyError, which names the rule as `policy.KEY`; what an answer tells in numbers
+A request that breaks a rule raises PolicyError, which names the rule as `policy.KEY`; what an answer reveals in numbers
 is reduced to what the policy shares (`client.leaving.disclosure`). Nothing that a coordinator sends can change a rule.
 """
 
@@ -95,7 +95,7 @@ def check_request(policy: Policy, request: Request, federation: "Federation", ow
     """
     for objection in objections(policy, federation, owners):
         raise PolicyError(objection)
-    if isinstance(request, EvaluateRequest) and not request.released:  # that one is answered with what may be told
+    if isinstance(request, EvaluateRequest) and not request.released:  # that one is answered with what may be shared
         _check_evaluation(policy, request.split, owners)
 
 
@@ -112,7 +112,7 @@ def check_tasks(policy: Policy, tasks: Collection[str]) -> None:
     if policy.tasks is not None and (others := sorted(set(tasks) - set(policy.tasks))):
         raise PolicyError(
             f"This site takes part in {listed(policy.tasks)} (policy.tasks), but the request is about "
-            f"{listed(others)} too; ask it anew what it holds."
+            f"{listed(others)} too; ask again what it holds."
         )
 
 

@@ -118,7 +118,7 @@ class Reasons:
 MOST_LISTED = 20
 """Names that are listed in one sentence, whatever their number."""
 LONGEST_LINE = 5000
-"""Characters that are kept of an error as it is printed, of a line of a log, and of what a run tells."""
+"""Characters that are kept of an error as it is printed, of a line of a log, and of an event of a run."""
 LONGEST_TEXT = 500
 """Characters that are kept of a sentence that came from outside."""
 

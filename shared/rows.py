@@ -20,7 +20,7 @@ def row_masks(
     """The rows that are an institution's, for the arrays of which not all are.
 
     Args:
-        outputs: Per task that it holds, the label of each output row; None where a row is everybody's.
+        outputs: Per task that it holds, the label of each output row; None where every holder has the row.
         labels: Per task, the labels that it annotates; all of them where a task is left out.
 
     Returns:

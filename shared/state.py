@@ -3,7 +3,7 @@
 A checkpoint and a message are flat collections of named arrays. Those of the model have names of their own
 (`shared.adapter`); whatever stands beside them goes under a prefix, and prefixes exist in this module only:
 
-    control/NAME           with an update: by how much a control variate has changed; before it: everybody's
+    control/NAME           with an update: by how much a control variate has changed; before it: the mean
     importance/LAYER       with an update: how much each component of a layer matters
     base/LAYER.B  .A       in a checkpoint, and in a blob of its own: a round's step of the frozen weights
     optimizer/m/NAME  v/   in a checkpoint: moments of the server optimizer

@@ -25,7 +25,7 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """Watch a hospital, a law firm and a bank train one model on this machine."""
-    with _fresh_folder(workdir) as folder:  # before torch is loaded: a wrong folder is told at once
+    with _fresh_folder(workdir) as folder:  # before torch is loaded: a wrong folder is reported at once
         from simulations.demo import as_json as result_as_json
         from simulations.demo import run_demo
         from simulations.results import print_rows

@@ -1,4 +1,4 @@
-"""Rewording training texts at random, anew in every epoch: synonyms, and for whole texts dropped and swapped words.
+"""Rewording training texts at random in every epoch: synonyms, and for whole texts dropped and swapped words.
 
 After EDA (Wei and Zou 2019, arXiv 1901.11196), whose synonyms are WordNet's; here they are the site's own. A task names
 the fields of its records that may be reworded (`Task.free_texts`, `Task.free_words`), so that labels hold: words that

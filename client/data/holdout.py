@@ -63,7 +63,7 @@ def write_key(state: Path, key: bytes) -> None:
 
 
 def key_of_seed(seed: int) -> bytes:
-    """A key for the simulator, which anybody can draw anew, since nothing leaves it."""
+    """A key for the simulator, which anybody can compute, since nothing leaves the simulator."""
     return hashlib.blake2b(str(seed).encode(), digest_size=KEY_BYTES, person=b"split of a seed").digest()
 
 

@@ -91,7 +91,7 @@ def sha256(text: str) -> str:
 
 
 def _compatible(text: str) -> str:
-    """NFKC in one case; twice, because what is folded may be composed anew."""
+    """NFKC in one case; twice, because what is folded may need composing again."""
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
 
 

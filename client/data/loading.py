@@ -48,7 +48,7 @@ class FileReport:
 
 @dataclass(frozen=True)
 class TaskRows:
-    """What reading all files of a task has brought to light."""
+    """What reading all files of a task has shown."""
 
     files: Mapping[Split, FileReport]
     used: dict[Split, list[Row]]

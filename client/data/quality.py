@@ -37,11 +37,11 @@ TROUBLES = {
     ),
     "replacement characters": Trouble(
         lambda text: "\ufffd" in text,
-        "export the text anew from its source: what stood in place of U+FFFD is lost in this file",
+        "export the text from its source again: the characters that U+FFFD replaced are lost in this file",
     ),
     "mojibake": Trouble(
         lambda text: is_bad(text) and fix_encoding(text) != text,
-        "export the text anew as UTF-8, or repair it with ftfy: it was read in another encoding than it was written in",
+        "export the text again as UTF-8, or repair it with ftfy: it was read in another encoding than its own",
     ),
     "few letters": Trouble(
         _has_few_letters,

@@ -145,7 +145,7 @@ def examine(
         splits: Per split its records, with the numbers by which the report names them.
         tokenizer: The backbone's.
         max_length: Longest input in sub-tokens.
-        files: What reading the files brought to light, if they were read for this.
+        files: What reading the files showed, if they have been read.
         annotates: The labels that the institution annotates; None if all.
     """
     trained = {hash_texts(task.texts_of(record)) for _, record in splits.get("train", ())}

@@ -178,7 +178,7 @@ def _look_at_owners(task: TaskReport, split: Split, records: SplitReport) -> Sai
         yield (
             "warning",
             f"{len(found.trained)} of {found.owners} owners are in train too ({named}); keep each to one of the two, "
-            "because they flatter the scores, which under [privacy] then tell of owners who are trained on.",
+            "because they flatter the scores, which under [privacy] then reveal owners who are trained on.",
         )
     else:
         yield "ok", f"none of {found.owners} owners is in train too."

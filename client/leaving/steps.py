@@ -1,10 +1,10 @@
 """The way of a round's update out of a site: a list of named steps, as the agreement says (`steps_of`).
 
     align       turn the factors towards those received (FedRot-LoRA)
-    prune       leave out components that the layers have lost, and tell how much the others matter (AdaLoRA)
+    prune       leave out components that the layers have lost, and report how much the others matter (AdaLoRA)
     subtract    new minus received, of what the method sends; what it keeps stays at home
     feedback    add what `top-k` left out before, and keep what it leaves out now
-    control     tell by how much the control variates change (SCAFFOLD)
+    control     report by how much the control variates change (SCAFFOLD)
     gate        encode, check against the agreement and the policy, decode as the coordinator will
     remember    keep the control variates as the coordinator now knows them
 

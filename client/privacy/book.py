@@ -70,7 +70,7 @@ class Book:
         if charge is None or not charge.open:
             raise BudgetError(
                 f"Expected entry {reserved} of the privacy ledger to be a reservation that is not settled, but it is "
-                f"{'none' if charge is None else 'settled'}; reserve anew before training."
+                f"{'none' if charge is None else 'settled'}; reserve again before training."
             )
         if not 0 <= steps <= charge.mechanism.steps:
             raise BudgetError(

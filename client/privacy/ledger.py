@@ -173,7 +173,7 @@ class Ledger:
         if use == "training" and self.introduce(dataset) and ask:
             raise BudgetError(
                 "This site's training data share no owner and no record with any that its privacy ledger knows: their "
-                'budget would begin anew, and that waits for its operator (policy.new_data = "ask"); '
+                'budget would start from zero, and that waits for its operator (policy.new_data = "ask"); '
                 "`collegium client ledger institution.toml` lists them, and --approve lets them be trained on."
             )
         with self._transaction(write=True) as (found, book):

@@ -140,7 +140,7 @@ class Asked:
         if last and (last["round"] == request.round or purpose != "validation"):
             if (last["round"], last["state"]) != (request.round, state):
                 raise ProtocolError(
-                    f"Expected the state whose {purpose} scores have been told in this run, but another one came; "
+                    f"Expected the state whose {purpose} scores have been sent in this run, but another one came; "
                     "there is one answer for each purpose and round."
                 )
             return read(EvaluateReply, json.loads(last["answer"])) if last["answer"] else None

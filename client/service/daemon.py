@@ -144,11 +144,11 @@ def _why_supernode_ended(institution: Institution, port: int, _code: int, tail: 
         detail = tail.split("certificate verify failed: ", 1)[-1].split(" (_ssl", 1)[0].splitlines()[0]
         return (
             f"Expected the coordinator at {address} to show a certificate that {ca} vouches for, but it did not "
-            f"({detail}); check server.address and this machine's clock, or get ca.crt anew from the coordinator."
+            f"({detail}); check server.address and this machine's clock, or get a new ca.crt from the coordinator."
         )
     if "SSL/TLS handshake error" in tail:
         return (
-            f"Expected TLS at {address}, but what answers there speaks something else; set server.address in the "
+            f"Expected TLS at {address}, but what answers there uses another protocol; set server.address in the "
             "institution file to the coordinator's public door."
         )
     if "address already in use" in tail:

@@ -203,7 +203,7 @@ def predict(model: MultiTaskModel, task: Task, examples: Sequence[Example], *, p
 def _epochs(
     model: MultiTaskModel, draw: Augment, training: Training, rng: np.random.Generator, private: Private | None
 ) -> list[list[list[Example]]]:
-    """The batches of the round's epochs, drawn anew."""
+    """The batches of the round's epochs, drawn again."""
     if private:
         batches = poisson_batches(draw(private.chance("reword")), private, steps_per_round(private.privacy, training))
         return [[_redrawn(model, batch, private.chance("redraw", step)) for step, batch in enumerate(batches)]]

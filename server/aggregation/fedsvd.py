@@ -1,8 +1,8 @@
 """Turning A to the principal directions of the adapter's product after a round (FedSVD: Lee et al. 2025, 2505.12805).
 
-Institutions train B beside a frozen A. After their B are averaged, which is exact, the product B A is factored anew, so
-that A keeps orthonormal rows and the columns of B are ordered by what they contribute. It needs no record, so it costs
-no privacy.
+Institutions train B beside a frozen A. After their B are averaged, which is exact, the product B A is factored again,
+so that A keeps orthonormal rows and the columns of B are ordered by what they contribute. It needs no record, so it
+costs no privacy.
 """
 
 from collections.abc import Mapping

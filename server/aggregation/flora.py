@@ -2,7 +2,7 @@
 
 The stacked factors [B_1 .. B_K] and [w_1 A_1; ..; w_K A_K] have the product sum_i w_i B_i A_i (their equation 5; a
 weight stands on one of the two factors only). It goes into the frozen weights as it is, whatever the institutions'
-ranks, and the next round begins with a new A and B = 0. Beginning anew costs accuracy: papers that compare find it
+ranks, and the next round begins with a new A and B = 0. Starting again costs accuracy: papers that compare find it
 behind averaging.
 """
 
@@ -18,7 +18,7 @@ from shared.model.lowrank import Product, compress, stack
 
 
 def apply(state: Mapping[str, np.ndarray], updates: Iterable[ClientUpdate], context: Context) -> Result:
-    """Stack the products, and begin the factors anew.
+    """Stack the products, and start the factors again.
 
     Args:
         state: The global state.

@@ -10,9 +10,9 @@ What comes out are updates again, for whatever method averages them:
 - A step that is too long is scaled to (t dB, t dA), with the smallest t at which the step of the *product* has the
   length allowed. A fraction of that step itself is no pair of factors of the same rank; this one is, and on the way
   from what the institution received to what it proposes it is where that length is reached first.
-- Trust is what an institution's say is multiplied by, in the mean of any method (`ClientUpdate.trust`). In the adapter
-  everybody's say is otherwise the same, since the tasks that somebody holds are its own word.
-- A median or trimmed mean of every number takes the place of everybody's update: their mean is that median.
+- Trust multiplies an institution's weight in the mean of any method (`ClientUpdate.trust`). Otherwise all weights in
+  the adapter are equal, since an institution could claim any tasks.
+- A median or trimmed mean of every number replaces every update: their mean is that median.
 """
 
 from collections.abc import Mapping, Sequence

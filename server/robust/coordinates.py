@@ -1,7 +1,7 @@
 """Robust means of every number by itself.
 
 Where a round sends a single factor of the adapter, its numbers are coordinates of the product up to a linear map that
-is everybody's; a head's are coordinates anyway.
+all institutions share; a head's are coordinates anyway.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def trimmed_mean(values: np.ndarray, byzantine: int) -> np.ndarray:
 
 
 def combine(own: Sequence[ClientUpdate], robust: Robust) -> Arrays:
-    """The array that takes the place of everybody's; each row of a head over those who may move it."""
+    """The array that replaces every institution's; each row of a head over those who may move it."""
     return {name: _combine(name, own, robust).astype(np.float32) for name in own[0].arrays}
 
 

@@ -14,8 +14,8 @@ everybody has signed (`shared.weighting`): as plain averaging would weigh those 
 is a weighted sum and the sum of the weights in it, by which it is divided. So the result is that of plain averaging
 over the same institutions, within the fixed-point error. Two cases differ: if an institution is lost between open and
 mask, and `rounds.weighting` gives tasks an equal say, then the others' adapter weights keep their ratios instead of
-being balanced by task anew; and nobody weighs more than `rounds.max_share` of the adapter or of a row of a head, so
-that what a single institution holds does not move.
+being balanced by task again; and nobody weighs more than `rounds.max_share` of the adapter or of a row of a head, so
+that what a single institution holds is not updated.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """Layers of different ranks (`adapter.type = "adalora"`): what they have left travels, what was pruned does not.
 
 The first components of a layer are those that it has left. Of every other one the row of A and the column of B are
-zero, and then so are their gradients: it stays zero under any optimizer and weight decay, and the state itself tells
+zero, and then so are their gradients: it stays zero under any optimizer and weight decay, and the state itself shows
 what was pruned. A state has the federation's shapes; on the wire only what is left has rows and columns.
 """
 

@@ -73,7 +73,7 @@ def locate(name: str) -> Path:
 def has_pooler(name: str) -> bool:
     """Whether a backbone's weights have BERT's pooler; True where this machine has none of them.
 
-    No head uses it, but transformers warns where it misses one, or finds one that it was told to do without.
+    No head uses it, but transformers warns where it misses one, or finds one that it was asked to leave out.
     """
     try:
         folder = Path(ALIASES[name]()) if name in ALIASES else Path(name).expanduser()

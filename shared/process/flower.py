@@ -14,8 +14,8 @@ TASK_POLL_SECONDS = 0.1
 def flower_environment(home: Path) -> dict[str, str]:
     """Variables that every Flower process needs, to be laid over the parent's environment.
 
-    Flower phones home unless told otherwise, installs what a run's bundle asks for, finds its helpers by name, and
-    takes a proxy for its calls to this machine too.
+    Flower phones home unless configured otherwise, installs what a run's bundle asks for, finds its helpers by name,
+    and takes a proxy for its calls to this machine too.
 
     Args:
         home: Folder that Flower may write to (its `FLWR_HOME`); one per daemon, so that two daemons on one

@@ -1,7 +1,7 @@
-"""What a child process tells the supervisor before it ends: why it cannot go on, as JSON through a pipe of its own.
+"""What a child process reports to the supervisor before it ends: why it cannot go on, as JSON through its own pipe.
 
-A restart does not help then. Nothing is read out of the child's log for it, which a person may read and
-which begins anew when it is full.
+A restart would not help. The reason is not read out of the child's log, which is for people and starts again when it
+is full.
 """
 
 import json

@@ -19,7 +19,7 @@ from shared.errors import ConfigError
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 SPARED = ("no_proxy", "NO_PROXY")
-"""Hosts that are spoken to without one; the first of both counts."""
+"""Variables with hosts that are reached without one; the first that is set counts."""
 
 _environment = Lock()
 

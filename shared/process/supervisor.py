@@ -89,7 +89,7 @@ class _Life:
     child: Child
     process: subprocess.Popen[bytes] | None = None
     pipe: int = -1
-    """What the process may tell before it ends."""
+    """What the process may report before it ends."""
     log_start: int = 0
     started: float = 0.0
     due: float = 0.0
@@ -204,7 +204,7 @@ def _start(life: _Life, warden: subprocess.Popen[bytes]) -> None:
 
 
 def _rotate(life: _Life) -> None:
-    """Begin a log anew that has grown too large. The child goes on writing to the same file, at what is now its end."""
+    """Start a new log where the old one has grown too large. The child keeps its file."""
     log = life.child.log
     with suppress(FileNotFoundError):
         if log.stat().st_size > LOG_BYTES:

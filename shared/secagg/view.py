@@ -88,7 +88,7 @@ def check_directory(directory: Directory, context: Context, *, node_keys: Mappin
 
 
 def view_of(context: Context, directory: Directory, sharers: Iterable[str] = ()) -> bytes:
-    """The hash of everything that a participant sees of a round, and so of everybody's weights, which follow from it.
+    """The hash of everything that a participant sees of a round, and so of all weights, which follow from it.
 
     Args:
         context: The round.

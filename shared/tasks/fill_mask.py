@@ -1,8 +1,8 @@
 """Masked language modelling: which words stood at the masked places of a text.
 
 Whole words are masked: of their sub-tokens 80 % become [MASK], 10 % some other sub-token, 10 % stay. Evaluation masks
-each text always alike, training anew in every epoch. In a text that holds [MASK] itself these places are asked for,
-and no other. A text longer than the model's input is cut into windows between words, so that nothing is left out.
+a text always alike, training differently in every epoch. In a text with [MASK] in it these places alone are asked for.
+A text longer than the model's input is cut into windows between words, so that nothing is left out.
 """
 
 import dataclasses

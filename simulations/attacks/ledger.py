@@ -122,7 +122,7 @@ def write(path: Path, rows: Rows) -> None:
 
 
 def respelt_owners(folder: Path) -> Outcome:
-    """Patients under another spelling, those alone whose spelling that changes, and every text anew."""
+    """Patients under another spelling, only those whose spelling changes, with a new text each."""
     tries = [
         [
             {**row, "patient": way(row["patient"]), "text": f"New {n}."}

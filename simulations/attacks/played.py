@@ -127,7 +127,7 @@ class Played:
         return {name: self.ask(name, self.directory()) for name in NAMES}
 
     def open(self, shared: Mapping[str, Any], changed: Mapping[str, Mapping[str, str]] | None = None) -> dict[str, Any]:
-        """Have everybody open what was sealed for it, but for what some are told instead."""
+        """Have everybody open what was sealed for it, except for what some are sent instead."""
         replies = {}
         for name in NAMES:
             sealed = {peer: reply.shares[name] for peer, reply in shared.items() if peer != name}
@@ -137,14 +137,14 @@ class Played:
         return replies
 
     def mask(self, sharers: Mapping[str, Collection[str]]) -> dict[str, np.ndarray]:
-        """By institution, what it masks among the sharers that it is told."""
+        """By institution, what it masks among the sharers that it is sent."""
         return {
             name: np.frombuffer(self.ask(name, MaskRequest(**self.moment, sharers=list(names))).update, "<u4")
             for name, names in sharers.items()
         }
 
     def confirm(self, survivors: Mapping[str, Collection[str]]) -> dict[str, str]:
-        """By institution, its signature of the survivors that it is told; of those who sign."""
+        """By institution, its signature of the survivors that it is sent, if it signs."""
         signatures = {}
         for name, names in survivors.items():
             try:

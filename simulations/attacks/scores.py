@@ -28,7 +28,7 @@ from shared.protocol import EvaluateReply, EvaluateRequest, QueryRequest, Reply
 from simulations.attacks import Attack, Outcome
 from simulations.attacks.stage import TINY_RECORDS, tiny_federation, write_tiny_bert
 
-PROMISE = "private scores tell of an owner of validation or test records what evaluation_epsilon allows, and no more"
+PROMISE = "private scores reveal no more about an owner of validation or test records than evaluation_epsilon allows"
 EPSILON, DELTA, ROUNDS = 1.0, 1e-5, 2
 TRIALS = 40
 """Runs that are guessed, after as many from which the attacker learns how to guess."""
@@ -38,7 +38,7 @@ TARGET = {"text": "Neither party is liable for the zygote.", "label": "liability
 """Whose presence among the validation records is guessed; all others bear the other label."""
 OTHERS, TRAIN = TINY_RECORDS["clauses"][:5], TINY_RECORDS["clauses"][5:]
 Statistic = Callable[[Sequence[float]], float]
-"""What the attacker computes from the accuracy told in each round."""
+"""What the attacker computes from the accuracy reported in each round."""
 
 
 class Stage:

@@ -194,7 +194,7 @@ def few_survivors(_: Path) -> Outcome:
 
 
 def heavy(_: Path) -> Outcome:
-    """One institution has nearly all records, and one task alone: does the sum tell of it?"""
+    """One institution has nearly all records, and one task alone: does the sum reveal its update?"""
     played = Played({VICTIM: 10**6})
     shared = played.share()
     played.open(shared)

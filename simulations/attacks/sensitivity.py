@@ -34,7 +34,7 @@ TOLERANCE = 1e-5
 TASKS_EACH = 4
 """Most tasks to which an owner brings a record."""
 RATE = 1e6
-"""Learning rate of the one step: what moves is large beside the parameters, so that float32 tells it exactly."""
+"""Learning rate of the one step: what moves is large beside the parameters, so that float32 represents it exactly."""
 PROMISE = "no owner moves a step's sum by more than the clip"
 NAMES = ("Anna", "Ben", "Carla", "Dora", "Emil", "Frida", "Gustav", "Hanna", "Ivo", "Jana", "Karl")
 TASKS: dict[str, dict[str, Any]] = {

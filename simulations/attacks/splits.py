@@ -36,7 +36,7 @@ PRIVATE: dict[str, Any] = {
 
 @dataclass
 class Clinic:
-    """A site in a folder; every opening reads its files anew."""
+    """A site in a folder; every opening reads its files again."""
 
     folder: Path
     private: bool = False
@@ -126,7 +126,7 @@ def two_tasks(folder: Path) -> Outcome:
 
 
 def foreseen(folder: Path) -> Outcome:
-    """Who knows code, agreement and all records draws the split anew, and compares it with the site's."""
+    """Draw the split again from code, agreement and all records, and compare it with the site's."""
     clinic, known = Clinic(folder), 0
     records = notes((f"text {n}", None) for n in range(120))
     real = _sides(clinic.open(clauses={"train": records}))

@@ -1,4 +1,4 @@
-"""Auditing a released bundle: can the records it was trained on be told from others?"""
+"""Auditing a released bundle: can the records that it was trained on be told from others?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -90,7 +90,7 @@ def verdict(audit: Audit) -> str:
         return (
             f"A member scores above another record with probability {found.auc:.3f} ({percent} interval "
             f"{found.low:.3f} to {found.high:.3f}), "
-            + ("which is not told from guessing." if blind else "which is not guessing (0.5): compare the two files.")
+            + ("no better than guessing." if blind else "which is not guessing (0.5): compare the two files.")
         )
     bound = f"Epsilon is at least {audit.bound.epsilon:.2f} ({percent} confidence)"
     if audit.reported is None:
@@ -103,7 +103,7 @@ def verdict(audit: Audit) -> str:
         if audit.bound.ceiling <= audit.reported
         else ""
     )
-    return f"{bound}, and {audit.reported:.2f} is reported: nothing speaks against it.{blunt}"
+    return f"{bound}, and {audit.reported:.2f} is reported: nothing contradicts it.{blunt}"
 
 
 def lines(audit: Audit) -> list[str]:
