@@ -18,6 +18,7 @@ VERBS: Mapping[str, str] = {
     "demo": "simulations.cli:app",
     "simulate": "simulations.cli:app",
     "audit": "simulations.cli:app",
+    "bench": "simulations.cli:app",
     "methods": "collegium.everyone:app",
     "tasks": "collegium.everyone:app",
     "predict": "collegium.everyone:app",

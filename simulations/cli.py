@@ -1,5 +1,6 @@
 """The researcher's verbs: whole federations on this machine, and attacks on what they promise."""
 
+import os
 import shutil
 import signal
 import tempfile
@@ -10,7 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from shared.process.console import JsonOption, announce, print_json, verbs
+from shared.process.console import JsonOption, announce, print_json, print_table, verbs
 from shared.process.files import check_folder
 
 app = verbs("Research: whole federations in one process.")
@@ -126,6 +127,36 @@ def audit(
         print("\n".join([*report.lines(found), f"The page is {out / report.PAGE_FILE}."]))
     if report.is_violated(found):
         raise typer.Exit(1)
+
+
+@app.command(epilog="Example: collegium bench aggregation --turns 7")
+def bench(
+    name: Annotated[str | None, typer.Argument(help="The benchmark; without it all are listed.")] = None,
+    turns: Annotated[int, typer.Option(min=1, help="How often each side is measured.")] = 5,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of public data sets to read; else the demonstration's texts.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure Collegium beside what it is compared with, on one thread, in turns on this machine."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy and torch are loaded
+    from simulations.benchmarks.measured import Asked
+    from simulations.benchmarks.page import COMPARED, compared
+    from simulations.benchmarks.table import BENCHMARKS, run
+
+    if name is None:
+        if as_json:
+            print_json({name: benchmark.summary for name, benchmark in BENCHMARKS.items()})
+        else:
+            print_table(["benchmark", "what is measured"], [[name, b.summary] for name, b in BENCHMARKS.items()])
+        return
+    result = run(name, Asked(turns=turns, data=data))
+    if as_json:
+        print_json(result.model_dump(mode="json"))
+        return
+    print_table(COMPARED, [compared(one) for one in result.comparisons])
+    for table in result.tables:
+        print_table(table.columns, table.rows, title=table.title)
 
 
 def _search(

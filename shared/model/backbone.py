@@ -114,7 +114,7 @@ def load_backbone(name: str, sha256: str) -> LoadedBackbone:
         # A frozen encoder needs no dropout of its own: on a CPU both it and the fused attention's backward are slow.
         config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
         attention = "sdpa" if torch.cuda.is_available() else "eager"
-        with _quiet():
+        with quiet():
             encoder = BertModel.from_pretrained(
                 folder,
                 config=config,
@@ -225,7 +225,7 @@ def _open_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the progress bar, and without the report that the pooler, which no head uses, was left out."""
     level = logging.get_verbosity()
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]

@@ -1,8 +1,10 @@
-"""Plots as SVG: histograms of scores, a trade-off curve, values side by side, and points over levels."""
+"""Plots as SVG: histograms of scores, trade-offs, values and ratios side by side, points over levels, and lines."""
 
 import html
 import math
 from collections.abc import Mapping, Sequence
+from itertools import cycle
+from statistics import median
 
 import numpy as np
 
@@ -60,7 +62,7 @@ def bars(values: Mapping[str, float], label: str) -> str:
     longest = max([*values.values(), 1e-9])
     left = 190
     parts = []
-    for row, ((name, value), colour) in enumerate(zip(values.items(), COLOURS, strict=False)):
+    for row, ((name, value), colour) in enumerate(zip(values.items(), cycle(COLOURS), strict=False)):
         y = TOP + 34 * row
         width = (WIDTH - left - 80) * value / longest
         parts.append(f'<text x="{left - 10}" y="{y + 16}" text-anchor="end">{html.escape(name)}</text>')
@@ -68,6 +70,48 @@ def bars(values: Mapping[str, float], label: str) -> str:
         parts.append(f'<text x="{left + max(width, 1) + 8:.1f}" y="{y + 16}">{value:.2f}</text>')
     axis = f'<text x="{left}" y="{height - 16}" class="label">{html.escape(label)}</text>'
     return _svg([*parts, axis], height, label)
+
+
+def ratios(rows: Mapping[str, Sequence[float]], goals: Mapping[str, float], label: str) -> str:
+    """A row of points for each name, its median as a number and a line, its goal, if it has one, dashed."""
+    bottom = TOP + 30 * len(rows)
+    left = 20 + 6.4 * max(map(len, rows))
+    highest = 1.15 * max([1.0, *(value for values in rows.values() for value in values), *goals.values()])
+
+    def across(value: float) -> float:
+        return left + (WIDTH - RIGHT - left) * value / highest
+
+    parts = []
+    for value, text in _ticks(0.0, highest).items():
+        x = across(value)
+        parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{bottom}" class="grid"/>')
+        parts.append(f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{text}</text>')
+    for row, (name, values) in enumerate(rows.items()):
+        y = TOP + 30 * row + 15
+        parts.append(f'<text x="{left - 10:.1f}" y="{y + 4}" text-anchor="end">{html.escape(name)}</text>')
+        for value in values:
+            parts.append(f'<circle cx="{across(value):.1f}" cy="{y}" r="4" fill="{COLOURS[0]}" fill-opacity="0.6"/>')
+        middle, end = across(median(values)), across(max(values))
+        parts.append(_upright(middle, y, f'stroke="{COLOURS[0]}" stroke-width="2"'))
+        parts.append(f'<text x="{end + 10:.1f}" y="{y + 4}">{median(values):.3g}</text>')
+        if name in goals:
+            parts.append(
+                _upright(across(goals[name]), y, f'stroke="{COLOURS[1]}" stroke-width="2" stroke-dasharray="4 3"')
+            )
+    axis = f'<text x="{left:.1f}" y="{bottom + 36}" class="label">{html.escape(label)}</text>'
+    legend = _legend(["each turn, and the median", "goal"] if goals else ["each turn, and the median"])
+    return _svg([*parts, axis, legend], bottom + BOTTOM, label)
+
+
+def lines(curves: Mapping[str, Sequence[float]], x_label: str, y_label: str) -> str:
+    """Curves over 1, 2, 3 and so on, upwards from zero."""
+    x_span = (1.0, max(2.0, *(float(len(values)) for values in curves.values())))
+    y_span = (0.0, 1.05 * max(value for values in curves.values() for value in values) or 1.0)
+    parts = [_grid(_ticks(*x_span), _ticks(*y_span), x_span, y_span, x_label, y_label)]
+    for values, colour in zip(curves.values(), cycle(COLOURS), strict=False):
+        points = " ".join(f"{_x(x, *x_span):.1f},{_y(y, *y_span):.1f}" for x, y in enumerate(values, 1))
+        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
+    return _svg([*parts, _legend(list(curves))], HEIGHT, y_label)
 
 
 def dots(
@@ -110,6 +154,11 @@ def _widened(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
     margin = (high - low) / 20 or 0.5
     return low - margin, high + margin
+
+
+def _upright(x: float, y: float, style: str) -> str:
+    """A short line across a row."""
+    return f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{y - 11}" y2="{y + 11}" {style}/>'
 
 
 def _svg(parts: Sequence[str], height: float, label: str) -> str:

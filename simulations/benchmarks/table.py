@@ -1,0 +1,59 @@
+"""The benchmarks of `collegium bench`, by name."""
+
+import ast
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+from shared.errors import ConfigError
+from simulations.benchmarks.measured import Asked, Findings, Result, machine
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One entry of the table."""
+
+    summary: str
+    """What is beside what."""
+    module: str
+    """Its function `measure` takes an `Asked` and returns `Findings`; its docstring tells how it measures."""
+
+    @property
+    def text(self) -> str:
+        """How it measures: paragraphs."""
+        spec = find_spec(self.module)
+        assert spec is not None
+        assert spec.origin is not None
+        return ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
+
+    @property
+    def measure(self) -> Callable[[Asked], Findings]:
+        """The measurement itself; imports what it needs."""
+        found: Callable[[Asked], Findings] = import_module(self.module).measure
+        return found
+
+
+BENCHMARKS: Mapping[str, Benchmark] = {
+    "local_training": Benchmark(
+        "our trainer, beside Hugging Face's with peft", "simulations.benchmarks.training.local_training"
+    ),
+    "limit": Benchmark(
+        "a training step, beside the bare products of its matrices", "simulations.benchmarks.training.limit"
+    ),
+    "aggregation": Benchmark("averaging updates, beside a bare NumPy sum", "simulations.benchmarks.aggregation"),
+}
+
+
+def run(name: str, asked: Asked) -> Result:
+    """Measure.
+
+    Raises:
+        ConfigError: No benchmark has this name, or it needs a library or a file that is not here.
+    """
+    if name not in BENCHMARKS:
+        raise ConfigError(f"Expected a benchmark among {', '.join(BENCHMARKS)}, not {name!r}; name one of them.")
+    where = machine()
+    findings = BENCHMARKS[name].measure(asked)
+    return Result(name=name, machine=where, **dict(findings))
