@@ -200,7 +200,7 @@ def private_steps(
     """Yields what takes one step on what a Poisson draw gave, and returns its losses, which are not private.
 
     Hooks come after the noise, and may add to the gradient what rests on no record but through the parameters. Factors
-    of the tasks are not heeded: under [privacy] they are fixed.
+    of the tasks are ignored: under [privacy] they are fixed.
     """
 
     def prepare(_: DPOptimizer) -> None:
@@ -220,23 +220,43 @@ def private_step(
 ) -> Measured:
     """One step, inside `per_example_gradients`; no record can make it fail.
 
-    An owner whose gradient is not finite contributes nothing. Losses that are not finite are reported as 0.
+    1. The drawn owners are divided into micro-batches (`owner_batches`).
+    2. Each owner's gradient is computed; one that is not finite counts as zero (`owner_gradients`).
+    3. Each is clipped and added to the sum (`_add_clipped`).
+    4. After the last owner noise is added to the sum, and the step taken (`_add_noise_and_step`).
+    5. Losses are reported; those that are not finite as 0.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     losses: dict[str, list[torch.Tensor]] = {}
     cost = PACKED_PASS if model.packs else PADDED_PASS
     for owners in owner_batches(_by_owner(batch, private.owners), training.batch_tokens, cost):
-        for parameter, gradient in zip(parameters, owner_gradients(model, owners, training, losses), strict=True):
-            parameter.grad_sample = gradient  # type: ignore[attr-defined]
-        optimizer.signal_skip_step(True)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    for parameter in parameters:  # nobody more: noise, and the step
-        parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))  # type: ignore[attr-defined]
+        _add_clipped(optimizer, parameters, owner_gradients(model, owners, training, losses))
+    _add_noise_and_step(optimizer, parameters)
+    of_rows = {task: torch.cat(values).double() for task, values in losses.items()}  # float32 may not hold their sum
+    return Measured({task: values.where(values.isfinite(), 0.0) for task, values in of_rows.items()}, {})
+
+
+def _add_clipped(
+    optimizer: DPOptimizer, parameters: Sequence[torch.nn.Parameter], gradients: Sequence[torch.Tensor]
+) -> None:
+    """Clip some owners' gradients and add them to the sum: what opacus does in a step that it is to skip."""
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad_sample = gradient  # type: ignore[attr-defined]
+    optimizer.signal_skip_step(True)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    told = {task: torch.cat(values).double() for task, values in losses.items()}  # float32 may not hold their sum
-    return Measured({task: values.where(values.isfinite(), 0.0) for task, values in told.items()}, {})
+
+
+def _add_noise_and_step(optimizer: DPOptimizer, parameters: Sequence[torch.nn.Parameter]) -> None:
+    """Take the step that is not skipped, over a batch of no owners.
+
+    So the noise is added once, after all owners, whatever their number; also where none was drawn.
+    """
+    nobody = [parameter.new_zeros((0, *parameter.shape)) for parameter in parameters]
+    for parameter, gradient in zip(parameters, nobody, strict=True):
+        parameter.grad_sample = gradient  # type: ignore[attr-defined]
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
 
 
 def owner_batches(
