@@ -10,8 +10,9 @@ from flwr.serverapp import Grid, ServerApp
 
 from server.bundle import RUN_KEY
 from server.home import HOME_VARIABLE
+from server.initial import initial_state
+from server.opening import open_store
 from server.rounds import loop as rounds
-from server.running import open_store
 from server.store import Store
 from shared.errors import LONGEST_LINE, CollegiumError, ConfigError, StoreError, plain
 from shared.federation import load_federation
@@ -24,14 +25,11 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the federation that the run configuration names, from the state that the store holds."""
-    from shared.adapter import get_state
-    from shared.model.multitask import build_model
-
     private_umask()  # the folder's owner may have started the SuperLink, and this process, by other means
     with _open(context) as (store, run_id):
         try:
             federation = store.agreement(run_id)
-            initial = get_state(build_model(federation))
+            initial = initial_state(store, run_id, federation) if store.last_round(run_id) is None else None
             rounds.run(grid, federation=federation, store=store, run_id=run_id, initial_state=initial, announce=_print)
         except BaseException as error:
             with contextlib.suppress(StoreError):  # a full disk must not hide what went wrong

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from server.bundle import RUN_KEY, pointer_bundle
-from server.home import open_home, read_settings
+from server.home import open_home
+from server.opening import open_store
 from server.rounds.comparing import compared
 from server.rounds.outcomes import primary_outcomes
 from server.service.operator import OperatorClient
-from server.store import Store, cuts, evaluations, events, findings, replies, rounds, runs, spending
+from server.store import cuts, evaluations, events, findings, replies, rounds, runs, spending
 from shared.errors import CollegiumError, ConfigError, joined
 from shared.federation import load_federation
 
@@ -25,12 +26,6 @@ class Started:
 
     run_id: str
     flower_run: int
-
-
-def open_store(folder: Path) -> Store:
-    """The store of a coordinator's folder."""
-    home = open_home(folder)
-    return Store.open(read_settings(home).store_url or home.default_store_url, checkpoints=home.checkpoints)
 
 
 def start(folder: Path, *, resume: bool = False, run_id: str | None = None) -> Started:

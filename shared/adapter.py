@@ -1,20 +1,23 @@
 """What is shared: the one place that maps a model's trainable state to named arrays and back.
 
 Names are `adapter/<peft's own name>` for LoRA factors and `head/<task>/<parameter>` for heads. Nothing else has a name
-here; what may stand beside such arrays in a message or a checkpoint is in `shared.state`.
+here; what may stand beside such arrays in a message or a checkpoint is in `shared.state`. Names alone need no torch: it
+is imported where a model is at hand.
 """
 
 from collections.abc import Collection, Mapping
-from typing import TypeVar, get_args
+from typing import TYPE_CHECKING, TypeVar, get_args
 
 import numpy as np
-import torch
 
 from shared.codec import Arrays, CodecName, FloatCodec
 from shared.errors import ProtocolError, shown
 from shared.federation.methods import Factor, Kept, Method
-from shared.model.lora import factors, lora_layers
-from shared.model.multitask import MultiTaskModel
+
+if TYPE_CHECKING:
+    import torch
+
+    from shared.model.multitask import MultiTaskModel
 
 T = TypeVar("T")
 ADAPTER = "adapter/"
@@ -78,8 +81,10 @@ def of_tasks(named: Mapping[str, T], tasks: Collection[str]) -> dict[str, T]:
     return {name: value for name, value in named.items() if (task := task_of(name)) is None or task in tasks}
 
 
-def tensors(model: MultiTaskModel) -> dict[str, torch.nn.Parameter]:
+def tensors(model: "MultiTaskModel") -> dict[str, "torch.nn.Parameter"]:
     """The model's shared parameters by name, in a fixed order."""
+    from shared.model.lora import factors, lora_layers
+
     named: dict[str, torch.nn.Parameter] = {
         factor_name(layer, factor): parameter
         for layer, module in lora_layers(model.encoder).items()
@@ -90,12 +95,14 @@ def tensors(model: MultiTaskModel) -> dict[str, torch.nn.Parameter]:
     return dict(sorted(named.items()))
 
 
-def get_state(model: MultiTaskModel) -> Arrays:
+def get_state(model: "MultiTaskModel") -> Arrays:
     """A float32 copy of the shared state."""
+    import torch
+
     return {name: p.detach().to("cpu", torch.float32).numpy().copy() for name, p in tensors(model).items()}
 
 
-def set_state(model: MultiTaskModel, arrays: Mapping[str, np.ndarray], *, received: Method | None = None) -> None:
+def set_state(model: "MultiTaskModel", arrays: Mapping[str, np.ndarray], *, received: Method | None = None) -> None:
     """Load shared arrays into the model; heads that `arrays` lacks stay as they are.
 
     Args:
@@ -112,8 +119,10 @@ def set_state(model: MultiTaskModel, arrays: Mapping[str, np.ndarray], *, receiv
     set_some(model, arrays)
 
 
-def set_some(model: MultiTaskModel, arrays: Mapping[str, np.ndarray]) -> None:
+def set_some(model: "MultiTaskModel", arrays: Mapping[str, np.ndarray]) -> None:
     """Load arrays that are known to be the model's."""
+    import torch
+
     own = tensors(model)
     with torch.no_grad():
         for name, array in arrays.items():

@@ -2,14 +2,13 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tomli_w
-from peft import LoraConfig
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -18,11 +17,16 @@ from shared.codec import Arrays
 from shared.errors import ConfigError, StoreError, listed
 from shared.federation import Federation, load_federation
 from shared.model.backbone import has_pooler
-from shared.model.lora import lora_config
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 ADAPTER_FILE = Path("adapter") / "adapter_model.safetensors"
+PEFT_FILE = Path("adapter") / "adapter_config.json"
 HEADS_FILE = Path("heads.safetensors")
 FEDERATION_FILE = Path("federation.toml")
+PREFIX = "base_model.model."
+"""What peft puts before the names of the encoder's layers."""
 METRICS_FILE = Path("metrics.json")
 README_FILE = Path("README.md")
 PREDICT = """\
@@ -48,7 +52,7 @@ class Bundle:
 
     federation: Federation
     arrays: Arrays
-    adapter: LoraConfig
+    adapter: "LoraConfig"
     """The adapter's configuration for peft."""
     settings: Mapping[str, Mapping[str, float]]
     """Per task, the settings of `Task.predict` that were tuned on validation records."""
@@ -89,8 +93,8 @@ def write_bundle(
         shutil.rmtree(building, ignore_errors=True)
         (building / ADAPTER_FILE).parent.mkdir(parents=True)
         layers = {layer_of(name) for name in arrays if name.startswith(ADAPTER)}
-        described = lora_config(federation.adapter, federation.backbone.name, ranks, layers)
-        described.save_pretrained(str((building / ADAPTER_FILE).parent))
+        described = peft_config(federation, ranks, layers)
+        (building / PEFT_FILE).write_text(json.dumps(described, indent=2), encoding="utf-8")
         for file, prefix in ((ADAPTER_FILE, ADAPTER), (HEADS_FILE, HEAD)):
             part = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
             save_file(part, building / file)
@@ -107,6 +111,8 @@ def write_bundle(
 
 def load_bundle(folder: Path) -> Bundle:
     """Read a bundle. Raises ConfigError if the folder is not one, or lacks the adapter or the head of a task it has."""
+    from peft import LoraConfig  # here, because who writes a bundle needs none of it
+
     federation = load_federation(folder / FEDERATION_FILE)
     try:
         arrays = {ADAPTER + name: array for name, array in load_file(folder / ADAPTER_FILE).items()}
@@ -122,6 +128,30 @@ def load_bundle(folder: Path) -> Bundle:
             f"{listed(sorted(heads))}; take the whole bundle as it was released."
         )
     return Bundle(federation, arrays, adapter, metrics["settings"])
+
+
+def peft_config(federation: Federation, ranks: Mapping[str, int], layers: Collection[str]) -> dict[str, Any]:
+    """What `adapter_config.json` tells peft, whose defaults hold for all else.
+
+    Args:
+        federation: The agreement.
+        ranks: By layer, the rank of an adapter whose factors have the scale in them already.
+        layers: Those that are adapted, so that none but them is looked for in a BERT that has more (a pooler).
+    """
+    adapter, own = federation.adapter, {layer.removeprefix(PREFIX): rank for layer, rank in ranks.items()}
+    return {
+        "peft_type": "LORA",
+        "task_type": "FEATURE_EXTRACTION",
+        "base_model_name_or_path": federation.backbone.name,
+        "r": adapter.rank,
+        "lora_alpha": adapter.alpha,
+        "use_rslora": adapter.rslora and not own,
+        "lora_dropout": adapter.dropout,
+        "target_modules": sorted(layer.removeprefix(PREFIX) for layer in layers),
+        "rank_pattern": own,
+        "alpha_pattern": own,  # alpha / rank is 1
+        "bias": "none",
+    }
 
 
 def heads_of(arrays: Mapping[str, np.ndarray]) -> set[str]:

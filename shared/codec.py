@@ -20,7 +20,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-import pyarrow as pa
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -271,6 +270,8 @@ def _shuffle(parts: Arrays, *, back: bool = False) -> Arrays:
 
 
 def _squeeze(blob: bytes) -> bytes:
+    import pyarrow as pa  # here, because few federations compress
+
     packed: bytes = pa.Codec("zstd", compression_level=ZSTD_LEVEL).compress(blob, asbytes=True)
     return len(blob).to_bytes(LENGTH, "little") + packed
 
@@ -280,6 +281,8 @@ def _unsqueeze(blob: bytes, *, most: int) -> bytes:
     length = int.from_bytes(blob[:LENGTH], "little")
     if len(blob) <= LENGTH or length > most:
         raise ProtocolError(f"Expected at most {most} bytes once they are unpacked, but a blob says {length}.")
+    import pyarrow as pa
+
     try:
         unpacked: bytes = pa.Codec("zstd").decompress(blob[LENGTH:], decompressed_size=length, asbytes=True)
     except (OSError, pa.ArrowException) as error:

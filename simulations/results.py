@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from server.opening import open_store
 from server.rounds.outcomes import primary_outcomes
-from server.running import open_store
 from server.store import Store, replies
 from shared.process.console import print_table
 

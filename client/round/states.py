@@ -26,7 +26,7 @@ from shared.codec import Arrays, Shapes
 from shared.errors import ProtocolError
 from shared.federation import Federation
 from shared.model.allocation import fill
-from shared.model.lora import FARTHEST, factors, lora_layers, scale_of
+from shared.model.lora import FARTHEST, factors, lora_layers
 from shared.model.multitask import MultiTaskModel
 from shared.protocol import EvaluateRequest, TrainRequest
 from shared.state import Broadcast, Steps, pack_broadcast, unpack_broadcast, unpack_steps
@@ -101,7 +101,7 @@ def check_state(
                 f"Expected finite arrays of norm at most {LONGEST:g} together, but the state's is {length:g}."
             )
     for layer, length in _layer_steps(arrays | own, model).items():
-        length *= scale_of(federation.adapter)
+        length *= federation.adapter.scale
         if not length <= FARTHEST:
             raise ProtocolError(
                 f"Expected a change of norm at most {FARTHEST:g} of each layer, but that of {layer} is {length:g}."

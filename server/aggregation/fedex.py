@@ -14,7 +14,6 @@ import numpy as np
 
 from server.aggregation import ClientUpdate, Context, Result, fedavg
 from shared.adapter import factor_name, factor_of, layer_of
-from shared.model.lora import scale_of
 from shared.model.lowrank import Product, compress, stack
 
 
@@ -26,7 +25,7 @@ def apply(state: Mapping[str, np.ndarray], updates: Iterable[ClientUpdate], cont
         updates: All are held at once.
         context: As `fedavg.apply` has it.
     """
-    everybody, scale = list(updates), scale_of(context.adapter)
+    everybody, scale = list(updates), context.adapter.scale
     new, _, diagnostics = fedavg.apply(state, everybody, context)
     steps: dict[str, Product] = {}
     for a in [name for name in state if factor_of(name) == "A"]:

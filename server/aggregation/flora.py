@@ -13,7 +13,6 @@ import numpy as np
 from server.aggregation import ClientUpdate, Context, Result, fedavg
 from server.aggregation.mixed_ranks import narrow, padded
 from shared.adapter import factor_name, factor_of, layer_of
-from shared.model.lora import scale_of
 from shared.model.lowrank import Product, compress, stack
 
 
@@ -26,7 +25,7 @@ def apply(state: Mapping[str, np.ndarray], updates: Iterable[ClientUpdate], cont
         context: As `fedavg.apply` has it, which averages the heads. Seed and round decide the new A, drawn as peft
             draws it: evenly within 1 / sqrt(inputs).
     """
-    everybody, scale = list(updates), scale_of(context.adapter)
+    everybody, scale = list(updates), context.adapter.scale
     new, _, diagnostics = fedavg.apply(state, (padded(update, state) for update in everybody), context)
     steps: dict[str, Product] = {}
     rng = np.random.default_rng(context.seed + context.round)

@@ -12,7 +12,6 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from shared.errors import ProtocolError
 from shared.flower.constants import PULL_MAX_TIME, ErrorCode
-from shared.flower.grid import http_grid, pull_objects
 from shared.protocol import MESSAGE_TYPES, REPLIES, Refusal, RefusalKind, Reply, Request, blobs_of, decode, encode
 
 STATUS_SECONDS = 2.0
@@ -90,6 +89,7 @@ def ask(
         idle_seconds: First pause between two looks for replies.
         clock: Seconds; a test may pass its own.
     """
+    _limit_pulls()
     started = looked = clock()
     waiting: dict[str, tuple[str, int]] = {}
     for institution, request in requests.items():
@@ -130,6 +130,8 @@ _pull_seconds: ContextVar[float] = ContextVar("pull_seconds", default=PULL_MAX_T
 
 def _pull_objects(object_ids: list[str], pull_object_fn: Callable[[str], bytes]) -> dict[str, bytes]:
     """Flower's, which waits two hours for an array unless configured otherwise, and its Grid does not configure it."""
+    from shared.flower.grid import pull_objects
+
     return pull_objects(
         object_ids,
         pull_object_fn,
@@ -139,7 +141,11 @@ def _pull_objects(object_ids: list[str], pull_object_fn: Callable[[str], bytes])
     )
 
 
-vars(http_grid)["pull_objects"] = _pull_objects
+def _limit_pulls() -> None:
+    """Have Flower's Grid pull arrays by `_pull_objects`; here, because it loads all of Flower's database."""
+    from shared.flower.grid import http_grid
+
+    vars(http_grid)["pull_objects"] = _pull_objects
 
 
 @contextmanager

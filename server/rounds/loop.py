@@ -40,7 +40,7 @@ def run(
     federation: Federation,
     store: Store,
     run_id: str,
-    initial_state: Arrays,
+    initial_state: Arrays | None,
     announce: Announce,
     poll_seconds: float = IDLE_SECONDS,
 ) -> State:
@@ -51,7 +51,7 @@ def run(
         federation: The agreement.
         store: Where everything is recorded; a checkpoint is stored before every next request.
         run_id: A run in the store.
-        initial_state: The model before the first round.
+        initial_state: The model before the first round; a run that goes on needs none.
         announce: Told what happens.
         poll_seconds: First pause between two looks for replies.
 
@@ -86,11 +86,12 @@ def run(
     return state
 
 
-def _begin(run: Run, initial: Arrays) -> tuple[int, State]:
+def _begin(run: Run, initial: Arrays | None) -> tuple[int, State]:
     """Gather the institutions; the round to go on after, and the state after it."""
     await_quorum(run)
     last = run.store.last_round(run.run_id)
     if last is None:
+        assert initial is not None
         state = State(initial)
         run.store.save_checkpoint(run.run_id, 0, state)
         query(run, 0)

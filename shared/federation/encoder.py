@@ -88,6 +88,11 @@ class Adapter(Model):
         return self.type == "adalora"
 
     @property
+    def scale(self) -> float:
+        """What the product B A is multiplied by."""
+        return float(self.alpha / (self.rank**0.5 if self.rslora else self.rank))
+
+    @property
     def ranks(self) -> range:
         """What an institution's rank may be."""
         return range(self.min_rank or self.rank, self.rank + 1)

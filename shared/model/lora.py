@@ -16,9 +16,6 @@ from shared.federation import Adapter
 from shared.federation.methods import Factor, Method
 from shared.model.lowrank import Product, compress, stack
 
-PREFIX = "base_model.model."
-"""What peft puts before the names of the encoder's layers."""
-
 FARTHEST = 1e4
 """Longest change of one layer's weights that is believed, as a Frobenius norm: no honest run moves them so far."""
 
@@ -232,44 +229,19 @@ def rank_of(encoder: PeftModel) -> int:
     return int(factors(next(iter(lora_layers(encoder).values())))["A"].shape[0])
 
 
-def lora_config(
-    adapter: Adapter,
-    backbone: str | None = None,
-    ranks: Mapping[str, int] | None = None,
-    layers: Collection[str] = (),
-    numbers: Collection[int] = (),
-) -> LoraConfig:
-    """Peft's description of the adapter.
-
-    Args:
-        adapter: As agreed.
-        backbone: Name of the frozen BERT.
-        ranks: By layer, the rank of an adapter whose factors have the scale in them already.
-        layers: Those that are adapted, so that none but them is looked for in a BERT that has more (a pooler); without
-            them, all of the names agreed on.
-        numbers: Of the encoder's layers, those in which these are looked for; in all if not given.
-    """
-    exact = sorted(layer.removeprefix(PREFIX) for layer in layers)
-    own = {layer.removeprefix(PREFIX): rank for layer, rank in (ranks or {}).items()}
+def lora_config(adapter: Adapter, numbers: Collection[int] = ()) -> LoraConfig:
+    """Peft's description of the adapter, in the encoder's layers of these numbers; in all if none are given."""
     return LoraConfig(
-        rank_pattern=own,
-        alpha_pattern=own,  # alpha / rank is 1
         r=adapter.rank,
         lora_alpha=adapter.alpha,  # type: ignore[arg-type]
-        use_rslora=adapter.rslora and not own,
+        use_rslora=adapter.rslora,
         lora_dropout=adapter.dropout,
-        target_modules=exact or list(adapter.target_modules),
+        target_modules=list(adapter.target_modules),
         layers_to_transform=sorted(numbers) or None,
         layers_pattern="layer" if numbers else None,
         bias="none",
         task_type="FEATURE_EXTRACTION",
-        base_model_name_or_path=backbone,
     )
-
-
-def scale_of(adapter: Adapter) -> float:
-    """What the product B A is multiplied by."""
-    return float(adapter.alpha / (adapter.rank**0.5 if adapter.rslora else adapter.rank))
 
 
 def _add(step: Product, before: Product | None) -> Product:

@@ -24,7 +24,6 @@ def flower_environment(home: Path) -> dict[str, str]:
     Returns:
         Variable names and values.
     """
-    root = Path(__file__).resolve().parents[2]
     environment = {
         "FLWR_HOME": str(home.resolve()),
         "FLWR_TELEMETRY_ENABLED": "0",
@@ -36,10 +35,15 @@ def flower_environment(home: Path) -> dict[str, str]:
         "FLWR_INTERNAL_GRPC_FLEET_API": "0",
         "PATH": _prepended("PATH", str(Path(sys.executable).parent)),
     }
-    if root != Path(sysconfig.get_path("purelib")).resolve():
-        # A checkout: children must import the same Collegium as their parent, whatever folder they run in.
-        environment["PYTHONPATH"] = _prepended("PYTHONPATH", str(root))
-    return environment | loopback_environment()
+    return environment | python_environment() | loopback_environment()
+
+
+def python_environment() -> dict[str, str]:
+    """What makes children import the same Collegium as their parent, whatever folder they run in."""
+    root = Path(__file__).resolve().parents[2]
+    if root == Path(sysconfig.get_path("purelib")).resolve():
+        return {}
+    return {"PYTHONPATH": _prepended("PYTHONPATH", str(root))}
 
 
 def flower_command(name: str) -> str:

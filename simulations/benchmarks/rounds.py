@@ -22,7 +22,7 @@ from typing import Annotated
 import tomli_w
 import typer
 
-from server.running import open_store
+from server.opening import open_store
 from server.store import replies, rounds
 from shared.federation import Federation
 from shared.process.console import announce, print_table

@@ -18,7 +18,7 @@ from client.leaving.receipts import Receipts
 from client.privacy.ledger import Ledger
 from client.round.personal import keep_model
 from server.home import init_home
-from server.running import open_store
+from server.opening import open_store
 from shared.adapter import get_state
 from shared.bundle import federation_toml, write_bundle
 from shared.federation import Federation

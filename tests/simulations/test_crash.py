@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from client.institution import Data
-from server.running import open_store
+from server.opening import open_store
 from server.store import replies
 from shared.federation import Federation
 from simulations.demo import deploy

@@ -22,8 +22,9 @@ from client.keys import read_public_key
 from client.leaving.receipts import verify
 from client.predict import open_bundle
 from client.round.personal import write_own_bundle
+from server.opening import open_store
 from server.rounds import loop as rounds
-from server.running import open_store, release_run
+from server.running import release_run
 from server.store import Store
 from shared.adapter import get_state
 from shared.bundle import load_bundle

@@ -16,7 +16,6 @@ from shared.federation import Adapter, Federation
 from shared.federation.methods import METHODS, MethodName, choose, columns
 from shared.model import lowrank
 from shared.model.deployed import deployed
-from shared.model.lora import scale_of
 from shared.model.lowrank import add_up
 
 LAYERS = {"enc.query": (5, 12), "enc.dense": (14, 6)}
@@ -105,7 +104,7 @@ def test_what_the_agreement_says_decides_how_it_is_aggregated(agree: Callable[..
 @pytest.mark.parametrize("name", [name for name in ALL if METHODS[name].exact])
 def test_exact_methods_give_the_mean_of_products(agree: Callable[..., Federation], name: MethodName) -> None:
     federation, (state, updates, weights) = agree(name), make(name)
-    scale = scale_of(federation.adapter)
+    scale = federation.adapter.scale
     new, steps, diagnostics = aggregate(state, updates, federation=federation, round=1)
     assert diagnostics.weights == pytest.approx(weights)
     for layer in LAYERS:
@@ -179,7 +178,7 @@ def test_a_rotation_of_an_institutions_factors_changes_only_plain_averaging(agre
             whole = []
             for given in (updates, turned):
                 new, steps, *_ = aggregate(state, given, federation=agree(name), round=1)
-                scale = scale_of(agree(name).adapter)
+                scale = agree(name).adapter.scale
                 b, a = steps.get(layer, (np.zeros((1, 1)), np.zeros((1, 1))))
                 whole.append(dense(new, layer, scale) + b @ a)
             assert (difference(*whole) < 1e-5) == exact, name
@@ -230,7 +229,7 @@ def test_one_institution_or_identical_ones_give_what_it_trained(
     updates = [ClientUpdate(f"i{n}", update.examples, update.arrays) for n, _ in enumerate(institutions)]
     new, steps, *_ = aggregate(state, updates, federation=federation, round=1)
     own = {key: state[key] + update.arrays.get(key, 0) for key in state}
-    scale = scale_of(federation.adapter)
+    scale = federation.adapter.scale
     for layer in LAYERS:
         b, a = steps.get(layer, (np.zeros((1, 1)), np.zeros((1, 1))))
         assert difference(dense(new, layer, scale) + b @ a, dense(own, layer, scale)) < 1e-5
@@ -287,7 +286,7 @@ def test_what_is_released_is_a_plain_adapter_of_the_same_products(
     agree: Callable[..., Federation], name: MethodName
 ) -> None:
     federation = agree(name)
-    scale = scale_of(federation.adapter)
+    scale = federation.adapter.scale
     state, updates, _ = make(name)
     first = aggregate(state, updates, federation=federation, round=1)
     second = aggregate(first.state, updates, federation=federation, round=2)

@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 from collegium.__main__ import app
 from server import running
 from server.home import ServerHome
+from server.opening import open_store
 from server.release import release
 from server.rounds.outcomes import Outcome, outcomes
-from server.running import open_store
 from server.store import Reply, Score
 from shared.adapter import get_state
 from shared.federation import Federation
