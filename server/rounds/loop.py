@@ -93,7 +93,8 @@ def _begin(run: Run, initial: Arrays | None) -> tuple[int, State]:
     if last is None:
         assert initial is not None
         state = State(initial)
-        run.store.save_checkpoint(run.run_id, 0, state)
+        sha256 = run.store.save_checkpoint(run.run_id, 0, state)
+        run.say(f"The initial state is stored; its SHA-256 is {sha256}")
         query(run, 0)
         return 0, state
     run.say(f"Continuing after round {last}")

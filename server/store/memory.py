@@ -241,8 +241,8 @@ class Store:
         """Record one line of the run's story."""
         self._insert(events, run=run, text=text)
 
-    def save_checkpoint(self, run: str, round: int, state: State) -> None:
-        """Store the state after a round: file first, synced, then the row.
+    def save_checkpoint(self, run: str, round: int, state: State) -> str:
+        """Store the state after a round: file first, synced, then the row; the file's SHA-256.
 
         Raises:
             StoreError: The disk is full or not writable; earlier checkpoints are untouched.
@@ -258,6 +258,7 @@ class Store:
             connection.execute(sa.delete(checkpoints).where(key))
             row = {"run": run, "round": round, "file": file.name, "sha256": sha256}
             connection.execute(sa.insert(checkpoints).values(**row))
+        return sha256
 
     def load_checkpoint(self, run: str, round: int) -> State:
         """The state after a round. Raises StoreError if there is none or its file was changed."""

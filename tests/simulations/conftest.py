@@ -18,6 +18,7 @@ from server.home import ServerHome, read_settings
 from server.store import Store
 from shared.federation import Federation
 from simulations import demo
+from simulations.benchmarks.coordinator import Seen, watched
 from simulations.experiment import Experiment
 
 OWN_LABELS = {"payment": "Zahlungsklausel", "liability": "Haftungsklausel"}
@@ -151,6 +152,8 @@ class Deployed:
     home: ServerHome
     run_id: str
     taps: Mapping[str, Tap]
+    seen: Seen
+    """Of the coordinator's processes, while they ran."""
 
 
 @pytest.fixture(scope="module")
@@ -173,12 +176,13 @@ def deployed(tmp_path_factory: pytest.TempPathFactory, experiment: Experiment) -
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "_make_institution", through_a_tap)
         try:
-            home, run_id = demo.deploy(experiment, folder, lambda _: None)
+            with watched(folder / "coordinator") as seen:
+                home, run_id = demo.deploy(experiment, folder, lambda _: None)
         finally:
             for tap in taps.values():
                 tap.stop()
     assert children() == before
-    return Deployed(folder, home, run_id, taps)
+    return Deployed(folder, home, run_id, taps, seen)
 
 
 def children() -> set[int]:

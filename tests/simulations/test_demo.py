@@ -12,7 +12,7 @@ import pytest
 
 from client.predict import open_bundle
 from server.home import ServerHome
-from server.running import open_store
+from server.opening import open_store
 from shared.adapter import get_state
 from shared.model.multitask import build_model
 from simulations import cli, demo

@@ -25,7 +25,7 @@ from client.round.personal import write_own_bundle
 from server.opening import open_store
 from server.rounds import loop as rounds
 from server.running import release_run
-from server.store import Store
+from server.store import Store, checkpoints, events
 from shared.adapter import get_state
 from shared.bundle import load_bundle
 from shared.federation import Federation
@@ -85,6 +85,18 @@ def test_a_deployment_ends_as_the_simulator_does_and_its_bundle_loads(
         released = load_bundle(bundle).arrays
         assert own.tasks == sorted(tasks)
         assert all(np.array_equal(array, released[key]) for key, array in own.arrays.items())
+
+
+def test_a_coordinator_loads_no_torch_and_fits_a_machine_of_one_gigabyte(deployed: "Deployed") -> None:
+    seen = deployed.seen
+    assert {"superlink", "superexec", "serverapp", "initial"} <= seen.peaks.keys()
+    assert seen.torch == {"initial"}, "the process that makes the initial state, and ends"
+    assert seen.together < 900
+    assert sum(peak for name, peak in seen.peaks.items() if name != "initial") < 500
+    with open_store(deployed.home.root) as store:
+        (stored,) = [row for row in store.rows(checkpoints, deployed.run_id) if row["round"] == 0]
+        said = [row["text"] for row in store.rows(events, deployed.run_id)]
+    assert f"The initial state is stored; its SHA-256 is {stored['sha256']}" in said
 
 
 def _check_plain_peft(bundle: Path, tiny_bert: Path) -> None:
