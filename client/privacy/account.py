@@ -12,8 +12,8 @@ from client.leaving import receipts
 from client.policy import Policy
 from client.privacy.accounting import Mechanism, epsilon, noise_multiplier_for
 from client.privacy.dataset import Dataset, describe_dataset
-from client.privacy.dpsgd import Key, Owner, Private, steps_per_round
 from client.privacy.ledger import FILE, Ledger
+from client.privacy.owners import Key, Owner, Private, steps_per_round
 from shared.errors import BudgetError, DataError, ProtocolError
 from shared.federation import Federation, Privacy, Training
 from shared.tasks import Record, Task

@@ -16,15 +16,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from opacus.accountants.analysis.prv import (
-    Domain,
-    PoissonSubsampledGaussianPRV,
-    TruncatedPrivacyRandomVariable,
-    compose_heterogeneous,
-    discretize,
-)
-from opacus.accountants.analysis.rdp import compute_rdp, get_privacy_spent
-from scipy.optimize import brentq
 
 from client.privacy import gaussian
 from shared.errors import ConfigError
@@ -101,6 +92,8 @@ def noise_multiplier_for(target_epsilon: float, delta: float, sampling_rate: flo
                 f"Expected a target epsilon that noise can meet at delta {delta:g}, but {target_epsilon:g} is too "
                 f"small; raise epsilon."
             )
+    from scipy.optimize import brentq
+
     low = high / 2
     # Renyi DP is cheap and looser, so its answer brackets the one sought from above, which lies a few percent below.
     while high - low > 0.02 * high:
@@ -153,6 +146,14 @@ def _prv(mechanisms: tuple[Mechanism, ...], delta: float) -> float:
     error = max(_RELATIVE_ERROR * bound, _LEAST_ERROR, 2 * reach * spread / _GRID_POINTS)
     if error >= bound:
         return bound
+    from opacus.accountants.analysis.prv import (
+        Domain,
+        PoissonSubsampledGaussianPRV,
+        TruncatedPrivacyRandomVariable,
+        compose_heterogeneous,
+        discretize,
+    )
+
     try:
         with np.errstate(divide="ignore", over="ignore", invalid="raise"):
             grid = Domain.create_aligned(-reach, reach, error / spread)
@@ -173,6 +174,8 @@ def _rdp(mechanisms: tuple[Mechanism, ...], delta: float) -> float:
         return 0.0
     if any(mechanism.noise_multiplier == 0 for mechanism in mechanisms):
         return math.inf
+    from opacus.accountants.analysis.rdp import get_privacy_spent
+
     total = sum(each.steps * _rdp_of_step(each.noise_multiplier, each.sampling_rate) for each in mechanisms)
     with warnings.catch_warnings():
         # Where the best order is the first or last, the bound is loose, not wrong.
@@ -183,5 +186,7 @@ def _rdp(mechanisms: tuple[Mechanism, ...], delta: float) -> float:
 
 @lru_cache(maxsize=1024)
 def _rdp_of_step(noise_multiplier: float, sampling_rate: float) -> NDArray[np.float64]:
+    from opacus.accountants.analysis.rdp import compute_rdp
+
     found = compute_rdp(q=sampling_rate, noise_multiplier=noise_multiplier, steps=1, orders=_ORDERS)
     return np.asarray(found, dtype=np.float64)

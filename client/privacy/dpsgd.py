@@ -10,106 +10,28 @@ numbers that are drawn in a row over a batch would shift for all when one owner 
 """
 
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cache, cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from opacus.grad_sample.grad_sample_module import GradSampleHooks
 from opacus.optimizers import DPOptimizer
 from opacus.optimizers.optimizer import _check_processed_flag, _mark_as_processed
 
-from client.privacy.randomness import Chance, Secret, Stream
+from client.privacy.owners import Private, by_owner
+from client.privacy.randomness import Stream
 from client.train.batching import PACKED_PASS, PADDED_PASS, cut_by_length, pack, padded_length
 from client.train.gradients import Measured
 from client.train.hooks import Hook
 from client.train.precision import autocast
-from shared.federation import Privacy, Training
+from shared.federation import Training
 from shared.model.multitask import Batch, MultiTaskModel
 from shared.model.packed import Apart
 from shared.tasks import Example
 
 STABILITY = 0.01
 """gamma of automatic clipping; the paper's choice."""
-Owner = str
-Key = tuple[str, int]
-"""Task, and index of a record in its training split."""
-
-
-@dataclass(frozen=True)
-class Private:
-    """What private training needs beside the federation's hyperparameters."""
-
-    privacy: Privacy
-    noise_multiplier: float
-    """Standard deviation of the noise, in units of an owner's largest contribution."""
-    owners: Mapping[Key, Owner] = field(repr=False)
-    """Whose each training record is."""
-    secret: Secret = field(default_factory=Secret, repr=False)
-    """Of one training: what the random choices of each record come from."""
-
-    def chance(self, *when: str | int) -> Chance:
-        """The random numbers of each record, at this point of the training.
-
-        They are the record's own: they depend on its owner and on its place among the owner's records of the task, and
-        on nothing that anybody else brings.
-        """
-
-        @cache
-        def draw(task: str, record: int) -> np.random.Generator:
-            return self.secret.generator(*when, task, *self._places[task, record])
-
-        return draw
-
-    @cached_property
-    def _places(self) -> dict[Key, tuple[Owner, int]]:
-        """Of every record, its owner and how many of the owner's records of the task stand before it."""
-        before = Counter[tuple[str, Owner]]()
-        places = {}
-        for (task, record), owner in sorted(self.owners.items()):
-            places[task, record] = owner, before[task, owner]
-            before[task, owner] += 1
-        return places
-
-    @property
-    def expected_owners(self) -> float:
-        """Owners of a step on average: what its sum is divided by, whoever was drawn."""
-        return self.privacy.sampling_rate * len(set(self.owners.values()))
-
-
-def steps_per_round(privacy: Privacy, training: Training) -> int:
-    """Steps of a round: as many as show every owner `epochs_per_round` times on average; at least one if any."""
-    if training.epochs_per_round == 0:
-        return 0
-    return max(1, round(training.epochs_per_round / privacy.sampling_rate))
-
-
-def poisson_batches(
-    examples: Sequence[Example], private: Private, steps: int, stream: Stream | None = None
-) -> list[list[Example]]:
-    """The examples of each step: those of every owner that the step's coin picked. Some may be empty.
-
-    Args:
-        examples: Encoded training records.
-        private: Whose they are, and how often each owner is drawn.
-        steps: How many.
-        stream: Of the coins; only for tests, by default one of its own.
-    """
-    stream = stream or Stream()
-    groups = _by_owner(examples, private.owners)
-    return [
-        [
-            example
-            for group, coin in zip(groups, stream.uniform(len(groups)), strict=True)
-            if coin < private.privacy.sampling_rate
-            for example in group
-        ]
-        for _ in range(steps)
-    ]
 
 
 class NoisyOptimizer(DPOptimizer):  # type: ignore[misc]
@@ -229,7 +151,7 @@ def private_step(
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     losses: dict[str, list[torch.Tensor]] = {}
     cost = PACKED_PASS if model.packs else PADDED_PASS
-    for owners in owner_batches(_by_owner(batch, private.owners), training.batch_tokens, cost):
+    for owners in owner_batches(by_owner(batch, private.owners), training.batch_tokens, cost):
         _add_clipped(optimizer, parameters, owner_gradients(model, owners, training, losses))
     _add_noise_and_step(optimizer, parameters)
     of_rows = {task: torch.cat(values).double() for task, values in losses.items()}  # float32 may not hold their sum
@@ -349,13 +271,6 @@ def _gradients(model: MultiTaskModel, batch: Batch, apart: Apart) -> Iterator[tu
         parameter.grad = None
         if own is not None:
             yield parameter, own
-
-
-def _by_owner(examples: Sequence[Example], owners: Mapping[Key, Owner]) -> list[list[Example]]:
-    groups: dict[Owner, list[Example]] = {}
-    for example in examples:
-        groups.setdefault(owners[example.task, example.record], []).append(example)
-    return list(groups.values())
 
 
 def _norms(gradients: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -18,8 +18,8 @@ from client.hashchain import Head
 from client.policy import Policy
 from client.privacy.account import Owned, own
 from client.privacy.accounting import Mechanism, epsilon, noise_multiplier_for
-from client.privacy.dpsgd import Key, Owner
 from client.privacy.ledger import Ledger
+from client.privacy.owners import Key, Owner
 from client.privacy.randomness import Stream
 from shared.errors import ConfigError
 from shared.federation import EVALUATION_CLIP, Federation

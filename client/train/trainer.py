@@ -4,14 +4,14 @@ import hashlib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from client.privacy.dpsgd import Private, poisson_batches, private_steps, steps_per_round
+from client.privacy.owners import Private, poisson_batches, steps_per_round
 from client.privacy.randomness import Chance
 from client.train.batching import evaluation_batches, sample_by_temperature, training_batches
 from client.train.drift import Proximal
@@ -101,11 +101,13 @@ def train(
         hooks = [*hooks, Proximal(training.proximal_mu)]
     for hook in hooks:
         hook.begin(model, tasks)
-    ways = (
-        private_steps(model, training, private, optimizer, hooks)
-        if private
-        else nullcontext(plain_step(model, training, optimizer, hooks, rng))
-    )
+    ways: AbstractContextManager[Step]
+    if private:
+        from client.privacy.dpsgd import private_steps  # opacus, which nobody else needs
+
+        ways = private_steps(model, training, private, optimizer, hooks)
+    else:
+        ways = nullcontext(plain_step(model, training, optimizer, hooks, rng))
     losses: dict[str, float] = {}
     with torch.random.fork_rng(devices=_cuda(model)):
         torch.manual_seed(seed)

@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 import torch
 
-from client.privacy.dpsgd import Private
+from client.privacy.owners import Private
 from client.privacy.randomness import KEY_BYTES, Stream
 from client.train import trainer
 from shared.federation import Federation, Privacy

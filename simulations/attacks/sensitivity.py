@@ -16,7 +16,7 @@ from client.data.augmentation import Augmentation
 from client.institution import Data, Institution
 from client.opening import build_site
 from client.privacy.account import privacy_of
-from client.privacy.dpsgd import Private
+from client.privacy.owners import Private
 from client.privacy.randomness import Secret
 from client.site import Site
 from client.train import trainer

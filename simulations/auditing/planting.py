@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from client.data.loading import TaskData, mark_known
 from client.hashchain import Head
 from client.privacy.account import Account
-from client.privacy.dpsgd import Private
+from client.privacy.owners import Private
 from client.site import Site
 from shared.tasks import Record
 from simulations.auditing.canaries import OWNER

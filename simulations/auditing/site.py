@@ -26,7 +26,7 @@ from client.institution import Data, Institution
 from client.opening import build_site
 from client.privacy.account import mechanism_of_round, privacy_of
 from client.privacy.accounting import epsilon
-from client.privacy.dpsgd import Key, Owner
+from client.privacy.owners import Key, Owner
 from client.site import Site
 from shared import codec
 from shared.adapter import get_state, is_received, of_tasks

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 import typer
 
-from client.privacy.dpsgd import Private, per_example_gradients, private_optimizer, private_step
+from client.privacy.dpsgd import per_example_gradients, private_optimizer, private_step
+from client.privacy.owners import Private
 from client.privacy.randomness import Stream
 from client.train.gradients import accumulate
 from client.train.optimizers import build_optimizer

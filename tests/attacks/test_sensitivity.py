@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client.privacy.dpsgd import Private
+from client.privacy.owners import Private
 from client.privacy.randomness import Chance
 from simulations.attacks import Attack
 from simulations.attacks.sensitivity import ATTACKS, TOLERANCE, federation_of, moved, shift

@@ -17,7 +17,7 @@ import tomli_w
 from client.data import loading
 from client.institution import Institution
 from client.opening import build_site
-from client.privacy.dpsgd import Private
+from client.privacy.owners import Private
 from client.privacy.randomness import Chance
 from shared.errors import ConfigError
 from shared.federation import Federation

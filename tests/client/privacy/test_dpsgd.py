@@ -11,15 +11,13 @@ from opacus.grad_sample.grad_sample_module import GradSampleHooks
 from client.privacy import dpsgd
 from client.privacy.dpsgd import (
     STABILITY,
-    Private,
     owner_batches,
     owner_gradients,
     per_example_gradients,
-    poisson_batches,
     private_optimizer,
     private_step,
-    steps_per_round,
 )
+from client.privacy.owners import Private, poisson_batches, steps_per_round
 from client.privacy.randomness import Stream
 from client.train import trainer
 from shared.federation import Federation, Privacy, Training

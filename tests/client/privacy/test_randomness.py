@@ -11,7 +11,7 @@ import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from scipy import stats
 
-from client.privacy.dpsgd import Private
+from client.privacy.owners import Private
 from client.privacy.randomness import CHUNK, Secret, Stream
 from shared.federation import Privacy
 

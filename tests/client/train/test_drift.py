@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from client.privacy.dpsgd import Private, private_steps
+from client.privacy.dpsgd import private_steps
+from client.privacy.owners import Private
 from client.site import Site
 from client.train import trainer
 from client.train.drift import Correction, Proximal, anchors, correct, corrections, pull, renew

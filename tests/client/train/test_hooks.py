@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 import pytest
 import torch
 
-from client.privacy.dpsgd import Private
+from client.privacy.owners import Private
 from client.site import Site
 from client.train import trainer
 from client.train.hooks import Hook, LoggedProgress
