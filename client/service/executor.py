@@ -103,6 +103,56 @@ class TaskInterruptedError(BaseException):
     """Raised inside the ClientApp to end it; no `Exception`, so that handlers in the app let it pass."""
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the executor until SIGTERM.
+
+    Called as `python -m client.service.executor --institution FILE --runtime ADDR --secret-file F`.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m client.service.executor", description="Serve one institution's messages."
+    )
+    parser.add_argument("--institution", type=Path, required=True, help="the site's institution.toml")
+    parser.add_argument("--runtime", required=True, metavar="HOST:PORT", help="Runtime API of the SuperNode")
+    parser.add_argument("--secret-file", type=Path, required=True, help="SuperExec secret, shared with the SuperNode")
+    arguments = parser.parse_args(argv)
+    private_umask()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # one line per poll otherwise
+    try:
+        run_until_signal(lambda stop: _run(arguments.institution, arguments.runtime, arguments.secret_file, stop))
+    except CollegiumError as error:
+        print(f"error: {plain(str(error), LONGEST_LINE)}", file=sys.stderr, flush=True)
+        tell_parent(error)
+        return USER_ERROR
+    return 0
+
+
+def _run(institution: Path, runtime_address: str, secret_file: Path, stop: threading.Event) -> None:
+    threading.Thread(target=_exit_soon_after, args=(stop,), name="last-resort", daemon=True).start()
+    try:
+        secret = secret_file.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"Expected the SuperExec secret in {secret_file}, but it cannot be read ({error.strerror}); "
+            "give the file that the SuperNode was started with."
+        ) from None
+    # PyTorch and all: late, so that a stop is heard meanwhile.
+    from client.app import INSTITUTION_VARIABLE, app, record_error, warm
+
+    os.environ[INSTITUTION_VARIABLE] = str(institution.resolve())
+    with machine_errors():
+        warm()
+    log.info(READY)
+    serve(
+        client_app=app,
+        runtime_address=runtime_address,
+        secret=secret,
+        stop=stop,
+        on_task=_log_task,
+        on_error=record_error,
+    )
+
+
 def serve(
     *,
     client_app: ClientApp,
@@ -314,56 +364,6 @@ def _retry(stop: threading.Event) -> RetryInvoker:
         max_time=LONGEST_RETRY,
         should_giveup=hopeless,
         wait_function=wait,
-    )
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the executor until SIGTERM.
-
-    Called as `python -m client.service.executor --institution FILE --runtime ADDR --secret-file F`.
-    """
-    parser = argparse.ArgumentParser(
-        prog="python -m client.service.executor", description="Serve one institution's messages."
-    )
-    parser.add_argument("--institution", type=Path, required=True, help="the site's institution.toml")
-    parser.add_argument("--runtime", required=True, metavar="HOST:PORT", help="Runtime API of the SuperNode")
-    parser.add_argument("--secret-file", type=Path, required=True, help="SuperExec secret, shared with the SuperNode")
-    arguments = parser.parse_args(argv)
-    private_umask()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # one line per poll otherwise
-    try:
-        run_until_signal(lambda stop: _run(arguments.institution, arguments.runtime, arguments.secret_file, stop))
-    except CollegiumError as error:
-        print(f"error: {plain(str(error), LONGEST_LINE)}", file=sys.stderr, flush=True)
-        tell_parent(error)
-        return USER_ERROR
-    return 0
-
-
-def _run(institution: Path, runtime_address: str, secret_file: Path, stop: threading.Event) -> None:
-    threading.Thread(target=_exit_soon_after, args=(stop,), name="last-resort", daemon=True).start()
-    try:
-        secret = secret_file.read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            f"Expected the SuperExec secret in {secret_file}, but it cannot be read ({error.strerror}); "
-            "give the file that the SuperNode was started with."
-        ) from None
-    # PyTorch and all: late, so that a stop is heard meanwhile.
-    from client.app import INSTITUTION_VARIABLE, app, record_error, warm
-
-    os.environ[INSTITUTION_VARIABLE] = str(institution.resolve())
-    with machine_errors():
-        warm()
-    log.info(READY)
-    serve(
-        client_app=app,
-        runtime_address=runtime_address,
-        secret=secret,
-        stop=stop,
-        on_task=_log_task,
-        on_error=record_error,
     )
 
 
