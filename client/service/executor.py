@@ -53,6 +53,7 @@ from shared.flower.runtime import (
 )
 from shared.process.files import private_umask
 from shared.process.machine import machine_errors
+from shared.process.memory import give_back, keep_few_kernels
 from shared.process.parent import tell_parent
 from shared.process.proxies import without_proxies
 from shared.process.supervisor import run_until_signal
@@ -116,6 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--secret-file", type=Path, required=True, help="SuperExec secret, shared with the SuperNode")
     arguments = parser.parse_args(argv)
     private_umask()
+    keep_few_kernels()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # one line per poll otherwise
     try:
@@ -148,7 +150,7 @@ def _run(institution: Path, runtime_address: str, secret_file: Path, stop: threa
         runtime_address=runtime_address,
         secret=secret,
         stop=stop,
-        on_task=_log_task,
+        on_task=_after_task,
         on_error=record_error,
     )
 
@@ -373,9 +375,10 @@ def _exit_soon_after(stop: threading.Event) -> None:
     os._exit(0)
 
 
-def _log_task(record: TaskRecord) -> None:
+def _after_task(record: TaskRecord) -> None:
     outcome = record.error or "done"
     log.info("run %d: %s in %.2f s: %s", record.run_id, record.message_type or "no message", record.seconds, outcome)
+    give_back()
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ class Encoder:
     ) -> torch.Tensor:
         packing = pack(mask, apart)
         if self._lowest:
-            low = self._below(input_ids, mask, types, dtype, varied)
+            low = packing.filled(self._below(input_ids, mask, types, dtype, varied))
             states = low.float()
         else:
             states = self._embedded(input_ids, types, packing)
@@ -93,7 +93,7 @@ class Encoder:
         for layer in self._layers[self._lowest :]:
             states, low = self._layer(layer, states, low, packing)
         padded = states.new_zeros(mask.numel(), states.shape[1])
-        return padded.index_copy(0, packing.tokens, states).view(*mask.shape, -1)
+        return padded.index_copy(0, packing.tokens, states[: len(packing.tokens)]).view(*mask.shape, -1)
 
     def _below(
         self,
@@ -114,7 +114,7 @@ class Encoder:
             low = states.to(dtype)
             for layer in self._layers[: self._lowest]:
                 states, low = self._layer(layer, states, low, packing)
-            return torch.split(low, mask.sum(1).tolist())
+            return torch.split(low[: len(packing.tokens)], mask.sum(1).tolist())
 
         if self._lower is None:
             with torch.no_grad():
@@ -133,8 +133,7 @@ class Encoder:
         states = functional.embedding(input_ids.flatten()[packing.tokens], embedded.word_embeddings.weight)
         states = states + functional.embedding(types.flatten()[packing.tokens], embedded.token_type_embeddings.weight)
         states = states + functional.embedding(packing.positions, embedded.position_embeddings.weight)
-        normal: torch.Tensor = embedded.LayerNorm(states)
-        return normal
+        return packing.filled(embedded.LayerNorm(states))
 
     def _layer(
         self, layer: Any, states: torch.Tensor, low: torch.Tensor, packing: Packing

@@ -1,5 +1,7 @@
 """The pieces of an encoder layer over rows that lie one behind the other, without padding: [tokens, hidden].
 
+What is behind the last token is zero, or nobody's to read, and no gradient comes from it.
+
 Linear layers, norms and activations need no more than that; only attention sees rows, in groups of the same padded
 length. Frozen weights come in the dtype of the products, which trained factors and sums (LayerNorm, gradients of
 parameters) are not in: they are float32.
@@ -12,9 +14,16 @@ from typing import Any
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 PAD_MULTIPLE = 8
 """Rows are padded to a multiple of this many sub-tokens, which matrix kernels like."""
+TOKEN_MULTIPLE = 64
+"""Zeros fill up the tokens of a batch to a multiple of this many.
+
+On a CPU, oneDNN compiles and keeps kernels for every size of product that it meets, about half a megabyte and a
+millisecond each, and a random batch has any number of tokens.
+"""
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,11 @@ class Packing:
     places: torch.Tensor | None
     """Of each token, its place in the groups, one behind the other: [tokens]; None if 0, 1, 2, ..."""
     apart: Apart | None = None
+
+    def filled(self, tokens: torch.Tensor) -> torch.Tensor:
+        """[tokens, ...] with zeros behind them, up to a multiple of `TOKEN_MULTIPLE`."""
+        spare = -len(self.tokens) % TOKEN_MULTIPLE
+        return functional.pad(tokens, (0, 0, 0, spare)) if spare else tokens
 
 
 def pack(mask: torch.Tensor, apart: Apart | None = None) -> Packing:
@@ -287,13 +301,13 @@ def _scaled(one: torch.Tensor, other: torch.Tensor, scale: float) -> torch.Tenso
 def _gather(flat: torch.Tensor, group: Group, *, zeroed: bool) -> torch.Tensor:
     """A group's rows, [rows, length, ...]; at padding, if not `zeroed`, what the row's own first token has."""
     if group.index is None:
-        return flat.view(group.rows, group.length, -1)
+        return flat[: group.rows * group.length].view(group.rows, group.length, -1)
     rows = flat.index_select(0, group.index).view(group.rows, group.length, -1)
     if zeroed and group.padding is not None:
         rows[:, -PAD_MULTIPLE:].masked_fill_(group.padding[:, :, None], 0)
     return rows
 
 
-def _scatter(groups: Sequence[torch.Tensor], packing: Packing) -> torch.Tensor:
-    """All groups' tokens, one behind the other."""
-    return groups[0] if packing.places is None else torch.cat(list(groups)).index_select(0, packing.places)
+def _scatter(groups: list[torch.Tensor], packing: Packing) -> torch.Tensor:
+    """All groups' tokens, one behind the other, and zeros behind them."""
+    return packing.filled(groups[0] if packing.places is None else torch.cat(groups).index_select(0, packing.places))

@@ -12,7 +12,7 @@ from shared.federation.methods import METHODS
 from shared.model.encoder import Encoder
 from shared.model.lora import lora_layers
 from shared.model.multitask import MultiTaskModel, build_model
-from shared.model.packed import pack
+from shared.model.packed import Adapted, pack
 
 Make = Callable[..., Federation]
 LENGTHS = {
@@ -167,7 +167,26 @@ def test_layout() -> None:
     packing = pack(torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]]))
     assert packing.tokens.tolist() == [0, 1, 2, 4, 12, 13, 14, 15]
     assert packing.positions.tolist() == [0, 1, 2, 0, 0, 1, 2, 3]
+    filled = packing.filled(torch.ones(8, 2))
+    assert filled.shape == (64, 2)
+    assert filled.sum() == 16
     (group,) = packing.groups
     assert (group.rows, group.length) == (3, 8)
     assert group.padding is not None
     assert group.padding.sum(1).tolist() == [5, 7, 4]
+
+
+@pytest.mark.parametrize("adapter", [{}, {"layers": "top-1"}])
+def test_products_come_in_few_sizes(
+    tiny_federation: Make, adapter: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, sizes, forward = model_of(tiny_federation, adapter=adapter), set[int](), Adapted.forward
+
+    def watch(ctx: Any, inputs: torch.Tensor, *others: Any) -> torch.Tensor:
+        sizes.add(len(inputs))
+        return forward(ctx, inputs, *others)
+
+    monkeypatch.setattr(Adapted, "forward", staticmethod(watch))
+    for count in range(1, 30, 3):
+        passed(Encoder(model.encoder), model, batch_of((*(9, 3, 17, 11, 16)[: 1 + count % 5], count)))
+    assert sizes == {64, 128}
