@@ -48,7 +48,7 @@ class Scene:
     """A few updates: what institutions send in the round."""
 
 
-def measure(asked: Asked) -> Findings:
+def findings(asked: Asked) -> Findings:
     """Linear methods beside the bare sum; memory of all, and time of those that are not linear."""
     number, few = (8, 3) if asked.small else (UPDATES, FEW)
     linear = [(name, RANK) for name, method in ADAPTED.items() if method.linear] + [("fed-sb", SAME_BYTES)]

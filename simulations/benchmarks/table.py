@@ -1,7 +1,7 @@
 """The benchmarks of `collegium bench`, by name."""
 
 import ast
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -18,7 +18,7 @@ class Benchmark:
     summary: str
     """What is beside what."""
     module: str
-    """Its function `measure` takes an `Asked` and returns `Findings`; its docstring tells how it measures."""
+    """Its function `findings` takes an `Asked` and returns `Findings`; its docstring tells how it measures."""
 
     @property
     def text(self) -> str:
@@ -28,10 +28,9 @@ class Benchmark:
         assert spec.origin is not None
         return ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
 
-    @property
-    def measure(self) -> Callable[[Asked], Findings]:
-        """The measurement itself; imports what it needs."""
-        found: Callable[[Asked], Findings] = import_module(self.module).measure
+    def findings(self, asked: Asked) -> Findings:
+        """Measure; imports what it needs."""
+        found: Findings = import_module(self.module).findings(asked)
         return found
 
 
@@ -41,6 +40,9 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     ),
     "limit": Benchmark(
         "a training step, beside the bare products of its matrices", "simulations.benchmarks.training.limit"
+    ),
+    "dp_training": Benchmark(
+        "a private step, beside a plain one and beside opacus", "simulations.benchmarks.training.dp_training"
     ),
     "aggregation": Benchmark("averaging updates, beside a bare NumPy sum", "simulations.benchmarks.aggregation"),
 }
@@ -55,5 +57,4 @@ def run(name: str, asked: Asked) -> Result:
     if name not in BENCHMARKS:
         raise ConfigError(f"Expected a benchmark among {', '.join(BENCHMARKS)}, not {name!r}; name one of them.")
     where = machine()
-    findings = BENCHMARKS[name].measure(asked)
-    return Result(name=name, machine=where, **dict(findings))
+    return Result(name=name, machine=where, **dict(BENCHMARKS[name].findings(asked)))

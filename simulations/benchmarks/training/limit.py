@@ -43,7 +43,7 @@ LORA = "products of LoRA"
 """Kind of a product of which a matrix has the adapter's rank on one side."""
 
 
-def measure(asked: Asked) -> Findings:
+def findings(asked: Asked) -> Findings:
     """An epoch beside the bare products, in turns; then a profile of another."""
     scene = open_scene(asked, SMALL if asked.small else RECORDS, training={"batch_tokens": 1024})
     dtype = torch.bfloat16 if is_bfloat16(scene.model.device, "auto") else torch.float32

@@ -9,24 +9,21 @@ backward pass is the faster one on a CPU. Reading, encoding and building the mod
 """
 
 import tempfile
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, Trainer, TrainingArguments
+from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
 from client.train import trainer
 from client.train.batching import training_batches
 from client.train.precision import is_bfloat16
 from client.train.scoring import score
 from shared.adapter import set_state
-from shared.model.backbone import locate, quiet
 from simulations.benchmarks.measured import Asked, Cell, Comparison, Findings, Goal, Table, cpu_seconds, in_turns
-from simulations.benchmarks.training.scene import BACKBONE, MAX_LENGTH, TASK, Scene, open_scene
+from simulations.benchmarks.training.scene import TASK, Scene, encoded, open_scene, peft_model
 
 RECORDS, SMALL = 400, 16
 TRAINING = {"learning_rate": 3e-3, "schedule": "constant", "warmup": 0.0, "batch_tokens": 1024}
@@ -44,7 +41,7 @@ class Side(Protocol):
         """Of the test records, as the model is now."""
 
 
-def measure(asked: Asked) -> Findings:
+def findings(asked: Asked) -> Findings:
     """An epoch of each side in every turn, and the scores after the last."""
     scene = open_scene(asked, SMALL if asked.small else RECORDS, training=TRAINING)
     records = len(scene.examples)
@@ -102,22 +99,8 @@ class Trainers:
 
     def __init__(self, scene: Scene, tuning: Tuning) -> None:
         self._scene, self._tuning = scene, tuning
-        chances = {} if tuning.dropout else {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-        adapter = scene.federation.adapter
-        config = LoraConfig(
-            task_type="SEQ_CLS",
-            r=adapter.rank,
-            lora_alpha=round(adapter.alpha),
-            target_modules=list(adapter.target_modules),
-            exclude_modules=r".*pooler.*",  # our model has none
-        )
-        with warnings.catch_warnings(), quiet():
-            warnings.simplefilter("ignore", FutureWarning)  # peft asks a name that transformers will drop
-            model = AutoModelForSequenceClassification.from_pretrained(
-                locate(BACKBONE), num_labels=len(scene.labels), attn_implementation=tuning.attention, **chances
-            )
-            self._model = get_peft_model(model, config)
-        self._train, self._test = (self._rows(split) for split in ("train", "test"))
+        self._model = peft_model(scene, dropout=tuning.dropout, attention=tuning.attention)
+        self._train, self._test = (encoded(scene, split) for split in ("train", "test"))
 
     def epoch(self, seed: int) -> float:
         """As `Side`."""
@@ -128,13 +111,6 @@ class Trainers:
         logits = np.asarray(self._trainer(0).predict(self._test).predictions)  # type: ignore[arg-type]
         found = [self._scene.labels[row.argmax()] for row in logits]
         return self._scene.model.tasks[TASK].score(self._scene.data["test"].records, found)
-
-    def _rows(self, split: str) -> list[dict[str, Any]]:
-        encode, labels = self._scene.model.tokenizer, self._scene.labels
-        return [
-            {**encode(record["text"], truncation=True, max_length=MAX_LENGTH), "labels": labels.index(record["label"])}
-            for record in self._scene.data[split].records
-        ]
 
     def _trainer(self, seed: int) -> Trainer:
         training, examples = self._scene.federation.training, self._scene.examples

@@ -1,10 +1,12 @@
 """What the benchmarks of training learn from: one text classification, and one model for it."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForSequenceClassification
 
 from client.data.loading import TaskData
 from client.site import Site
@@ -12,7 +14,7 @@ from shared.adapter import get_state
 from shared.codec import Arrays
 from shared.errors import ConfigError
 from shared.federation import Federation
-from shared.model.backbone import fingerprint, locate
+from shared.model.backbone import fingerprint, locate, quiet
 from shared.model.multitask import MultiTaskModel, build_model
 from shared.tasks import Example
 from simulations.benchmarks.measured import Asked
@@ -50,7 +52,7 @@ class Scene:
 
 
 def open_scene(asked: Asked, records: int, *, tested: int | None = None, **tables: Any) -> Scene:
-    """The records and the model, on as many threads as everything else in this process.
+    """The records and the model.
 
     Args:
         asked: Says where the texts are.
@@ -61,7 +63,6 @@ def open_scene(asked: Asked, records: int, *, tested: int | None = None, **table
     Raises:
         ConfigError: The data set is not in the folder.
     """
-    torch.set_num_threads(int(torch.get_num_threads()))
     files, labels = _texts(asked.data)
     values: dict[str, Any] = {
         "name": "benchmark",
@@ -78,6 +79,40 @@ def open_scene(asked: Asked, records: int, *, tested: int | None = None, **table
     model = build_model(experiment.federation)
     (site,) = open_sites(experiment, model).values()
     return Scene(experiment.federation, model, get_state(model), site, labels)
+
+
+def peft_model(scene: Scene, *, dropout: bool = True, attention: str = "sdpa") -> PeftModel:
+    """The same backbone for the same labels with the same LoRA, as one makes it of transformers and peft.
+
+    Args:
+        scene: Says which.
+        dropout: Whether the encoder has the dropout of its own configuration; ours has none.
+        attention: `attn_implementation`.
+    """
+    chances = {} if dropout else {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    adapter = scene.federation.adapter
+    config = LoraConfig(
+        task_type="SEQ_CLS",
+        r=adapter.rank,
+        lora_alpha=round(adapter.alpha),
+        target_modules=list(adapter.target_modules),
+        exclude_modules=r".*pooler.*",  # our model has none
+    )
+    with warnings.catch_warnings(), quiet():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks for a name that transformers will drop
+        model = AutoModelForSequenceClassification.from_pretrained(
+            locate(BACKBONE), num_labels=len(scene.labels), attn_implementation=attention, **chances
+        )
+        return get_peft_model(model, config)
+
+
+def encoded(scene: Scene, split: str) -> list[dict[str, Any]]:
+    """The records of a split as such a model reads them, not padded."""
+    encode, labels = scene.model.tokenizer, scene.labels
+    return [
+        {**encode(record["text"], truncation=True, max_length=MAX_LENGTH), "labels": labels.index(record["label"])}
+        for record in scene.data[split].records
+    ]
 
 
 def _texts(data: Path | None) -> tuple[dict[str, Path], list[str]]:

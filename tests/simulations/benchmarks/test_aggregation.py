@@ -30,7 +30,7 @@ def test_both_sides_add_up_the_same_updates() -> None:
 
 
 def test_every_method_is_measured() -> None:
-    found = aggregation.measure(Asked(turns=2, small=True))
+    found = aggregation.findings(Asked(turns=2, small=True))
     assert [comparison.subject for comparison in found.comparisons] == [row[0] for row in found.tables[0].rows]
     assert all(min(comparison.ours + comparison.theirs) > 0 for comparison in found.comparisons)
     linear, others = ({str(row[0]).partition(",")[0] for row in table.rows} for table in found.tables)

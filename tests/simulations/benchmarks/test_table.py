@@ -50,7 +50,7 @@ def trivial(monkeypatch: pytest.MonkeyPatch) -> None:
         )
         return Findings(comparisons=[two], tables=[Table(title="more", columns=["what"], rows=[["else"]])])
 
-    monkeypatch.setattr(table, "import_module", lambda name: SimpleNamespace(measure=measure))
+    monkeypatch.setattr(table, "import_module", lambda name: SimpleNamespace(findings=measure))
     monkeypatch.setattr(table, "BENCHMARKS", {"trivial": Benchmark("two beside one", "nowhere")})
 
 
