@@ -86,7 +86,7 @@ class Runtime(Model):
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads for training; 0 leaves the choice to PyTorch."""
     poll: Annotated[float, Field(ge=0.05, le=60)] = 0.25
-    """Seconds between two looks for work at the coordinator while a run is active."""
+    """Seconds between two looks for work during a run, at a coordinator that does not hold the question for it."""
 
 
 class AdapterSize(Model):

@@ -13,6 +13,7 @@ from server.home import HOME_VARIABLE
 from server.initial import initial_state
 from server.opening import open_store
 from server.rounds import loop as rounds
+from server.service.replies import replies_held
 from server.store import Store
 from shared.errors import LONGEST_LINE, CollegiumError, ConfigError, StoreError, plain
 from shared.federation import load_federation
@@ -26,11 +27,19 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run the federation that the run configuration names, from the state that the store holds."""
     private_umask()  # the folder's owner may have started the SuperLink, and this process, by other means
-    with _open(context) as (store, run_id):
+    with _open(context) as (store, run_id), replies_held(os.environ.get(HOME_VARIABLE)) as look:
         try:
             federation = store.agreement(run_id)
             initial = initial_state(store, run_id, federation) if store.last_round(run_id) is None else None
-            rounds.run(grid, federation=federation, store=store, run_id=run_id, initial_state=initial, announce=_print)
+            rounds.run(
+                grid,
+                federation=federation,
+                store=store,
+                run_id=run_id,
+                initial_state=initial,
+                announce=_print,
+                look=look,
+            )
         except BaseException as error:
             with contextlib.suppress(StoreError):  # a full disk must not hide what went wrong
                 store.update_run(run_id, status="failed", reason=plain(_reason(error), LONGEST_LINE))

@@ -114,6 +114,12 @@ def status(home: Home, run: RunOption = None, as_json: JsonOption = False) -> No
         [[n["name"], n["status"], n["last_seen"]] for n in report["institutions"]],
         title="Institutions",
     )
+    if report["limited"]:
+        print_table(
+            ["institution", "limit", "times refused"],
+            [[row["institution"], row["limit"], row["times"]] for row in report["limited"]],
+            title="Limits of the public door that were passed",
+        )
     print_table(
         ["run", "federation", "status", "rounds", "started", "reason"],
         [[r["run"], r["federation"], r["status"], r["rounds"], r["started"], r["reason"]] for r in report["runs"]],

@@ -1,5 +1,6 @@
 """Starting, following, resuming and releasing runs from the coordinator's command line."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -18,6 +19,10 @@ from shared.errors import CollegiumError, ConfigError, joined
 from shared.federation import load_federation
 
 POLL_SECONDS = 0.3
+"""Between two looks into the store for what happened in a run."""
+ENDED = ("completed", "failed")
+FLOWER_SECONDS = 3.0
+"""Between two questions to Flower whether the run's process is alive."""
 
 
 @dataclass(frozen=True)
@@ -69,23 +74,27 @@ def follow(
         The run's id, status, and the reason if it failed.
     """
     with OperatorClient(open_home(folder)) as operator, open_store(folder) as store:
-        told = len(store.rows(events, run_id)) if store.last_round(run_id) else 0
+        told = max((row["id"] for row in store.rows(events, run_id)), default=0) if store.last_round(run_id) else 0
         flower_run = int(store.run(run_id)["flower_run"])
+        asked = -math.inf
         while True:
             if check:
                 check()
             row = store.run(run_id)
-            flower = operator.run_status(flower_run)
-            for event in store.rows(events, run_id)[told:]:
-                told += 1
+            ended = False
+            if row["status"] not in ENDED and time.monotonic() - asked >= FLOWER_SECONDS:
+                flower, asked = operator.run_status(flower_run), time.monotonic()
+                ended = flower.finished
+            for event in store.events_after(run_id, told):
+                told = event["id"]
                 announce(event["text"])
-            if row["status"] in ("completed", "failed"):
+            if row["status"] in ENDED:
                 break
-            if flower.finished:
+            if ended:
                 row = store.run(run_id)
-                if row["status"] not in ("completed", "failed"):
-                    ended = flower.sub_status or flower.status
-                    reason = f"Flower ended the run as {ended}: {flower.details or 'no details'}"
+                if row["status"] not in ENDED:
+                    how = flower.sub_status or flower.status
+                    reason = f"Flower ended the run as {how}: {flower.details or 'no details'}"
                     store.update_run(run_id, status="failed", reason=reason)
                     row = store.run(run_id)
                 break
@@ -96,10 +105,21 @@ def follow(
 
 
 def status_report(folder: Path, run_id: str | None) -> dict[str, Any]:
-    """Institutions, runs, and the rounds, test scores, refusals and epsilons of one run (the latest if not named)."""
+    """Institutions, runs, and the rounds, test scores, refusals and epsilons of one run (the latest if not named).
+
+    `limited` are those who asked too much of the public door since the server was started.
+    """
     with OperatorClient(open_home(folder)) as operator, open_store(folder) as store:
-        institutions = [
-            {"name": node.name, "status": node.status, "last_seen": str(node.last_seen)} for node in operator.nodes()
+        nodes = operator.nodes()
+        institutions = [{"name": node.name, "status": node.status, "last_seen": str(node.last_seen)} for node in nodes]
+        names = {node.node_id: node.name for node in nodes}
+        limited = [
+            {
+                "institution": names.get(row["node_id"], str(row["node_id"])),
+                "limit": row["limit"],
+                "times": row["times"],
+            }
+            for row in operator.refused()
         ]
         rows = store.rows(runs)
         chosen = store.run(run_id)["run"] if rows or run_id else None
@@ -109,6 +129,7 @@ def status_report(folder: Path, run_id: str | None) -> dict[str, Any]:
         answers = [row for row in replied if row["kind"] == "train"]
         return {
             "institutions": institutions,
+            "limited": limited,
             "runs": [
                 {
                     "run": row["run"],

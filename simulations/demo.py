@@ -82,6 +82,27 @@ def deploy(experiment: Experiment, workdir: Path, announce: Announce) -> tuple[S
     Raises:
         CollegiumError: A daemon did not come up or the run failed; nothing is left running.
     """
+    with standing(experiment, workdir, announce) as (home, check):
+        announce("4/5  Training together; no text leaves an institution; adapters, heads, scores and counts do")
+        run_id = start(home.root).run_id
+        outcome = follow(home.root, run_id, announce, check=check)
+    if outcome["status"] != "completed":
+        raise ProcessError(f"Expected the run to complete, but it ended as {outcome['status']}: {outcome['reason']}")
+    return home, run_id
+
+
+@contextmanager
+def standing(
+    experiment: Experiment, workdir: Path, announce: Announce
+) -> Iterator[tuple[ServerHome, Callable[[], None]]]:
+    """An experiment's federation with real daemons under `workdir`, while the block lasts.
+
+    Yields:
+        The coordinator's folder, and a function that raises if a daemon has given up.
+
+    Raises:
+        CollegiumError: A daemon did not come up; nothing is left running.
+    """
     announce("1/5  Making the coordinator's certificates and token, and a key for every institution")
     for name in experiment.institutions:
         private_folder(workdir / name)
@@ -95,12 +116,7 @@ def deploy(experiment: Experiment, workdir: Path, announce: Announce) -> tuple[S
         _enrol(home, workdir, experiment)
         daemons = [_daemon(file.parent.name, workdir, "client", "up", str(file)) for file in files]
         with _running(daemons, announce) as check_clients:
-            announce("4/5  Training together; no text leaves an institution; adapters, heads, scores and counts do")
-            run_id = start(home.root).run_id
-            outcome = follow(home.root, run_id, announce, check=check_clients)
-    if outcome["status"] != "completed":
-        raise ProcessError(f"Expected the run to complete, but it ended as {outcome['status']}: {outcome['reason']}")
-    return home, run_id
+            yield home, check_clients
 
 
 def _agreement(workdir: Path, federation: Federation) -> Federation:

@@ -24,7 +24,7 @@ from shared.process.supervisor import Child, supervise
 
 RUNTIME_HOST = "127.0.0.1"
 GRACE_SECONDS = 4.0
-LOG_POLL = 0.1
+LOG_POLL = 0.5
 STALE_SECONDS = 100.0
 """How long a site whose key is enrolled is refused because Flower 1.41 still counts its killed SuperNode as online:
 60 s after its last sign of life, and the supervisor's pause between two attempts."""

@@ -35,7 +35,7 @@ from shared.flower.constants import (
     SubStatus,
     TaskType,
 )
-from shared.flower.http import ProtobufClientInterceptor
+from shared.flower.http import ProtobufCall, ProtobufClientInterceptor, ProtobufRequestContext
 from shared.flower.messages import AcquireTaskRequest, AcquireTaskResponse, SendTaskHeartbeatRequest
 from shared.flower.runtime import (
     RetryInvoker,
@@ -57,6 +57,7 @@ from shared.process.memory import give_back, keep_few_kernels
 from shared.process.parent import tell_parent
 from shared.process.proxies import without_proxies
 from shared.process.supervisor import run_until_signal
+from shared.process.waiting import HEADER, LONGEST_SECONDS
 
 READY = "ready"
 """The line that the daemon waits for."""
@@ -173,7 +174,7 @@ def serve(
         client_app: Answers every message, whatever bundle came with the run.
         runtime_address: The SuperNode's Runtime API as `host:port`; spoken to in plain HTTP, so keep it on loopback.
         secret: The SuperExec secret that the SuperNode was started with: the file's bytes as they are.
-        poll_seconds: Between two questions for a task.
+        poll_seconds: Between two questions for a task, which the SuperNode may hold until there is one.
         stop: Ends the loop; a task at hand is interrupted and answered with an error.
         on_task: Called after every task.
         on_error: Called with the reason of an error and the run before it leaves; returns what leaves instead.
@@ -184,7 +185,7 @@ def serve(
     signer = SuperExecAuthHttpInterceptor(
         master_secret=secret, protected_methods=frozenset({"/flwr.proto.Runtime/AcquireTask"})
     )
-    with _client(runtime_address, signer) as client:
+    with _client(runtime_address, signer, _LetsItWait()) as client:
         while acquired := _next_task(client, runtime_address, poll_seconds, stop):
             record = _serve_task(client_app, runtime_address, acquired, stop, on_error)
             if on_task:
@@ -331,8 +332,16 @@ class _Watch:
             return None
 
 
+class _LetsItWait:
+    """Tells the SuperNode that it may hold a request."""
+
+    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+        context.request.headers[HEADER] = f"{LONGEST_SECONDS:g}"
+        return call_next(context)
+
+
 def _client(
-    address: str, authentication: ProtobufClientInterceptor, *, retry: RetryInvoker | None = None
+    address: str, *authentication: ProtobufClientInterceptor, retry: RetryInvoker | None = None
 ) -> RuntimeHttpClient:
     with without_proxies():
         return RuntimeHttpClient.from_server_address(
@@ -342,7 +351,7 @@ def _client(
             interceptors=[
                 RuntimeTracingInterceptor(),
                 RuntimeVersionHttpInterceptor(component_name="flwr-clientapp"),
-                authentication,
+                *authentication,
             ],
             retry_invoker=retry,
         )

@@ -2,7 +2,9 @@
 
 The options are those of `flower-supernode`, which pauses 3 s whenever the coordinator has no message for it, looks
 every 0.5 s whether the executor's reply is there, and waits 1 s when it sees a message before all its arrays have
-arrived at the coordinator: in a federation of quick rounds that is most of a round's time.
+arrived at the coordinator: in a federation of quick rounds that is most of a round's time. Here the coordinator may
+hold the question until there is a message (`shared.process.waiting`), as this process holds its executor's, and the
+loop wakes when the reply is there. `--poll` counts where the coordinator does not hold questions.
 
 Every request is signed whole as well (`shared.signing`): Flower's own signature covers the time alone, and Collegium's
 coordinator does not accept it unless configured to.
@@ -14,6 +16,7 @@ process lives on without ever asking for a message again; here it ends, so that 
 import argparse
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -22,74 +25,202 @@ from functools import partial
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
 from fastapi import FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from shared.flower.constants import Status
 from shared.flower.http import ProtobufCall, ProtobufRequestContext
 from shared.flower.supernode import (
     NodeAuthHttpInterceptor,
+    NodeStateFactory,
+    add_exit_handler,
     fleet_http_connection,
     flower_supernode,
     start_client_internal,
     supernode_main,
 )
 from shared.process.files import private_umask
+from shared.process.waiting import HEADER as WAIT_HEADER
+from shared.process.waiting import LONGEST_SECONDS, Bell, GoneError, hold_request, seconds_asked
 from shared.signing import HEADER, sign_request
 
 IDLE_SLEEP = 3
 """What Flower's loop passes to `time.sleep` when the coordinator has no message; it counts as the loop's mark."""
-REPLY_POLL = 0.05
-"""Seconds between two looks for the executor's reply. They stay in this process: no request is made."""
+REPLY_SECONDS = 1.0
+"""Longest pause between two looks for the executor's reply, or for the end of its task."""
 IDLE_POLL = 1.0
 LINGER = 60.0
 """Seconds after a message in which the next one is expected soon."""
 DEFAULT_POLL = 0.25
+PULL_PATH, CONFIRM_PATH = "/v1/fleet/pull-messages", "/v1/fleet/confirm-message-received"
+ACQUIRE_PATH = "/v1/runtime/acquire-task"
+WAIT_NAME = WAIT_HEADER.encode("latin-1")
+TASKS = "tasks"
+"""What is rung for when a message has become a task."""
+MOST_HELD = 8
+"""Of the executor's requests; nobody has checked yet who sends them."""
+RELEARN_SECONDS = 600.0
+LONGEST_PAUSE = 60.0
+CUT_BY_A_PROXY = frozenset({httpx.codes.REQUEST_TIMEOUT, httpx.codes.BAD_GATEWAY, httpx.codes.GATEWAY_TIMEOUT})
 BACKOFF = {"initial_backoff": 0.1, "backoff_cap": 1.0}
 """Seconds before asking again for an array that has not arrived yet, doubling to the cap; Flower: 1 to 10."""
+
+
+class Patience:
+    """How long the coordinator may hold this process's question: what lies between them may end it sooner.
+
+    Such a cut halves the time, and for as long as RELEARN_SECONDS it stays so.
+
+    Args:
+        now: Seconds; a test may pass its own.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._seconds, self._cut_at = LONGEST_SECONDS, -RELEARN_SECONDS
+        self.held = False
+        """Whether the coordinator holds questions at all, as it said with its last answer."""
+
+    @property
+    def seconds(self) -> float:
+        """For the next question."""
+        if self._now() - self._cut_at >= RELEARN_SECONDS:
+            self._seconds = LONGEST_SECONDS
+        return self._seconds
+
+    def cut(self, seconds: float) -> None:
+        """Note that a question ended without an answer, so many seconds after it was asked."""
+        if seconds > 1.0:  # else nobody has held it
+            self._seconds, self._cut_at = max(1.0, min(self._seconds, seconds) / 2), self._now()
 
 
 class Pauses:
     """Stands in for the module `time` inside Flower's loop, which calls `sleep` only.
 
-    Between messages it pauses for `poll` seconds for a minute after the last message, and 1 s (or `poll`, if that is
-    longer) once the federation is quiet: one small request per pause reaches the coordinator.
+    Where the coordinator holds questions the next one follows at once. Elsewhere the loop pauses for `poll` seconds for
+    a minute after the last message, and 1 s (or `poll`, if that is longer) once the federation is quiet.
 
     Args:
         poll: Seconds between two questions to the coordinator while a run is active.
+        patience: Tells whether the coordinator holds questions.
+        news: Set when the executor has told this process something.
         sleep: Replaced in tests.
         now: Replaced in tests.
     """
 
     def __init__(
-        self, poll: float, *, sleep: Callable[[float], None] = time.sleep, now: Callable[[], float] = time.monotonic
+        self,
+        poll: float,
+        patience: Patience,
+        news: threading.Event,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._poll, self._sleep, self._now = poll, sleep, now
+        self._poll, self._patience, self._news, self._sleep, self._now = poll, patience, news, sleep, now
         self._last_message = -LINGER
+        self._last_pause = now()
 
     def sleep(self, seconds: float) -> None:
         """Pause as long as suits what the loop waits for."""
         if seconds == IDLE_SLEEP:
+            waited = self._now() - self._last_pause >= IDLE_POLL
             active = self._now() - self._last_message < LINGER
-            self._sleep(self._poll if active else max(self._poll, IDLE_POLL))
+            if not (self._patience.held and waited):  # a coordinator that is about to stop holds nothing
+                self._sleep(self._poll if active else max(self._poll, IDLE_POLL))
+            self._last_pause = self._now()
         else:  # only a message that is being worked on makes the loop wait for anything else
             self._last_message = self._now()
-            self._sleep(min(seconds, REPLY_POLL))
+            self._news.wait(REPLY_SECONDS)
+            self._news.clear()
 
 
 class WholeRequestSigner:
     """Flower's signature of the time, and ours of the whole request.
 
+    It also lets the coordinator hold the question for a message, and asks again later what came too fast.
+
     Args:
         private_key: The node's, on P-384.
         public_key: Its other half.
+        patience: How long a question may be held.
+        received: Called when a message is here with all its arrays.
+        sleep: Replaced in tests.
     """
 
-    def __init__(self, private_key: ec.EllipticCurvePrivateKey, public_key: ec.EllipticCurvePublicKey) -> None:
+    def __init__(
+        self,
+        private_key: ec.EllipticCurvePrivateKey,
+        public_key: ec.EllipticCurvePublicKey,
+        patience: Patience,
+        received: Callable[[], None] = lambda: None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._key, self._flower = private_key, NodeAuthHttpInterceptor(private_key, public_key)
+        self._patience, self._received, self._sleep = patience, received, sleep
 
     def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
         """Sign a request and pass it on."""
         request = context.request
-        request.headers[HEADER] = sign_request(self._key, request.method, request.url.path, request.content)
-        return self._flower.intercept(context, call_next)
+        if request.url.path == CONFIRM_PATH:
+            self._received()
+        bare = request.headers.copy()
+        while True:
+            request.headers = bare.copy()  # Flower's signature is made once for a request
+            request.headers[HEADER] = sign_request(self._key, request.method, request.url.path, request.content)
+            if request.url.path == PULL_PATH:
+                return self._question(context, call_next)
+            response = self._flower.intercept(context, call_next)
+            if response.status_code != httpx.codes.TOO_MANY_REQUESTS:
+                return response
+            self._sleep(_retry_after(response))
+
+    def _question(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+        asked, began = self._patience.seconds, time.monotonic()
+        context.request.headers[WAIT_HEADER] = f"{asked:g}"
+        try:
+            response = self._flower.intercept(context, call_next)
+        except httpx.TransportError:
+            self._patience.cut(time.monotonic() - began)
+            raise
+        self._patience.held = WAIT_HEADER in response.headers
+        if response.status_code in CUT_BY_A_PROXY:
+            self._patience.cut(time.monotonic() - began)
+        return response
+
+
+def _retry_after(response: httpx.Response) -> float:
+    try:
+        return min(max(float(response.headers.get("retry-after", "1")), 1.0), LONGEST_PAUSE)
+    except ValueError:
+        return 1.0
+
+
+def holding(app: ASGIApp, tasks: Callable[[], bool], bell: Bell, news: threading.Event) -> ASGIApp:
+    """The SuperNode's interface for its executor: a request for a task is held until there is one.
+
+    Args:
+        app: Flower's.
+        tasks: Whether a task waits.
+        bell: Rung for TASKS.
+        news: Set whenever the executor has told something.
+    """
+
+    async def ready() -> bool:
+        return tasks()
+
+    async def held(scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path")
+        if path == ACQUIRE_PATH and bell.count(TASKS) < MOST_HELD:
+            asked = next((value.decode("latin-1") for name, value in scope["headers"] if name == WAIT_NAME), None)
+            try:
+                receive = await hold_request(bell, TASKS, ready, seconds=seconds_asked(asked), receive=receive)
+            except GoneError:
+                return
+        await app(scope, receive, send)
+        if path != ACQUIRE_PATH:
+            news.set()
+
+    return held
 
 
 def main() -> None:
@@ -103,11 +234,7 @@ def main() -> None:
     parser.add_argument("options", nargs="*", help="after `--`: options of flower-supernode")
     arguments = parser.parse_args()
     private_umask()
-    loop = vars(start_client_internal)
-    loop["time"] = Pauses(arguments.poll)
-    loop["pull_objects"] = partial(loop["pull_objects"], **BACKOFF)
-    vars(supernode_main)["FastAPI"] = partial(FastAPI, openapi_url=None)  # no /docs and no /openapi.json
-    vars(fleet_http_connection)["NodeAuthHttpInterceptor"] = WholeRequestSigner
+    _take_part_in_flower(arguments.poll)
     sys.argv = ["flower-supernode", *arguments.options]
     try:
         flower_supernode()  # ends by SystemExit when all is well
@@ -115,6 +242,28 @@ def main() -> None:
         traceback.print_exc()
     print("The SuperNode's loop ended by an error, see above.", file=sys.stderr, flush=True)
     os._exit(1)  # the thread of the Runtime API would keep the process alive
+
+
+def _take_part_in_flower(poll: float) -> None:
+    """Put this module's parts in the place of Flower's."""
+    bell, news, patience = Bell(), threading.Event(), Patience()
+    create_app = supernode_main.create_app
+
+    def create_holding_app(state_factory: NodeStateFactory, superexec_auth_secret: bytes | None) -> ASGIApp:
+        def tasks() -> bool:
+            return bool(state_factory.state().get_tasks(statuses=[Status.PENDING], limit=1))
+
+        return holding(create_app(state_factory, superexec_auth_secret), tasks, bell, news)
+
+    loop = vars(start_client_internal)
+    loop["time"] = Pauses(poll, patience, news)
+    loop["pull_objects"] = partial(loop["pull_objects"], **BACKOFF)
+    vars(supernode_main)["FastAPI"] = partial(FastAPI, openapi_url=None)  # no /docs and no /openapi.json
+    vars(supernode_main)["create_app"] = create_holding_app
+    vars(fleet_http_connection)["NodeAuthHttpInterceptor"] = partial(
+        WholeRequestSigner, patience=patience, received=partial(bell.ring, TASKS)
+    )
+    add_exit_handler(bell.close, run_before_force_exit=True)
 
 
 if __name__ == "__main__":

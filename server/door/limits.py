@@ -28,6 +28,16 @@ REQUESTS_PER_WINDOW = 20_000
 """Requests of one node whose nonces are remembered at a time, which is about five minutes."""
 CHUNK_BYTES = 5 * MIB
 """Flower's size of a piece of an array."""
+REQUESTS_PER_SECOND, REQUESTS_AT_ONCE = 50.0, 1000
+"""Of one node: on average, and those that it may have saved up. A round takes it about thirty."""
+BYTES_PER_SECOND, BYTES_AT_ONCE = 32.0 * MIB, 1024 * MIB
+"""Of one node's bodies, likewise."""
+BYTES_UNDER_WAY = 4 * OBJECT_BYTES
+"""Of one node's bodies that are being read at a time: Flower's SuperNode sends two pieces at once."""
+REFUSAL_SECONDS = 1.0
+"""Before a node that asks too much is told so: it has few connections, and each of them waits for that."""
+THREADS = 4
+"""That ask the database for institutions; one alone may write to it, and the others would wait in turn."""
 
 
 @dataclass(frozen=True)

@@ -2,47 +2,52 @@
 
 import asyncio
 import hashlib
+import io
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Any
 from urllib.parse import quote
 
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from server.door.allowances import Allowances
 from server.door.authentication import Authenticator, Sender
 from server.door.crowd import GUEST, Crowd
+from server.door.fleet import Asked, in_thread
 from server.door.limits import BODY_SECONDS, SLOWEST_BYTES_PER_SECOND
 from server.door.refusals import RefusedError, answer
 from server.door.speech import Speech
+from shared.process.waiting import HEADER, replayed, seconds_asked
 
 HEALTH_PATH = "/health"
 
-Judge = Callable[[Scope, Receive], Awaitable[bytes]]
-"""The body of a request that may pass; RefusedError otherwise."""
+Judge = Callable[[Scope, Receive], Awaitable[Asked]]
+"""A request that may pass; RefusedError otherwise."""
+Answer = Callable[[Asked, Scope, Receive, Send], Awaitable[None]]
 
 log = logging.getLogger("server.door")
 
 
-def public_door(app: ASGIApp, judge: Judge) -> ASGIApp:
-    """Passes `/health`, and what the judge lets through with the body that it has read.
+def public_door(app: ASGIApp, judge: Judge, answer_asked: Answer) -> ASGIApp:
+    """Passes `/health`, and answers what the judge lets through.
 
     Args:
         app: Flower's SuperLink.
         judge: See `FleetJudge`.
+        answer_asked: See `Fleet.answer`.
     """
 
     async def door(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await refuse_connection(scope, send)
         if scope["path"] == HEALTH_PATH and scope["method"] == "GET":
-            return await app(as_judged(scope), _no_body(receive), send)
+            return await app(as_judged(scope), replayed(b"", receive), send)
         try:
-            body = await judge(scope, receive)
+            await answer_asked(await judge(scope, receive), scope, receive, send)
         except RefusedError as refused:
             log.warning("%s %s: %s: %s", _client(scope), quote(scope["path"])[:100], refused.status, refused.reason)
-            return await answer(refused, scope, receive, send)
-        await app(as_judged(scope), _with_body(body, receive), send)
+            await answer(refused, scope, receive, send)
 
     return door
 
@@ -54,13 +59,14 @@ class FleetJudge:
         authenticator: Who it is.
         speech: What it may say.
         crowd: Where its connection stands.
+        allowances: How much a node may ask.
     """
 
-    def __init__(self, authenticator: Authenticator, speech: Speech, crowd: Crowd) -> None:
-        self._authenticator, self._speech, self._crowd = authenticator, speech, crowd
+    def __init__(self, authenticator: Authenticator, speech: Speech, crowd: Crowd, allowances: Allowances) -> None:
+        self._authenticator, self._speech, self._crowd, self._allowances = authenticator, speech, crowd, allowances
 
-    async def __call__(self, scope: Scope, receive: Receive) -> bytes:
-        """The body, read after its sender was known.
+    async def __call__(self, scope: Scope, receive: Receive) -> Asked:
+        """What is asked, read after its sender was known.
 
         Raises:
             RefusedError: The request goes no further.
@@ -68,23 +74,26 @@ class FleetJudge:
         path, method, headers = scope["path"], scope["method"], Headers(scope=scope)
         if path not in self._speech.paths or method != "POST":
             raise RefusedError(404, "no such request")
+        guest = scope.get("extensions", {}).get(GUEST)
+        if guest is not None and guest.node_id is not None:  # before a signature is verified for it
+            await self._allowances.check(guest.node_id)
         claim = self._authenticator.read(headers)
         length = announced_length(headers, self._speech.longest_body(path))
-        sender = await run_in_threadpool(self._authenticator.check, claim, method, path)
-        guest = scope.get("extensions", {}).get(GUEST)
+        sender = await in_thread(self._authenticator.check, claim, method, path)
         if guest is not None and guest.node_id not in (None, sender.node_id):
             raise RefusedError(401, f"node {sender.node_id} in a connection of node {guest.node_id}")
         if guest is not None and not self._crowd.recognise(guest, sender.node_id):
-            raise RefusedError(503, f"node {sender.node_id} has too many connections")
-        body = await receive_body(receive, length)
-        await run_in_threadpool(self._check_body, path, body, sender)
-        return body
+            raise self._allowances.refuse(sender.node_id, "connections")
+        await self._allowances.take(sender.node_id, length)
+        with self._allowances.reading(sender.node_id, length):
+            message = await in_thread(self._listen, path, await receive_body(receive, length), sender)
+        return Asked(path, message, sender, seconds_asked(headers.get(HEADER)))
 
-    def _check_body(self, path: str, body: bytes, sender: Sender) -> None:
+    def _listen(self, path: str, body: bytes, sender: Sender) -> Any:
         if sender.digest is not None and hashlib.sha256(body).hexdigest() != sender.digest:
             raise RefusedError(401, f"a body that node {sender.node_id} did not sign")
         try:
-            self._speech.check(path, body, sender)
+            return self._speech.check(path, body, sender)
         except RefusedError as refused:
             raise RefusedError(refused.status, f"node {sender.node_id}: {refused.reason}", body=refused.body) from None
 
@@ -110,18 +119,18 @@ async def receive_body(receive: Receive, length: int) -> bytes:
     Raises:
         RefusedError: It is not there in time, or not all of it came.
     """
-    body = bytearray()
+    body = io.BytesIO()  # whose value is no copy
     try:
         async with asyncio.timeout(BODY_SECONDS + length / SLOWEST_BYTES_PER_SECOND):
             while (message := await receive())["type"] == "http.request":
-                body += message.get("body", b"")
+                body.write(message.get("body", b""))
                 if not message.get("more_body", False):
                     break
     except TimeoutError:
-        raise RefusedError(408, f"a body of which {len(body)} of {length} bytes came in time") from None
-    if len(body) != length:
-        raise RefusedError(400, f"a body of {len(body)} bytes that was announced with {length}")
-    return bytes(body)
+        raise RefusedError(408, f"a body of which {body.tell()} of {length} bytes came in time") from None
+    if body.tell() != length:
+        raise RefusedError(400, f"a body of {body.tell()} bytes that was announced with {length}")
+    return body.getvalue()
 
 
 def as_judged(scope: Scope) -> Scope:
@@ -138,20 +147,6 @@ async def refuse_connection(scope: Scope, send: Send) -> None:
     """Close what is no plain HTTP."""
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008})
-
-
-def _with_body(body: bytes, receive: Receive) -> Receive:
-    """`receive` for an application behind the door: the body at once, then whatever comes after it."""
-    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def receive_again() -> Message:
-        return pending.pop() if pending else await receive()
-
-    return receive_again
-
-
-def _no_body(receive: Receive) -> Receive:
-    return _with_body(b"", receive)
 
 
 def _client(scope: Scope) -> str:

@@ -2,10 +2,10 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
-from flwr.app import Message
-from sqlalchemy import bindparam, or_, select, union_all
+from sqlalchemy import and_, bindparam, or_, select, union_all
 from sqlalchemy.sql import Executable
 
 from shared.flower.constants import NodeStatus
@@ -18,6 +18,7 @@ from shared.flower.store import (
     ObjectPushSessionPending,
     ObjectPushSessionRoot,
     SqlLinkState,
+    Task,
     int64_to_uint64,
     uint64_to_int64,
 )
@@ -47,6 +48,23 @@ _INSTRUCTION = (
     .outerjoin(MessageRes, MessageRes.reply_to_message_id == MessageIns.message_id)
     .where(MessageIns.message_id == bindparam("message"))
 )
+_ANSWERED = (
+    select(MessageIns.message_id)
+    .outerjoin(MessageRes, MessageRes.reply_to_message_id == MessageIns.message_id)
+    .outerjoin(Node, Node.node_id == MessageIns.dst_node_id)
+    .where(
+        MessageIns.message_id.in_(bindparam("messages", expanding=True)),
+        or_(
+            and_(MessageRes.message_id.is_not(None), MessageIns.message_id.not_in(_INCOMPLETE)),
+            MessageIns.created_at + MessageIns.ttl <= bindparam("now"),
+            Node.online_until < bindparam("now"),
+            Node.status == NodeStatus.UNREGISTERED,
+        ),
+    )
+)
+"""Of these messages, those whose reply is whole, and those for which Flower has an error in its place."""
+_KNOWN = select(MessageIns.message_id).where(MessageIns.message_id.in_(bindparam("messages", expanding=True)))
+_PENDING_TASK = select(Task.task_id).where(Task.starting_at.is_(None), Task.finished_at.is_(None)).limit(1)
 _TAKES_PART = (
     select(MessageIns.message_id)
     .where(MessageIns.dst_node_id == bindparam("node"), MessageIns.run_id == bindparam("run"))
@@ -58,7 +76,6 @@ _MESSAGES = union_all(
         for table in (MessageIns, MessageRes)
     )
 ).limit(1)
-_AWAITED = _INCOMPLETE.where(MessageRes.reply_to_message_id.in_(bindparam("messages", expanding=True)))
 _ABOVE = select(ObjectChild.parent_id).where(ObjectChild.child_id == bindparam("object")).cte("above", recursive=True)
 _ABOVE = _ABOVE.union(select(ObjectChild.parent_id).join(_ABOVE, ObjectChild.child_id == _ABOVE.c.parent_id))
 _SENT = (
@@ -156,6 +173,18 @@ class Records:
         """Whether one of these objects is a message by itself."""
         return self._first(_MESSAGES, {"objects": list(object_ids)}) is not None
 
+    def answered(self, message_ids: Collection[str]) -> set[str]:
+        """Of these messages, those to which the coordinator gets an answer now, be it an error."""
+        about = {"messages": list(message_ids), "now": datetime.now(UTC).timestamp()}
+        with self._engine.connect() as connection:
+            answered = {str(found) for found in connection.scalars(_ANSWERED, about)}
+            known = {str(found) for found in connection.scalars(_KNOWN, about)}
+        return answered | (set(message_ids) - known)
+
+    def has_task(self) -> bool:
+        """Whether a run waits for its ServerApp to be started."""
+        return self._first(_PENDING_TASK, {}) is not None
+
     def _first(self, question: Executable, about: Mapping[str, Any]) -> tuple[Any, ...] | None:
         with self._engine.connect() as connection:
             found = connection.execute(question, about).first()
@@ -164,18 +193,3 @@ class Records:
 
 def _at(node_id: int, run_id: int) -> dict[str, Any]:
     return {"node": uint64_to_int64(node_id), "run": uint64_to_int64(run_id)}
-
-
-class WholeReplies(SqlLinkState):
-    """Flower's database, where the coordinator sees a reply once all of its objects are there.
-
-    Flower hands out a reply that is announced, and then waits for its objects: an institution that sends none would
-    hold up the coordinator, which pulls one reply after the other, for three minutes and more.
-    """
-
-    def get_message_res(self, message_ids: set[str], run_id: int) -> list[Message]:
-        """The replies to these messages that are whole."""
-        with self.session() as session:
-            self._lock_run(run_id)  # no reply is announced between the two looks
-            incomplete = set(session.scalars(_AWAITED, {"messages": list(message_ids)}))
-            return super().get_message_res(message_ids - incomplete, run_id)

@@ -1,6 +1,7 @@
 """Saying no: to the sender in a word, to the operator in a log that nobody can fill."""
 
 import logging
+import math
 import time
 from collections.abc import Callable
 
@@ -27,17 +28,22 @@ class RefusedError(Exception):
         status: HTTP status of the answer.
         reason: For the log; the sender gets the status alone, or `body` in its place.
         body: JSON of the answer.
+        retry_after: Seconds after which the sender may ask again, if that helps.
     """
 
-    def __init__(self, status: int, reason: str, *, body: dict[str, int | str] | None = None) -> None:
+    def __init__(
+        self, status: int, reason: str, *, body: dict[str, int | str] | None = None, retry_after: float | None = None
+    ) -> None:
         super().__init__(reason)
-        self.status, self.reason = status, reason
+        self.status, self.reason, self.retry_after = status, reason, retry_after
         self.body = body or {"detail": DETAILS.get(status, "Refused")}
 
 
 async def answer(refused: RefusedError, scope: Scope, receive: Receive, send: Send) -> None:
     """Tell the sender, and end its connection: what it may still be sending is not read."""
     headers = {"connection": "close"} | ({"WWW-Authenticate": "Bearer"} if refused.status == 401 else {})
+    if refused.retry_after is not None:
+        headers["Retry-After"] = str(math.ceil(refused.retry_after))
     await JSONResponse(refused.body, status_code=refused.status, headers=headers)(scope, receive, send)
 
 

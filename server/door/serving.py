@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from server.door.crowd import GUEST, Crowd, Guest
 from server.door.limits import HANDSHAKE_SECONDS, HEAD_BYTES
+from shared.process.waiting import Bell
 
 PAUSE_SECONDS = 0.1
 """Before accepting again when the machine has no sockets left."""
@@ -72,11 +73,12 @@ class DoorServer(uvicorn.Server):
     Args:
         config: uvicorn's, loaded.
         crowd: The public socket's connections.
+        bell: Closed at the end, so that held requests are answered.
     """
 
-    def __init__(self, config: uvicorn.Config, crowd: Crowd) -> None:
+    def __init__(self, config: uvicorn.Config, crowd: Crowd, bell: Bell) -> None:
         super().__init__(config)
-        self._crowd = crowd
+        self._crowd, self._bell = crowd, bell
         self._accepting: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -98,6 +100,7 @@ class DoorServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close both doors, then stop Flower's app."""
+        self._bell.close()
         if self._accepting is not None:
             self._accepting.cancel()
             with suppress(asyncio.CancelledError):

@@ -49,8 +49,8 @@ class Speech:
         }
         """`register-node` and `unregister-node` are missing: institutions are enrolled by the operator."""
 
-    def check(self, path: str, body: bytes, sender: Sender) -> None:
-        """Let a request pass or not; asks the database, so call it from a worker thread.
+    def check(self, path: str, body: bytes, sender: Sender) -> Any:
+        """Flower's message in a body that may pass; asks the database, so call it from a worker thread.
 
         Raises:
             RefusedError: The body is not what the path takes, or the sender may not say this.
@@ -61,6 +61,7 @@ class Speech:
         except DecodeError:
             raise RefusedError(400, "a body that is no message of Flower's") from None
         self.paths[path](request, sender)
+        return request
 
     def longest_body(self, path: str) -> int:
         """Bytes that a request to this path may have."""

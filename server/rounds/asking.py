@@ -1,7 +1,7 @@
 """Asking institutions something over a Flower Grid, and taking the answers one by one as they come."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -14,8 +14,13 @@ from shared.errors import ProtocolError
 from shared.flower.constants import PULL_MAX_TIME, ErrorCode
 from shared.protocol import MESSAGE_TYPES, REPLIES, Refusal, RefusalKind, Reply, Request, blobs_of, decode, encode
 
+Look = Callable[[Collection[str], float, float], Collection[str]]
+"""Called with the ids of messages, the seconds waited for them, and those to wait at most: which may have an answer."""
+
 STATUS_SECONDS = 2.0
 """How often the coordinator looks whether the institutions it waits for are still online."""
+LOOK_SECONDS = 5.0
+"""The longest wait for a reply at a time: nobody tells that an institution has gone."""
 IDLE_SECONDS = 0.05
 """First pause between two looks for replies; Flower's own Grid waits three seconds."""
 IDLE_FRACTION = 0.03
@@ -69,7 +74,7 @@ def ask(
     group: str,
     deadline_seconds: float,
     quorum: int,
-    idle_seconds: float = IDLE_SECONDS,
+    look: Look | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Answer]:
     """Send each institution its request and yield the answers as they arrive, one in memory at a time.
@@ -86,10 +91,11 @@ def ask(
         group: Flower's group id, here the kind of request.
         deadline_seconds: Longest wait.
         quorum: Fewest good answers that allow to stop waiting for institutions gone offline.
-        idle_seconds: First pause between two looks for replies.
+        look: Waits for replies; without one there are `pauses` between two looks.
         clock: Seconds; a test may pass its own.
     """
     _limit_pulls()
+    look = look or pauses()
     started = looked = clock()
     waiting: dict[str, tuple[str, int]] = {}
     for institution, request in requests.items():
@@ -102,9 +108,11 @@ def ask(
                 institution, None, "missing", "Flower took no message for it; see whether it is still enrolled"
             )
     good = 0
+    found: Collection[str] = list(waiting)
     while waiting:
         # One at a time: so no more than one reply is in memory, and a broken one is known by whom it was asked of.
-        for identifier, (institution, sent) in list(waiting.items()):
+        for identifier in found:
+            institution, sent = waiting[identifier]
             share = (deadline_seconds - (clock() - started)) / len(waiting)
             with _pulls_end_after(max(share, SHORTEST_PULL_SECONDS)):
                 answer = _pull(grid, identifier, institution, sent, clock() - started)
@@ -119,10 +127,21 @@ def ask(
             looked, present = now, online(grid)
             if not any(institution in present for institution, _ in waiting.values()):
                 break
-        time.sleep(min(LONGEST_IDLE_SECONDS, max(idle_seconds, IDLE_FRACTION * (now - started))))
+        longest = min(deadline_seconds - (now - started), STATUS_SECONDS if good >= quorum else LOOK_SECONDS)
+        found = look(list(waiting), now - started, longest)
     for institution, sent in waiting.values():
         reason = f"no answer within {clock() - started:.0f} s"
         yield Answer(institution, None, "missing", reason, bytes_down=sent, seconds=clock() - started)
+
+
+def pauses(idle_seconds: float = IDLE_SECONDS) -> Look:
+    """Looks for every reply, after pauses that begin with `idle_seconds` and grow."""
+
+    def look(messages: Collection[str], waited: float, _longest: float) -> Collection[str]:
+        time.sleep(min(LONGEST_IDLE_SECONDS, max(idle_seconds, IDLE_FRACTION * waited)))
+        return messages
+
+    return look
 
 
 _pull_seconds: ContextVar[float] = ContextVar("pull_seconds", default=PULL_MAX_TIME)

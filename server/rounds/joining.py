@@ -10,8 +10,10 @@ from server.rounds.run import Run, checked
 from shared.errors import QuorumError, joined, listed
 from shared.protocol import QueryReply, QueryRequest
 
-WAIT_SECONDS = 0.2
-"""Between two looks for institutions that are not online yet."""
+WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.2, 2.0
+"""Between two looks for institutions that are not online yet: at first, and when some time has passed."""
+WAIT_FRACTION = 0.03
+"""Of the time waited so far, in between."""
 JOIN_SECONDS = 60.0
 """Longest wait, between two rounds, for the answer of an institution that has just come online."""
 
@@ -41,7 +43,7 @@ def await_quorum(run: Run) -> None:
         if (absent, longest) != announced:
             announced = absent, longest
             run.say(f"Waiting for {joined(sorted(absent))}, for at most {longest - waited:.0f} s")
-        time.sleep(WAIT_SECONDS)
+        time.sleep(min(LONGEST_WAIT_SECONDS, max(WAIT_SECONDS, WAIT_FRACTION * waited)))
 
 
 def query(run: Run, number: int) -> None:

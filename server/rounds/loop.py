@@ -13,7 +13,7 @@ from server import secagg
 from server.aggregation import Diagnostics, Result, fedavg, optimizers, scaffold
 from server.aggregation.methods import aggregator_of
 from server.rounds import scoring
-from server.rounds.asking import IDLE_SECONDS
+from server.rounds.asking import IDLE_SECONDS, Look, pauses
 from server.rounds.collecting import collect, sent_shapes
 from server.rounds.comparing import Compared, compared
 from server.rounds.encoding import encode_base, encode_state
@@ -43,6 +43,7 @@ def run(
     initial_state: Arrays | None,
     announce: Announce,
     poll_seconds: float = IDLE_SECONDS,
+    look: Look | None = None,
 ) -> State:
     """Run a federation to its end, or go on after the last checkpoint of an unfinished run.
 
@@ -54,6 +55,7 @@ def run(
         initial_state: The model before the first round; a run that goes on needs none.
         announce: Told what happens.
         poll_seconds: First pause between two looks for replies.
+        look: Waits for them in the place of pauses.
 
     Returns:
         The state of the best round.
@@ -62,7 +64,7 @@ def run(
         QuorumError: Fewer institutions than the quorum gave a valid update; the last checkpoint is kept.
         StoreError: A record or a checkpoint could not be stored.
     """
-    run = Run(grid, federation, store, run_id, announce, poll_seconds)
+    run = Run(grid, federation, store, run_id, announce, look or pauses(poll_seconds))
     store.update_run(run_id, status="running", reason=None, ended=None)
     name, reason = federation.choice
     run.say(f"Method: {name} ({reason})")

@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 
 from server.aggregation import Cut
 from server.rounds import asking
-from server.rounds.asking import Answer
+from server.rounds.asking import Answer, Look
 from server.rounds.replies import Holdings
 from server.store import Reply, Store
 from shared.errors import LONGEST_LINE, QuorumError, ReplyError, joined, plain
@@ -56,8 +56,8 @@ class Run:
     store: Store
     run_id: str
     announce: Announce
-    idle_seconds: float
-    """First pause between two looks for replies."""
+    look: Look
+    """Waits for replies."""
     seats: dict[str, Seat] = field(init=False)
     """One for every institution that the federation file names, in its order."""
 
@@ -107,7 +107,7 @@ class Run:
             group=kind,
             deadline_seconds=min(longest, self.federation.rounds.deadline_seconds),
             quorum=quorum,
-            idle_seconds=self.idle_seconds,
+            look=self.look,
         )
 
     def require_quorum(self, number: int, taken: Collection[str]) -> None:

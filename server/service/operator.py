@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import httpx
 
 from server.enrolment.keys import fingerprint
 from server.home import ServerHome, read_settings
 from server.service.listeners import OPERATOR_HOST
+from server.service.replies import own_requests
 from shared.errors import CollegiumError, ConfigError, ConnectionFailedError, EnrolmentError
 from shared.flower.constants import HEARTBEAT_PATIENCE, NodeStatus
 from shared.flower.http import ApiErrorCode, ControlHttpClient, FlowerError, ProtobufCall, ProtobufRequestContext
@@ -31,6 +32,9 @@ from shared.flower.messages import (
     user_config_to_proto,
 )
 from shared.process.proxies import without_proxies
+
+REFUSED_PATH = "/v1/collegium/refused"
+"""See `server.service.inside`."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,7 @@ class OperatorClient:
                     root_certificates=trusted,
                     interceptors=[_BearerInterceptor(home.operator_token)],
                 )
+            self._own = own_requests(home)
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             raise ConfigError(
                 f"Expected the coordinator's certificate in {home.ca_certificate}, but it cannot be used ({error}); "
@@ -115,6 +120,7 @@ class OperatorClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._client.close()
+        self._own.close()
 
     def register_node(self, name: str, public_key: bytes) -> int:
         """Enrol an institution: from now on the server accepts its key.
@@ -211,6 +217,12 @@ class OperatorClient:
         """
         with self._translated(f"stop run {run_id}"):
             self._client.StopRun(StopRunRequest(run_id=run_id))
+
+    def refused(self) -> list[dict[str, Any]]:
+        """`node_id`, `limit` and `times` of nodes that asked too much since the server was started."""
+        with self._translated("list who asked too much"):
+            found: list[dict[str, Any]] = self._own.get(REFUSED_PATH).raise_for_status().json()
+            return found
 
     @contextmanager
     def _translated(self, purpose: str) -> Iterator[None]:

@@ -18,6 +18,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -28,15 +29,19 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from server.door.allowances import Allowances
 from server.door.authentication import Authenticator
 from server.door.crowd import Crowd
+from server.door.delivery import Deliveries
+from server.door.fleet import Fleet
 from server.door.limits import MessageLimits
-from server.door.public import HEALTH_PATH, FleetJudge, Judge, as_judged, public_door, refuse_connection
-from server.door.records import Records, WholeReplies
+from server.door.public import HEALTH_PATH, FleetJudge, as_judged, public_door, refuse_connection
+from server.door.records import Records
 from server.door.refusals import FewLines
 from server.door.serving import DoorServer
 from server.door.speech import Speech
 from server.home import ServerHome, ServerSettings, open_home, read_settings
+from server.service.inside import PREFIX, Inside
 from server.service.listeners import open_listeners
 from shared.errors import LONGEST_LINE, CollegiumError, ConfigError, StoreError, plain
 from shared.flower.constants import ISOLATION_MODE_PROCESS, TRANSPORT_TYPE_GRPC_RERE
@@ -54,6 +59,7 @@ from shared.process.files import private_folder, private_umask
 from shared.process.flower import flower_environment
 from shared.process.machine import machine_errors
 from shared.process.parent import tell_parent
+from shared.process.waiting import Bell
 
 SHUTDOWN_SECONDS = 2
 OPEN_FILES = 65536
@@ -63,12 +69,13 @@ RUNTIME_PATH = re.compile(r"/v1/runtime/[a-z-]+")
 FLEET_PREFIX = "/v1/fleet/"
 
 
-def operator_door(app: ASGIApp, token: str) -> ASGIApp:
+def operator_door(app: ASGIApp, token: str, inside: ASGIApp) -> ASGIApp:
     """The coordinator's own door: everything but the fleet for who shows the token, 401 otherwise.
 
     Args:
         app: Flower's SuperLink.
         token: Expected as `Authorization: Bearer TOKEN`; compared in constant time.
+        inside: Answers what is not Flower's; see `Inside`.
     """
     expected = f"Bearer {token}".encode("latin-1")
 
@@ -81,21 +88,22 @@ def operator_door(app: ASGIApp, token: str) -> ASGIApp:
             return await _answer(401, "Not authenticated", scope, receive, send)
         if scope["path"].startswith(FLEET_PREFIX):  # nobody would check a node's signature here
             return await _answer(404, "Not Found", scope, receive, send)
+        if scope["path"].startswith(PREFIX):
+            return await inside(scope, receive, send)
         await app(as_judged(scope), receive, send)
 
     return door
 
 
-def two_doors(app: ASGIApp, judge: Judge, *, operator_port: int, token: str) -> ASGIApp:
+def two_doors(app: ASGIApp, public: ASGIApp, operator: ASGIApp, *, operator_port: int) -> ASGIApp:
     """Both doors as one application: a request from any port but the operator's meets the public door.
 
     Args:
         app: Flower's SuperLink.
-        judge: See `public_door`.
+        public: See `public_door`.
+        operator: See `operator_door`.
         operator_port: The local port of the socket that only this machine can reach.
-        token: See `operator_door`.
     """
-    public, operator = public_door(app, judge), operator_door(app, token)
 
     async def doors(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -145,7 +153,7 @@ def create_superlink(home: ServerHome, settings: ServerSettings) -> FastAPI:
     )
     try:
         app = create_app(config, SuperLinkLifespan)
-        _show_whole_replies(app)
+        _deliver_whole(app)
     except SQLAlchemyError as error:
         raise StoreError(
             f"Expected Flower's database in {home.superlink_database}, but it cannot be used ({type(error).__name__}); "
@@ -157,11 +165,31 @@ def create_superlink(home: ServerHome, settings: ServerSettings) -> FastAPI:
     return app
 
 
-def fleet_judge(app: FastAPI, settings: ServerSettings, crowd: Crowd) -> FleetJudge:
-    """Who judges requests to this SuperLink, by the database that it works on."""
-    records = Records(app.state.linkstate_factory.state())
+@dataclass(frozen=True)
+class Doors:
+    """What stands before a SuperLink."""
+
+    public: ASGIApp
+    operator: ASGIApp
+    crowd: Crowd
+    """The public socket's connections."""
+    bell: Bell
+    """Closed when requests are not to be held any more."""
+
+
+def doors_of(app: FastAPI, settings: ServerSettings, token: str) -> Doors:
+    """The doors of this SuperLink, which ask the database that it works on."""
+    state: Deliveries = app.state.linkstate_factory.state()
+    records, crowd, allowances, fleet = Records(state), Crowd(), Allowances(), Fleet(state)
     authenticator = Authenticator(records, body_signature=settings.require_body_signature)
-    return FleetJudge(authenticator, Speech(records, MessageLimits(settings.max_message_bytes)), crowd)
+    speech = Speech(records, MessageLimits(settings.max_message_bytes))
+    inside = Inside(state, records, allowances)
+    return Doors(
+        public_door(app, FleetJudge(authenticator, speech, crowd, allowances), fleet.answer),
+        operator_door(inside.around(app), token, inside),
+        crowd,
+        state.bell,
+    )
 
 
 def serve(home: ServerHome) -> None:
@@ -177,11 +205,11 @@ def serve(home: ServerHome) -> None:
     listeners = open_listeners(settings)
     _allow_many_sockets()
     with machine_errors():
-        app, crowd = create_superlink(home, settings), Crowd()
-    judge = fleet_judge(app, settings, crowd)
+        app = create_superlink(home, settings)
+    doors = doors_of(app, settings, token)
     try:
         config = uvicorn.Config(
-            two_doors(app, judge, operator_port=settings.operator_port, token=token),
+            two_doors(app, doors.public, doors.operator, operator_port=settings.operator_port),
             lifespan="on",
             ws="none",
             proxy_headers=False,
@@ -197,7 +225,7 @@ def serve(home: ServerHome) -> None:
             f"Expected a certificate and its key in {home.server_certificate} and {home.server_key}, but TLS refuses "
             f"them ({error.strerror}); restore both from your copy of the folder."
         ) from None
-    asyncio.run(DoorServer(config, crowd).serve(sockets=listeners))
+    asyncio.run(DoorServer(config, doors.crowd, doors.bell).serve(sockets=listeners))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -223,9 +251,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _show_whole_replies(app: FastAPI) -> None:
+def _deliver_whole(app: FastAPI) -> None:
     factory = app.state.linkstate_factory
-    state = WholeReplies(factory.database, factory.federation_manager, factory.objectstore_factory.store())
+    state = Deliveries(factory, Bell())
     state.initialize()
     factory.state_instance = state
 

@@ -302,6 +302,12 @@ class Store:
             found = connection.execute(query.where(table.c.run == run) if run else query)
             return [dict(row) for row in found.mappings()]
 
+    def events_after(self, run: str, last: int) -> list[dict[str, Any]]:
+        """The events of a run that were added after the one with the id `last`; 0 is before all of them."""
+        query = sa.select(events).where(events.c.run == run, events.c.id > last).order_by(events.c.id)
+        with self._writing("read") as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
     def best_round(self, run: str) -> int | None:
         """The round with the highest validation score; the last checkpoint where nothing was scored.
 

@@ -12,12 +12,14 @@ from flwr.common.constant import (
     TIMESTAMP_TOLERANCE,
     TRANSPORT_TYPE_GRPC_RERE,
     ErrorCode,
+    Status,
     SubStatus,
 )
 from flwr.supercore.constant import (
     FLEET_HTTP_PUBLIC_KEY_HEADER,
     FLEET_HTTP_SIGNATURE_HEADER,
     PULL_MAX_TIME,
+    SUPEREXEC_AUTH_SIGNATURE_HEADER,
     NodeStatus,
     TaskType,
 )
@@ -31,6 +33,7 @@ __all__ = [
     "HEARTBEAT_PATIENCE",
     "ISOLATION_MODE_PROCESS",
     "PULL_MAX_TIME",
+    "SUPEREXEC_AUTH_SIGNATURE_HEADER",
     "SUPERLINK_NODE_ID",
     "SYSTEM_TIME_TOLERANCE",
     "TIMESTAMP_HEADER",
@@ -38,6 +41,7 @@ __all__ = [
     "TRANSPORT_TYPE_GRPC_RERE",
     "ErrorCode",
     "NodeStatus",
+    "Status",
     "SubStatus",
     "TaskType",
 ]

@@ -1,16 +1,20 @@
 """The SuperLink's database: its class, its tables, and how it writes unsigned numbers."""
 
+from flwr.server.superlink.linkstate.linkstate_factory import LinkStateFactory
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
+from flwr.supercore.object_store.sql_object_store import SqlObjectStore
 from flwr.supercore.state.schema.corestate_models import (
     ObjectPushSession,
     ObjectPushSessionPending,
     ObjectPushSessionRoot,
+    Task,
 )
-from flwr.supercore.state.schema.linkstate_models import MessageIns, MessageRes, Node
-from flwr.supercore.state.schema.objectstore_models import ObjectChild
+from flwr.supercore.state.schema.linkstate_models import MessageIns, MessageRes, Node, Run
+from flwr.supercore.state.schema.objectstore_models import ObjectChild, StoredObject
 from flwr.supercore.utils import int64_to_uint64, uint64_to_int64
 
 __all__ = [
+    "LinkStateFactory",
     "MessageIns",
     "MessageRes",
     "Node",
@@ -18,7 +22,11 @@ __all__ = [
     "ObjectPushSession",
     "ObjectPushSessionPending",
     "ObjectPushSessionRoot",
+    "Run",
     "SqlLinkState",
+    "SqlObjectStore",
+    "StoredObject",
+    "Task",
     "int64_to_uint64",
     "uint64_to_int64",
 ]

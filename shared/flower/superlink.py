@@ -1,6 +1,7 @@
 """Flower's SuperLink: the application, its configuration, its logs."""
 
 from flwr.supercore.auth import load_superexec_auth_secret
+from flwr.supercore.error import http_error_translator
 from flwr.supercore.http_logging import get_uvicorn_log_config
 from flwr.supercore.logger import console_handler
 from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
@@ -9,6 +10,7 @@ from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.main import create_app
 from flwr.superlink.routers.fleet.node_auth import NodeAuthMiddleware
+from flwr.superlink.servicer.fleet import fleet_handlers
 
 __all__ = [
     "PROTOBUF_REQUEST_TYPES",
@@ -18,6 +20,8 @@ __all__ = [
     "SuperLinkLifespanConfig",
     "console_handler",
     "create_app",
+    "fleet_handlers",
     "get_uvicorn_log_config",
+    "http_error_translator",
     "load_superexec_auth_secret",
 ]

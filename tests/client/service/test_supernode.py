@@ -1,17 +1,35 @@
+import asyncio
+import contextlib
 import inspect
 import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from starlette.types import Receive, Scope, Send
 
-from client.service.supernode import IDLE_POLL, IDLE_SLEEP, LINGER, REPLY_POLL, Pauses, WholeRequestSigner
+from client.service.supernode import (
+    ACQUIRE_PATH,
+    IDLE_POLL,
+    IDLE_SLEEP,
+    LINGER,
+    RELEARN_SECONDS,
+    TASKS,
+    Patience,
+    Pauses,
+    WholeRequestSigner,
+    holding,
+)
 from shared.flower.http import ProtobufRequestContext
 from shared.flower.keys import generate_key_pairs
 from shared.flower.supernode import start_client_internal
+from shared.process.waiting import HEADER as WAIT_HEADER
+from shared.process.waiting import LONGEST_SECONDS, Bell
 from shared.signing import HEADER, read_signature
 
 ROOT = Path(__file__).parents[2]
@@ -32,11 +50,22 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def pauses(clock: Clock) -> Pauses:
-    return Pauses(0.25, sleep=clock.sleep, now=lambda: clock.now)
+def patience(clock: Clock) -> Patience:
+    return Patience(now=lambda: clock.now)
 
 
-def test_a_quiet_federation_is_asked_once_a_second(pauses: Pauses, clock: Clock) -> None:
+@pytest.fixture
+def pauses(clock: Clock, patience: Patience) -> Pauses:
+    return _pauses(0.25, clock, patience)
+
+
+def _pauses(poll: float, clock: Clock, patience: Patience) -> Pauses:
+    news = threading.Event()
+    news.set()
+    return Pauses(poll, patience, news, sleep=clock.sleep, now=lambda: clock.now)
+
+
+def test_a_coordinator_that_holds_nothing_is_asked_once_a_second(pauses: Pauses, clock: Clock) -> None:
     pauses.sleep(IDLE_SLEEP)
     assert clock.slept == [IDLE_POLL]
 
@@ -44,15 +73,45 @@ def test_a_quiet_federation_is_asked_once_a_second(pauses: Pauses, clock: Clock)
 def test_after_a_message_the_next_is_expected_for_a_minute(pauses: Pauses, clock: Clock) -> None:
     pauses.sleep(0.5)  # waiting for a reply: a message has come
     pauses.sleep(IDLE_SLEEP)
-    assert clock.slept == [REPLY_POLL, 0.25]
+    assert clock.slept == [0.25]
     clock.now += LINGER
     pauses.sleep(IDLE_SLEEP)
     assert clock.slept[-1] == IDLE_POLL
 
 
-def test_a_poll_above_one_second_is_never_shortened(clock: Clock) -> None:
-    Pauses(5.0, sleep=clock.sleep, now=lambda: clock.now).sleep(IDLE_SLEEP)
+def test_a_poll_above_one_second_is_never_shortened(clock: Clock, patience: Patience) -> None:
+    _pauses(5.0, clock, patience).sleep(IDLE_SLEEP)
     assert clock.slept == [5.0]
+
+
+def test_a_question_that_was_held_is_followed_by_the_next(pauses: Pauses, clock: Clock, patience: Patience) -> None:
+    patience.held = True
+    clock.now += 25.0
+    pauses.sleep(IDLE_SLEEP)
+    assert clock.slept == []
+    pauses.sleep(IDLE_SLEEP)  # answered at once: a coordinator that is about to stop
+    assert clock.slept == [IDLE_POLL]
+
+
+def test_the_executors_reply_wakes_the_loop(clock: Clock, patience: Patience) -> None:
+    news = threading.Event()
+    pauses = Pauses(0.25, patience, news, sleep=clock.sleep, now=lambda: clock.now)
+    threading.Timer(0.05, news.set).start()
+    began = time.monotonic()
+    pauses.sleep(0.5)
+    assert time.monotonic() - began < 0.8
+    assert not news.is_set()
+
+
+def test_what_cuts_questions_is_given_shorter_ones(clock: Clock, patience: Patience) -> None:
+    patience.cut(0.2)  # nobody was there: that is no cut
+    assert patience.seconds == LONGEST_SECONDS
+    patience.cut(10.0)
+    assert patience.seconds == 5.0
+    patience.cut(5.0)
+    assert patience.seconds == 2.5
+    clock.now += RELEARN_SECONDS
+    assert patience.seconds == LONGEST_SECONDS
 
 
 def test_flowers_loop_is_as_this_module_takes_it_to_be() -> None:
@@ -75,8 +134,8 @@ def test_options_and_pauses_reach_flower() -> None:
     flower = (
         "def flower():\n"
         "    from flwr.supernode import start_client_internal as loop\n"
-        "    began = time.monotonic(); loop.time.sleep(3); loop.time.sleep(0.5); loop.time.sleep(3)\n"
-        "    print(sys.argv[1:], 1.1 < time.monotonic() - began < 2); sys.exit()"
+        "    began = time.monotonic(); loop.time.sleep(3); loop.time._news.set(); loop.time.sleep(0.5)\n"
+        "    loop.time.sleep(3); print(sys.argv[1:], 1.1 < time.monotonic() - began < 2); sys.exit()"
     )
     ended = run_main(flower, "--poll", "0.1", "--", "--superlink", "127.0.0.1:1")
     assert (ended.stdout.strip(), ended.returncode) == ("['--superlink', '127.0.0.1:1'] True", 0)
@@ -115,7 +174,7 @@ def test_every_request_is_signed_whole_and_as_flower_does() -> None:
     pair = generate_key_pairs()
     request = httpx.Request("POST", "https://localhost:1/v1/fleet/push-object?x=1", content=b"abc")
     context = ProtobufRequestContext(rpc_method="", message=None, request=request)
-    WholeRequestSigner(*pair).intercept(context, lambda _: httpx.Response(200))
+    WholeRequestSigner(*pair, Patience()).intercept(context, lambda _: httpx.Response(200))
     signature = read_signature(request.headers[HEADER])
     assert signature.digest == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert signature.verify(pair[1], "POST", "/v1/fleet/push-object")
@@ -124,10 +183,111 @@ def test_every_request_is_signed_whole_and_as_flower_does() -> None:
     assert "flwr-signature" in request.headers
 
 
+def question(path: str = "/v1/fleet/pull-messages") -> ProtobufRequestContext:
+    request = httpx.Request("POST", f"https://localhost:1{path}", content=b"abc")
+    return ProtobufRequestContext(rpc_method="", message=None, request=request)
+
+
+def test_a_question_may_be_held_and_says_so(patience: Patience) -> None:
+    signer, asked = WholeRequestSigner(*generate_key_pairs(), patience), list[str]()
+
+    def answer(context: ProtobufRequestContext) -> httpx.Response:
+        asked.append(context.request.headers.get(WAIT_HEADER, ""))
+        return httpx.Response(200, headers={WAIT_HEADER: "25"} if asked[-1] else {})
+
+    signer.intercept(question("/v1/fleet/get-run"), answer)
+    assert not patience.held
+    signer.intercept(question(), answer)
+    assert asked == ["", "25"]
+    assert patience.held
+    signer.intercept(question(), lambda _: httpx.Response(200))
+    assert not patience.held
+
+
+@pytest.mark.parametrize("fault", [504, httpx.ReadTimeout("cut")])
+def test_a_proxy_that_cuts_a_question_is_noticed(
+    patience: Patience, monkeypatch: pytest.MonkeyPatch, fault: int | Exception
+) -> None:
+    seconds = iter([0.0, 10.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(seconds, 10.0))
+
+    def cut(_: ProtobufRequestContext) -> httpx.Response:
+        if isinstance(fault, Exception):
+            raise fault
+        return httpx.Response(fault)
+
+    signer = WholeRequestSigner(*generate_key_pairs(), patience)
+    with contextlib.suppress(httpx.ReadTimeout):
+        signer.intercept(question(), cut)
+    assert patience.seconds == 5.0
+
+
+def test_what_came_too_fast_is_asked_again_with_a_new_signature(patience: Patience) -> None:
+    signatures, slept = list[str](), list[float]()
+    signer = WholeRequestSigner(*generate_key_pairs(), patience, sleep=slept.append)
+
+    def answer(context: ProtobufRequestContext) -> httpx.Response:
+        signatures.append(context.request.headers[HEADER])
+        return httpx.Response(429, headers={"retry-after": "7"}) if len(signatures) < 3 else httpx.Response(200)
+
+    assert signer.intercept(question("/v1/fleet/push-object"), answer).status_code == 200
+    assert slept == [7.0, 7.0]
+    assert len({read_signature(signature).nonce for signature in signatures}) == 3
+
+
+def test_the_executors_question_is_held_until_there_is_a_task() -> None:
+    bell, news, tasks = Bell(), threading.Event(), list[str]()
+    reached = list[str]()
+
+    async def flower(scope: Scope, receive: Receive, send: Send) -> None:
+        reached.append(f"{scope['path']} {(await receive()).get('body', b'').decode()}")
+
+    app = holding(flower, lambda: bool(tasks), bell, news)
+
+    async def told(path: str, body: bytes, wait: bytes = b"") -> None:
+        await app(request(path, wait), once(body), _nowhere)
+
+    async def play() -> float:
+        asking = asyncio.create_task(told(ACQUIRE_PATH, b"task?", b"25"))
+        await asyncio.sleep(0.05)
+        assert reached == []
+        tasks.append("one")
+        began = time.monotonic()
+        bell.ring(TASKS)
+        await asking
+        return time.monotonic() - began
+
+    assert asyncio.run(play()) < 0.5
+    assert reached == [f"{ACQUIRE_PATH} task?"]
+    assert not news.is_set()
+    asyncio.run(told("/v1/runtime/push-messages", b"reply"))
+    assert news.is_set()
+    tasks.clear()
+    asyncio.run(told(ACQUIRE_PATH, b"stock"))  # who does not say that it waits
+    assert reached[-1] == f"{ACQUIRE_PATH} stock"
+
+
+def request(path: str, wait: bytes = b"") -> Scope:
+    return {"type": "http", "path": path, "headers": [(WAIT_HEADER.encode(), wait)] if wait else []}
+
+
+def once(body: bytes) -> Receive:
+    pieces = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Any:
+        return pieces.pop() if pieces else await asyncio.Future()
+
+    return receive
+
+
+async def _nowhere(_message: Any) -> None:
+    return None
+
+
 def test_the_signer_takes_the_place_of_flowers() -> None:
     flower = (
         "def flower():\n"
         "    from flwr.supernode import fleet_http_connection as connection\n"
-        "    print(connection.NodeAuthHttpInterceptor.__name__); sys.exit()"
+        "    print(connection.NodeAuthHttpInterceptor.func.__name__); sys.exit()"
     )
     assert run_main(flower).stdout.strip() == "WholeRequestSigner"

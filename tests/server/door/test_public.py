@@ -9,6 +9,7 @@ import pytest
 from starlette.datastructures import Headers
 
 from server.door import public
+from server.door.allowances import Allowances
 from server.door.authentication import Sender
 from server.door.limits import OBJECT_BYTES
 from server.door.public import announced_length, receive_body
@@ -83,11 +84,11 @@ class AnyOf:
 
     def check(self, *about: Any) -> Any:
         self.asked.append("sender" if about[0] == "claim" else "speech")
-        return Sender(7, b"", self.digest)
+        return Sender(7, b"", self.digest) if about[0] == "claim" else "message"
 
 
-def judged(parts: AnyOf, body: bytes) -> bytes:
-    judge = public.FleetJudge(parts, parts, parts)  # type: ignore[arg-type]
+def judged(parts: AnyOf, body: bytes) -> Any:
+    judge = public.FleetJudge(parts, parts, parts, Allowances())  # type: ignore[arg-type]
     headers = [(b"content-length", str(len(body)).encode())]
     scope = {"type": "http", "path": "/v1/fleet/x", "method": "POST", "headers": headers}
 
@@ -100,7 +101,8 @@ def judged(parts: AnyOf, body: bytes) -> bytes:
 
 def test_the_body_is_read_when_its_sender_is_known() -> None:
     parts = AnyOf(hashlib.sha256(b"body").hexdigest())
-    assert judged(parts, b"body") == b"body"
+    asked = judged(parts, b"body")
+    assert (asked.path, asked.message, asked.sender.node_id, asked.wait) == ("/v1/fleet/x", "message", 7, 0.0)
     assert parts.asked == ["claim", "length", "sender", "body", "speech"]
 
 

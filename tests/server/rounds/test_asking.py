@@ -11,7 +11,7 @@ import pytest
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, ObjectUnavailableError
 
-from server.rounds.asking import SHORTEST_PULL_SECONDS, Answer, ask, online
+from server.rounds.asking import SHORTEST_PULL_SECONDS, Answer, ask, online, pauses
 from shared.flower.constants import ErrorCode
 from shared.flower.grid import http_grid
 from shared.protocol import PROTOCOL_VERSION, QueryReply, QueryRequest, Refusal, TrainRequest, encode
@@ -34,7 +34,7 @@ def ask_all(grid: Any, *, deadline: float = 5.0, quorum: int = 1, clock: Any = N
         group="query",
         deadline_seconds=deadline,
         quorum=quorum,
-        idle_seconds=0.001,
+        look=pauses(0.001),
         **options,
     )
     return {answer.institution: answer for answer in answers}
@@ -152,7 +152,7 @@ def test_a_second_reply_to_one_request_does_not_count(scripted_grid: Any) -> Non
 
 def answers_of(grid: Any) -> Iterator[Answer]:
     requests = {name: QUERY for name in grid.scripts}
-    return ask(grid, requests, online(grid), group="query", deadline_seconds=5.0, quorum=1, idle_seconds=0.001)
+    return ask(grid, requests, online(grid), group="query", deadline_seconds=5.0, quorum=1, look=pauses(0.001))
 
 
 def test_sizes_of_what_was_sent_are_counted(scripted_grid: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from server.aggregation import Cut
-from server.rounds.asking import Answer
+from server.rounds.asking import Answer, pauses
 from server.rounds.replies import Holdings
 from server.rounds.run import Run
 from server.store import Store, events, replies
@@ -22,7 +22,7 @@ def run(tmp_path: Path, tiny_federation: Callable[..., Federation], scripted_gri
     federation = tiny_federation(NAMES)
     with Store.open(f"sqlite:///{tmp_path / 'store.db'}", checkpoints=tmp_path / "checkpoints") as store:
         grid = scripted_grid(dict.fromkeys(NAMES, lambda _: None))
-        yield Run(grid, federation, store, store.create_run(federation), lambda _: None, 0.0)
+        yield Run(grid, federation, store, store.create_run(federation), lambda _: None, pauses(0.0))
 
 
 def said(run: Run) -> list[str]:

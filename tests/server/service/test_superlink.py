@@ -17,8 +17,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
-from server.door.authentication import Authenticator
+from server.door.allowances import Allowances
+from server.door.authentication import Authenticator, Sender
 from server.door.crowd import Crowd
+from server.door.fleet import Asked
 from server.door.limits import MessageLimits
 from server.door.public import FleetJudge, public_door
 from server.door.speech import Speech
@@ -77,11 +79,15 @@ class NobodyEnrolled:
 def judge() -> FleetJudge:
     """A coordinator's that has enrolled nobody; it asks its database nothing."""
     authenticator = Authenticator(NobodyEnrolled(), body_signature=True)
-    return FleetJudge(authenticator, Speech(None, MessageLimits(2**20)), Crowd())  # type: ignore[arg-type]
+    return FleetJudge(authenticator, Speech(None, MessageLimits(2**20)), Crowd(), Allowances())  # type: ignore[arg-type]
 
 
-async def lets_all_in(scope: Scope, receive: Receive) -> bytes:
-    return b""
+async def lets_all_in(scope: Scope, receive: Receive) -> Asked:
+    return Asked(scope["path"], None, Sender(7, b"", None))
+
+
+async def answered(asked: Asked, scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": "reached", "scope": scope, "asked": asked})
 
 
 def http(path: str, *headers: tuple[bytes, bytes], port: int = 8443) -> dict[str, Any]:
@@ -115,31 +121,52 @@ def http(path: str, *headers: tuple[bytes, bytes], port: int = 8443) -> dict[str
     ],
 )
 def test_tricks_with_the_path_end_at_the_public_door(path: str) -> None:
-    assert ask(public_door(reached, judge()), http(path, KEY_HEADER)) == 404
+    assert ask(public_door(reached, judge(), answered), http(path, KEY_HEADER)) == 404
 
 
 def test_what_the_public_door_passes() -> None:
-    assert ask(public_door(reached, judge()), http("/v1/fleet/pull-messages")) == 401
-    assert ask(public_door(reached, judge()), http("/v1/fleet/pull-messages", KEY_HEADER)) == 401
-    assert isinstance(ask(public_door(reached, lets_all_in), http("/v1/fleet/pull-messages")), dict)
-    assert isinstance(ask(public_door(reached, judge()), http("/health") | {"method": "GET"}), dict)
-    assert ask(public_door(reached, judge()), http("/health")) == 404
+    assert ask(public_door(reached, judge(), answered), http("/v1/fleet/pull-messages")) == 401
+    assert ask(public_door(reached, judge(), answered), http("/v1/fleet/pull-messages", KEY_HEADER)) == 401
+    assert isinstance(ask(public_door(reached, lets_all_in, answered), http("/v1/fleet/pull-messages")), dict)
+    assert isinstance(ask(public_door(reached, judge(), answered), http("/health") | {"method": "GET"}), dict)
+    assert ask(public_door(reached, judge(), answered), http("/health")) == 404
 
 
 @pytest.mark.parametrize("kind", ["websocket", "lifespan", "something"])
 def test_only_plain_http_passes_a_door(kind: str) -> None:
     scope = http("/v1/fleet/pull-messages", KEY_HEADER) | {"type": kind}
-    assert ask(public_door(reached, lets_all_in), scope) == "closed"
-    assert ask(operator_door(reached, "token"), scope) == "closed"
+    assert ask(public_door(reached, lets_all_in, answered), scope) == "closed"
+    assert ask(operator_door(reached, "token", reached), scope) == "closed"
 
 
-def test_flower_sees_the_path_that_the_door_judged() -> None:
-    sly = http("/v1/fleet/pull-object", KEY_HEADER, (b"host", b"x/v1/runtime/pull-object?")) | {"root_path": "/v1"}
-    scope = ask(public_door(reached, lets_all_in), sly)
+@pytest.mark.parametrize("door", ["public", "operator"])
+def test_flower_sees_the_path_that_the_door_judged(door: str) -> None:
+    path = {"public": "/health", "operator": "/v1/control/list-nodes"}[door]
+    sly = http(path, (b"authorization", b"Bearer token"), (b"host", b"x/v1/runtime/pull-object?")) | {
+        "root_path": "/v1"
+    }
+    doors = {
+        "public": public_door(reached, judge(), answered),
+        "operator": operator_door(reached, "token", inside),
+    }
+    scope = ask(doors[door], sly | ({"method": "GET"} if door == "public" else {}))
     assert isinstance(scope, dict)
-    assert Request(scope).url.path == scope["path"] == "/v1/fleet/pull-object"
+    assert Request(scope).url.path == scope["path"] == path
     assert scope["root_path"] == ""
     assert b"host" not in dict(scope["headers"])
+
+
+async def inside(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": "reached", "scope": {**scope, "inside": True}})
+
+
+def test_collegiums_own_requests_need_the_token_and_never_reach_flower() -> None:
+    door = operator_door(reached, "secret", inside)
+    assert ask(door, http("/v1/collegium/answered")) == 401
+    scope = ask(door, http("/v1/collegium/anything", (b"authorization", b"Bearer secret")))
+    assert isinstance(scope, dict)
+    assert scope["inside"]
+    assert ask(public_door(reached, judge(), answered), http("/v1/collegium/answered", KEY_HEADER)) == 404
 
 
 @pytest.mark.parametrize(
@@ -156,17 +183,18 @@ def test_flower_sees_the_path_that_the_door_judged() -> None:
     ],
 )
 def test_the_operator_door_wants_exactly_the_token(header: tuple[bytes, bytes], passes: bool) -> None:
-    answer = ask(operator_door(reached, "secret"), http("/v1/control/list-nodes", header))
+    answer = ask(operator_door(reached, "secret", inside), http("/v1/control/list-nodes", header))
     assert isinstance(answer, dict) if passes else answer == 401
 
 
 @pytest.mark.parametrize("path", ["/v1/runtime/../control/list-nodes", "/v1/runtime//x", "/v1/runtime/", "/health/x"])
 def test_tricks_with_the_path_need_the_token_at_the_operator_door(path: str) -> None:
-    assert ask(operator_door(reached, "secret"), http(path)) == 401
+    assert ask(operator_door(reached, "secret", inside), http(path)) == 401
 
 
 def test_the_port_of_the_socket_chooses_the_door() -> None:
-    doors = two_doors(reached, judge(), operator_port=8000, token="secret")
+    public, operator = public_door(reached, judge(), answered), operator_door(reached, "secret", inside)
+    doors = two_doors(reached, public, operator, operator_port=8000)
     assert ask(doors, http("/docs", port=8443)) == 404
     assert ask(doors, http("/docs", port=8000)) == 401
     assert ask(doors, http("/docs") | {"server": None}) == 404

@@ -68,6 +68,7 @@ EXPECTED: Mapping[str, Mapping[str, Any]] = {
         "HEARTBEAT_PATIENCE": 2,
         "ISOLATION_MODE_PROCESS": "process",
         "PULL_MAX_TIME": 7200,
+        "SUPEREXEC_AUTH_SIGNATURE_HEADER": "flwr-superexec-signature",
         "SUPERLINK_NODE_ID": 1,
         "SYSTEM_TIME_TOLERANCE": 5,
         "TIMESTAMP_HEADER": "flwr-timestamp",
@@ -77,6 +78,7 @@ EXPECTED: Mapping[str, Mapping[str, Any]] = {
             "MESSAGE_UNAVAILABLE REPLY_MESSAGE_UNAVAILABLE NODE_UNAVAILABLE CLIENT_APP_RAISED_EXCEPTION",
         ),
         "NodeStatus": Has("ONLINE UNREGISTERED"),
+        "Status": Has("PENDING"),
         "SubStatus": Has("COMPLETED FAILED"),
         "TaskType": Has("CLIENT_APP SERVER_APP"),
     },
@@ -182,17 +184,24 @@ EXPECTED: Mapping[str, Mapping[str, Any]] = {
         "share_keys_plaintext_separate": Takes("plaintext"),
     },
     "store": {
+        "LinkStateFactory": Has("state"),
         "MessageIns": Has(MESSAGE_COLUMNS),
         "MessageRes": Has(MESSAGE_COLUMNS),
-        "Node": Has("node_id public_key status"),
+        "Node": Has("node_id public_key status online_until"),
         "ObjectChild": Has("parent_id child_id"),
         "ObjectPushSession": Has("session_id pending_count"),
         "ObjectPushSessionPending": Has("session_id object_id"),
         "ObjectPushSessionRoot": Has("session_id root_object_id"),
+        "Run": Has("run_id primary_task_id"),
         "SqlLinkState": Both(
             "database_path federation_manager object_store",
-            "session get_message_res _lock_run get_node_id_by_public_key initialize",
+            "session get_message_res get_message_ins store_message_and_object_tree store_object delete_node "
+            "_cleanup_push_session _cleanup_expired_task_tokens _lock_run get_node_id_by_public_key initialize "
+            "object_store",
         ),
+        "SqlObjectStore": Has("session"),
+        "StoredObject": Has("object_id"),
+        "Task": Has("task_id starting_at finished_at"),
         "int64_to_uint64": Takes("signed"),
         "uint64_to_int64": Takes("unsigned"),
     },
@@ -209,11 +218,18 @@ EXPECTED: Mapping[str, Mapping[str, Any]] = {
         ),
         "console_handler": Has("setFormatter"),
         "create_app": Takes("config superlink_lifespan_class"),
+        "fleet_handlers": Has(
+            "activate_node deactivate_node send_node_heartbeat pull_messages push_messages get_run get_fab push_object "
+            "pull_object confirm_message_received"
+        ),
         "get_uvicorn_log_config": Takes("log_level"),
+        "http_error_translator": Takes("request call_next"),
         "load_superexec_auth_secret": Takes("secret_file"),
     },
     "supernode": {
         "NodeAuthHttpInterceptor": Both("private_key public_key", "intercept"),
+        "NodeStateFactory": Both("objectstore_factory", "state"),
+        "add_exit_handler": Takes("exit_handler run_before_force_exit"),
         "fleet_http_connection": Has("NodeAuthHttpInterceptor"),
         "flower_supernode": Takes(),
         "start_client_internal": Has("time pull_objects"),

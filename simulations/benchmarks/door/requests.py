@@ -1,6 +1,6 @@
 """What the public door costs a request: milliseconds with all its checks, and as stock Flower answers, in turns.
 
-    python -m simulations.benchmarks.door --requests 200
+    python -m simulations.benchmarks.door.requests --requests 200
 
 Each kind of request that an institution sends is answered by Flower's own application in this process, over the same
 database file, without network or TLS: once as Flower serves it, with its own check of a signature, and once behind the
@@ -28,11 +28,9 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp
 from starlette.types import Message as Event
 
-from server.door.crowd import Crowd
 from server.door.limits import CHUNK_BYTES
-from server.door.public import public_door
 from server.home import ServerHome, read_settings
-from server.service.superlink import create_superlink, fleet_judge
+from server.service.superlink import create_superlink, doors_of
 from shared.flower.grid import HttpGrid
 from shared.flower.messages import (
     ActivateNodeRequest,
@@ -150,7 +148,7 @@ def applications(home: ServerHome) -> tuple[ASGIApp, ASGIApp]:
     settings = read_settings(home)
     behind, stock = create_superlink(home, settings), create_superlink(home, settings)
     stock.user_middleware.insert(-1, Middleware(NodeAuthMiddleware))  # where Flower has it
-    return stock, public_door(behind, fleet_judge(behind, settings, Crowd()))
+    return stock, doors_of(behind, settings, home.operator_token).public
 
 
 def measure(folder: Path, requests: int) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ import pytest
 
 from server.door.limits import MessageLimits
 from server.door.speech import Speech
-from simulations.benchmarks.door import measure
+from simulations.benchmarks.door.requests import measure
 
 
 @pytest.mark.slow

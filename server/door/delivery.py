@@ -1,0 +1,199 @@
+"""Flower's database, which tells those who wait that there is something for them, and hands it out whole."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+from flwr.app import Message
+from sqlalchemy import and_, bindparam, exists, or_, select, update
+from sqlalchemy.orm import Session
+
+from shared.flower.constants import SUPERLINK_NODE_ID, NodeStatus
+from shared.flower.messages import ObjectTree
+from shared.flower.store import (
+    LinkStateFactory,
+    MessageIns,
+    MessageRes,
+    Node,
+    ObjectPushSession,
+    ObjectPushSessionRoot,
+    Run,
+    SqlLinkState,
+    SqlObjectStore,
+    StoredObject,
+    Task,
+    int64_to_uint64,
+    uint64_to_int64,
+)
+from shared.process.waiting import Bell
+
+REPLIES = "replies"
+"""What is rung for when a reply is there."""
+LOST_SECONDS = 5.0
+"""A node that asks again so long after a message was handed to it, and has not confirmed it, never got it."""
+
+CLEANUP_SECONDS = 1.0
+"""A task is lost when nobody has heard of it for a minute."""
+
+
+def _incomplete(message: Any) -> Any:
+    """Whether objects of a message are on their way."""
+    return exists(
+        select(ObjectPushSessionRoot.session_id)
+        .join(ObjectPushSession, ObjectPushSession.session_id == ObjectPushSessionRoot.session_id)
+        .where(
+            ObjectPushSessionRoot.root_object_id == message,
+            ObjectPushSession.pending_count > 0,
+            ObjectPushSession.expires_at > bindparam("moment"),
+        )
+    )
+
+
+_FOR_NODE = and_(MessageIns.dst_node_id == bindparam("node"), MessageIns.created_at + MessageIns.ttl > bindparam("now"))
+_LOST = and_(
+    _FOR_NODE,
+    MessageIns.delivered_at != "",
+    MessageIns.delivered_at < bindparam("lost_before"),
+    exists(select(StoredObject.object_id).where(StoredObject.object_id == MessageIns.message_id)),
+    ~exists(select(MessageRes.message_id).where(MessageRes.reply_to_message_id == MessageIns.message_id)),
+    exists(
+        select(Run.run_id)
+        .join(Task, Task.task_id == Run.primary_task_id)
+        .where(Run.run_id == MessageIns.run_id, Task.finished_at.is_(None))
+    ),
+)
+"""A node deletes a message's object when it confirms the message."""
+_UNDELIVERED = and_(_FOR_NODE, MessageIns.delivered_at == "")
+_HALF = select(MessageIns.message_id).where(_UNDELIVERED, _incomplete(MessageIns.message_id)).limit(1)
+_WHOLE = (
+    select(MessageIns.message_id).where(or_(and_(_UNDELIVERED, ~_incomplete(MessageIns.message_id)), _LOST)).limit(1)
+)
+_MAIL = select(_WHOLE.exists(), _HALF.exists()).where(
+    Node.node_id == bindparam("node"), Node.status != NodeStatus.UNREGISTERED
+)
+_AGAIN = update(MessageIns).where(_LOST).values(delivered_at="")
+_ROOTS = select(ObjectPushSessionRoot.root_object_id).where(ObjectPushSessionRoot.session_id == bindparam("session"))
+_ADDRESSEES = select(MessageIns.dst_node_id).where(MessageIns.message_id.in_(bindparam("messages", expanding=True)))
+_AWAITED = select(MessageRes.reply_to_message_id).where(
+    MessageRes.reply_to_message_id.in_(bindparam("messages", expanding=True)),
+    _incomplete(MessageRes.message_id),
+)
+
+
+class Deliveries(SqlLinkState):
+    """Flower's, with four differences.
+
+    A message is handed out, in either direction, when all of its objects are there: Flower hands out one that is
+    announced, and whoever gets it asks for its objects until they come. An institution that sends none of a reply's
+    would hold up the coordinator for three minutes and more.
+
+    A message that a node was handed and did not get, because its connection ended, is handed to it again.
+
+    The bell rings for a node when there is a message for it and when it is revoked, and for `REPLIES`.
+
+    Transactions come one after the other. SQLite lets one write, and has the others sleep, up to 100 ms at a time: with
+    many institutions at once nearly all of a round was such sleep. It looks for tasks that have expired once a second,
+    which Flower does at every request.
+
+    Args:
+        factory: Whose database and stores are used.
+        bell: To be rung.
+    """
+
+    def __init__(self, factory: LinkStateFactory, bell: Bell) -> None:
+        store = factory.objectstore_factory.store()
+        super().__init__(factory.database, factory.federation_manager, store)
+        self.bell = bell
+        self._threads = threading.local()
+        self._turn = threading.RLock()
+        self._cleaned = -CLEANUP_SECONDS
+        if isinstance(store, SqlObjectStore):
+            store.session = self._in_turn(store.session)  # type: ignore[method-assign]
+        self.session = self._in_turn(self.session)  # type: ignore[method-assign]
+
+    def _in_turn(self, session: Callable[[], AbstractContextManager[Session]]) -> Any:
+        @contextmanager
+        def in_turn() -> Iterator[Session]:
+            with self._turn, session() as mine:
+                yield mine
+
+        return in_turn
+
+    def _cleanup_expired_task_tokens(self) -> None:
+        if time.monotonic() - self._cleaned >= CLEANUP_SECONDS:
+            self._cleaned = time.monotonic()
+            super()._cleanup_expired_task_tokens()
+
+    def mail(self, node_id: int) -> bool | None:
+        """Whether there is a message for a node; None if it is not enrolled, or not any more."""
+        with self.session() as session:
+            found = session.execute(_MAIL, _about(node_id)).first()
+        return None if found is None else bool(found[0] and not found[1])
+
+    def get_message_ins(self, node_id: int, limit: int | None, *, run_id: int | None = None) -> list[Message]:
+        """The next messages for a node."""
+        if node_id == SUPERLINK_NODE_ID:
+            return super().get_message_ins(node_id, limit, run_id=run_id)
+        with self.session() as session:
+            session.execute(_AGAIN, _about(node_id), execution_options={"synchronize_session": False})
+            if session.scalar(_HALF, _about(node_id)) is not None:
+                return []
+            return super().get_message_ins(node_id, limit, run_id=run_id)
+
+    def get_message_res(self, message_ids: set[str], run_id: int) -> list[Message]:
+        """The replies to these messages that are whole."""
+        with self.session() as session:
+            self._lock_run(run_id)  # no reply is announced between the two looks
+            about = {"messages": list(message_ids), "moment": datetime.now(UTC)}
+            incomplete = set(session.scalars(_AWAITED, about))
+            return super().get_message_res(message_ids - incomplete, run_id)
+
+    def store_message_and_object_tree(
+        self, message: Message, object_tree: ObjectTree, session_id: str
+    ) -> tuple[bool, list[str]]:
+        """Store a message; its objects may all be there."""
+        stored, missing = super().store_message_and_object_tree(message, object_tree, session_id)
+        if stored and not missing:
+            self._ring([message.metadata.message_id])
+        return stored, missing
+
+    def store_object(self, run_id: int, session_id: str, object_id: str, object_content: bytes) -> bool:
+        """Store an object; it may be the last one."""
+        self._threads.whole = []
+        stored = super().store_object(run_id, session_id, object_id, object_content)
+        self._ring(self._threads.whole)  # now that others can see it
+        return stored
+
+    def delete_node(self, owner_aid: str, node_id: int) -> None:
+        """Revoke a node."""
+        super().delete_node(owner_aid, node_id)
+        self.bell.ring(node_id)
+
+    def _cleanup_push_session(self, session_id: str, *, cleanup_messages: bool) -> None:
+        if not cleanup_messages and hasattr(self._threads, "whole"):
+            with self.session() as session:
+                self._threads.whole += session.scalars(_ROOTS, {"session": session_id})
+        super()._cleanup_push_session(session_id, cleanup_messages=cleanup_messages)
+
+    def _ring(self, messages: list[str]) -> None:
+        if not messages:
+            return
+        with self.session() as session:
+            nodes = set(session.scalars(_ADDRESSEES, {"messages": messages}))
+        for node in nodes:
+            self.bell.ring(int64_to_uint64(cast(int, node)))
+        if not nodes:  # then they are replies
+            self.bell.ring(REPLIES)
+
+
+def _about(node_id: int) -> dict[str, Any]:
+    moment = datetime.now(UTC)
+    return {
+        "node": uint64_to_int64(node_id),
+        "now": moment.timestamp(),
+        "moment": moment,
+        "lost_before": (moment - timedelta(seconds=LOST_SECONDS)).isoformat(),
+    }

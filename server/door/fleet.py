@@ -1,0 +1,127 @@
+"""Answers what institutions ask, by Flower's own handlers; a request for messages is held until there is one.
+
+Flower's web framework takes several times as long over a request as the handler behind it, copies its body once more,
+and has nothing left to do: sender, size, form and content are checked. Its answers are the same, errors too.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import anyio
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from server.door.authentication import Sender
+from server.door.delivery import Deliveries
+from server.door.limits import THREADS
+from server.door.refusals import RefusedError
+from shared.flower.messages import PullMessagesResponse
+from shared.flower.superlink import fleet_handlers, http_error_translator
+from shared.process.waiting import HEADER, LONGEST_SECONDS, GoneError, hold
+
+PULL_PATH, CONFIRM_PATH = "/v1/fleet/pull-messages", "/v1/fleet/confirm-message-received"
+PROTOBUF = "application/protobuf"
+
+HANDLERS: dict[str, Callable[..., Any]] = {
+    "/v1/fleet/activate-node": fleet_handlers.activate_node,
+    "/v1/fleet/deactivate-node": fleet_handlers.deactivate_node,
+    "/v1/fleet/send-node-heartbeat": fleet_handlers.send_node_heartbeat,
+    PULL_PATH: fleet_handlers.pull_messages,
+    "/v1/fleet/push-messages": fleet_handlers.push_messages,
+    "/v1/fleet/get-run": fleet_handlers.get_run,
+    "/v1/fleet/get-fab": fleet_handlers.get_fab,
+    "/v1/fleet/push-object": fleet_handlers.push_object,
+    "/v1/fleet/pull-object": fleet_handlers.pull_object,
+    CONFIRM_PATH: fleet_handlers.confirm_message_received,
+}
+TAKE_THE_STORE = (PULL_PATH, CONFIRM_PATH)
+
+T = TypeVar("T")
+_threads = anyio.CapacityLimiter(THREADS)
+
+
+async def in_thread(call: Callable[..., T], *about: Any) -> T:
+    """Call what asks the database: few at a time, since one alone may write to it."""
+    return await anyio.to_thread.run_sync(call, *about, limiter=_threads)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request that may be answered."""
+
+    path: str
+    message: Any
+    """Flower's, of the kind that the path takes."""
+    sender: Sender
+    wait: float = 0.0
+    """Seconds for which the sender lets it be held; 0 from a stock SuperNode."""
+
+
+class Fleet:
+    """The answers.
+
+    Args:
+        state: Flower's database.
+    """
+
+    def __init__(self, state: Deliveries) -> None:
+        self._state = state
+        self._latest: dict[int, object] = {}
+        """Of each node, the request that is held."""
+
+    async def answer(self, asked: Asked, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer as Flower does, if late where that is allowed.
+
+        Raises:
+            RefusedError: The sender was revoked while its request was held.
+        """
+
+        async def handle(_: Request) -> Response:
+            return Response(await in_thread(self._handle, asked), media_type=PROTOBUF)
+
+        if asked.path == PULL_PATH and asked.wait and not await self._held(asked.sender.node_id, asked.wait, receive):
+            response: Response = Response(PullMessagesResponse().SerializeToString(), media_type=PROTOBUF)
+        else:
+            response = await http_error_translator(Request(scope), handle)
+        if asked.wait:
+            response.headers[HEADER] = f"{LONGEST_SECONDS:g}"
+        await response(scope, receive, send)
+
+    def _handle(self, asked: Asked) -> bytes:
+        about: dict[str, Any] = {"request": asked.message, "state": self._state}
+        if asked.path in TAKE_THE_STORE:
+            about["store"] = self._state.object_store
+        answer: bytes = HANDLERS[asked.path](**about).SerializeToString()
+        return answer
+
+    async def _held(self, node_id: int, seconds: float, receive: Receive) -> bool:
+        """Wait until there is a message for a node; whether there is one.
+
+        A node has one such request. The next one ends it: its connection has broken, most likely, and what would be
+        sent there is lost.
+        """
+        mine = self._latest[node_id] = object()
+        bell = self._state.bell
+        bell.ring(node_id)
+        mail: bool | None = False
+
+        async def ready() -> bool:
+            nonlocal mail
+            if self._latest.get(node_id) is not mine:
+                return True
+            mail = await in_thread(self._state.mail, node_id)
+            return mail is not False
+
+        try:
+            await hold(bell, node_id, ready, seconds=seconds, receive=receive)
+        except GoneError:
+            mail = False
+        finally:
+            last = self._latest.get(node_id) is mine
+            if last:
+                del self._latest[node_id]
+        if mail is None:
+            raise RefusedError(401, f"node {node_id} was revoked")
+        return last and mail

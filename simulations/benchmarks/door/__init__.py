@@ -1,0 +1,1 @@
+"""The public door under measurement: the cost of a request, an idle federation, many institutions at once."""

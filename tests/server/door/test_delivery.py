@@ -1,0 +1,174 @@
+"""At a real coordinator: a message reaches who waits for it at once, whole, and again if it got lost."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import httpx
+import pytest
+from flwr.app import Message
+
+from server.door.delivery import LOST_SECONDS
+from server.home import ServerHome
+from server.service.operator import OperatorClient
+from server.service.replies import answered, own_requests
+from shared.flower.grid import HttpGrid, http_grid
+from shared.flower.messages import ConfirmMessageReceivedRequest, PullMessagesRequest, PullMessagesResponse
+from shared.process.waiting import HEADER
+from simulations.attacks.coordinator import Institution, instruct, running, words
+
+
+@pytest.fixture(scope="module")
+def grid(served_home: ServerHome) -> Iterator[HttpGrid]:
+    with running(served_home) as grid:
+        yield grid
+
+
+@pytest.fixture
+def site(served_home: ServerHome, request: pytest.FixtureRequest) -> Iterator[Institution]:
+    institution = Institution(served_home, request.node.name)
+    with closing(institution.http):
+        yield institution
+
+
+class Asking:
+    """A question that may be held, asked in a thread of its own."""
+
+    def __init__(self, site: Institution, seconds: float = 20.0) -> None:
+        self._request = site.request("pull-messages", PullMessagesRequest(node=site.node).SerializeToString())
+        self._request.headers[HEADER] = str(seconds)
+        self._site = site
+        self.answer: httpx.Response | None = None
+        self.at = 0.0
+        self._thread = threading.Thread(target=self._ask)
+        self._thread.start()
+        time.sleep(0.5)
+
+    def _ask(self) -> None:
+        self.answer = self._site.http.send(self._request)
+        self.at = time.monotonic()
+
+    @property
+    def waits(self) -> bool:
+        return self._thread.is_alive()
+
+    def end(self) -> list[Any]:
+        """The messages that came."""
+        self._thread.join(timeout=30)
+        assert self.answer is not None
+        assert self.answer.status_code == 200
+        return list(PullMessagesResponse.FromString(self.answer.content).messages_list)
+
+
+def test_a_message_reaches_who_waits_for_it_at_once(grid: HttpGrid, site: Institution) -> None:
+    asking = Asking(site)
+    assert asking.waits
+    instruct(grid, site, "now")
+    sent = time.monotonic()
+    assert len(asking.end()) == 1
+    assert asking.at - sent < 0.5
+    assert asking.answer is not None
+    assert asking.answer.headers[HEADER] == "25"
+
+
+def test_a_stock_supernode_is_answered_at_once(site: Institution) -> None:
+    began = time.monotonic()
+    answer = site.ask("pull-messages", PullMessagesRequest(node=site.node))
+    assert answer.status_code == 200
+    assert HEADER not in answer.headers
+    assert time.monotonic() - began < 2.0
+
+
+def test_when_the_time_is_over_the_answer_is_empty(site: Institution) -> None:
+    began = time.monotonic()
+    assert Asking(site, seconds=1.0).end() == []
+    assert 1.0 <= time.monotonic() - began < 4.0
+
+
+def test_the_next_question_ends_the_one_before(grid: HttpGrid, site: Institution) -> None:
+    first = Asking(site)
+    second = Asking(site)
+    assert first.end() == []
+    assert second.waits
+    instruct(grid, site, "for the second")
+    assert len(second.end()) == 1
+
+
+def test_a_message_is_handed_out_when_all_of_it_is_there(
+    grid: HttpGrid, site: Institution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = list[bool]()
+    push = vars(http_grid)["push_objects"]
+
+    def late(*about: Any, **more: Any) -> None:
+        seen.append(site.pull() is None)  # announced, and its objects have not come
+        push(*about, **more)
+
+    monkeypatch.setitem(vars(http_grid), "push_objects", late)
+    asking_after = instruct(grid, site, "whole")
+    assert seen == [True]
+    message = site.pull()
+    assert message is not None
+    assert message.metadata.message_id == asking_after
+
+
+def test_a_message_that_got_lost_on_its_way_is_handed_out_again(grid: HttpGrid, site: Institution) -> None:
+    instruct(grid, site, "lost")
+    lost = site.pull()
+    assert lost is not None
+    assert site.pull() is None, "at first it may be on its way"
+    time.sleep(LOST_SECONDS + 0.2)
+    (again,) = Asking(site).end()
+    assert again.metadata.message_id == lost.metadata.message_id
+    confirm(site, lost)
+    time.sleep(LOST_SECONDS + 0.2)
+    assert site.pull() is None, "it has confirmed that it got it"
+    assert site.answer(lost, words("here"))
+
+
+def confirm(site: Institution, message: Message) -> None:
+    about = message.metadata
+    request = ConfirmMessageReceivedRequest(node=site.node, run_id=about.run_id, message_object_id=about.message_id)
+    assert site.ask("confirm-message-received", request).status_code == 200
+
+
+def test_a_revoked_institution_does_not_wait(served_home: ServerHome, site: Institution) -> None:
+    asking = Asking(site)
+    with OperatorClient(served_home) as operator:
+        operator.unregister_node(site.node_id)
+    revoked = time.monotonic()
+    with pytest.raises(AssertionError):
+        asking.end()
+    assert asking.answer is not None
+    assert asking.answer.status_code == 401
+    assert asking.at - revoked < 0.5
+
+
+def test_the_coordinator_hears_of_a_reply_at_once(served_home: ServerHome, grid: HttpGrid, site: Institution) -> None:
+    with own_requests(served_home) as http:
+        message = instruct(grid, site, "answer me")
+        began = time.monotonic()
+        assert answered(http, [message], 1.0) == set()
+        assert time.monotonic() - began >= 1.0
+        asked, heard = site.pull(), list[float]()
+        assert asked is not None
+
+        def wait() -> None:
+            assert answered(http, [message], 20.0) == {message}
+            heard.append(time.monotonic())
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        assert site.answer(asked, words("here"))
+        replied = time.monotonic()
+        thread.join(timeout=30)
+    assert heard[0] - replied < 0.5
+
+
+def test_what_flower_does_not_know_counts_as_answered(served_home: ServerHome, grid: HttpGrid) -> None:
+    with own_requests(served_home) as http:
+        assert answered(http, ["0" * 64], 20.0) == {"0" * 64}
+    (reply,) = grid.pull_messages(["0" * 64])
+    assert reply.has_error()
