@@ -2,12 +2,13 @@
 
 import math
 import os
+import secrets
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ from simulations.simulate import quarters
 CONFIG = Path(__file__).parent / "configs" / "demo.toml"
 START_SECONDS = 120.0
 """How long the daemons may take to come up on a slow machine."""
+LISTENING = range(20_000, 32_768)
+"""Ports of which Linux gives none to an outgoing connection, which might take it before a daemon listens there."""
 Announce = Callable[[str], None]
 
 
@@ -222,10 +225,11 @@ def threads_for(institutions: int) -> int:
 
 def free_ports(count: int) -> list[int]:
     """Loopback ports that nothing uses now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
+    ports: list[int] = []
+    while len(ports) < count:
+        port = secrets.choice(LISTENING)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            ports += [port] if port not in ports else []
     return ports
 
 

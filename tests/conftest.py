@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from client.train import precision
 from shared.federation import Federation
+from shared.model import backbone
 from shared.process.proxies import PROXIES, SPARED
 from simulations.attacks import stage
 from simulations.attacks.stage import TINY_RECORDS, write_tiny_bert
@@ -39,6 +41,23 @@ def auto_is_float32() -> Iterator[None]:
     """`precision = "auto"` is float32 whatever the processor, so that tolerances hold on all; bfloat16 is asked for."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(precision, "_native_bfloat16", lambda device: False)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tokenizers_are_opened_once() -> Iterator[None]:
+    """To open the same files again takes longer than all else that makes a tiny model."""
+    opened: dict[tuple[bytes, ...], PreTrainedTokenizerFast] = {}
+    open_tokenizer = backbone._open_tokenizer
+
+    def open_once(folder: Path) -> PreTrainedTokenizerFast:
+        files = tuple(path.read_bytes() if (path := folder / name).is_file() else b"" for name in backbone.TOKENIZER)
+        if files not in opened:
+            opened[files] = open_tokenizer(folder)
+        return opened[files]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backbone, "_open_tokenizer", open_once)
         yield
 
 

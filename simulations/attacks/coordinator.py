@@ -7,7 +7,6 @@ requests signed as a SuperNode signs them.
 import contextlib
 import os
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -52,20 +51,15 @@ from shared.flower.supernode import NodeAuthHttpInterceptor
 from shared.process.flower import flower_environment
 from shared.process.proxies import without_proxies
 from shared.signing import HEADER, sign_request
+from simulations.demo import free_ports
 
 PROTOBUF = {"content-type": "application/protobuf"}
 ACQUIRE = frozenset({"/flwr.proto.Runtime/AcquireTask"})
 
 
-def free_ports() -> tuple[int, int]:
-    """Two TCP ports that nothing on loopback uses."""
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
-        return one.getsockname()[1], other.getsockname()[1]
-
-
 def new_home(folder: Path) -> ServerHome:
     """A new coordinator's folder on free ports."""
-    public, operator = free_ports()
+    public, operator = free_ports(2)
     return init_home(folder, hosts=["localhost"], public_port=public, operator_port=operator)
 
 

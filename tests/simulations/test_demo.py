@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -127,3 +128,11 @@ def test_a_folder_with_content_is_refused(tmp_path: Path) -> None:
 def test_institutions_share_the_cores(monkeypatch: pytest.MonkeyPatch, cores: int | None, threads: int) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
     assert demo.threads_for(3) == threads
+
+
+def test_a_port_that_is_taken_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(set(demo.free_ports(50))) == 50
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(demo, "LISTENING", [port] * 9 + demo.free_ports(9))
+        assert port not in demo.free_ports(5)

@@ -19,14 +19,10 @@ from server.home import ServerHome, init_home, read_settings
 from server.service.operator import OperatorClient
 from shared.bundle import federation_toml
 from shared.federation import Federation
+from simulations.demo import free_ports
 
 pytestmark = pytest.mark.slow
 COLLEGIUM = [sys.executable, "-m", "collegium"]
-
-
-def free_ports() -> tuple[int, int]:
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
-        return one.getsockname()[1], two.getsockname()[1]
 
 
 def complaint(*argv: str | Path, limit_file_bytes: int | None = None) -> str:
@@ -55,7 +51,7 @@ def federation(tiny_federation: Callable[..., Federation]) -> Federation:
 @pytest.fixture(scope="module")
 def coordinator(tmp_path_factory: pytest.TempPathFactory, federation: Federation) -> Iterator[ServerHome]:
     """A coordinator that is up."""
-    public, operator = free_ports()
+    public, operator = free_ports(2)
     home = init_home(
         tmp_path_factory.mktemp("coordinator") / "home",
         hosts=["127.0.0.1"],
@@ -116,7 +112,7 @@ def up(folder: Path) -> str:
 def test_port_in_use(tmp_path: Path, federation: Federation, door: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        ports = dict(zip(("public_port", "operator_port"), free_ports(), strict=True)) | {door: port}
+        ports = dict(zip(("public_port", "operator_port"), free_ports(2), strict=True)) | {door: port}
         home = init_home(tmp_path / "home", hosts=["127.0.0.1"], **ports)
         home.federation_file.write_text(federation_toml(federation), encoding="utf-8")
         assert str(port) in (sentence := complaint("server", "up", home.root))
@@ -167,7 +163,7 @@ def test_several_mistakes_in_a_file_are_named_together(institution: Path) -> Non
 
 
 def test_coordinator_not_up(tmp_path: Path, federation: Federation) -> None:
-    public, operator = free_ports()
+    public, operator = free_ports(2)
     home = init_home(tmp_path / "home", hosts=["127.0.0.1"], public_port=public, operator_port=operator)
     home.federation_file.write_text(federation_toml(federation), encoding="utf-8")
     assert "collegium server up" in complaint("server", "run", home.root)

@@ -33,6 +33,7 @@ from server.service.operator import OperatorClient
 from shared.errors import CollegiumError, ConfigError, ConnectionFailedError, EnrolmentError, ProcessError
 from shared.federation import Federation
 from shared.process.supervisor import Child, supervise
+from simulations.demo import free_ports
 
 WriteRecords = Callable[..., Path]
 
@@ -80,8 +81,7 @@ def test_the_daemon_does_without_torch() -> None:
 
 
 def make_coordinator(folder: Path) -> ServerHome:
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
-        public, operator = one.getsockname()[1], other.getsockname()[1]
+    public, operator = free_ports(2)
     return init_home(folder, hosts=["localhost"], public_port=public, operator_port=operator)
 
 
@@ -127,14 +127,15 @@ def institution(
     return make
 
 
+def supervise_supernode(children: Sequence[Child], **options: Any) -> None:
+    """Leave the executor out: it takes seconds to load PyTorch."""
+    supervise(children[:1], **options)
+
+
 @pytest.fixture
 def only_supernode(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the executor out: it takes seconds to load PyTorch, and these tests are not about it."""
-
-    def first(children: Sequence[Child], **options: Any) -> None:
-        supervise(children[:1], **options)
-
-    monkeypatch.setattr(daemon, "supervise", first)
+    """For tests that are not about the executor."""
+    monkeypatch.setattr(daemon, "supervise", supervise_supernode)
 
 
 def enrol(coordinator: ServerHome, file: Path, name: str) -> None:
@@ -167,6 +168,7 @@ def test_a_proxy_is_named_where_it_matters(institution: Callable[..., Path], mon
         daemon.serve(file, stop=threading.Event(), announce=said.append)
 
 
+@pytest.mark.slow
 def test_a_site_comes_up_comes_back_and_goes_without_a_trace(
     coordinator: ServerHome, institution: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,6 +192,7 @@ def test_a_site_comes_up_comes_back_and_goes_without_a_trace(
         assert time.monotonic() - began < 5
     assert running.error == []
     assert processes(state) == {}
+    monkeypatch.setattr(daemon, "supervise", supervise_supernode)
     again = Background(serve, file)
     with again:
         again.wait_for("hospital is connected")  # the lock was freed
@@ -299,18 +302,6 @@ def test_an_unreachable_coordinator_is_announced_once_and_waited_for(
         assert len(running.said) == 1
         with coordinating(late):
             running.wait_for("hospital is connected")
-
-
-def test_data_that_are_wrong_end_the_daemon_with_the_executors_sentence(
-    coordinator: ServerHome, institution: Callable[..., Path]
-) -> None:
-    file = institution()
-    enrol(coordinator, file, "wrong-data")
-    (file.parent / "clauses.jsonl").write_text('{"text": "no label here"}\n')
-    with Background(serve, file) as running:
-        error = running.wait_for_end()
-    assert isinstance(error, ProcessError)
-    assert "clauses.jsonl" in str(error)
 
 
 def test_a_taken_port_is_a_clear_error(institution: Callable[..., Path]) -> None:

@@ -20,6 +20,7 @@ from client.keys import generate_node_key
 from server.home import ServerHome, init_home, read_settings
 from server.service.operator import OperatorClient
 from shared.federation import Federation
+from simulations.demo import free_ports
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -103,8 +104,7 @@ def collegium(folder: Path, proxies: Mapping[str, str], *verb: str) -> Iterator[
 
 
 def make_coordinator(folder: Path, host: str) -> ServerHome:
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
-        public, operator = one.getsockname()[1], other.getsockname()[1]
+    public, operator = free_ports(2)
     return init_home(folder / "coordinator", hosts=[host], public_port=public, operator_port=operator)
 
 
