@@ -249,7 +249,7 @@ class AddNorm(torch.autograd.Function):
         ctx: Any, states: torch.Tensor, added: torch.Tensor, norm: nn.LayerNorm
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """`states` float32 and `added` in the dtype of the products, [tokens, hidden] both."""
-        total = states + added
+        total = _sum(states, added)
         normal, mean, rstd = torch.native_layer_norm(total, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
         ctx.save_for_backward(total, mean, rstd, norm.weight, norm.bias)
         ctx.dtype = added.dtype
@@ -261,7 +261,7 @@ class AddNorm(torch.autograd.Function):
         """The gradient of the sum, for both of its terms."""
         total, mean, rstd, weight, bias = ctx.saved_tensors
         if low is not None:
-            gradient = gradient + low
+            gradient = _sum(gradient, low)
         back, _, _ = torch.ops.aten.native_layer_norm_backward(
             gradient, total, weight.shape, mean, rstd, weight, bias, [True, False, False]
         )
@@ -291,6 +291,11 @@ def add_norm(states: torch.Tensor, added: torch.Tensor, norm: nn.LayerNorm) -> t
     """LayerNorm of `states`, float32, and `added`: in float32, and in the dtype of `added`; [tokens, hidden] all."""
     normal, low = AddNorm.apply(states, added, norm)  # type: ignore[no-untyped-call]
     return normal, normal if low is None else low
+
+
+def _sum(exact: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Of a float32 tensor and one that may be narrower, which is widened first: torch adds mixed ones more slowly."""
+    return exact + other if other.dtype == exact.dtype else other.to(exact.dtype).add_(exact)
 
 
 def _scaled(one: torch.Tensor, other: torch.Tensor, scale: float) -> torch.Tensor:
