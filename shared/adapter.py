@@ -6,6 +6,7 @@ is imported where a model is at hand.
 """
 
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar, get_args
 
 import numpy as np
@@ -29,6 +30,7 @@ def task_of(name: str) -> str | None:
     return name.split("/", 2)[1] if name.startswith(HEAD) else None
 
 
+@lru_cache(1024)
 def factor_of(name: str) -> Factor | None:
     """Which factor of the adapter's product the array is; None for a head."""
     return next((factor for factor in get_args(Factor) if f".lora_{factor}." in name), None)

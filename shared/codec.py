@@ -34,6 +34,11 @@ STORED: Mapping[CodecName, type[np.generic]] = {"float32": np.float32, "float16"
 """What safetensors holds of an array; NumPy has no bfloat16 of its own."""
 LEVELS: Mapping[CodecName, int] = {"int8": 127, "int4": 7}
 """Steps from zero to the largest value."""
+SMALLEST_NORMAL = 2.0**-14
+"""Of float16; what is smaller has fewer digits."""
+with np.errstate(invalid="ignore"):
+    HALVES = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
+"""Every float16, by its bits."""
 GROUP = 32
 """Values under one scale of `int4`."""
 LENGTH = 8
@@ -139,6 +144,8 @@ def _coding(coding: Coding | CodecName) -> Coding:
 
 
 def _store(array: np.ndarray, codec: CodecName) -> np.ndarray:
+    if codec == "float16":
+        return _to_half(array)
     if codec != "bfloat16":
         return array.astype(STORED[codec])
     bits = array.reshape(-1).view(np.uint32)
@@ -149,9 +156,24 @@ def _store(array: np.ndarray, codec: CodecName) -> np.ndarray:
 def _restore(name: str, array: np.ndarray, codec: CodecName) -> np.ndarray:
     if array.dtype != STORED[codec]:
         raise ProtocolError(f"Expected {codec} arrays, but {shown(name)} is {array.dtype}.")
+    if codec == "float16":
+        # `astype` takes seven times as long for what is below SMALLEST_NORMAL.
+        return HALVES[array.reshape(-1).view(np.uint16)].reshape(array.shape)
     if codec != "bfloat16":
         return array.astype(np.float32)
     return (array.reshape(-1).astype(np.uint32) << 16).view(np.float32).reshape(array.shape)
+
+
+def _to_half(array: np.ndarray) -> np.ndarray:
+    """As `astype(np.float16)`, which takes 30 times as long for each value below 2^-14, and most of an update's are."""
+    small = np.abs(array) < SMALLEST_NORMAL
+    if not small.any():
+        return array.astype(np.float16)
+    bits = np.where(small, np.float32(0), array).astype(np.float16).view(np.uint16)
+    tiny = array[small]
+    steps = np.rint(np.abs(tiny) * np.float32(2**24)).astype(np.uint16)  # subnormal numbers are multiples of 2^-24
+    bits[small] = steps | np.signbit(tiny).astype(np.uint16) << 15
+    return bits.view(np.float16)
 
 
 def _lengths(shapes: Iterable[tuple[int, ...]], codec: CodecName) -> np.ndarray:

@@ -53,17 +53,21 @@ def simulate(
     ] = None,
     method: Annotated[Literal["grid", "random"], typer.Option(help="How --search chooses what to try.")] = "random",
     trials: Annotated[int, typer.Option(min=1, help="Most runs of --search.")] = 20,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that institutions work in. [default: the cores, as memory allows]"),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run a whole federation, and its baselines, in this process."""
+    """Run a whole federation, and its baselines, on this machine."""
     if search:
-        _search(experiment, method, trials, data=data, limit=limit, workdir=workdir, as_json=as_json)
+        _search(experiment, method, trials, data=data, limit=limit, workdir=workdir, workers=workers, as_json=as_json)
         return
     from simulations.results import means, print_rows
     from simulations.simulate import run_experiment
 
     with _fresh_folder(workdir) as folder:
-        rows = run_experiment(experiment, data=data, limit=limit, workdir=folder, announce=announce)
+        rows = run_experiment(experiment, data=data, limit=limit, workdir=folder, announce=announce, workers=workers)
     if as_json:
         print_json({"rows": [row.as_dict() for row in rows], "means": means(rows)})
     else:
@@ -167,13 +171,21 @@ def _search(
     data: Path | None,
     limit: int | None,
     workdir: Path | None,
+    workers: int | None,
     as_json: bool,
 ) -> None:
     from simulations import search
 
     with _fresh_folder(workdir) as folder:
         found = search.search_task_weights(
-            experiment, method=method, trials=trials, data=data, limit=limit, workdir=folder, announce=announce
+            experiment,
+            method=method,
+            trials=trials,
+            data=data,
+            limit=limit,
+            workdir=folder,
+            announce=announce,
+            workers=workers,
         )
     if as_json:
         print_json(search.as_json(found))

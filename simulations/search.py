@@ -23,7 +23,8 @@ from shared.federation import Federation
 from shared.model.multitask import MultiTaskModel, build_model
 from shared.process.console import print_table
 from shared.tasks import build_task
-from simulations.engine import run_federation
+from simulations.engine import run_on
+from simulations.engine.workers import default_workers, forkable, open_grid
 from simulations.experiment import Experiment, load_experiment, open_sites
 
 Method = Literal["grid", "random"]
@@ -52,6 +53,7 @@ def search_task_weights(
     limit: int | None,
     workdir: Path,
     announce: Callable[[str], None],
+    workers: int | None = 1,
 ) -> list[Trial]:
     """Try weights for the tasks of an experiment file.
 
@@ -63,6 +65,7 @@ def search_task_weights(
         limit: At most this many records per task and split; as in the file if None.
         workdir: Folder for the stores and checkpoints of the trials.
         announce: Told of every trial.
+        workers: As `simulate.run_experiment`.
 
     Returns:
         The trials, best first.
@@ -74,14 +77,16 @@ def search_task_weights(
     federation = experiment.federation
     chosen = candidates(list(federation.tasks), method, trials, federation.seed)
     announce(f"Loading the backbone {federation.backbone.name} and the records of {len(experiment.institutions)} sites")
-    model = build_model(federation)
-    initial = get_state(model)
-    sites = open_sites(experiment, model)
+    count = workers or default_workers(len(experiment.institutions))
     found = []
-    for number, weights in enumerate(chosen, start=1):
-        folder = workdir / f"trial-{number}"
-        found.append(_trial(with_weights(federation, weights), model, initial, sites, folder))
-        announce(f"Trial {number} of {len(chosen)}: validation score {found[-1].score:.4f} with {_shown(weights)}")
+    with forkable(count):
+        model = build_model(federation)
+        initial = get_state(model)
+        sites = open_sites(experiment, model)
+        for number, weights in enumerate(chosen, start=1):
+            folder = workdir / f"trial-{number}"
+            found.append(_trial(with_weights(federation, weights), model, initial, sites, folder, count))
+            announce(f"Trial {number} of {len(chosen)}: validation score {found[-1].score:.4f} with {_shown(weights)}")
     return sorted(found, key=lambda trial: -trial.score)
 
 
@@ -133,7 +138,12 @@ def as_json(trials: list[Trial]) -> dict[str, Any]:
 
 
 def _trial(
-    federation: Federation, model: MultiTaskModel, initial: Arrays, sites: Mapping[str, Site], folder: Path
+    federation: Federation,
+    model: MultiTaskModel,
+    initial: Arrays,
+    sites: Mapping[str, Site],
+    folder: Path,
+    workers: int,
 ) -> Trial:
     model.tasks |= {name: build_task(name, spec) for name, spec in federation.tasks.items()}
     weighted = {
@@ -142,7 +152,8 @@ def _trial(
     }
     folder.mkdir(parents=True)
     with Store.open(f"sqlite:///{folder / 'collegium.db'}", checkpoints=folder / "checkpoints") as store:
-        run_id = run_federation(weighted, federation, initial, store, lambda _: None)
+        with open_grid(weighted, workers) as grid:
+            run_id = run_on(grid, federation, initial, store)
         best = store.best_round(run_id)
         scores = {row["round"]: row["score"] for row in store.rows(rounds_table, run_id)}
     score = None if best is None else scores.get(best)

@@ -1,4 +1,4 @@
-"""Run an experiment file in one process: the federation, then its baselines."""
+"""Run an experiment file: the federation, in one or several processes, then its baselines."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,13 +8,20 @@ from server.store import Store
 from shared.adapter import get_state
 from shared.model.multitask import build_model
 from simulations.baselines import centralised, local_only
-from simulations.engine import run_federation
+from simulations.engine import run_on
+from simulations.engine.workers import default_workers, forkable, open_grid
 from simulations.experiment import load_experiment, open_sites
 from simulations.results import Row, rows_of
 
 
 def run_experiment(
-    path: Path, *, data: Path | None, limit: int | None, workdir: Path, announce: Callable[[str], None]
+    path: Path,
+    *,
+    data: Path | None,
+    limit: int | None,
+    workdir: Path,
+    announce: Callable[[str], None],
+    workers: int | None = 1,
 ) -> list[Row]:
     """Simulate the federation of an experiment file and train its baselines.
 
@@ -24,18 +31,25 @@ def run_experiment(
         limit: At most this many records per task and split; as in the file if None.
         workdir: Folder for the store and the checkpoints.
         announce: Told of every stage.
+        workers: Processes that the institutions work in; as many as the machine has cores and memory for if None.
 
     Returns:
         One row per institution and task.
+
+    Raises:
+        ProcessError: One of the processes has ended.
     """
     experiment = load_experiment(path, data=data, limit=limit, workdir=workdir, announce=announce)
     federation = experiment.federation
     announce(f"Loading the backbone {federation.backbone.name} and the records of {len(experiment.institutions)} sites")
-    model = build_model(federation)
-    initial = get_state(model)
-    sites = open_sites(experiment, model)
+    count = workers or default_workers(len(experiment.institutions))
     with Store.open(f"sqlite:///{workdir / 'collegium.db'}", checkpoints=workdir / "checkpoints") as store:
-        run_id = run_federation(sites, federation, initial, store, announce)
+        with forkable(count):
+            model = build_model(federation)
+            initial = get_state(model)
+            sites = open_sites(experiment, model)
+            with open_grid(sites, count) as grid:
+                run_id = run_on(grid, federation, initial, store, announce)
         central = alone = None
         if "centralised" in experiment.baselines:
             announce("Baseline: all records pooled")

@@ -22,30 +22,39 @@ def steady(model: MultiTaskModel) -> Iterator[None]:
 
     If the block raises, the frozen weights are also what they were, and have the version that they had.
     """
-    trained = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    hooks = {module: {kind: set(getattr(module, kind)) for kind in HOOKS} for module in model.modules()}
+    modules = list(model.modules())  # the work changes what they hold, but neither adds one nor replaces one
+    parameters = [parameter for module in modules for parameter in module._parameters.values() if parameter is not None]
+    trained = {parameter: parameter.requires_grad for parameter in parameters}
+    hooks = {module: found for module in modules if (found := _hooks(module))}
     try:
         with model.base.unless_refused():
             yield
     finally:
-        model.eval()
-        for module in model.modules():
+        for module in modules:
+            if module.training:
+                module.training = False
             _drop_hooks(module, hooks.get(module, {}))
             _drop(module, LEFTOVERS)
-        for parameter in model.parameters():
-            parameter.requires_grad_(trained.get(parameter, parameter.requires_grad))
+        for parameter, was in trained.items():
+            parameter.requires_grad_(was)
             parameter.grad = None
             _drop(parameter, GRADIENTS)
 
 
+def _hooks(module: nn.Module) -> dict[str, set[int]]:
+    """The numbers of a module's hooks, by where torch keeps them; most modules have none."""
+    return {kind: set(hooks) for kind in HOOKS if (hooks := getattr(module, kind))}
+
+
 def _drop_hooks(module: nn.Module, known: dict[str, set[int]]) -> None:
     for kind in HOOKS:
-        hooks = getattr(module, kind)
-        for number in set(hooks) - known.get(kind, set()):
-            del hooks[number]
+        if hooks := getattr(module, kind):
+            for number in set(hooks) - known.get(kind, set()):
+                del hooks[number]
 
 
 def _drop(of: Any, names: tuple[str, ...]) -> None:
+    own = vars(of)
     for name in names:
-        if name in vars(of):
+        if name in own:
             delattr(of, name)

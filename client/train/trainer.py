@@ -185,7 +185,8 @@ def infer(
         batch_tokens: Most padded sub-tokens in one batch.
         precision: As in `Training.precision`.
     """
-    model.eval()
+    if model.training:
+        model.eval()
     logits: dict[int, np.ndarray] = {}
     for batch in evaluation_batches(examples, batch_tokens):
         with autocast(model.device, precision):

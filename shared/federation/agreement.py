@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -82,7 +83,7 @@ class Federation(Model):
             raise ValueError(joined(wrong, "; "))
         return self
 
-    @property
+    @cached_property
     def method(self) -> Method:
         """What institutions train and how it becomes one; what it keeps at home includes `personal.keep`."""
         method = METHODS[self.method_name]
@@ -104,7 +105,7 @@ class Federation(Model):
         """`rounds.method`, or what it is where the file leaves it open."""
         return self.choice[0]
 
-    @property
+    @cached_property
     def choice(self) -> tuple[MethodName, str]:
         """The method, and why."""
         if self.rounds.method != "auto":
@@ -119,7 +120,7 @@ class Federation(Model):
             secure=self.secure_aggregation is not None,
         )
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of the canonical form: defaults filled in, keys sorted, no white space."""
         canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)

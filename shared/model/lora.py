@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -18,6 +19,7 @@ from shared.model.lowrank import Product, compress, stack
 
 FARTHEST = 1e4
 """Longest change of one layer's weights that is believed, as a Frobenius norm: no honest run moves them so far."""
+_FOUND: WeakKeyDictionary[PeftModel, dict[str, LoraLayer]] = WeakKeyDictionary()
 
 
 class Cored(nn.Module):
@@ -192,9 +194,11 @@ def set_trained(encoder: PeftModel, trained: Collection[Factor]) -> None:
             parameter.requires_grad_(factor in trained)
 
 
-def lora_layers(encoder: PeftModel) -> dict[str, LoraLayer]:
-    """The adapted layers, by name."""
-    return {name: module for name, module in encoder.named_modules() if isinstance(module, LoraLayer)}
+def lora_layers(encoder: PeftModel) -> Mapping[str, LoraLayer]:
+    """The adapted layers, by name; found once, since every message asks for them."""
+    if encoder not in _FOUND:
+        _FOUND[encoder] = {name: layer for name, layer in encoder.named_modules() if isinstance(layer, LoraLayer)}
+    return _FOUND[encoder]
 
 
 def adapted_layers(encoder: PeftModel) -> dict[int, nn.Module]:

@@ -67,6 +67,22 @@ def test_bfloat16_is_torchs() -> None:
     assert np.isnan(there_and_back({"a": nans}, "bfloat16")["a"]).all()
 
 
+def test_float16_is_numpys() -> None:
+    halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    with np.errstate(invalid="ignore", over="ignore"):
+        values = halves.astype(np.float32)
+        between = (values[:-1].astype(np.float64) + values[1:]) / 2  # halfway, where rounding is to even
+        extreme = np.array([1e-45, -1e-45, 2**-25, 1e9], np.float32)
+        values = np.concatenate([values, between.astype(np.float32), extreme])
+        expected = values.astype(np.float16)
+    came = load(codec.encode({"a": values, "b": np.array(3e-6, np.float32)}, "float16"))
+    np.testing.assert_array_equal(came["a"].view(np.uint16), expected.view(np.uint16))
+    decoded = there_and_back({"a": values, "b": np.array(3e-6, np.float32)}, "float16")
+    np.testing.assert_array_equal(decoded["a"], expected.astype(np.float32))
+    assert decoded["b"].shape == ()
+    assert decoded["b"].dtype == np.float32
+
+
 def test_a_transposed_array_keeps_its_values() -> None:
     array = np.arange(6, dtype=np.float32).reshape(2, 3).T
     for name in FLOATS:

@@ -1,5 +1,6 @@
 """Reading what people write: every error at once, with the key as it stands in the file."""
 
+from functools import cached_property
 from typing import Annotated, Literal
 
 import pytest
@@ -57,3 +58,17 @@ def test_an_error_of_the_whole_is_of_the_file() -> None:
 def test_a_long_value_is_cut() -> None:
     with pytest.raises(ConfigError, match=r"not 'x{76}\.\.\.$"):
         parse(Drawing, {"shapes": "x" * 1000}, where="here")
+
+
+def test_a_changed_copy_remembers_nothing_of_what_it_was_copied_from() -> None:
+    class Square(Model):
+        side: float
+
+        @cached_property
+        def area(self) -> float:
+            return self.side**2
+
+    square = Square(side=2.0)
+    assert square.area == 4.0
+    assert square.model_copy(update={"side": 3.0}).area == 9.0
+    assert square == Square(side=2.0)

@@ -1,4 +1,6 @@
-"""A Flower Grid in one process: no Ray, no sockets, one frozen backbone for all virtual institutions.
+"""A Flower Grid in one process: no sockets, one frozen backbone for all virtual institutions.
+
+`workers` spreads the same over several processes.
 
 The round loop, the ClientApp, the messages and the trainer are those of a deployment; only the transport differs.
 """
