@@ -175,7 +175,7 @@ def derive_seed(seed: int, institution: str, round: int) -> int:
 
 @torch.inference_mode()
 def infer(
-    model: MultiTaskModel, examples: Sequence[Example], *, batch_tokens: int = 8192, precision: str = "auto"
+    model: MultiTaskModel, examples: Sequence[Example], *, batch_tokens: int = 2048, precision: str = "auto"
 ) -> list[np.ndarray]:
     """What one task's head infers of each example, cut to its length; `Task.predict` decodes it.
 

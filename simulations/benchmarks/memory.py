@@ -1,62 +1,63 @@
-"""Does an institution's process stay the size it has? The demonstration's hospital, round after round.
+"""An institution's process that trains the demonstration's records round after round: 50 rounds on one thread.
 
-    python -m simulations.benchmarks.memory --rounds 50
-
-A process of its own answers the requests of every round (a round of training, validation) as a site's executor does,
-and notes what memory it takes: after the training, which is about the most, and after giving back what is not used.
+The process is one of its own. It trains and scores as a site does, and notes what main memory it takes: after each
+round, which is about the most, and once what is not used has been given back, as a site's executor does after every
+request.
 """
 
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
-from shared.process.console import print_json
 from shared.process.memory import give_back, keep_few_kernels, resident
+from simulations.benchmarks.measured import Asked, Curves, Findings
 
 MEGABYTE = 1e6
-SITE = "hospital"
+ROUNDS, FEW = 50, 2
+INSTITUTION = "hospital"
+"""The demonstration's largest."""
+LIMIT = 8
+"""Records of each task in a small run."""
 
 
-def main(
-    rounds: Annotated[int, typer.Option(min=1, help="How many.")] = 50,
-    institution: Annotated[str, typer.Option(help="Of the demonstration.")] = SITE,
-    here: Annotated[bool, typer.Option(help="Measure this process, a line of JSON for each round.")] = False,
-) -> None:
-    """Print resident megabytes by round, as JSON."""
-    if here:
-        for found in in_this_process(rounds, institution):
-            print(json.dumps(found), flush=True)
-    else:
-        print_json(measure(rounds, institution))
+def measure(asked: Asked) -> Findings:
+    """Resident megabytes by round."""
+    found = by_round(FEW if asked.small else ROUNDS, limit=LIMIT if asked.small else None)
+    curves = {name: found[name] for name in ("after a round", "given back")}
+    return Findings(curves=Curves(along="round", unit="MB", values=curves))
 
 
-def measure(rounds: int = 50, institution: str = SITE) -> dict[str, list[float]]:
-    """Resident megabytes of a process that trains the demonstration's model at one institution, on one thread.
+def by_round(rounds: int, institution: str = INSTITUTION, limit: int | None = None) -> dict[str, list[float]]:
+    """What a process takes that trains the demonstration's model at one institution.
 
     Args:
         rounds: How many, each as the demonstration's.
         institution: One of the demonstration's.
+        limit: At most so many records of each task.
 
     Returns:
-        By moment, from the first round on: `trained` (after the round's training and scoring), `given back` (when
-        what is not used has been handed back); and `CPU seconds` of each round.
+        From the first round on, resident megabytes `after a round` and once memory was `given back`, and its
+        `CPU seconds`.
     """
-    again = [sys.executable, "-m", "simulations.benchmarks.memory", "--here", "--rounds", str(rounds)]
-    out = subprocess.run([*again, "--institution", institution], capture_output=True, text=True, check=True).stdout
+    again = [sys.executable, "-m", "simulations.benchmarks.memory", str(rounds), institution, str(limit or 0)]
+    out = subprocess.run(again, capture_output=True, text=True, check=True).stdout
     found = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
-    return {key: [each[key] for each in found] for key in ("trained", "given back", "CPU seconds")}
+    return {key: [each[key] for each in found] for key in found[0]}
 
 
-def in_this_process(rounds: int, institution: str) -> Iterator[dict[str, float]]:
-    """What `measure` returns, round by round, of the process at hand."""
+def main(rounds: int, institution: str, limit: int) -> None:
+    """Measure this process, and print a line of JSON for each round."""
+    for found in _rounds(rounds, institution, limit or None):
+        print(json.dumps(found), flush=True)
+
+
+def _rounds(rounds: int, institution: str, limit: int | None) -> Iterator[dict[str, float]]:
     keep_few_kernels()
-    import time
-
     import torch
 
     from client.train import trainer
@@ -67,7 +68,7 @@ def in_this_process(rounds: int, institution: str) -> Iterator[dict[str, float]]
     from simulations.samples import SAMPLES
 
     torch.set_num_threads(1)
-    experiment = load_experiment(Path(CONFIG), data=SAMPLES)
+    experiment = load_experiment(Path(CONFIG), data=SAMPLES, limit=limit)
     alone = {institution: experiment.institutions[institution]}
     model = build_model(experiment.federation)
     (site,) = open_sites(experiment.model_copy(update={"institutions": alone}), model).values()
@@ -78,10 +79,10 @@ def in_this_process(rounds: int, institution: str) -> Iterator[dict[str, float]]
         trainer.train(model, site.examples("train"), experiment.federation.training, seed=seed, stage=stage)
         for task, splits in site.data.items():
             score(model, task, splits, "test")
-        trained = resident()
+        after = resident()
         give_back()
-        spent = time.process_time() - started
-        yield {"trained": trained / MEGABYTE, "given back": resident() / MEGABYTE, "CPU seconds": spent}
+        seconds = time.process_time() - started
+        yield {"after a round": after / MEGABYTE, "given back": resident() / MEGABYTE, "CPU seconds": seconds}
 
 
 if __name__ == "__main__":

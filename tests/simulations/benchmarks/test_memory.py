@@ -1,0 +1,13 @@
+"""What a training process takes stays what it is, round after round."""
+
+import pytest
+
+from simulations.benchmarks.memory import by_round
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_rounds() -> None:
+    found = by_round(5, "law_firm")
+    assert max(found["given back"]) < 1100
+    assert found["given back"][4] < 1.08 * found["given back"][1]
+    assert found["after a round"][4] < 1.08 * found["after a round"][1]
