@@ -25,7 +25,7 @@ LIMIT = 8
 """Records of each task in a small run."""
 
 
-def measure(asked: Asked) -> Findings:
+def findings(asked: Asked) -> Findings:
     """Resident megabytes by round."""
     found = by_round(FEW if asked.small else ROUNDS, limit=LIMIT if asked.small else None)
     curves = {name: found[name] for name in ("after a round", "given back")}

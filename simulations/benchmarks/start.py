@@ -1,9 +1,8 @@
 """What starting costs: CPU seconds and peak memory of fresh processes, one of each kind in every turn.
 
-    python -m simulations.benchmarks.start
-
-With `--before DIR`, another checkout of Collegium, each turn starts everything there too, so that both sides meet the
-same machine. Linux only: the peak is that of the program alone (`VmHWM`), without that of the process it came from.
+With `python -m simulations.benchmarks.start --before DIR`, another checkout of Collegium, each turn starts everything
+there too, so that both sides meet the same machine. Linux only: the peak is that of the program alone (`VmHWM`),
+without that of the process it came from.
 """
 
 import json
@@ -19,6 +18,7 @@ from typing import Annotated
 import typer
 
 from shared.process.console import announce, print_table
+from simulations.benchmarks.measured import Asked, Findings, Table
 
 HELP = "import runpy; sys.argv = ['collegium', '--help']; runpy.run_module('collegium', run_name='__main__')"
 STARTS = {"server.app": "import server.app", "client.app": "import client.app", "collegium --help": HELP}
@@ -56,6 +56,17 @@ def main(
         for (name, which), starts in measure(turns, checkouts).items()
     ]
     print_table(["start", "checkout", "CPU s", "least", "most", "MB", "least", "most"], rows)
+
+
+def findings(asked: Asked) -> Findings:
+    """The table, of this checkout."""
+    rows = [
+        [name, *summary([start.seconds for start in starts]), *summary([start.megabytes for start in starts])]
+        for (name, _), starts in measure(asked.turns).items()
+    ]
+    columns = ["start", "CPU s", "least", "most", "MB", "least", "most"]
+    title = f"Each started {asked.turns} times, in turns"
+    return Findings(tables=[Table(title=title, columns=columns, rows=rows)])
 
 
 def measure(turns: int = 5, checkouts: Mapping[str, Path] | None = None) -> dict[tuple[str, str], list[Start]]:

@@ -46,6 +46,9 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     ),
     "memory": Benchmark("a training process over 50 rounds", "simulations.benchmarks.memory"),
     "aggregation": Benchmark("averaging updates, beside a bare NumPy sum", "simulations.benchmarks.aggregation"),
+    "start": Benchmark(
+        "what starting a coordinator, an institution and the command costs", "simulations.benchmarks.start"
+    ),
 }
 
 

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Protocol
 
 import numpy as np
-from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
+from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainingArguments
 
 from client.train import trainer
 from client.train.batching import training_batches
@@ -134,9 +134,11 @@ class Trainers:
                 dataloader_pin_memory=False,
             )
         tokenizer = self._scene.model.tokenizer
-        return Trainer(
+        made = Trainer(
             model=self._model,
             args=arguments,
             train_dataset=self._train,
             data_collator=DataCollatorWithPadding(tokenizer),
         )
+        made.remove_callback(PrinterCallback)  # it prints on stdout
+        return made
