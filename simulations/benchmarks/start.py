@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 
 from shared.process.console import announce, print_table
-from simulations.benchmarks.measured import Asked, Findings, Table
+from simulations.benchmarks.measured import Asked, Cell, Findings, Table
 
 HELP = "import runpy; sys.argv = ['collegium', '--help']; runpy.run_module('collegium', run_name='__main__')"
 STARTS = {"server.app": "import server.app", "client.app": "import client.app", "collegium --help": HELP}
@@ -51,7 +51,7 @@ def main(
 ) -> None:
     """Start everything in turns and print a table."""
     checkouts = {"now": HERE, **({"before": before} if before else {})}
-    rows = [
+    rows: list[list[Cell]] = [
         [name, which, *summary([start.seconds for start in starts]), *summary([start.megabytes for start in starts])]
         for (name, which), starts in measure(turns, checkouts).items()
     ]
@@ -60,7 +60,7 @@ def main(
 
 def findings(asked: Asked) -> Findings:
     """The table, of this checkout."""
-    rows = [
+    rows: list[list[Cell]] = [
         [name, *summary([start.seconds for start in starts]), *summary([start.megabytes for start in starts])]
         for (name, _), starts in measure(asked.turns).items()
     ]
