@@ -62,4 +62,4 @@ def test_a_cut_is_said_again_only_when_it_changes(run: Run) -> None:
     one, other = Cut("bank", "clauses", 300, 100.0), Cut("bank", "clauses", 300, 120.0)
     for number, cuts in enumerate(([one], [one], [other], [other]), start=1):
         run.record_cuts(number, "train", cuts)
-    assert [text.split(" count as ")[1].split(",")[0] for text in said(run)] == ["100", "120"]
+    assert [text.split(" count as ")[1].split(":")[0] for text in said(run)] == ["100", "120"]
