@@ -41,7 +41,7 @@ Cell = str | int | float | None
 class Frozen(BaseModel):
     """Plain data that may be written to a file and read again."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
 
 SIGNS = {"at least": "≥", "at most": "≤", "below": "<"}
@@ -142,6 +142,8 @@ class Result(Findings):
 
     name: str
     machine: dict[str, str | int | float]
+    options: str = ""
+    """Of the command beside the name, as somebody else would give them."""
 
     @computed_field  # type: ignore[prop-decorator]
     @property

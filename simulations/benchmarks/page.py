@@ -91,7 +91,7 @@ def _overview(result: Result) -> Iterator[list[Cell]]:
 
 
 def _section(name: str, benchmark: Benchmark, result: Result, remarks: str) -> str:
-    parts = [f"## {name}", f"```\ncollegium bench {name}\n```", benchmark.text]
+    parts = [f"## {name}", f"```\ncollegium bench {name}{result.options}\n```", benchmark.text]
     if result.comparisons:
         parts.append(_table(COMPARED, [compared(one) for one in result.comparisons]))
     parts += [f"{table.title}:\n\n{_table(table.columns, table.rows)}" for table in result.tables]

@@ -60,5 +60,5 @@ def run(name: str, asked: Asked) -> Result:
     """
     if name not in BENCHMARKS:
         raise ConfigError(f"Expected a benchmark among {', '.join(BENCHMARKS)}, not {name!r}; name one of them.")
-    where = machine()
-    return Result(name=name, machine=where, **dict(BENCHMARKS[name].findings(asked)))
+    where, options = machine(), " --data DIR" if asked.data else ""
+    return Result(name=name, machine=where, options=options, **dict(BENCHMARKS[name].findings(asked)))

@@ -102,7 +102,7 @@ def test_clipping_records_instead_of_owners_shows(
     def by_record(examples: Any, owners: Any) -> list[list[Any]]:
         return [[example] for example in examples]
 
-    monkeypatch.setattr(dpsgd, "_by_owner", by_record)
+    monkeypatch.setattr(dpsgd, "by_owner", by_record)
     found = run(experiment(), tmp_path, canaries=100, noise_factor=0.0)
     assert max(found.scores_in) > 8.5  # more than once in each of 8 steps
 

@@ -13,6 +13,7 @@ from client.policy import Policy
 from client.preflight import Kept
 from client.privacy.accounting import Mechanism, epsilon, noise_multiplier_for
 from client.privacy.ledger import Ledger
+from server.rounds.comparing import Compared
 from server.running import last_evaluations, last_spending
 from server.store import Store, evaluations, replies, rounds, scores, spending
 from shared.adapter import get_state
@@ -89,12 +90,8 @@ def test_what_scores_cost_is_told_apart_from_what_training_costs(run: Run, store
 
 
 def test_it_stops_early(run: Run, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    ahead = iter([0.9, 0.1, 0.1, 0.1])
-
-    def falling(*_: object, **__: object) -> float | None:
-        return next(ahead) if _[3] == "validation" else None
-
-    monkeypatch.setattr("server.rounds.scoring.evaluate", falling)
+    falling = {number: Compared(score, {}) for number, score in enumerate([0.9, 0.1, 0.1, 0.1], start=1)}
+    monkeypatch.setattr("server.rounds.loop.compared", lambda *_: falling)
     done = run(patience=2)
     assert (store.last_round(done), store.best_round(done)) == (3, 1)
 

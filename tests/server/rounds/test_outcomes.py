@@ -36,6 +36,9 @@ class NobodyHome:
     def nodes(self) -> list[Any]:
         return []
 
+    def refused(self) -> list[Any]:
+        return []
+
 
 def scored(number: int, split: str, value: float, metric: str = "macro_f1") -> Score:
     return Score(number, split, "hospital", "clauses", metric, value, 9)
