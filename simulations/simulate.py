@@ -7,6 +7,7 @@ from client.train.hooks import Progress
 from server.store import Store
 from shared.adapter import get_state
 from shared.model.multitask import build_model
+from shared.process.memory import keep_few_kernels
 from simulations.baselines import centralised, local_only
 from simulations.engine import run_on
 from simulations.engine.workers import default_workers, forkable, open_grid
@@ -39,6 +40,7 @@ def run_experiment(
     Raises:
         ProcessError: One of the processes has ended.
     """
+    keep_few_kernels()
     experiment = load_experiment(path, data=data, limit=limit, workdir=workdir, announce=announce)
     federation = experiment.federation
     announce(f"Loading the backbone {federation.backbone.name} and the records of {len(experiment.institutions)} sites")

@@ -1,8 +1,4 @@
-"""docs/privacy.md, "At the coordinator's door": an institution has its share of the coordinator and no more.
-
-Seen to fail with the limits of `server/door/allowances.py` raised a hundredfold: every request of the flood was
-answered; and with a place for every question that is held (`Fleet._latest`): all sixteen connections waited.
-"""
+"""docs/privacy.md, "At the coordinator's door": an institution has its share of the coordinator and no more."""
 
 from pathlib import Path
 
