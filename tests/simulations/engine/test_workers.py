@@ -135,7 +135,9 @@ def test_nothing_outlives_the_command(
     }
     file = tmp_path / "experiment.toml"
     file.write_text(tomli_w.dumps({"baselines": [], "federation": federation, "institutions": held}))
-    command = [sys.executable, "-m", "collegium", "simulate", str(file), "--workers", "2"]
+    # Who runs the tests in the background of a shell passes on that SIGINT is ignored.
+    heeding = ["env", "--default-signal=INT"]
+    command = [*heeding, sys.executable, "-m", "collegium", "simulate", str(file), "--workers", "2"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stderr
     for line in process.stderr:
