@@ -131,7 +131,7 @@ def _flood(folder: Path) -> Outcome:
     return Outcome(len(answers), max(0, answered - int(most)) + (slow > LATE_SECONDS) + (not cut), note)
 
 
-PROMISE = "one institution cannot take more of the coordinator than its share, nor hold up another one"
+PROMISE = "one institution cannot take more of the coordinator than its share, and delays others by seconds at most"
 
 ATTACKS = (
     Attack("many questions held at once", "an institution", PROMISE, _many_questions),
