@@ -118,6 +118,7 @@ def load_bundle(folder: Path) -> Bundle:
         arrays = {ADAPTER + name: array for name, array in load_file(folder / ADAPTER_FILE).items()}
         arrays |= {HEAD + name: array for name, array in load_file(folder / HEADS_FILE).items()}
         adapter = LoraConfig.from_pretrained(str(folder / ADAPTER_FILE.parent))
+        adapter.base_model_name_or_path = None  # it may lie elsewhere here, of which peft would warn
     except (OSError, ValueError, SafetensorError) as error:
         raise ConfigError(f"Expected a released bundle in {folder}, but it could not be read: {error}.") from error
     metrics = _metrics(folder / METRICS_FILE)

@@ -1,6 +1,7 @@
 """Prediction reads inputs alone: labels are ignored, and what cannot be read is named by file and line."""
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -149,3 +150,12 @@ def test_the_command_prints_a_line_per_record(bundle: Path, tmp_path: Path) -> N
     result = CliRunner().invoke(app, ["predict", str(bundle), "--task", "codes", "--file", str(path)])
     assert result.exit_code == 0, result.output
     assert len(result.stdout.splitlines()) == 2
+
+
+def test_a_backbone_that_lies_elsewhere_is_no_reason_for_a_warning(
+    bundle: Path, tiny_bert: Path, tmp_path: Path, predictor: Predictor
+) -> None:
+    elsewhere = shutil.copytree(tiny_bert, tmp_path / "bert")
+    moved = open_bundle(bundle, backbone=str(elsewhere))  # a warning is an error in tests
+    text = [{"text": "The buyer pays within 30 days."}]
+    assert moved.predict("clauses", text) == predictor.predict("clauses", text)
