@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, computed_field
 
 TURNS = 5
 """Of each benchmark, unless more are asked for."""
-VERSIONS = ("collegium", "flwr", "torch", "transformers", "peft", "opacus", "numpy")
+VERSIONS = ("collegium", "flwr", "torch", "transformers", "peft", "opacus", "numpy", "onnxruntime")
 """The distributions whose versions every result states, if they are installed."""
 
 

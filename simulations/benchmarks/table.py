@@ -44,6 +44,9 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "dp_training": Benchmark(
         "a private step, beside a plain one and beside opacus", "simulations.benchmarks.training.dp_training"
     ),
+    "frozen_pass": Benchmark(
+        "states that nobody trains, beside ONNX Runtime in int8", "simulations.benchmarks.training.frozen_pass"
+    ),
     "memory": Benchmark("a training process over 50 rounds", "simulations.benchmarks.memory"),
     "aggregation": Benchmark("averaging updates, beside a bare NumPy sum", "simulations.benchmarks.aggregation"),
     "start": Benchmark(
