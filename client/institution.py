@@ -79,6 +79,12 @@ class Runtime(Model):
 
     state: Path = Path("state")
     """Folder for logs and the daemon's own files."""
+    ledger: Path | None = None
+    """The institution's privacy ledger; `ledger.sqlite` in `state` if not given.
+
+    There is one budget where all daemons of an institution name one file here, whatever their federations and folders.
+    What a ledger in `state` has counted by then is taken in, and goes on being counted.
+    """
     port: Annotated[int, Field(ge=0, le=65535)] = 0
     """Loopback port between SuperNode and executor; 0 picks a free one."""
     device: str = "auto"

@@ -25,7 +25,10 @@ class Policy(Model):
     """What this site allows, whatever the federation file or the coordinator asks."""
 
     max_epsilon: Annotated[float, Field(gt=0)] | None = None
-    """Most epsilon that an owner here may ever spend, over all tasks, runs and coordinators; implies `require_dp`."""
+    """Most epsilon that an owner here may ever spend; implies `require_dp`.
+
+    Over all tasks, runs and federations that count in one ledger (`runtime.ledger`).
+    """
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     """At which that epsilon is counted; a federation whose own `privacy.delta` is larger is refused."""
     new_data: Literal["ask", "allow"] | None = None

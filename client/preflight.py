@@ -16,9 +16,8 @@ from client.keys import check_agreed_key, read_private_key
 from client.leaving import receipts as log_of_receipts
 from client.leaving.receipts import Receipts
 from client.policy import Owners, Policy, in_force, objections
-from client.privacy.account import budget_of, mechanism_of_round, open_ledger
+from client.privacy.account import budget_of, has_ledger, mechanism_of_round, open_ledger
 from client.privacy.evaluation import evaluation_budget
-from client.privacy.ledger import FILE as LEDGER
 from client.privacy.ledger import Ledger
 from shared.errors import ConfigError, PolicyError, Reasons, joined, listed
 from shared.federation import Federation
@@ -131,8 +130,8 @@ def open_kept(institution: Institution, federation: Federation, reasons: Reasons
         with reasons.gather():
             receipts = Receipts(state, key)
     with reasons.gather():
-        if charged and (make or (state / LEDGER).exists() or log_of_receipts.heads(state)):
-            ledger = open_ledger(state)
+        if charged and (make or has_ledger(institution) or log_of_receipts.heads(state)):
+            ledger = open_ledger(institution)
     if federation.secure_aggregation and (make or key.exists()):
         with reasons.gather():
             node_key = read_private_key(key)

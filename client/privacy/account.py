@@ -8,6 +8,7 @@ from pathlib import Path
 
 from client.data.identity import hash_texts, owner_of
 from client.hashchain import Head
+from client.institution import Institution
 from client.leaving import receipts
 from client.policy import Policy
 from client.privacy.accounting import Mechanism, epsilon, noise_multiplier_for
@@ -124,9 +125,20 @@ def _mechanism(privacy: Privacy, training: Training, rounds: int) -> Mechanism:
     return Mechanism(noise, privacy.sampling_rate, steps)
 
 
-def open_ledger(state: Path) -> Ledger:
-    """The ledger in a site's state folder, held against what the receipts remember of it."""
-    return Ledger.open(state / FILE, known=receipts.heads(state))
+def ledger_file(institution: Institution) -> Path:
+    """Where the institution's ledger lies."""
+    return institution.runtime.ledger or institution.runtime.state / FILE
+
+
+def has_ledger(institution: Institution) -> bool:
+    """Whether there is one, or one in the state folder that would be taken in."""
+    return ledger_file(institution).exists() or (institution.runtime.state / FILE).exists()
+
+
+def open_ledger(institution: Institution) -> Ledger:
+    """The institution's ledger, held against what the receipts of this state folder remember of it; raises as there."""
+    state = institution.runtime.state
+    return Ledger.open(ledger_file(institution), known=receipts.heads(state), former=state / FILE)
 
 
 def parse_head(text: str) -> Head:

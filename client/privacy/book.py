@@ -3,15 +3,16 @@
 Kinds of entries, after the first: `data` (a data set), `reserve` (steps of a mechanism on a data set, named by the
 number of its entry), `commit` (a reservation, and the steps it took), `approve` (a data set that the operator lets
 begin a budget of its own), `scored` (a data set whose records are scored, not trained on), `format` (what the file has
-been brought up to). `dataset` is a data set as
-it was marked before owners and records had one spelling; it is not written any more, and what it has spent counts for
-every data set.
+been brought up to), `adopt` (all entries of another ledger of this institution, which count here from now on), `moved`
+(this ledger has been taken into another one, and ends). `dataset` is a data set as it was marked before owners and
+records had one spelling; it is not written any more, and what it has spent counts for every data set.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
+from client.hashchain import Head
 from client.privacy.accounting import Mechanism
 from client.privacy.chain import Entry
 from client.privacy.dataset import Dataset
@@ -30,17 +31,23 @@ class Charge:
     mechanism: Mechanism
     open: bool
     use: Use = "training"
+    entry: str = ""
+    """SHA-256 of the reservation, by which a copy of it in another ledger is known."""
 
 
 @dataclass
 class Book:
-    """All data sets and charges, by the numbers of their entries."""
+    """All data sets and charges, by the numbers of their entries; those of adopted ledgers have negative ones."""
 
     datasets: dict[int, Dataset] = field(default_factory=dict)
     scored: dict[int, Dataset] = field(default_factory=dict)
     """Those whose records are only scored, beside `datasets`, those that are trained on."""
     charges: dict[int, Charge] = field(default_factory=dict)
     approved: set[int] = field(default_factory=set)
+    heads: set[Head] = field(default_factory=set)
+    """Of every entry of the ledgers that were adopted."""
+    moved: str | None = None
+    """The ledger that has taken this one in, if one has."""
 
     def add(self, entry: Entry) -> None:
         """Take in one entry; ValueError, TypeError, KeyError or BudgetError if it does not follow from the others."""
@@ -54,13 +61,17 @@ class Book:
             if body["dataset"] not in self.known(use):
                 raise ValueError(f"there is no data set {body['dataset']}")
             mechanism = Mechanism(body["noise_multiplier"], body["sampling_rate"], body["steps"])
-            self.charges[entry.sequence] = Charge(body["dataset"], mechanism, open=True, use=use)
+            self.charges[entry.sequence] = Charge(body["dataset"], mechanism, open=True, use=use, entry=entry.sha256)
         elif entry.kind == "commit":
             charge = self.charge_to_settle(body["reserve"], body["steps"])
             taken = replace(charge.mechanism, steps=body["steps"])
             self.charges[body["reserve"]] = replace(charge, mechanism=taken, open=False)
         elif entry.kind == "approve":
             self.approved.add(self.number_to_approve(body["dataset"]))
+        elif entry.kind == "adopt":
+            self._adopt([Entry(number, *each) for number, each in enumerate(body["entries"])])
+        elif entry.kind == "moved":
+            self.moved = str(body["to"])
         elif entry.kind != "format":  # `client.privacy.chain` has read it
             raise ValueError(f"its kind is {entry.kind!r}")
 
@@ -78,6 +89,23 @@ class Book:
                 f"reserved, but {steps} were taken; the update must not leave."
             )
         return charge
+
+    def _adopt(self, entries: Sequence[Entry]) -> None:
+        """Count what another ledger has counted; what both have, of which one was a copy, counts once."""
+        other = read_book(entries)
+        self.heads |= other.heads | {entry.head for entry in entries}
+        place = {number: self._free(i) for i, number in enumerate([*other.datasets, *other.scored])}
+        for use in ("training", "validation"):
+            self.known(use).update({place[number]: dataset for number, dataset in other.known(use).items()})
+        self.approved |= {place[number] for number in other.approved}
+        mine = {charge.entry for charge in self.charges.values()}
+        for charge in other.charges.values():
+            if charge.entry not in mine:
+                self.charges[self._free(0)] = replace(charge, dataset=place[charge.dataset])
+
+    def _free(self, further: int) -> int:
+        """A number that no entry has; the same whenever the entries are read."""
+        return min([0, *self.datasets, *self.scored, *self.charges]) - 1 - further
 
     def known(self, use: Use) -> dict[int, Dataset]:
         """The data sets for one use, by number."""

@@ -23,9 +23,9 @@ from typing import Any
 
 from client.hashchain import Head
 from shared.errors import BudgetError
-from shared.process.files import private_folder, sync_folder
+from shared.process.files import sync_folder
 
-FORMAT = 2
+FORMAT = 3
 """What entries may contain; the last entry with a number (`ledger`, the first one, or `format`) has the file's."""
 START = Head(-1, "")
 """What the first entry follows."""
@@ -66,12 +66,13 @@ class Chain:
         return self.entries[-1]
 
 
-STEPS: Mapping[int, Callable[[Chain], None]] = {2: lambda chain: None}
+STEPS: Mapping[int, Callable[[Chain], None]] = {2: lambda chain: None, 3: lambda chain: None}
 """What makes a ledger one of each format, out of one of the format before. Entries are never rewritten: a step can only
 add some, and a `format` entry is written after it.
 
 2: data sets are marked by what owners and records say, in whatever spelling (`data`, `approve`, `scored`); what stands
 under `dataset` is read as before.
+3: a ledger may be taken into another one of the institution's (`adopt` there, `moved` here).
 """
 
 
@@ -87,7 +88,7 @@ def create(path: Path) -> None:
         )
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:
-        private_folder(path.parent)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         with _connected(temporary) as connection:
             connection.execute("BEGIN IMMEDIATE")

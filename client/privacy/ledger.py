@@ -1,5 +1,8 @@
 """The ledger of what the data of this institution have spent, across rounds, runs, restarts and coordinators.
 
+There is one for an institution, whatever its federations: several daemons may name the same file, and what an earlier
+ledger in a state folder has counted is taken in (`adopt`).
+
 Every training is reserved before its first step and settled after its last. A reservation that was never settled, since
 the process died, counts in full for ever. What counts for a data set is every reservation of every data set that shares
 an owner or a record with it: an owner in both has lost in both (sound under add/remove of owners), and a record added
@@ -68,17 +71,22 @@ class Ledger:
         self.head = head
 
     @classmethod
-    def open(cls, path: Path, *, known: Sequence[Head] = ()) -> Self:
+    def open(cls, path: Path, *, known: Sequence[Head] = (), former: Path | None = None) -> Self:
         """Open the ledger, or begin one where there is none and none is remembered.
 
         Args:
             path: The file; its folder is made if need be.
             known: Heads remembered elsewhere: in receipts, by the coordinator.
+            former: Where this site's ledger lay before it was told to use this one; if one lies there, what it has
+                counted is taken in, once, and it is closed.
 
         Raises:
             BudgetError: The file is missing though a head is known, is not readable, has been edited, or does not
-                contain a known head since an older copy or another ledger lies there.
+                contain a known head since an older copy or another ledger lies there; it was moved to another one; or
+                the former one cannot be read or closed.
         """
+        if former is not None and former.exists() and not (path.exists() and former.samefile(path)):
+            _move(former, path)
         if not path.exists():
             if known:
                 raise BudgetError(
@@ -89,7 +97,7 @@ class Ledger:
             chain.create(path)
         with chain.transaction(path, write=False) as found:
             _check_heads(path, found.entries, known)
-            read_book(found.entries)
+            _check_place(path, read_book(found.entries))
         return cls(path, chain.bring_up_to_date(path))
 
     def check(self, known: Sequence[Head]) -> None:
@@ -121,7 +129,7 @@ class Ledger:
         return new
 
     def approve(self, name: str) -> Dataset:
-        """Let a data set that is new begin a budget of its own.
+        """Let a data set that is new begin a budget of its own, in whatever ledger it was first recorded.
 
         Args:
             name: How its fingerprint begins.
@@ -131,14 +139,16 @@ class Ledger:
                 or written.
         """
         with self._transaction(write=True) as (found, book):
-            named = [number for number, each in book.datasets.items() if name and each.fingerprint.startswith(name)]
+            known = {each.fingerprint: number for number, each in book.datasets.items()}
+            named = {begins: number for begins, number in known.items() if name and begins.startswith(name)}
             if len(named) != 1:
                 raise BudgetError(
                     f"Expected the beginning of one data set's fingerprint, but {name[:80]!r} begins {len(named)}; "
                     "`collegium client ledger` lists them."
                 )
-            found.append("approve", {"dataset": book.number_to_approve(named[0])})
-            return book.datasets[named[0]]
+            (number,) = named.values()
+            found.append("approve", {"dataset": book.number_to_approve(number)})
+            return book.datasets[number]
 
     def reserve(
         self,
@@ -227,7 +237,7 @@ class Ledger:
         with self._transaction(write=False) as (_, book):
             charged = {charge.dataset for charge in book.charges.values() if charge.use == use}
             known = book.known(use).items()
-            return [dataset for number, dataset in known if use == "training" or number in charged]
+            return list(dict.fromkeys(each for number, each in known if use == "training" or number in charged))
 
     def is_new(self, dataset: Dataset) -> bool:
         """Whether its budget would begin at nothing although another data set has one, and nobody has approved it."""
@@ -238,12 +248,51 @@ class Ledger:
     def _transaction(self, *, write: bool) -> Iterator[tuple[Chain, Book]]:
         with chain.transaction(self.path, write=write) as found:
             _check_heads(self.path, found.entries, [self.head])
-            yield found, read_book(found.entries)
+            book = read_book(found.entries)
+            _check_place(self.path, book)
+            yield found, book
         self.head = found.entries[-1].head
 
 
+def _move(former: Path, path: Path) -> None:
+    """Have what an earlier ledger has counted count in another one, which is made if need be.
+
+    The earlier one is closed first: whatever dies in between, nothing is written to it that the other lacks.
+    """
+    chain.bring_up_to_date(former)
+    with chain.transaction(former, write=False) as old:
+        moved = read_book(old.entries).moved
+    if not path.exists():
+        if moved is not None and Path(moved) == path.absolute():
+            raise BudgetError(
+                f"Expected the privacy ledger {path}, to which {former} has been moved, but there is no such file; "
+                "nothing is trained with differential privacy until its latest copy is restored from a backup."
+            )
+        chain.create(path)
+    if moved is None:
+        with chain.transaction(former, write=True) as old:
+            if read_book(old.entries).moved is None:  # another process may have been here
+                old.append("moved", {"to": str(path.absolute())})
+    chain.bring_up_to_date(path)
+    with chain.transaction(path, write=True) as found:
+        if old.entries[-1].head not in read_book(found.entries).heads:
+            log.info("the privacy ledger %s counts what %s has counted", path, former)
+            found.append("adopt", {"entries": [[each.kind, each.body, each.sha256] for each in old.entries]})
+
+
+def _check_place(path: Path, book: Book) -> None:
+    if book.moved is not None:
+        raise BudgetError(
+            f"Expected the privacy ledger of this institution, but {path} ended when it was taken into {book.moved}; "
+            "name that one as runtime.ledger in institution.toml."
+        )
+
+
 def _check_heads(path: Path, entries: Sequence[Entry], known: Sequence[Head]) -> None:
+    adopted = read_book(entries).heads if any(each.kind == "adopt" for each in entries) else set()
     for head in known:
+        if head in adopted:
+            continue
         if not 0 <= head.sequence < len(entries):
             raise BudgetError(
                 f"Expected the privacy ledger {path} with entry {head.sequence}, which is remembered outside it, but "

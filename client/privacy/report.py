@@ -9,6 +9,7 @@ from typing import Any, get_args
 from client.hashchain import Head
 from client.institution import Institution, load_institution
 from client.leaving import receipts
+from client.privacy.account import has_ledger, ledger_file, open_ledger
 from client.privacy.book import Use
 from client.privacy.dataset import Dataset
 from client.privacy.ledger import FILE, SHOWN, Ledger, Spent
@@ -65,11 +66,11 @@ def examine_ledger(path: Path, *, verify: bool) -> Report:
     institution = load_institution(path)
     state, policy = institution.runtime.state, institution.policy
     known = receipts.heads(state) if verify else []
-    file = state / FILE
+    file = ledger_file(institution)
     checked = len(known) if verify else None
-    if not file.exists() and not known:
+    if not has_ledger(institution) and not known:
         return Report(file, None, checked, policy.max_epsilon, [])
-    ledger = Ledger.open(file, known=known)
+    ledger = Ledger.open(file, known=known, former=state / FILE)
     delta = _delta(institution, policy.max_epsilon)
     datasets = [(dataset, ledger.spent(dataset, delta)) for dataset in ledger.datasets()]
     new = frozenset(dataset.fingerprint for dataset, _ in datasets if ledger.is_new(dataset))
@@ -95,11 +96,11 @@ def approve_dataset(path: Path, name: str) -> Dataset:
         BudgetError: There is no ledger, it cannot be read or written, or no such data set waits.
         StoreError: The receipts cannot be read.
     """
-    state = load_institution(path).runtime.state
-    file = state / FILE
-    if not file.exists():
+    institution = load_institution(path)
+    if not has_ledger(institution):
+        file = ledger_file(institution)
         raise BudgetError(f"Expected a privacy ledger at {file}, but there is none: nothing waits to be approved.")
-    return Ledger.open(file, known=receipts.heads(state)).approve(name)
+    return open_ledger(institution).approve(name)
 
 
 def report_as_json(report: Report) -> Mapping[str, Any]:

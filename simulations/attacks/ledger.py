@@ -95,11 +95,19 @@ class Hospital:
             pass
         return hospital
 
-    def account(self, rows: Rows, suffix: str = ".jsonl", *, column: str | None = "patient", **policy: Any) -> Account:
+    def account(
+        self,
+        rows: Rows,
+        suffix: str = ".jsonl",
+        *,
+        column: str | None = "patient",
+        runtime: Mapping[str, str] | None = None,
+        **policy: Any,
+    ) -> Account:
         """The account of these records, as the daemon would open it."""
         write(self.folder / f"notes{suffix}", rows)
         source = {"train": f"notes{suffix}", "validation": f"notes{suffix}"} | ({"group_by": column} if column else {})
-        values = {"name": "hospital", "data": {"clauses": source}, "policy": policy}
+        values = {"name": "hospital", "data": {"clauses": source}, "policy": policy, "runtime": dict(runtime or {})}
         (self.folder / "institution.toml").write_text(tomli_w.dumps(values), encoding="utf-8")
         account = open_site(self.folder / "institution.toml", model=self.model).account
         assert account
@@ -164,6 +172,21 @@ def unknown_data(folder: Path) -> Outcome:
     return Outcome(5, trained)
 
 
+def other_federations(folder: Path) -> Outcome:
+    """The same patients in further federations of the institution, each with a state folder of its own."""
+    policy: dict[str, Any] = {"max_epsilon": 4.5, "new_data": "allow"}
+    hospital, trained = Hospital.opened(folder, **policy), 0  # in `state`, before there was another federation
+    places = [{"state": f"state-{n}", "ledger": "ledger.sqlite"} for n in range(4)]
+    for place in ({"ledger": "ledger.sqlite"}, *places, {}):
+        for number in (2, 3):
+            try:
+                with hospital.account(NOTES, runtime=place, **policy).spend(round=number):
+                    trained += 1
+            except BudgetError:
+                pass
+    return Outcome(12, trained - 1, "the round that the budget still had aside")
+
+
 def unnamed_owners(folder: Path) -> Outcome:
     """Records of several patients whose names are missing, which would be one patient."""
     hospital, opened = Hospital.opened(folder), 0
@@ -197,6 +220,12 @@ ATTACKS = (
         "an institution",
         "Under max_epsilon a data set that shares nothing with any known one waits for the operator's approval.",
         unknown_data,
+    ),
+    Attack(
+        "a new budget in another federation of the institution",
+        "an institution",
+        "All daemons of an institution that name one ledger spend from one budget, whatever their federations.",
+        other_federations,
     ),
     Attack(
         "several owners without a name, counted as one",
