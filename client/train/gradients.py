@@ -1,6 +1,6 @@
 """The gradient of one batch: forward, combine the tasks' losses, backward."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -10,7 +10,6 @@ import torch
 from client.train.adversarial import perturbation, shifted_embeddings, watched_embeddings
 from client.train.batching import micro_batches
 from client.train.precision import autocast
-from shared.errors import DataError
 from shared.federation import Training
 from shared.model.balancing import BALANCERS
 from shared.model.lora import adapted_layers
@@ -20,16 +19,33 @@ from shared.tasks import Example
 
 
 @dataclass(frozen=True)
+class Pass:
+    """Rows that pass through a model together, and what they count."""
+
+    model: MultiTaskModel
+    batch: Batch
+    """In main memory."""
+    weights: Mapping[str, float]
+    """What the loss of a task's rows is multiplied by, before the mean over all rows."""
+    training: Training
+
+
+Losses = dict[str, torch.Tensor]
+"""The loss of every row, unweighted, by task: [rows of the task]."""
+Passing = Callable[[Pass], Losses]
+"""Adds the gradient of the rows' weighted mean loss to every trained parameter's `grad`."""
+
+
+@dataclass(frozen=True)
 class Measured:
     """What one batch showed, per task that it held."""
 
-    losses: dict[str, torch.Tensor]
-    """The loss of every row, unweighted: [rows of the task]."""
+    losses: Losses
     norms: dict[str, float]
     """As `shared.model.balancing.Norms`; empty where the balancer does not need them."""
 
     def means(self) -> dict[str, float]:
-        """The mean loss per row; of a batch without rows there is none."""
+        """The mean loss per row; of a batch without rows there is none. Waits for the device to compute them."""
         if not self.losses:
             return {}
         means = torch.stack([values.mean() for values in self.losses.values()]).tolist()
@@ -42,6 +58,7 @@ def accumulate(
     training: Training,
     factors: Mapping[str, float],
     rng: np.random.Generator,
+    passing: Passing | None = None,
 ) -> Measured:
     """Add the gradient of a batch's combined loss to every trained parameter's `grad`.
 
@@ -55,20 +72,29 @@ def accumulate(
         training: How losses combine.
         factors: What the balancer multiplies each task's rows by; 1 where it says nothing.
         rng: Decides PCGrad's order.
-
-    Raises:
-        DataError: The loss is not finite.
+        passing: How rows of a batch pass that is not to be passed as a whole, nor twice; `alone` by default.
     """
-    whole = BALANCERS[training.combine].needs_norms or training.combine == "pcgrad"
     measured = [
-        _accumulate(model, micro, len(micro) / len(batch), training, factors, rng)
-        for micro in ([batch] if whole else micro_batches(batch))
+        _accumulate(model, micro, len(micro) / len(batch), training, factors, rng, passing or alone)
+        for micro in ([batch] if passes_whole(training) else micro_batches(batch))
     ]
     losses: dict[str, list[torch.Tensor]] = {}
     for part in measured:
         for task, values in part.losses.items():
             losses.setdefault(task, []).append(values)
     return Measured({task: torch.cat(values) for task, values in losses.items()}, measured[0].norms)
+
+
+def passes_whole(training: Training) -> bool:
+    """Whether the gradients of a batch's tasks are compared, so that all its rows pass together."""
+    return BALANCERS[training.combine].needs_norms or training.combine == "pcgrad"
+
+
+def alone(rows: Pass) -> Losses:
+    """A pass through the model by itself."""
+    losses = _losses(rows.model, rows.batch.to(rows.model.device), rows.training)
+    mean_over_rows(losses, rows.weights).backward()  # type: ignore[no-untyped-call]
+    return {task: values.detach() for task, values in losses.items()}
 
 
 def last_shared_layer(model: MultiTaskModel) -> list[torch.nn.Parameter]:
@@ -84,11 +110,15 @@ def _accumulate(
     training: Training,
     factors: Mapping[str, float],
     rng: np.random.Generator,
+    passing: Passing,
 ) -> Measured:
     """The same of rows that are one `share` of a batch, in a single pass."""
-    collated = model.collate(batch).to(model.device)
+    collated = model.collate(batch)
     weights = {task: share * model.tasks[task].weight * factors.get(task, 1.0) for task in collated.rows}
     epsilon = training.adversarial_epsilon
+    if not epsilon and not passes_whole(training):
+        return Measured(passing(Pass(model, collated, weights, training)), {})
+    collated = collated.to(model.device)
     watching: AbstractContextManager[list[torch.Tensor]] = watched_embeddings(model) if epsilon else nullcontext([])
     with watching as embedded:
         losses = _losses(model, collated, training)
@@ -115,11 +145,8 @@ def _backward(
     training: Training,
     rng: np.random.Generator,
 ) -> None:
-    loss = mean_over_rows(losses, weights)
-    if not torch.isfinite(loss):
-        raise DataError(f"Expected a finite training loss, but it became {loss.item()}; lower training.learning_rate.")
     if training.combine == "pcgrad":
         shared = [parameter for parameter in model.encoder.parameters() if parameter.requires_grad]
         backward_with_projection(parts(losses, weights), shared, rng)
     else:
-        loss.backward()  # type: ignore[no-untyped-call]
+        mean_over_rows(losses, weights).backward()  # type: ignore[no-untyped-call]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 
@@ -17,13 +18,16 @@ def build_optimizer(
     """The optimizer of adapter and heads, its learning rate yet to be set by `set_learning_rate`.
 
     AdamW decays weights apart from the gradient (Loshchilov and Hutter 2019, arXiv 1711.05101, algorithm 2); SGD, with
-    heavy-ball momentum, adds the decay to it.
+    heavy-ball momentum, adds the decay to it. On a GPU a step is one kernel over all parameters.
     """
-    groups = [{"params": list(adapter), "scale": 1.0}, {"params": list(heads), "scale": head_scale(training)}]
+    own, beside = list(adapter), list(heads)
+    groups = [{"params": own, "scale": 1.0}, {"params": beside, "scale": head_scale(training)}]
     parameters = [group for group in groups if group["params"]]
+    on_gpu = any(parameter.is_cuda for parameter in [*own, *beside])
+    options: dict[str, Any] = {"lr": 0.0, "weight_decay": training.weight_decay, "fused": on_gpu or None}
     if training.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=0.0, momentum=training.momentum, weight_decay=training.weight_decay)
-    return torch.optim.AdamW(parameters, lr=0.0, weight_decay=training.weight_decay)
+        return torch.optim.SGD(parameters, momentum=training.momentum, **options)
+    return torch.optim.AdamW(parameters, **options)
 
 
 def head_scale(training: Training) -> float:

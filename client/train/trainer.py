@@ -1,6 +1,7 @@
 """The one local training loop: the daemon, the simulator and the tests all call it."""
 
 import hashlib
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -15,10 +16,11 @@ from client.privacy.owners import Private, poisson_batches, steps_per_round
 from client.privacy.randomness import Chance
 from client.train.batching import evaluation_batches, sample_by_temperature, training_batches
 from client.train.drift import Proximal
-from client.train.gradients import Measured, accumulate
+from client.train.gradients import Measured, Passing, accumulate
 from client.train.hooks import Hook
 from client.train.optimizers import build_optimizer, head_scale, learning_rate, set_learning_rate, warm_up
 from client.train.precision import autocast
+from shared.errors import DataError
 from shared.federation import Training
 from shared.model.balancing import BALANCERS, State
 from shared.model.multitask import MultiTaskModel
@@ -66,8 +68,12 @@ def train(
     augment: Augment | None = None,
     private: Private | None = None,
     hooks: Sequence[Hook] = (),
+    passing: Passing | None = None,
 ) -> Outcome:
     """Train adapter and heads in place for one round.
+
+    Within an epoch nothing waits for what the device computes, except where `training.combine` weighs tasks by the
+    losses of every step, and with `private`.
 
     The optimizer starts afresh every round, and its first steps are small ones (`optimizers.warm_up`). With `private`
     the round is one epoch of Poisson batches and noisy steps (`client.privacy.dpsgd`) in which each record's random
@@ -82,12 +88,13 @@ def train(
         augment: Draws the examples of each epoch in place of `examples`; of the same tasks. Once a round if `private`.
         private: The owners of the records and the noise that protects them.
         hooks: What else each step does, in this order; the pull of `training.proximal_mu` comes after them.
+        passing: As `gradients.accumulate`.
 
     Returns:
         Steps, mean loss per task in the last epoch, seconds, the balancer's state, and how far the rates carried.
 
     Raises:
-        DataError: A loss is not finite, and not `private`; the model is left as it was before that step.
+        DataError: A loss was not finite, and not `private`; told when the epoch is over, with the model of no more use.
     """
     started = time.perf_counter()
     rng = np.random.default_rng(seed)
@@ -107,7 +114,7 @@ def train(
 
         ways = private_steps(model, training, private, optimizer, hooks)
     else:
-        ways = nullcontext(plain_step(model, training, optimizer, hooks, rng))
+        ways = nullcontext(plain_step(model, training, optimizer, hooks, rng, passing))
     losses: dict[str, float] = {}
     with torch.random.fork_rng(devices=_cuda(model)):
         torch.manual_seed(seed)
@@ -120,13 +127,14 @@ def train(
                     rate = learning_rate(training, passed) * warm_up(training, done, steps)
                     set_learning_rate(optimizer, rate)
                     measured = step(batch, balancer.weights(state))
-                    state = balancer.after_step(state, measured.means(), measured.norms)
+                    if balancer.needs_losses:
+                        state = balancer.after_step(state, measured.means(), measured.norms)
                     for task, values in measured.losses.items():
                         rows[task].append(values)
                     done, travelled = done + 1, travelled + rate
                     for hook in hooks:
                         hook.after_step(done, steps)
-                losses = {task: float(torch.cat(values).mean()) for task, values in rows.items()}
+                losses = _means(rows)
                 state = balancer.after_epoch(state, losses)
         model.eval()
     rates = travelled, travelled * head_scale(training)
@@ -139,6 +147,7 @@ def plain_step(
     optimizer: torch.optim.Optimizer,
     hooks: Sequence[Hook],
     rng: np.random.Generator,
+    passing: Passing | None = None,
 ) -> Step:
     """A step along the gradient of the batch's combined loss, clipped to `training.clip_norm`.
 
@@ -150,12 +159,13 @@ def plain_step(
         optimizer: Of the model's trained parameters, its learning rate set.
         hooks: What each step does beside.
         rng: As `gradients.accumulate`.
+        passing: As `gradients.accumulate`.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def step(batch: Sequence[Example], factors: Mapping[str, float]) -> Measured:
         optimizer.zero_grad(set_to_none=True)
-        measured = accumulate(model, batch, training, factors, rng)
+        measured = accumulate(model, batch, training, factors, rng, passing)
         for hook in hooks:
             hook.on_gradient()
         torch.nn.utils.clip_grad_norm_(parameters, training.clip_norm)
@@ -165,6 +175,23 @@ def plain_step(
         return measured
 
     return step
+
+
+def _means(rows: Mapping[str, list[torch.Tensor]]) -> dict[str, float]:
+    """The mean loss of an epoch's rows by task, read from the device at once.
+
+    Raises:
+        DataError: One of them is not finite.
+    """
+    if not rows:
+        return {}
+    means = dict(zip(rows, torch.stack([torch.cat(values).mean() for values in rows.values()]).tolist(), strict=True))
+    if wrong := {task: mean for task, mean in means.items() if not math.isfinite(mean)}:
+        task, mean = next(iter(wrong.items()))
+        raise DataError(
+            f"Expected a finite training loss, but that of {task} became {mean}; lower training.learning_rate."
+        )
+    return means
 
 
 def derive_seed(seed: int, institution: str, round: int) -> int:

@@ -38,9 +38,10 @@ class Balancer:
     weights: Callable[[State], dict[str, float]]
     """The factor of each task's rows."""
     after_step: Callable[[State, Losses, Norms], State]
-    """The state after a batch."""
+    """The state after a batch; to be called only if it `needs_losses`."""
     after_epoch: Callable[[State, Losses], State]
     """The state after an epoch."""
+    needs_losses: bool = False
     needs_norms: bool = False
 
 
@@ -151,8 +152,12 @@ EQUAL = Balancer(_no_state, _equal, _keep_after_step, _keep_after_epoch)
 """Every factor stays 1."""
 BALANCERS = {
     "fixed": EQUAL,
-    "uncertainty": Balancer(uncertainty_init, uncertainty_weights, uncertainty_after_step, _keep_after_epoch),
-    "gradnorm": Balancer(gradnorm_init, gradnorm_weights, gradnorm_after_step, _keep_after_epoch, needs_norms=True),
+    "uncertainty": Balancer(
+        uncertainty_init, uncertainty_weights, uncertainty_after_step, _keep_after_epoch, needs_losses=True
+    ),
+    "gradnorm": Balancer(
+        gradnorm_init, gradnorm_weights, gradnorm_after_step, _keep_after_epoch, needs_losses=True, needs_norms=True
+    ),
     "dwa": Balancer(dwa_init, dwa_weights, _keep_after_step, dwa_after_epoch),
     "pcgrad": EQUAL,
 }

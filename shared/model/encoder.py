@@ -5,7 +5,7 @@ its low-rank product is one step of autograd (`shared.model.packed`). What it do
 kind of LoRA, dropout, a hook - goes through peft's own forward pass.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -39,6 +39,7 @@ class Encoder:
         mask: torch.Tensor,
         types: torch.Tensor,
         *,
+        lengths: Sequence[int] | None = None,
         varied: Collection[int] = (),
         apart: Apart | None = None,
     ) -> torch.Tensor:
@@ -48,6 +49,7 @@ class Encoder:
             input_ids: [rows, length].
             mask: One where there is text, which is at the start of every row.
             types: Token types.
+            lengths: Sub-tokens of each row, so that the device need not be asked for them.
             varied: Rows of which nothing is remembered.
             apart: Collects the gradient of each owner of rows, if that `is_known`.
         """
@@ -60,7 +62,7 @@ class Encoder:
         device = input_ids.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
         with torch.autocast(device, enabled=False):
-            return self._pass(input_ids, mask, types, dtype, varied, apart)
+            return self._pass(input_ids, mask, types, dtype, varied, _pack(mask, lengths, apart))
 
     def is_known(self) -> bool:
         """Whether all that the model has is computed here."""
@@ -81,9 +83,8 @@ class Encoder:
         types: torch.Tensor,
         dtype: torch.dtype,
         varied: Collection[int],
-        apart: Apart | None,
+        packing: Packing,
     ) -> torch.Tensor:
-        packing = pack(mask, apart)
         if self._lowest:
             low = packing.filled(self._below(input_ids, mask, types, dtype, varied))
             states = low.float()
@@ -174,6 +175,14 @@ class Encoder:
                 weight, bias = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
                 kept = self._kept[key] = stamp, weight.to(dtype), bias.to(dtype)
         return kept[1:]
+
+
+def _pack(mask: torch.Tensor, lengths: Sequence[int] | None, apart: Apart | None) -> Packing:
+    """Laid out in main memory where lengths are known there."""
+    if lengths is None:
+        return pack(mask, apart)
+    places = torch.arange(mask.shape[1], device="cpu")
+    return pack((places < torch.tensor(lengths, device="cpu")[:, None]).long(), apart).to(mask.device)
 
 
 def _base(layer: nn.Module) -> nn.Linear:

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+TINY = torch.finfo(torch.float32).tiny
+"""In the place of zero where a gradient's square divides what is zero then."""
 Gradient = Sequence[torch.Tensor]
 """One tensor per parameter."""
 
@@ -57,8 +59,9 @@ def project_conflicts(gradients: Sequence[Gradient], rng: np.random.Generator) -
     for i, own in enumerate(flat):
         projected = own.clone()
         for j in rng.permutation(len(flat)).tolist():
-            if j != i and (along := torch.dot(projected, flat[j])) < 0:
-                projected -= along / torch.dot(flat[j], flat[j]) * flat[j]
+            if j != i:  # a product that is not negative becomes zero, so that nobody waits to compare it
+                along = torch.dot(projected, flat[j]).clamp(max=0)
+                projected -= along / torch.dot(flat[j], flat[j]).clamp(min=TINY) * flat[j]
         total += projected
     pieces = torch.split(total, [shape.numel() for shape in shapes])
     return [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]

@@ -15,7 +15,7 @@ from shared.model.backbone import LoadedBackbone, load_backbone
 from shared.model.encoder import Encoder
 from shared.model.frozen import FrozenStates
 from shared.model.lora import Base, adapt, add_lora
-from shared.model.packed import PAD_MULTIPLE, Apart
+from shared.model.packed import PAD_MULTIPLE, Apart, moved
 from shared.tasks import Example, Task, build_task
 from shared.tasks.heads import Head, Tensors, build_head
 
@@ -34,18 +34,21 @@ class Batch:
     rows: Mapping[str, torch.Tensor]
     inputs: Mapping[str, Tensors]
     targets: Mapping[str, Tensors]
+    lengths: Sequence[int]
+    """Sub-tokens of each row: in main memory, wherever the batch is."""
     varied: frozenset[int] = frozenset()
     """Rows of which nothing is remembered, since they are others every time (`Example.varies`)."""
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on `device`."""
+        """The same batch on `device`; on a GPU soon, for nobody waits for it."""
         return Batch(
-            self.input_ids.to(device),
-            self.attention_mask.to(device),
-            self.token_type_ids.to(device),
-            {task: rows.to(device) for task, rows in self.rows.items()},
+            moved(self.input_ids, device),
+            moved(self.attention_mask, device),
+            moved(self.token_type_ids, device),
+            {task: moved(rows, device) for task, rows in self.rows.items()},
             _to(self.inputs, device),
             _to(self.targets, device),
+            self.lengths,
             self.varied,
         )
 
@@ -132,7 +135,9 @@ class MultiTaskModel(nn.Module):
         }
         index = {task: torch.tensor(numbers) for task, numbers in rows.items()}
         varied = frozenset(row for row, example in enumerate(examples) if example.varies)
-        return Batch(input_ids, attention_mask, token_type_ids, index, inputs, targets, varied)
+        return Batch(
+            input_ids, attention_mask, token_type_ids, index, inputs, targets, list(map(len, examples)), varied
+        )
 
     def _head(self, task: str) -> Head:
         head = self.heads[task]
@@ -150,7 +155,7 @@ class MultiTaskModel(nn.Module):
         texts = batch.input_ids, batch.attention_mask, batch.token_type_ids
         if self.frozen:
             return self.frozen.of(*texts, self._encode, varied=batch.varied)
-        return self._encode(*texts, varied=batch.varied, apart=apart)
+        return self._encode(*texts, lengths=batch.lengths, varied=batch.varied, apart=apart)
 
 
 def build_model(
@@ -198,4 +203,4 @@ def check_length(loaded: LoadedBackbone, federation: Federation) -> None:
 
 
 def _to(groups: Mapping[str, Tensors], device: torch.device) -> dict[str, Tensors]:
-    return {task: {key: tensor.to(device) for key, tensor in tensors.items()} for task, tensors in groups.items()}
+    return {task: {key: moved(tensor, device) for key, tensor in tensors.items()} for task, tensors in groups.items()}

@@ -8,7 +8,7 @@ parameters) are not in: they are float32.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -77,10 +77,30 @@ class Packing:
     """Of each token, its place in the groups, one behind the other: [tokens]; None if 0, 1, 2, ..."""
     apart: Apart | None = None
 
+    def to(self, device: torch.device) -> "Packing":
+        """The same on `device`."""
+        groups = [
+            replace(group, index=_moved(group.index, device), padding=_moved(group.padding, device))
+            for group in self.groups
+        ]
+        tokens, positions = moved(self.tokens, device), moved(self.positions, device)
+        return Packing(tokens, positions, tuple(groups), _moved(self.places, device), self.apart)
+
     def filled(self, tokens: torch.Tensor) -> torch.Tensor:
         """[tokens, ...] with zeros behind them, up to a multiple of `TOKEN_MULTIPLE`."""
         spare = -len(self.tokens) % TOKEN_MULTIPLE
         return functional.pad(tokens, (0, 0, 0, spare)) if spare else tokens
+
+
+def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The tensor on `device`; to a GPU it goes by pinned memory, so that nobody waits for it."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def _moved(tensor: torch.Tensor | None, device: torch.device) -> torch.Tensor | None:
+    return None if tensor is None else moved(tensor, device)
 
 
 def pack(mask: torch.Tensor, apart: Apart | None = None) -> Packing:

@@ -1,6 +1,7 @@
 """The training loop against a slow, obvious one, and what it must never depend on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from itertools import pairwise
 
 import numpy as np
@@ -202,3 +203,25 @@ def test_progress_is_told_of_every_step(make_site: MakeSite) -> None:
     progress = Progress(lambda *now: told.append(now))
     outcome = trainer.train(site.model, site.examples("train"), site.federation.training, seed=1, hooks=[progress])
     assert told == [(step + 1, outcome.steps) for step in range(outcome.steps)]
+
+
+@pytest.mark.parametrize("combine", ["fixed", "dwa", "pcgrad"])
+def test_within_an_epoch_nothing_is_read_back_from_the_device(
+    make_site: MakeSite, monkeypatch: pytest.MonkeyPatch, combine: str
+) -> None:
+    """On torch's `meta` device, which has shapes and no values: whatever asks for one raises."""
+    tables = {"batch_tokens": 100, "epochs_per_round": 2, "combine": combine, "proximal_mu": 0.1}
+    site = make_site("clauses", "entities", "notes_qa", training=tables)
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)  # `meta` knows no such thing
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    epochs: list[int] = []
+
+    def read(rows: Mapping[str, list[torch.Tensor]]) -> dict[str, float]:
+        assert {values.device.type for column in rows.values() for values in column} == {"meta"}
+        epochs.append(sum(len(values) for column in rows.values() for values in column))
+        return dict.fromkeys(rows, 1.0)
+
+    monkeypatch.setattr(trainer, "_means", read)
+    outcome = trainer.train(site.model.to("meta"), site.examples("train"), site.federation.training, seed=1)
+    assert outcome.steps > 4
+    assert epochs == [len(site.examples("train"))] * 2

@@ -137,3 +137,8 @@ def test_dwa_survives_missing_tasks_and_losses_of_zero() -> None:
         weights = balancing.dwa_weights(state)
         assert sum(weights.values()) == pytest.approx(3.0)
     assert state["before"]["a"] == 5.0
+
+
+def test_who_reads_the_losses_of_every_step_says_so() -> None:
+    for balancer in BALANCERS.values():
+        assert balancer.needs_losses == (balancer.after_step is not balancing._keep_after_step)
