@@ -9,16 +9,30 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from server.bundle import RUN_KEY
-from server.home import HOME_VARIABLE
+from server.home import HOME_VARIABLE, open_home
 from server.initial import initial_state
 from server.opening import open_store
 from server.rounds import loop as rounds
 from server.service.replies import replies_held
 from server.store import Store
-from shared.errors import LONGEST_LINE, CollegiumError, ConfigError, StoreError, plain
-from shared.federation import load_federation
+from shared.codec import Arrays
+from shared.errors import (
+    LONGEST_LINE,
+    BackboneError,
+    CollegiumError,
+    ConfigError,
+    DataError,
+    EnrolmentError,
+    StoreError,
+    plain,
+)
+from shared.federation import Federation, load_federation
 from shared.flower.messages import RunNotRunningException
 from shared.process.files import private_folder, private_umask
+from shared.process.lock import only_one
+
+LASTING = (ConfigError, BackboneError, DataError, EnrolmentError)
+"""What another try would meet again."""
 
 app = ServerApp()
 
@@ -30,7 +44,7 @@ def main(grid: Grid, context: Context) -> None:
     with _open(context) as (store, run_id), replies_held(os.environ.get(HOME_VARIABLE)) as look:
         try:
             federation = store.agreement(run_id)
-            initial = initial_state(store, run_id, federation) if store.last_round(run_id) is None else None
+            initial = _initial(store, run_id, federation) if store.last_round(run_id) is None else None
             rounds.run(
                 grid,
                 federation=federation,
@@ -42,17 +56,22 @@ def main(grid: Grid, context: Context) -> None:
             )
         except BaseException as error:
             with contextlib.suppress(StoreError):  # a full disk must not hide what went wrong
-                store.update_run(run_id, status="failed", reason=plain(_reason(error), LONGEST_LINE))
+                status = "failed" if isinstance(error, LASTING) else "interrupted"
+                store.move_run(run_id, status, of=("running",), reason=plain(_reason(error), LONGEST_LINE))
             raise
 
 
 @contextlib.contextmanager
 def _open(context: Context) -> Iterator[tuple[Store, str]]:
     """The store and the run: those of `collegium server run`, or new ones where plain `flwr run .` started this."""
-    home, run_id = os.environ.get(HOME_VARIABLE), str(context.run_config.get(RUN_KEY, ""))
+    home, run = os.environ.get(HOME_VARIABLE), str(context.run_config.get(RUN_KEY, ""))
     federation, folder = (str(context.run_config.get(key, "")) for key in ("federation", "folder"))
-    if home and run_id:
-        with open_store(Path(home)) as store:
+    if home and run:
+        run_id, _, attempt = run.partition(":")
+        taken = only_one(open_home(Path(home)).run_lock(run_id), serving=f"run {run_id}", advice="end that one first")
+        with taken, open_store(Path(home)) as store:
+            if not store.move_run(run_id, "running", of=("starting",), at=int(attempt)):
+                raise ConfigError(f"Expected run {run_id} to be starting, but it was stopped or started once more.")
             yield store, run_id
     elif federation and folder:
         agreement, root = load_federation(Path(federation)), Path(folder)
@@ -66,11 +85,20 @@ def _open(context: Context) -> Iterator[tuple[Store, str]]:
         )
 
 
+def _initial(store: Store, run_id: str, federation: Federation) -> Arrays:
+    text = f"Making the initial state with {federation.backbone.name}"
+    store.add_event(run_id, text)
+    _print(text)
+    return initial_state(store, run_id, federation)
+
+
 def _reason(error: BaseException) -> str:
     if isinstance(error, CollegiumError):
         return str(error)
     if isinstance(error, RunNotRunningException):
-        return "The run was stopped; its last checkpoint is kept, so that it can be resumed."
+        return "Flower has ended the run; its last checkpoint is kept."
+    if isinstance(error, SystemExit):
+        return "The server was stopped; the last checkpoint is kept."
     return f"{type(error).__name__}: {error}"
 
 

@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 
 RUN_KEY = "collegium-run"
+"""In a run's configuration: the run's id and the number of this start, as `RUN:NUMBER`."""
 
 PYPROJECT = f"""\
 [project]
@@ -44,7 +45,7 @@ def pointer_bundle() -> bytes:
     Returns:
         A zip archive, the same bytes at every call: `pyproject.toml`, `collegium_serverapp.py`,
         `collegium_clientapp.py` and Flower's own `.info/CONTENT`. A run may override the one configuration key,
-        `collegium-run` (a string).
+        `collegium-run` (a string, see RUN_KEY).
     """
     from shared.flower.bundle import build_fab_from_files  # loads all that `flwr` the command needs
 

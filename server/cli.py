@@ -1,11 +1,14 @@
 """`collegium server ...`: the coordinator's verbs. Each is one function here over the module that does the work."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shared.process.console import JsonOption, announce, print_json, print_table, verbs
+from shared.process.console import JsonOption, announce, print_json, verbs
+
+if TYPE_CHECKING:
+    from server.runs.steering import Queued
 
 app = verbs("The coordinator: enrol institutions, run rounds, release models.")
 Home = Annotated[Path, typer.Argument(help="The coordinator's folder, made by `collegium server init`.")]
@@ -83,99 +86,77 @@ def enrol(
 @app.command(epilog="Example: collegium server run coordinator")
 def run(home: Home, as_json: JsonOption = False) -> None:
     """Start a run and follow it; the exit code is 0 only if the run completed."""
-    from server.running import follow, start
+    from server.runs.steering import start
 
-    running = start(home)
-    announce(f"Run {running.run_id} has started.")
-    _finish(follow(home, running.run_id, announce), as_json)
+    _follow(home, start(home), "Run {} is queued.", as_json)
 
 
 @app.command(epilog="Example: collegium server resume coordinator --run 3f2a")
 def resume(home: Home, run: RunOption = None, as_json: JsonOption = False) -> None:
-    """Continue an unfinished run after its last checkpoint and follow it."""
-    from server.running import follow, start
+    """Continue a failed, stopped or paused run after its last checkpoint, and follow it."""
+    from server.runs.steering import resume as go_on
 
-    running = start(home, resume=True, run_id=run)
-    announce(f"Run {running.run_id} continues.")
-    _finish(follow(home, running.run_id, announce), as_json)
+    _follow(home, go_on(home, run), "Run {} continues.", as_json)
+
+
+@app.command(epilog="Example: collegium server follow coordinator")
+def follow(home: Home, run: RunOption = None, as_json: JsonOption = False) -> None:
+    """Tell what happens in a run until it has ended, from its beginning."""
+    from server.runs.steering import look_up
+
+    _follow(home, look_up(home, run), "Run {}.", as_json)
+
+
+@app.command(epilog="Example: collegium server runs coordinator")
+def runs(home: Home, as_json: JsonOption = False) -> None:
+    """List all runs; the server need not be up."""
+    from server.opening import open_store
+    from server.runs.status import runs_report
+    from server.runs.tables import print_runs
+
+    with open_store(home) as store:
+        report = runs_report(store)
+    if as_json:
+        print_json({"runs": report})
+    else:
+        print_runs(report)
+
+
+@app.command(epilog="Example: collegium server pause coordinator")
+def pause(home: Home, run: RunOption = None) -> None:
+    """Have a run end its round and then wait until `unpause`."""
+    from server.runs.steering import pause as wait
+
+    announce(wait(home, run))
+
+
+@app.command(epilog="Example: collegium server unpause coordinator")
+def unpause(home: Home, run: RunOption = None) -> None:
+    """Have a paused run go on."""
+    from server.runs.steering import unpause as go_on
+
+    announce(go_on(home, run))
+
+
+@app.command(epilog="Example: collegium server stop coordinator")
+def stop(home: Home, run: RunOption = None) -> None:
+    """End a run now; its last checkpoint is kept, and `resume` goes on from there."""
+    from server.runs.steering import stop as end
+
+    announce(end(home, run))
 
 
 @app.command(epilog="Example: collegium server status coordinator")
 def status(home: Home, run: RunOption = None, as_json: JsonOption = False) -> None:
-    """Show who is enrolled and online, and how the runs went."""
-    from server.running import status_report
+    """Show who is enrolled and online, and how the runs went; without a server, what the store knows."""
+    from server.runs.status import status_report
+    from server.runs.tables import print_status
 
     report = status_report(home, run)
     if as_json:
         print_json(report)
-        return
-    print_table(
-        ["institution", "status", "last seen"],
-        [[n["name"], n["status"], n["last_seen"]] for n in report["institutions"]],
-        title="Institutions",
-    )
-    if report["limited"]:
-        print_table(
-            ["institution", "limit", "times refused"],
-            [[row["institution"], row["limit"], row["times"]] for row in report["limited"]],
-            title="Limits of the public door that were passed",
-        )
-    print_table(
-        ["run", "federation", "status", "rounds", "started", "reason"],
-        [[r["run"], r["federation"], r["status"], r["rounds"], r["started"], r["reason"]] for r in report["runs"]],
-        title="Runs",
-    )
-    if report["rounds"]:
-        print_table(
-            ["round", "score", "took part", "did not", "bytes up", "bytes down", "seconds"],
-            [
-                [r[key] for key in ("round", "score", "took_part", "absent", "bytes_up", "bytes_down", "seconds")]
-                for r in report["rounds"]
-            ],
-            title=f"Run {report['run']}",
-        )
-        for row in report["rounds"]:
-            if row["carried"]:
-                announce(f"Round {row['round']}'s score was compared with {row['carried']}, since they were away")
-    if report["tests"]:
-        scored = [key for key in ("before", "after", "personal") if any(t[key] is not None for t in report["tests"])]
-        columns = ["institution", "task", "metric", *scored]
-        print_table(columns, [[test[key] for key in columns] for test in report["tests"]], title="Test scores")
-    if report["spending"]:
-        print_table(
-            ["institution", "after round", "epsilon spent"],
-            [[s["institution"], s["round"], s["epsilon"]] for s in report["spending"]],
-            title="Privacy",
-        )
-    if report["cuts"]:
-        print_table(
-            ["institution", "task", "records of", "last in round", "reported", "counted"],
-            [[c[key] for key in ("institution", "task", "split", "round", "told", "used")] for c in report["cuts"]],
-            title="Counts above their share",
-        )
-    if report["evaluations"]:
-        print_table(
-            ["institution", "records", "after round", "epsilon spent on scores"],
-            [[e["institution"], e["split"], e["round"], e["epsilon"]] for e in report["evaluations"]],
-            title="Privacy of scores",
-        )
-    if report["outliers"]:
-        print_table(
-            ["institution", "part", "round", "norm", "cosine", "verdict", "rounds held back", "reason"],
-            [
-                [o[key] for key in ("institution", "part", "round", "norm", "cosine", "verdict", "held_back", "reason")]
-                for o in report["outliers"]
-            ],
-            title="Outliers",
-            wrapped="reason",
-        )
-    if report["refusals"]:
-        print_table(
-            ["institution", "refused by", "request", "last in round", "reason"],
-            [[r["institution"], r["kind"], r["request"], r["round"], r["reason"]] for r in report["refusals"]],
-            title="Refusals",
-            wrapped="reason",
-        )
+    else:
+        print_status(report)
 
 
 @app.command(epilog="Example: collegium server release coordinator bundle")
@@ -186,7 +167,7 @@ def release(
     as_json: JsonOption = False,
 ) -> None:
     """Write the best round of a run as a bundle: peft adapter, heads, federation file, metrics."""
-    from server.running import release_run
+    from server.release import release_run
 
     made = release_run(home, run, folder)
     if as_json:
@@ -195,7 +176,21 @@ def release(
         announce(f"Released to {made}; try: collegium predict {made} --help")
 
 
-def _finish(result: dict[str, object], as_json: bool) -> None:
+def _follow(home: Path, queued: "Queued", text: str, as_json: bool) -> None:
+    """Tell of a run until it has ended; the exit code is 0 only if it completed."""
+    from server.runs.steering import follow
+
+    announce(text.format(queued.run_id))
+    if queued.note:
+        announce(queued.note)
+    try:
+        result = follow(home, queued.run_id, announce, seen=queued.seen)
+    except KeyboardInterrupt:
+        announce(
+            f"Run {queued.run_id} goes on without this window: `collegium server follow {home}` shows it again, "
+            f"`collegium server stop {home}` ends it."
+        )
+        raise typer.Exit(130) from None
     if as_json:
         print_json(result)
     if result["status"] != "completed":

@@ -102,6 +102,10 @@ class ServerHome:
         """Held by the one `collegium server up` of this folder; contains its process id."""
         return self.state / "server.lock"
 
+    def run_lock(self, run: str) -> Path:
+        """Held by the process of a run."""
+        return self.state / f"run-{run}.lock"
+
     @property
     def logs(self) -> Path:
         """One file per child process."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from server.aggregation.shares import capped_mean
+from server.opening import open_store
 from server.rounds.comparing import compared
 from server.rounds.outcomes import outcomes
 from server.store import Store, rounds, scores
@@ -27,6 +28,12 @@ A LoRA adapter and {heads}, trained by Collegium across {institutions} instituti
 Tasks: {tasks}. All metrics of all rounds are in metrics.json, the agreement is in federation.toml.
 """
 WITHOUT_HEADS = "no task head (every institution keeps its heads at home)"
+
+
+def release_run(folder: Path, run_id: str | None, target: Path) -> Path:
+    """Write the best round of a run of a coordinator's folder, the latest if not named; raises as `release`."""
+    with open_store(folder) as store:
+        return release(store, str(store.run(run_id)["run"]), target)
 
 
 def release(store: Store, run: str, folder: Path) -> Path:

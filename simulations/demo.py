@@ -19,7 +19,8 @@ from client.data.holdout import key_of_seed, write_key
 from client.keys import generate_node_key, read_private_key
 from server.enrolment.keys import read_public_key
 from server.home import ServerHome, init_home, read_settings
-from server.running import follow, release_run, start
+from server.release import release_run
+from server.runs.steering import follow, start
 from server.service.operator import OperatorClient
 from shared.adapter import get_state
 from shared.bundle import federation_toml
@@ -88,7 +89,7 @@ def deploy(experiment: Experiment, workdir: Path, announce: Announce) -> tuple[S
     with standing(experiment, workdir, announce) as (home, check):
         announce("4/5  Training together; no text leaves an institution; adapters, heads, scores and counts do")
         run_id = start(home.root).run_id
-        outcome = follow(home.root, run_id, announce, check=check)
+        outcome = follow(home.root, run_id, announce, seen=0, check=check)
     if outcome["status"] != "completed":
         raise ProcessError(f"Expected the run to complete, but it ended as {outcome['status']}: {outcome['reason']}")
     return home, run_id

@@ -51,6 +51,8 @@ def query(run: Run, number: int) -> None:
     nodes = run.online()
     names = [name for name, seat in run.seats.items() if name in nodes and (seat.trouble or not seat.holdings)]
     requests = {name: QueryRequest(spec_digest=run.federation.digest) for name in names}
+    if names:
+        run.say(f"Asking {joined(names)} for what they hold")
 
     def check(reply: QueryReply, name: str) -> Holdings:
         return check_query(reply, institution=name, tasks=run.tasks, ranks=run.federation.adapter.ranks)
@@ -70,6 +72,7 @@ def query(run: Run, number: int) -> None:
         for line in gaps(run.announced, run.tasks, [name for name, seat in run.seats.items() if not seat.holdings]):
             run.say(line)
     if new := [name for name in run.present() if not run.seats[name].scored]:
+        run.say(f"Having {joined(new)} score the initial state")
         scoring.evaluate(run, run.store.load_checkpoint(run.run_id, 0), 0, "test", new)
         for name in new:
             run.seats[name].scored = run.seats[name].trouble is None

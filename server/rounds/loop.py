@@ -19,9 +19,9 @@ from server.rounds.comparing import Compared, compared
 from server.rounds.encoding import encode_base, encode_state
 from server.rounds.joining import await_quorum, query
 from server.rounds.run import Announce, Run
-from server.store import Store, rounds, scores
+from server.store import UNENDED, Store, rounds, scores
 from shared.codec import Arrays
-from shared.errors import joined
+from shared.errors import ConfigError, joined
 from shared.federation import Federation
 from shared.model import allocation
 from shared.protocol import TrainRequest
@@ -58,14 +58,16 @@ def run(
         look: Waits for them in the place of pauses.
 
     Returns:
-        The state of the best round.
+        The state of the best round; of the last one if the operator has paused the run.
 
     Raises:
+        ConfigError: The run has completed, or was stopped meanwhile.
         QuorumError: Fewer institutions than the quorum gave a valid update; the last checkpoint is kept.
         StoreError: A record or a checkpoint could not be stored.
     """
     run = Run(grid, federation, store, run_id, announce, look or pauses(poll_seconds))
-    store.update_run(run_id, status="running", reason=None, ended=None)
+    if not store.move_run(run_id, "running", of=(*UNENDED, "failed")):
+        raise ConfigError(f"Expected a run to go on with, but run {run_id} is {store.run(run_id)['status']}.")
     name, reason = federation.choice
     run.say(f"Method: {name} ({reason})")
     if federation.privacy and federation.method.private == "costly":
@@ -75,6 +77,10 @@ def run(
         if _exhausted(run, number):
             run.say(f"No better validation score for {federation.rounds.patience} rounds: stopping early")
             break
+        if store.run(run_id)["pausing"]:
+            run.say(f"Paused after round {number - 1}")
+            store.move_run(run_id, "paused", of=("running",), pausing=False)
+            return state
         state = _round(run, state, number)
     best = store.best_round(run_id)
     assert best is not None
@@ -83,8 +89,8 @@ def run(
     run.say(f"Best round: {best}" + (f" (with {carried}, since they were away)" if carried else ""))
     query(run, best)
     scoring.score_released(run, state, best)
-    store.update_run(run_id, status="completed")
-    run.say("The run has completed")
+    if store.move_run(run_id, "completed", of=("running",), pausing=False):
+        run.say("The run has completed")
     return state
 
 

@@ -1,4 +1,4 @@
-"""What `collegium server up DIR` runs: SuperLink and SuperExec as supervised children."""
+"""What `collegium server up DIR` runs: SuperLink and SuperExec as supervised children, and the queue of runs."""
 
 import ssl
 import sys
@@ -9,10 +9,13 @@ from collections.abc import Callable
 import httpx
 
 from server.home import HOME_VARIABLE, ServerHome, ServerSettings, bracketed, read_settings
+from server.opening import open_store
+from server.runs.queue import Queue, conduct
 from server.service.listeners import OPERATOR_HOST, open_listeners
+from server.service.operator import OperatorClient
 from shared.process.files import private_folder, private_umask
 from shared.process.flower import flower_command, flower_environment
-from shared.process.lock import only_one
+from shared.process.lock import holder, only_one
 from shared.process.supervisor import Child, supervise
 
 START_SECONDS = 60.0
@@ -28,7 +31,8 @@ def serve(home: ServerHome, *, stop: threading.Event, announce: Callable[[str], 
         announce: Receives one line when the public door answers, and one whenever a child is restarted.
 
     Raises:
-        ConfigError: The settings are wrong, or the folder is served already.
+        ConfigError: The settings are wrong, such as the store's URL, or the folder is served already.
+        StoreError: The store cannot be opened.
         ConnectionFailedError: A port is taken.
         ProcessError: The SuperLink gave up for a reason that a restart does not mend, for example a damaged database.
     """
@@ -36,7 +40,11 @@ def serve(home: ServerHome, *, stop: threading.Event, announce: Callable[[str], 
     settings = read_settings(home)
     for folder in (*home.private, home.flower):
         private_folder(folder)
-    with only_one(home.lock_file, serving=str(home.root), advice="stop that one first or use another folder"):
+    with (
+        only_one(home.lock_file, serving=str(home.root), advice="stop that one first or use another folder"),
+        open_store(home.root) as store,
+        OperatorClient(home) as operator,
+    ):
         # Tried here first, so that the user sees the reason at once instead of in a log.
         for listener in open_listeners(settings):
             listener.close()
@@ -44,12 +52,23 @@ def serve(home: ServerHome, *, stop: threading.Event, announce: Callable[[str], 
         watcher = threading.Thread(
             target=_announce_when_up, args=(home, settings, done, stop, announce), name="health", daemon=True
         )
-        watcher.start()
+        queue = Queue(store, operator, lambda run: holder(home.run_lock(run)) is not None, announce)
+        keeper = threading.Thread(
+            target=conduct,
+            args=(queue,),
+            # Not `done` alone: a run's process that is ended with all others has not been interrupted.
+            kwargs={"over": lambda seconds: stop.wait(seconds) or done.is_set(), "announce": announce},
+            name="runs",
+            daemon=True,
+        )
+        for thread in (watcher, keeper):
+            thread.start()
         try:
             supervise(_children(home, settings), stop=stop, announce=announce)
         finally:
             done.set()
-            watcher.join()
+            for thread in (watcher, keeper):
+                thread.join()
 
 
 def _children(home: ServerHome, settings: ServerSettings) -> list[Child]:

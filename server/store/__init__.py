@@ -3,6 +3,7 @@
 from server.store.memory import Reply, Score, Store
 from server.store.schema import (
     SCHEMA_VERSION,
+    UNENDED,
     checkpoints,
     cuts,
     evaluations,
@@ -18,6 +19,7 @@ from server.store.schema import (
 
 __all__ = [
     "SCHEMA_VERSION",
+    "UNENDED",
     "Reply",
     "Score",
     "Store",

@@ -8,7 +8,7 @@ import datetime
 import hashlib
 import json
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from safetensors.numpy import load, save
 
 from server.store import migrations
 from server.store.schema import (
+    UNENDED,
     checkpoints,
     cuts,
     evaluations,
@@ -135,17 +136,44 @@ class Store:
             federation=federation.name,
             digest=federation.digest,
             agreement=federation.model_dump_json(),
-            status="created",
+            status="queued",
             started=_now(),
         )
         return run
 
     def update_run(self, run: str, **values: Any) -> None:
-        """Set columns of a run; a final status also sets when it ended."""
-        if values.get("status") in ("completed", "failed"):
-            values["ended"] = _now()
+        """Set columns of a run, whatever its status."""
         with self._writing("update the run") as connection:
             connection.execute(sa.update(runs).where(runs.c.run == run).values(**values))
+
+    def move_run(
+        self, run: str, status: str, *, of: Collection[str] = UNENDED, at: int | None = None, **values: Any
+    ) -> bool:
+        """Give a run another status, unless another process was quicker.
+
+        Args:
+            run: The run.
+            status: The new one; `queued`, `starting` and `running` forget the reason, the others set when it ended.
+            of: The status that it must have.
+            at: The number of the start that it must be at, if that matters.
+            values: Further columns.
+
+        Returns:
+            Whether it had one of those, and has the new one now.
+        """
+        ended = None if status in UNENDED else _now()
+        values = {"status": status, "reason": None, "ended": ended} | values
+        mine = (runs.c.run == run) & runs.c.status.in_(of)
+        if at is not None:
+            mine &= runs.c.attempt == at
+        with self._writing("update the run") as connection:
+            return bool(connection.execute(sa.update(runs).where(mine).values(**values)).rowcount)
+
+    def unended_runs(self) -> list[dict[str, Any]]:
+        """Runs that the server goes on with, in the order in which they were made."""
+        query = sa.select(runs).where(runs.c.status.in_(UNENDED)).order_by(runs.c.started)
+        with self._writing("read") as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
 
     def add_round(
         self,
@@ -174,6 +202,7 @@ class Store:
             for number, score in by_round.items():
                 mine = (rounds.c.run == run) & (rounds.c.round == number)
                 connection.execute(sa.update(rounds).where(mine).values(score=score))
+            connection.execute(sa.update(runs).where(runs.c.run == run).values(tries=0))
 
     def add_reply(self, run: str, reply: Reply) -> None:
         """Record how an institution answered."""

@@ -78,7 +78,15 @@ def _keep_kinds_of_refusals(connection: sa.Connection) -> None:
         connection.execute(sa.update(replies).where(mine).values(refusal=kind, reason=reason))
 
 
-STEPS: Mapping[int, Callable[[sa.Connection], None]] = {2: _keep_kinds_of_refusals}
+def _queue_runs(connection: sa.Connection) -> None:
+    """To version 3: how often a run was started, how often without a round since, and whether it is to pause."""
+    no = "0" if connection.dialect.name == "sqlite" else "false"
+    for column, kind in (("attempt", "INTEGER"), ("tries", "INTEGER"), ("pausing", "BOOLEAN")):
+        default = no if kind == "BOOLEAN" else "0"
+        connection.execute(sa.text(f"ALTER TABLE runs ADD COLUMN {column} {kind} NOT NULL DEFAULT {default}"))
+
+
+STEPS: Mapping[int, Callable[[sa.Connection], None]] = {2: _keep_kinds_of_refusals, 3: _queue_runs}
 """What makes a store one of each version, out of one of the version before."""
 
 _LATER_COLUMNS = {

@@ -2,11 +2,16 @@
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Of the tables below; `migrations.py` says how a store of each earlier version becomes one of the next."""
 metadata = sa.MetaData()
 RUN = ("run", sa.String(32))
 schema = sa.Table("schema_version", metadata, sa.Column("version", sa.Integer, primary_key=True))
+UNENDED = ("queued", "starting", "running", "interrupted")
+"""Values of `runs.status` of a run that the server goes on with; others are `paused`, `stopped`, `failed`, `completed`.
+
+A queued run waits for its turn, a starting one for its process; an interrupted one is queued again or has failed.
+"""
 runs = sa.Table(
     "runs",
     metadata,
@@ -19,6 +24,9 @@ runs = sa.Table(
     sa.Column("flower_run", sa.String(32)),
     sa.Column("started", sa.String(32), nullable=False),
     sa.Column("ended", sa.String(32)),
+    sa.Column("attempt", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("tries", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("pausing", sa.Boolean, nullable=False, server_default=sa.false()),
 )
 rounds = sa.Table(
     "rounds",

@@ -21,6 +21,17 @@ def holder(file: Path) -> str | None:
     return None
 
 
+def is_served(file: Path) -> bool:
+    """Whether the process that a lock file names is alive; takes no lock, so that it can be asked at any time."""
+    try:
+        os.kill(int(file.read_text(encoding="ascii")), 0)
+    except PermissionError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 @contextmanager
 def only_one(file: Path, *, serving: str, advice: str) -> Iterator[None]:
     """Hold the lock while the block lasts.

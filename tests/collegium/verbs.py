@@ -14,7 +14,7 @@ import traceback
 
 import client.opening
 import client.predict  # noqa: F401
-import server.running  # noqa: F401
+import server.runs.steering  # noqa: F401
 import simulations.experiment  # noqa: F401
 from collegium.__main__ import main
 

@@ -34,7 +34,7 @@ def test_no_module_of_the_coordinator_loads_a_library_of_models() -> None:
 
 
 def test_the_app_and_the_commands_load_nothing_that_they_seldom_need() -> None:
-    load(["server.app", "server.running", "server.cli"], HEAVY)
+    load(["server.app", "server.runs.steering", "server.runs.status", "server.runs.queue", "server.cli"], HEAVY)
 
 
 def test_what_only_speaks_for_an_institution_loads_no_library_of_models() -> None:

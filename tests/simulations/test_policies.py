@@ -10,7 +10,7 @@ from client.institution import Data, Institution
 from client.opening import build_site
 from client.policy import Policy
 from client.site import Site
-from server.running import refusals
+from server.runs.status import refusals
 from server.store import Store, events, replies, rounds, scores
 from shared.adapter import get_state
 from shared.codec import Arrays

@@ -11,7 +11,7 @@ from client.keys import read_public_key
 from client.leaving import receipts
 from client.privacy.ledger import FILE, Ledger
 from server.opening import open_store
-from server.running import last_spending
+from server.runs.status import last_spending
 from server.store import replies, scores, spending
 from simulations.attacks import Outcome
 from simulations.attacks.files import TASKS, read_everything

@@ -14,7 +14,7 @@ from client.preflight import Kept
 from client.privacy.accounting import Mechanism, epsilon, noise_multiplier_for
 from client.privacy.ledger import Ledger
 from server.rounds.comparing import Compared
-from server.running import last_evaluations, last_spending
+from server.runs.status import last_evaluations, last_spending
 from server.store import Store, evaluations, replies, rounds, scores, spending
 from shared.adapter import get_state
 from shared.federation import Federation

@@ -11,7 +11,7 @@ from flwr.app import Message
 from client.institution import Data, Institution
 from client.opening import build_site
 from client.site import Site
-from server.running import outliers
+from server.runs.status import outliers
 from server.store import Store, events, findings, scores
 from shared import codec, protocol
 from shared.adapter import get_state

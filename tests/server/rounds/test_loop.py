@@ -15,7 +15,7 @@ from client.opening import build_site
 from client.site import Site
 from server.rounds import loop as rounds
 from server.rounds.comparing import compared
-from server.running import last_cuts
+from server.runs.status import last_cuts
 from server.store import Store, cuts, events, replies, scores
 from server.store import rounds as round_table
 from shared import codec, protocol

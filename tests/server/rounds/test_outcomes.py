@@ -9,11 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from collegium.__main__ import app
-from server import running
 from server.home import ServerHome
 from server.opening import open_store
 from server.release import release
 from server.rounds.outcomes import Outcome, outcomes
+from server.runs import status
 from server.store import Reply, Score
 from shared.adapter import get_state
 from shared.federation import Federation
@@ -75,7 +75,7 @@ def test_status_and_release_show_what_there_is(
             store.add_reply(run, Reply(1, kind, "hospital", "ok", bytes_up=sent, bytes_down=2 * sent))
         store.update_run(run, status="completed")
         folder = release(store, run, tmp_path / "bundle")
-    monkeypatch.setattr(running, "OperatorClient", NobodyHome)
+    monkeypatch.setattr(status, "OperatorClient", NobodyHome)
     said = CliRunner().invoke(app, ["server", "status", str(home.root), "--json"])
     report = json.loads(said.stdout)
     assert [(row["bytes_up"], row["bytes_down"]) for row in report["rounds"]] == [(1010, 2020)]

@@ -1,0 +1,175 @@
+"""What the operator says to runs; the daemon carries it out (`server/runs/queue.py`)."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from server.home import open_home
+from server.opening import open_store
+from server.service.operator import OperatorClient
+from server.store import UNENDED, Store, events
+from shared.errors import ConfigError, ConnectionFailedError
+from shared.federation import load_federation
+from shared.process.lock import is_served
+
+POLL_SECONDS = 0.3
+"""Between two looks into the store for what happened in a run."""
+UNFINISHED = (*UNENDED, "paused", "stopped", "failed")
+
+
+@dataclass(frozen=True)
+class Queued:
+    """A run that the daemon will start."""
+
+    run_id: str
+    seen: int = 0
+    """The last of its events so far; `follow` tells those after it."""
+    note: str | None = None
+    """What the operator should know."""
+
+
+def start(folder: Path) -> Queued:
+    """Queue a new run under the folder's federation.toml.
+
+    Raises:
+        ConfigError: The federation file is wrong.
+        ConnectionFailedError: The coordinator is not up.
+    """
+    home = open_home(folder)
+    _check_up(folder)
+    with open_store(folder) as store:
+        return Queued(store.create_run(load_federation(home.federation_file)))
+
+
+def resume(folder: Path, run_id: str | None = None) -> Queued:
+    """Queue an unfinished run again, the latest if not named: it goes on after its last checkpoint.
+
+    Raises:
+        ConfigError: There is no such run, or it has completed.
+        ConnectionFailedError: The coordinator is not up.
+    """
+    home = open_home(folder)
+    _check_up(folder)
+    with open_store(folder) as store:
+        row = store.run(run_id)
+        run, note = str(row["run"]), None
+        seen = _last_event(store, run)
+        if row["status"] == "completed":
+            raise ConfigError(f"Expected an unfinished run, but run {run} has completed; start a new one.")
+        if load_federation(home.federation_file).digest != row["digest"]:
+            note = f"{home.federation_file} has changed since; run {run} goes on under the agreement it began with"
+        store.move_run(run, "queued", of=("interrupted", "paused", "stopped", "failed", "created"), tries=0)
+        return Queued(run, seen, note)
+
+
+def look_up(folder: Path, run_id: str | None = None) -> Queued:
+    """A run to follow from its beginning, the latest if not named. Raises ConfigError if there is none."""
+    with open_store(folder) as store:
+        return Queued(str(store.run(run_id)["run"]))
+
+
+def pause(folder: Path, run_id: str | None = None) -> str:
+    """Have a run end its round and then wait; what will happen, in a sentence.
+
+    Raises:
+        ConfigError: There is no such run, or it is not going on.
+    """
+    with open_store(folder) as store:
+        row = store.run(run_id)
+        run = str(row["run"])
+        if store.move_run(run, "paused", of=("queued", "interrupted")):
+            return f"Run {run} is paused."
+        if row["status"] not in UNENDED:
+            raise ConfigError(f"Expected a run that goes on, but run {run} is {row['status']}.")
+        store.update_run(run, pausing=True)
+        return f"Run {run} pauses at the end of its round."
+
+
+def unpause(folder: Path, run_id: str | None = None) -> str:
+    """Have a paused run go on, or forget that it was to pause.
+
+    Raises:
+        ConfigError: There is no such run, or it is not paused.
+    """
+    with open_store(folder) as store:
+        row = store.run(run_id)
+        run = str(row["run"])
+        if store.move_run(run, "queued", of=("paused",), pausing=False, tries=0):
+            return f"Run {run} goes on."
+        if row["status"] in UNENDED and row["pausing"]:
+            store.update_run(run, pausing=False)
+            return f"Run {run} does not pause."
+        raise ConfigError(f"Expected a paused run, but run {run} is {row['status']}.")
+
+
+def stop(folder: Path, run_id: str | None = None) -> str:
+    """End a run now. Its last checkpoint is kept, so that `resume` can go on from it.
+
+    Raises:
+        ConfigError: There is no such run, or it has ended.
+    """
+    with open_store(folder) as store:
+        row = store.run(run_id)
+        run = str(row["run"])
+        if not store.move_run(run, "stopped", of=(*UNENDED, "paused"), reason="Stopped by the operator", pausing=False):
+            raise ConfigError(f"Expected a run that goes on, but run {run} is {row['status']}.")
+        store.add_event(run, "Stopped by the operator")
+        if number := store.run(run)["flower_run"]:
+            try:
+                with OperatorClient(open_home(folder)) as operator:
+                    operator.stop_run(int(number))
+            except (ConfigError, ConnectionFailedError):  # it has ended, or the server has: nothing is left to stop
+                pass
+    return f"Run {run} is stopped; `collegium server resume` goes on from its last checkpoint."
+
+
+def follow(
+    folder: Path,
+    run_id: str,
+    announce: Callable[[str], None],
+    *,
+    seen: int | None = None,
+    check: Callable[[], None] | None = None,
+) -> dict[str, Any]:
+    """Announce a run's events until it has ended or is paused; the server may be started again meanwhile.
+
+    Args:
+        folder: The coordinator's folder.
+        run_id: The run.
+        announce: Told every new event.
+        seen: The id of the last event that is not new; if None, all that there are so far are old.
+        check: Called at every look; may raise to stop following.
+
+    Returns:
+        The run's id, status, and the reason if it failed.
+    """
+    home, up = open_home(folder), True
+    with open_store(folder) as store:
+        told = _last_event(store, run_id) if seen is None else seen
+        while True:
+            if check:
+                check()
+            row = store.run(run_id)
+            for event in store.events_after(run_id, told):
+                told = event["id"]
+                announce(event["text"])
+            if row["status"] not in UNENDED:
+                if row["status"] == "failed":
+                    announce(f"The run has failed: {row['reason']}")
+                return {"run": run_id, "status": row["status"], "reason": row["reason"]}
+            if up and not is_served(home.lock_file):
+                announce(f"The server is not up; the run goes on once it is: collegium server up {folder}")
+            up = is_served(home.lock_file)
+            time.sleep(POLL_SECONDS)
+
+
+def _check_up(folder: Path) -> None:
+    """Raise ConnectionFailedError before anything is recorded, if the coordinator is not up."""
+    with OperatorClient(open_home(folder)) as operator:
+        operator.nodes()
+
+
+def _last_event(store: Store, run_id: str) -> int:
+    return max((row["id"] for row in store.rows(events, run_id)), default=0)
