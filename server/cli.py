@@ -164,12 +164,15 @@ def release(
     home: Home,
     folder: Annotated[Path, typer.Argument(help="Folder to make: the released bundle.")],
     run: RunOption = None,
+    rank: Annotated[
+        int, typer.Option(min=1, help="Most components of a layer, where rounds have added to the frozen weights.")
+    ] = 64,
     as_json: JsonOption = False,
 ) -> None:
     """Write the best round of a run as a bundle: peft adapter, heads, federation file, metrics."""
     from server.release import release_run
 
-    made = release_run(home, run, folder)
+    made = release_run(home, run, folder, rank)
     if as_json:
         print_json({"bundle": str(made)})
     else:

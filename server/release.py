@@ -13,7 +13,7 @@ from shared.adapter import is_kept
 from shared.bundle import heads_of, write_bundle
 from shared.errors import ConfigError, joined
 from shared.federation import Federation
-from shared.model.deployed import deployed
+from shared.model.deployed import MOST_RANK, deployed
 from shared.model.lowrank import add_up
 from shared.tasks import TASK_TYPES
 
@@ -24,22 +24,24 @@ A LoRA adapter and {heads}, trained by Collegium across {institutions} instituti
 {best} of {last}).
 
 {table}
-{carried}
+{carried}{cut}
 Tasks: {tasks}. All metrics of all rounds are in metrics.json, the agreement is in federation.toml.
 """
 WITHOUT_HEADS = "no task head (every institution keeps its heads at home)"
 
 
-def release_run(folder: Path, run_id: str | None, target: Path) -> Path:
+def release_run(folder: Path, run_id: str | None, target: Path, most: int = MOST_RANK) -> Path:
     """Write the best round of a run of a coordinator's folder, the latest if not named; raises as `release`."""
     with open_store(folder) as store:
-        return release(store, str(store.run(run_id)["run"]), target)
+        return release(store, str(store.run(run_id)["run"]), target, most)
 
 
-def release(store: Store, run: str, folder: Path) -> Path:
+def release(store: Store, run: str, folder: Path, most: int = MOST_RANK) -> Path:
     """Write the best round of a run to a new folder; it appears whole or not at all.
 
-    Where institutions keep their heads at home the bundle is the adapter alone.
+    Where institutions keep their heads at home the bundle is the adapter alone. Of an adapter that has taken in steps
+    of the frozen weights (`Method.folds`) at most `most` components a layer are kept; README.md and metrics.json
+    (`cut_off`) say what that cuts off.
 
     Raises:
         ConfigError: The folder exists, the run has not completed, or institutions keep half of the adapter at home.
@@ -58,8 +60,8 @@ def release(store: Store, run: str, folder: Path) -> Path:
         )
     folded = range(1, best + 1) if federation.method.folds else ()
     steps = add_up([store.load_checkpoint(row["run"], round).steps for round in folded])
-    adapter, ranks = deployed(store.load_checkpoint(row["run"], best).model, steps, federation)
-    arrays = {name: array for name, array in adapter.items() if not is_kept(name, federation.method.keeps)}
+    made = deployed(store.load_checkpoint(row["run"], best).model, steps, federation, most)
+    arrays = {name: array for name, array in made.arrays.items() if not is_kept(name, federation.method.keeps)}
     metrics = {
         "run": row["run"],
         "digest": row["digest"],
@@ -72,8 +74,9 @@ def release(store: Store, run: str, folder: Path) -> Path:
         "rounds": store.rows(rounds, row["run"]),
         "scores": store.rows(scores, row["run"]),
         "settings": tuned_settings(federation, store.rows(scores, row["run"]), best),
+        "cut_off": made.error,
     }
-    return write_bundle(folder, federation, arrays, ranks, metrics=metrics, readme=_readme(federation, metrics))
+    return write_bundle(folder, federation, arrays, made.ranks, metrics=metrics, readme=_readme(federation, metrics))
 
 
 def tuned_settings(
@@ -106,6 +109,7 @@ def _readme(federation: Federation, metrics: Mapping[str, Any]) -> str:
         best=best,
         last=max((row["round"] for row in metrics["rounds"]), default=0),
         carried=_carried(metrics["carried"]),
+        cut=_cut(metrics["cut_off"]),
         table=_table(metrics["scores"], best),
         tasks=", ".join(f"{name} ({spec.type})" for name, spec in federation.tasks.items()),
     )
@@ -115,6 +119,11 @@ def _carried(carried: Sequence[Mapping[str, Any]]) -> str:
     """What the best round was chosen without, a paragraph; empty if nothing."""
     which = joined("{institution}'s {task} (its score of round {round} counted instead)".format(**c) for c in carried)
     return f"\nNot validated in that round: {which}.\n" if carried else ""
+
+
+def _cut(error: float) -> str:
+    """What the limit of the rank has cut off, a paragraph; empty if nothing."""
+    return f"\nIts rank was limited: of a layer's product it lacks at most {error:.2%}.\n" if error else ""
 
 
 def _table(scored: Sequence[Mapping[str, Any]], best: int) -> str:

@@ -91,11 +91,12 @@ def keep_model(
     Raises:
         StoreError: The disk refuses; the earlier file is intact.
     """
-    arrays, ranks = deployed(of_tasks(get_state(model), tasks), model.base.added, federation)
-    metadata = {"federation": federation.model_dump(mode="json"), "ranks": ranks, "tasks": sorted(tasks), **about}
+    made = deployed(of_tasks(get_state(model), tasks), model.base.added, federation)
+    about = {"tasks": sorted(tasks), "cut_off": made.error, **about}
+    metadata = {"federation": federation.model_dump(mode="json"), "ranks": made.ranks, **about}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_synced(folder / FILE, save(arrays, {"about": json.dumps(metadata)}))
+        write_synced(folder / FILE, save(made.arrays, {"about": json.dumps(metadata)}))
     except OSError as error:
         raise StoreError(f"Could not write this site's model to {folder / FILE}: {error}; make room.") from error
 

@@ -50,10 +50,15 @@ def check_folder(path: Path) -> None:
 def private_file(path: Path) -> None:
     """Make an empty file that its owner alone may read, or close it if there is one; what is in it stays.
 
+    One that is there is not opened: a process that closes any descriptor of a file loses all its locks on it, and
+    SQLite's are such. Without them another process that ends takes itself for the last one, and removes the log that
+    this one goes on writing to.
+
     Raises:
         OSError: It cannot be made.
     """
-    os.close(os.open(path, os.O_RDONLY | os.O_CREAT, 0o600))
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0o600))
     _close(path)
 
 

@@ -149,7 +149,7 @@ def test_an_unfinished_run_is_not_released(
     store: Store, tmp_path: Path, tiny_federation: Callable[..., Federation]
 ) -> None:
     run = store.create_run(tiny_federation())
-    with pytest.raises(ConfigError, match="is created; resume it first"):
+    with pytest.raises(ConfigError, match="is queued; resume it first"):
         release(store, run, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
 

@@ -70,9 +70,11 @@ def bundle(released: tuple[Path, str], backbone: Path, tmp_path: Path) -> Path:
         )
         for layer, (b, a) in pairs.items()
     }
-    arrays, ranks = deployed(state, steps if federation.method.folds else {}, federation)
-    assert bool(ranks) == federation.method.folds
-    return write_bundle(tmp_path / "bundle", federation, arrays, ranks, metrics={"settings": {}}, readme="# A release")
+    made = deployed(state, steps if federation.method.folds else {}, federation)
+    assert bool(made.ranks) == federation.method.folds
+    return write_bundle(
+        tmp_path / "bundle", federation, made.arrays, made.ranks, metrics={"settings": {}}, readme="# A release"
+    )
 
 
 def recipe(bundle: Path, backbone: Path, monkeypatch: pytest.MonkeyPatch) -> PeftModel:

@@ -290,7 +290,9 @@ def test_what_is_released_is_a_plain_adapter_of_the_same_products(
     state, updates, _ = make(name)
     first = aggregate(state, updates, federation=federation, round=1)
     second = aggregate(first.state, updates, federation=federation, round=2)
-    plain, ranks = deployed(second.state, add_up([first.steps, second.steps]), federation)
+    made = deployed(second.state, add_up([first.steps, second.steps]), federation)
+    plain, ranks = made.arrays, made.ranks
+    assert made.error == 0
     assert bool(ranks) == METHODS[name].folds
     for layer, shape in LAYERS.items():
         moved = np.zeros(shape)
@@ -301,6 +303,27 @@ def test_what_is_released_is_a_plain_adapter_of_the_same_products(
         assert difference(found, dense(second.state, layer, scale) + moved) < 1e-6
         assert ranks.get(layer, RANK) == plain[factor_name(layer, "A")].shape[0]
     assert not any(".lora_R." in key or key.startswith("base/") for key in plain)
+
+
+@pytest.mark.parametrize("name", ["fedex", "flora"])
+def test_a_release_of_a_limited_rank_is_the_nearest_one_and_tells_how_near(
+    agree: Callable[..., Federation], name: MethodName
+) -> None:
+    federation = agree(name)
+    state, updates, _ = make(name)
+    result = aggregate(state, updates, federation=federation, round=1)
+    exact = deployed(result.state, result.steps, federation)
+    near = deployed(result.state, result.steps, federation, 3)
+    errors = []
+    for layer in LAYERS:
+        product = dense(exact.arrays, layer, 1.0)
+        u, sizes, vt = np.linalg.svd(product)
+        best = (u[:, :3] * sizes[:3]) @ vt[:3]
+        errors.append(np.linalg.norm(product - best) / np.linalg.norm(product))
+        assert difference(dense(near.arrays, layer, 1.0), best) < 1e-6
+        assert near.ranks[layer] == 3
+    assert near.error == pytest.approx(max(errors), rel=1e-4)
+    assert near.error > 0.01
 
 
 def test_flexlora_of_the_whole_rank_needs_no_cut() -> None:

@@ -188,3 +188,21 @@ def test_the_last_ledger_is_the_latest_that_training_or_scoring_told_of(
         assert store.last_ledger("bank") == f"11:{'b' * 64}"
         store.add_evaluation(run, 1, "bank", "validation", 0.5, None)
         assert store.last_ledger("bank") == f"11:{'b' * 64}"
+
+
+def test_what_one_process_writes_all_others_see(tmp_path: Path, tiny_federation: Callable[..., Federation]) -> None:
+    other = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); print(c.execute(sys.argv[2]).fetchone()[0]); c.close()"
+    )
+
+    def asked(query: str) -> str:
+        argv = [sys.executable, "-S", "-c", other, str(tmp_path / "store.db"), query]
+        return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
+
+    with open_store(tmp_path) as store:
+        run = store.create_run(tiny_federation())
+        with open_store(tmp_path):  # a second one in this process must not take the first one's locks away
+            pass
+        assert asked("SELECT count(*) FROM runs") == "1"
+        store.update_run(run, status="running")
+        assert asked("SELECT status FROM runs") == "running", "the log that is written to is the one that is read"
