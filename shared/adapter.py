@@ -84,7 +84,9 @@ def of_tasks(named: Mapping[str, T], tasks: Collection[str]) -> dict[str, T]:
 
 
 def tensors(model: "MultiTaskModel") -> dict[str, "torch.nn.Parameter"]:
-    """The model's shared parameters by name, in a fixed order."""
+    """The model's shared parameters by name, in a fixed order; found once."""
+    if model.named:
+        return model.named
     from shared.model.lora import factors, lora_layers
 
     named: dict[str, torch.nn.Parameter] = {
@@ -94,7 +96,8 @@ def tensors(model: "MultiTaskModel") -> dict[str, "torch.nn.Parameter"]:
     }
     for task, head in model.heads.items():
         named |= {f"{HEAD}{task}/{name}": parameter for name, parameter in head.named_parameters()}
-    return dict(sorted(named.items()))
+    model.named = dict(sorted(named.items()))
+    return model.named
 
 
 def get_state(model: "MultiTaskModel") -> Arrays:

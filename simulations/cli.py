@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from shared.errors import ConfigError
 from shared.process.console import JsonOption, announce, print_json, print_table, verbs
 from shared.process.files import check_folder
 
@@ -57,17 +58,25 @@ def simulate(
         int | None,
         typer.Option(min=1, help="Processes that institutions work in. [default: the cores, as memory allows]"),
     ] = None,
+    backend: Annotated[
+        Literal["processes", "ray"],
+        typer.Option(help="`ray`: Flower's Simulation Runtime, on this machine or RAY_ADDRESS; needs collegium[ray]."),
+    ] = "processes",
     as_json: JsonOption = False,
 ) -> None:
     """Run a whole federation, and its baselines, on this machine."""
     if search:
+        if backend == "ray":
+            raise ConfigError("Expected --search without --backend ray; leave one of them out.")
         _search(experiment, method, trials, data=data, limit=limit, workdir=workdir, workers=workers, as_json=as_json)
         return
     from simulations.results import means, print_rows
     from simulations.simulate import run_experiment
 
     with _fresh_folder(workdir) as folder:
-        rows = run_experiment(experiment, data=data, limit=limit, workdir=folder, announce=announce, workers=workers)
+        rows = run_experiment(
+            experiment, data=data, limit=limit, workdir=folder, announce=announce, workers=workers, backend=backend
+        )
     if as_json:
         print_json({"rows": [row.as_dict() for row in rows], "means": means(rows)})
     else:
@@ -196,8 +205,6 @@ def _search(
 @contextmanager
 def _fresh_folder(workdir: Path | None) -> Iterator[Path]:
     """A new or empty folder; of a verb that fails before a first checkpoint, or a daemon's log, nothing stays in it."""
-    from shared.errors import ConfigError
-
     if workdir is not None and workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise ConfigError(f"Expected --workdir to be a new or empty folder, but {workdir} has content; name another.")
     folder = Path(tempfile.mkdtemp(prefix="collegium-")) if workdir is None else workdir.resolve()

@@ -1,7 +1,7 @@
 """The experiment file: a federation, the institutions with their data, and the baselines to compare with."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -106,22 +106,31 @@ def load_experiment(
     return experiment.model_copy(update={"institutions": institutions})
 
 
-def open_sites(experiment: Experiment, model: MultiTaskModel) -> dict[str, Site]:
+def open_sites(
+    experiment: Experiment, models: MultiTaskModel | dict[int, MultiTaskModel], names: Collection[str] | None = None
+) -> dict[str, Site]:
     """The experiment's institutions, all of a rank on one model: each loads the state it receives before it works.
 
     Args:
         experiment: The file.
-        model: Of the federation's own rank.
+        models: Of the federation's own rank; or by rank those that there are, to which others are added.
+        names: Of the institutions; all if None.
 
     Raises:
         ConfigError, DataError, PolicyError: Everything for which one of the institutions would not start.
     """
-    federation, models = experiment.federation, {experiment.federation.adapter.rank: model}
+    federation = experiment.federation
+    own = federation.adapter.rank
+    if not isinstance(models, dict):
+        models = {own: models}
     sites, reasons = {}, Reasons()
     for name, tasks in experiment.institutions.items():
-        rank = experiment.ranks.get(name, federation.adapter.rank)
+        if names is not None and name not in names:
+            continue
+        rank = experiment.ranks.get(name, own)
         if rank not in models:
-            models[rank] = build_model(federation, rank=rank).to(model.device)
+            like = next(iter(models.values()), None)
+            models[rank] = build_model(federation, rank=rank).to(like.device if like else "cpu")
         institution = Institution(name=name, data=tasks, adapter=AdapterSize(rank=rank))
         check_terms(institution, federation, reasons)
         with reasons.gather():

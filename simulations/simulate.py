@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from client.train.hooks import Progress
 from server.store import Store
@@ -10,9 +11,13 @@ from shared.model.multitask import build_model
 from shared.process.memory import keep_few_kernels
 from simulations.baselines import centralised, local_only
 from simulations.engine import run_on
+from simulations.engine.cluster import check_cluster, open_cluster
 from simulations.engine.workers import default_workers, forkable, open_grid
 from simulations.experiment import load_experiment, open_sites
 from simulations.results import Row, rows_of
+
+Backend = Literal["processes", "ray"]
+"""Processes of this machine that share model and records; or Flower's Simulation Runtime, here or on a cluster."""
 
 
 def run_experiment(
@@ -23,6 +28,7 @@ def run_experiment(
     workdir: Path,
     announce: Callable[[str], None],
     workers: int | None = 1,
+    backend: Backend = "processes",
 ) -> list[Row]:
     """Simulate the federation of an experiment file and train its baselines.
 
@@ -32,25 +38,30 @@ def run_experiment(
         limit: At most this many records per task and split; as in the file if None.
         workdir: Folder for the store and the checkpoints.
         announce: Told of every stage.
-        workers: Processes that the institutions work in; as many as the machine has cores and memory for if None.
+        workers: Processes that the institutions work in; as many as the machine has cores and memory for if None, or
+            as Ray has processors for.
+        backend: What starts them.
 
     Returns:
         One row per institution and task.
 
     Raises:
+        ConfigError: The experiment is wrong, or cannot run on this backend.
         ProcessError: One of the processes has ended.
     """
     keep_few_kernels()
     experiment = load_experiment(path, data=data, limit=limit, workdir=workdir, announce=announce)
     federation = experiment.federation
     announce(f"Loading the backbone {federation.backbone.name} and the records of {len(experiment.institutions)} sites")
-    count = workers or default_workers(len(experiment.institutions))
+    if backend == "ray":
+        check_cluster(experiment)
+    count = 1 if backend == "ray" else workers or default_workers(len(experiment.institutions))
     with Store.open(f"sqlite:///{workdir / 'collegium.db'}", checkpoints=workdir / "checkpoints") as store:
         with forkable(count):
             model = build_model(federation)
             initial = get_state(model)
             sites = open_sites(experiment, model)
-            with open_grid(sites, count) as grid:
+            with open_cluster(experiment, workdir, workers) if backend == "ray" else open_grid(sites, count) as grid:
                 run_id = run_on(grid, federation, initial, store, announce)
         central = alone = None
         if "centralised" in experiment.baselines:

@@ -22,21 +22,22 @@ def steady(model: MultiTaskModel) -> Iterator[None]:
 
     If the block raises, the frozen weights are also what they were, and have the version that they had.
     """
-    modules = list(model.modules())  # the work changes what they hold, but neither adds one nor replaces one
-    parameters = [parameter for module in modules for parameter in module._parameters.values() if parameter is not None]
+    modules, parameters = model.flat.modules, model.flat.parameters  # the work neither adds one nor replaces one
     trained = {parameter: parameter.requires_grad for parameter in parameters}
-    hooks = {module: found for module in modules if (found := _hooks(module))}
+    hooks = {module: _hooks(module) for module in modules if any(vars(module)[kind] for kind in HOOKS)}
     try:
         with model.base.unless_refused():
             yield
     finally:
         for module in modules:
-            if module.training:
-                module.training = False
-            _drop_hooks(module, hooks.get(module, {}))
+            own = vars(module)
+            own["training"] = False
+            if any(own[kind] for kind in HOOKS):
+                _drop_hooks(module, hooks.get(module, {}))
             _drop(module, LEFTOVERS)
         for parameter, was in trained.items():
-            parameter.requires_grad_(was)
+            if parameter.requires_grad != was:
+                parameter.requires_grad_(was)
             parameter.grad = None
             _drop(parameter, GRADIENTS)
 

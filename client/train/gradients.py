@@ -146,7 +146,7 @@ def _backward(
     rng: np.random.Generator,
 ) -> None:
     if training.combine == "pcgrad":
-        shared = [parameter for parameter in model.encoder.parameters() if parameter.requires_grad]
+        shared = [parameter for parameter in model.flat.encoder if parameter.requires_grad]
         backward_with_projection(parts(losses, weights), shared, rng)
     else:
         mean_over_rows(losses, weights).backward()  # type: ignore[no-untyped-call]

@@ -100,8 +100,8 @@ def train(
     rng = np.random.default_rng(seed)
     epochs = _epochs(model, augment or (lambda chance: examples), training, rng, private)
     steps, done, travelled = sum(len(epoch) for epoch in epochs), 0, 0.0
-    adapter = [parameter for parameter in model.encoder.parameters() if parameter.requires_grad]
-    optimizer = build_optimizer(adapter, training, model.heads.parameters())
+    adapter = [parameter for parameter in model.flat.encoder if parameter.requires_grad]
+    optimizer = build_optimizer(adapter, training, model.flat.heads)
     balancer, tasks = BALANCERS[training.combine], sorted({example.task for example in examples})
     state = balancer.init(tasks) if stage.balance is None else stage.balance
     if training.proximal_mu:
@@ -161,7 +161,7 @@ def plain_step(
         rng: As `gradients.accumulate`.
         passing: As `gradients.accumulate`.
     """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    parameters = [parameter for parameter in model.flat.parameters if parameter.requires_grad]
 
     def step(batch: Sequence[Example], factors: Mapping[str, float]) -> Measured:
         optimizer.zero_grad(set_to_none=True)

@@ -53,6 +53,25 @@ class Batch:
         )
 
 
+@dataclass(frozen=True)
+class Flat:
+    """All that a model is made of, in torch's order, found once: to walk through it takes longer than a short text."""
+
+    modules: Sequence[nn.Module]
+    encoder: Sequence[nn.Parameter]
+    heads: Sequence[nn.Parameter]
+
+    @classmethod
+    def of(cls, model: "MultiTaskModel") -> Self:
+        """What a model is made of now."""
+        return cls(list(model.modules()), list(model.encoder.parameters()), list(model.heads.parameters()))
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """Those of the encoder, then those of the heads, each once."""
+        return list(dict.fromkeys([*self.encoder, *self.heads]))
+
+
 class MultiTaskModel(nn.Module):
     """A frozen BERT with LoRA and one head per task; one encoder forward serves rows of every task.
 
@@ -78,6 +97,14 @@ class MultiTaskModel(nn.Module):
         self.tasks = dict(tasks)
         embeddings = backbone.encoder.embeddings.word_embeddings.weight
         self.heads = nn.ModuleDict({name: build_head(task, embeddings, dropout) for name, task in tasks.items()})
+        self.flat = Flat.of(self)
+        self.named: dict[str, nn.Parameter] = {}
+        """What `shared.adapter.tensors` has found."""
+
+    def add_head(self, task: str, head: nn.Module) -> None:
+        """Put a head of another task beside the others."""
+        self.heads[task] = head
+        self.flat, self.named = Flat.of(self), {}
 
     @property
     def device(self) -> torch.device:
@@ -146,7 +173,8 @@ class MultiTaskModel(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         """As in torch; an encoder that is not trained has no dropout."""
-        super().train(mode)
+        for module in self.flat.modules:
+            module.__dict__["training"] = mode  # as an assignment, which torch makes ten times as slow
         if self.frozen:
             self.encoder.eval()
         return self

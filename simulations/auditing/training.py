@@ -146,7 +146,7 @@ def _audit_gradients(site: Site, included: Bools, plan: Plan, announce: Callable
     announce(f"{int(included.sum())} of {len(included)} gradient canaries join the training data of {site.name}")
     tag = Dirac(len(included))
     model.tasks[DIRAC] = tag
-    model.heads[DIRAC] = DiracHead(tag.canaries).to(model.device)
+    model.add_head(DIRAC, DiracHead(tag.canaries).to(model.device))
     records = [{"canary": int(number)} for number in np.flatnonzero(included) for _ in range(RECORDS_PER_OWNER)]
     canaries = tag.encode(records, model.tokenizer, federation.backbone.max_length)
     owners = {(DIRAC, row): f"{OWNER} {record['canary']}" for row, record in enumerate(records)}

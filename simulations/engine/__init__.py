@@ -5,6 +5,7 @@
 The round loop, the ClientApp, the messages and the trainer are those of a deployment; only the transport differs.
 """
 
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 
 from flwr.app import Context, Error, Message, RecordDict
@@ -70,7 +71,7 @@ class LocalGrid(Grid):
         """Queue messages; returns their identifiers."""
         identifiers = []
         for message in messages:
-            identifier = message.object_id
+            identifier = uuid.uuid4().hex  # Flower's is a hash of all that is in it
             message.metadata.__dict__["_message_id"] = identifier
             self._pending[identifier] = message
             identifiers.append(identifier)

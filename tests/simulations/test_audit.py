@@ -254,7 +254,7 @@ def test_bundle_options_that_do_not_fit_are_refused(
 def test_the_gradient_of_a_canary_is_its_own_coordinate(tiny_federation: Callable[..., Federation]) -> None:
     model, task = build_model(tiny_federation()), Dirac(5)
     model.tasks[task.name] = task
-    model.heads[task.name] = DiracHead(task.canaries)
+    model.add_head(task.name, DiracHead(task.canaries))
     batch = model.collate(task.encode([{"canary": 3}], model.tokenizer, 64))
     model.losses(batch, model(batch))[task.name].sum().backward()  # type: ignore[no-untyped-call]
     (weight,) = model.heads[task.name].parameters()

@@ -183,6 +183,23 @@ EXPECTED: Mapping[str, Mapping[str, Any]] = {
         "share_keys_plaintext_concat": Takes("src_node_id dst_node_id b_share sk_share"),
         "share_keys_plaintext_separate": Takes("plaintext"),
     },
+    "simulation": {
+        "FLWR_IN_MEMORY_DB_NAME": ":flwr-in-memory:",
+        "HEARTBEAT_INTERVAL_INF": 1e300,
+        "InMemoryLinkState": Has("create_node store_message_ins get_message_res delete_messages"),
+        "LinkStateFactory": Both("database federation_manager objectstore_factory", "state"),
+        "NOOP_FEDERATION_ID": "@none/default",
+        "NoOpFederationManager": Takes(),
+        "ObjectStoreFactory": Takes(),
+        "PARTITION_ID_KEY": "partition-id",
+        "RunRecord": Takes("run"),
+        "Task": Has("task_id run_id"),
+        "VceMetrics": Takes(),
+        "start_vce": Takes(
+            "backend_name backend_config_json_stream app_dir is_app f_stop run metrics client_app state_factory "
+            "existing_nodes_mapping"
+        ),
+    },
     "store": {
         "LinkStateFactory": Has("state"),
         "MessageIns": Has(MESSAGE_COLUMNS),
