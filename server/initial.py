@@ -21,6 +21,7 @@ from shared.codec import Arrays
 from shared.errors import CollegiumError, ConfigError, ProcessError, StoreError
 from shared.federation import Federation, load_federation
 from shared.process.flower import python_environment
+from shared.process.memory import loading
 
 AGREEMENT, STATE, ERROR = "federation.toml", "initial.safetensors", "error"
 
@@ -66,10 +67,11 @@ def make_initial_state(federation: Federation) -> Arrays:
 
 def main(folder: Path) -> None:
     """Make the initial state of the agreement in a folder."""
-    from shared.model.multitask import build_model
-
     try:
-        state = get_state(build_model(load_federation(folder / AGREEMENT)))
+        with loading():
+            from shared.model.multitask import build_model
+
+            state = get_state(build_model(load_federation(folder / AGREEMENT)))
     except CollegiumError as error:
         (folder / ERROR).write_text(str(error), encoding="utf-8")
         return

@@ -22,19 +22,15 @@ from server.home import ServerHome, init_home, read_settings
 from server.release import release_run
 from server.runs.steering import follow, start
 from server.service.operator import OperatorClient
-from shared.adapter import get_state
 from shared.bundle import federation_toml
 from shared.errors import CollegiumError, ProcessError, joined
 from shared.federation import Federation
-from shared.model.multitask import build_model
 from shared.nodekeys import line_of
 from shared.process.files import private_folder
 from shared.process.supervisor import Child, supervise
-from simulations.baselines import centralised
-from simulations.experiment import Experiment, load_experiment, open_sites
+from simulations.experiment import Experiment, load_experiment
 from simulations.results import Row, rows_of_run
 from simulations.samples import SAMPLES
-from simulations.simulate import quarters
 
 CONFIG = Path(__file__).parent / "configs" / "demo.toml"
 START_SECONDS = 120.0
@@ -214,6 +210,12 @@ def _running(children: Sequence[Child], announce: Announce) -> Iterator[Callable
 
 
 def _centralised(experiment: Experiment, announce: Announce) -> dict[str, dict[str, float]]:
+    from shared.adapter import get_state
+    from shared.model.multitask import build_model
+    from simulations.baselines import centralised
+    from simulations.experiment import open_sites
+    from simulations.simulate import quarters
+
     model = build_model(experiment.federation)
     sites = open_sites(experiment, model)
     return centralised(model, get_state(model), sites, experiment.federation, [quarters(announce)])

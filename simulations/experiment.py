@@ -4,22 +4,22 @@ import tempfile
 from collections.abc import Callable, Collection
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from client.institution import AdapterSize, Data, Institution
-from client.opening import build_site
-from client.preflight import Kept, check_terms
-from client.site import Site
 from shared.config import Model, Name, parse, read_toml
 from shared.errors import MOST_LISTED, ConfigError, Reasons, listed
 from shared.federation import Federation
 from shared.model.backbone import fingerprint, locate
-from shared.model.multitask import MultiTaskModel, build_model
 from shared.tasks import build_task
 from simulations.nodekeys import node_key, public_keys
 from simulations.partition import MOST, Partition, partition, site_names
+
+if TYPE_CHECKING:
+    from client.site import Site
+    from shared.model.multitask import MultiTaskModel
 
 Baseline = Literal["centralised", "local_only"]
 
@@ -107,8 +107,10 @@ def load_experiment(
 
 
 def open_sites(
-    experiment: Experiment, models: MultiTaskModel | dict[int, MultiTaskModel], names: Collection[str] | None = None
-) -> dict[str, Site]:
+    experiment: Experiment,
+    models: "MultiTaskModel | dict[int, MultiTaskModel]",
+    names: Collection[str] | None = None,
+) -> "dict[str, Site]":
     """The experiment's institutions, all of a rank on one model: each loads the state it receives before it works.
 
     Args:
@@ -119,6 +121,10 @@ def open_sites(
     Raises:
         ConfigError, DataError, PolicyError: Everything for which one of the institutions would not start.
     """
+    from client.opening import build_site
+    from client.preflight import Kept, check_terms
+    from shared.model.multitask import build_model
+
     federation = experiment.federation
     own = federation.adapter.rank
     if not isinstance(models, dict):

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from client.train import precision
 from shared.federation import Federation
 from shared.model import backbone
+from shared.process.memory import loading
 from shared.process.proxies import PROXIES, SPARED
 from simulations.attacks import stage
 from simulations.attacks.stage import TINY_RECORDS, write_tiny_bert
@@ -21,6 +22,13 @@ from simulations.attacks.stage import TINY_RECORDS, write_tiny_bert
 for name in (*PROXIES, *SPARED):  # tests speak to this machine alone; those about proxies set their own
     os.environ.pop(name, None)
 torch.set_num_threads(1)  # tiny models: more threads only wait for each other
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Thousands of tests and all modules stay until the end: nobody need look through them for garbage."""
+    with loading():
+        return (yield)
 
 
 @pytest.hookimpl(trylast=True)  # of what is selected

@@ -4,8 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-from transformers import PreTrainedTokenizerFast
+from typing import TYPE_CHECKING
 
 from client.data.augmentation import open_rewording
 from client.data.holdout import check_limit, choose
@@ -15,6 +14,9 @@ from client.institution import Data
 from shared.errors import CollegiumError, ConfigError, DataError, Reasons, listed
 from shared.protocol import Split
 from shared.tasks import Example, Record, Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 SHOWN = 5
 """Bad rows spelt out in one error."""
@@ -82,7 +84,7 @@ class TaskData:
 def load_data(
     data: Mapping[str, Data],
     tasks: Mapping[str, Task],
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: "PreTrainedTokenizerFast",
     max_length: int,
     key: bytes,
     *,
@@ -270,7 +272,7 @@ def _read(path: Path, rows: Iterator[tuple[int, Record | BadRow]]) -> tuple[File
 def _encode(
     records: list[Record],
     task: Task,
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: "PreTrainedTokenizerFast",
     max_length: int,
     annotates: tuple[str, ...] | None,
 ) -> TaskData:

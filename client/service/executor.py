@@ -53,7 +53,7 @@ from shared.flower.runtime import (
 )
 from shared.process.files import private_umask
 from shared.process.machine import machine_errors
-from shared.process.memory import give_back, keep_few_kernels
+from shared.process.memory import give_back, keep_few_kernels, loading
 from shared.process.parent import tell_parent
 from shared.process.proxies import without_proxies
 from shared.process.supervisor import run_until_signal
@@ -140,7 +140,8 @@ def _run(institution: Path, runtime_address: str, secret_file: Path, stop: threa
             "give the file that the SuperNode was started with."
         ) from None
     # PyTorch and all: late, so that a stop is heard meanwhile.
-    from client.app import INSTITUTION_VARIABLE, app, record_error, warm
+    with loading():
+        from client.app import INSTITUTION_VARIABLE, app, record_error, warm
 
     os.environ[INSTITUTION_VARIABLE] = str(institution.resolve())
     with machine_errors():

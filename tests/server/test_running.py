@@ -37,6 +37,6 @@ def test_the_app_and_the_commands_load_nothing_that_they_seldom_need() -> None:
     load(["server.app", "server.runs.steering", "server.runs.status", "server.runs.queue", "server.cli"], HEAVY)
 
 
-def test_what_only_speaks_for_an_institution_loads_no_library_of_models() -> None:
+def test_what_speaks_for_an_institution_or_starts_one_loads_no_library_of_models() -> None:
     modules = ["client.cli", "client.keys", "client.institution", "client.policy", "client.leaving.outbox"]
-    load([*modules, "client.service.daemon", "client.service.supernode"], MODELS)
+    load([*modules, "client.service.daemon", "client.service.supernode", "simulations.demo"], MODELS)

@@ -1,5 +1,6 @@
 """What a training process keeps: memory is given back, and the environment has the last word on kernels."""
 
+import gc
 import os
 
 import numpy as np
@@ -26,3 +27,16 @@ def test_the_environment_decides_how_many_kernels_are_kept(monkeypatch: pytest.M
     monkeypatch.setenv(name, "7")
     memory.keep_few_kernels()
     assert os.environ[name] == "7"
+
+
+def test_nothing_is_collected_while_libraries_are_loaded() -> None:
+    frozen = gc.get_freeze_count()
+    try:
+        with memory.loading():
+            assert not gc.isenabled()
+            made = [[number] for number in range(1000)]
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > frozen + len(made)
+    finally:
+        if not frozen:
+            gc.unfreeze()
