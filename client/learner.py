@@ -14,6 +14,7 @@ from client.privacy.evaluation import Evaluations
 from client.privacy.randomness import Chance
 from client.round.keep import Keep
 from client.round.requests import Asked
+from client.train.gradients import Passing
 from shared.adapter import is_received, is_sent, tensors
 from shared.codec import Arrays, Shapes
 from shared.federation import Federation
@@ -65,6 +66,8 @@ class Learner:
     """What private training costs; None where the federation has no [privacy]."""
     evaluations: Evaluations | None = None
     """What private scores cost; None where scores are not private."""
+    passing: Passing | None = None
+    """How rows pass through the model in training: by themselves if None, in the simulator maybe with other sites'."""
 
     @property
     def data(self) -> Mapping[str, Mapping[Split, TaskData]]:

@@ -62,9 +62,17 @@ def simulate(
         Literal["processes", "ray"],
         typer.Option(help="`ray`: Flower's Simulation Runtime, on this machine or RAY_ADDRESS; needs collegium[ray]."),
     ] = "processes",
+    group: Annotated[
+        int | None,
+        typer.Option(min=1, help="Institutions that train in one forward pass, in one process. [default: 8 on a GPU]"),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a whole federation, and its baselines, on this machine."""
+    if group and ((workers or 1) > 1 or search or backend == "ray"):
+        raise ConfigError(
+            "Expected --group without --workers, --search and --backend ray, for a group is of one process; choose one."
+        )
     if search:
         if backend == "ray":
             raise ConfigError("Expected --search without --backend ray; leave one of them out.")
@@ -75,7 +83,14 @@ def simulate(
 
     with _fresh_folder(workdir) as folder:
         rows = run_experiment(
-            experiment, data=data, limit=limit, workdir=folder, announce=announce, workers=workers, backend=backend
+            experiment,
+            data=data,
+            limit=limit,
+            workdir=folder,
+            announce=announce,
+            workers=workers,
+            backend=backend,
+            group=group,
         )
     if as_json:
         print_json({"rows": [row.as_dict() for row in rows], "means": means(rows)})

@@ -1,8 +1,12 @@
 """Run an experiment file: the federation, in one or several processes, then its baselines."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Literal
+
+import torch
+from flwr.serverapp import Grid
 
 from client.train.hooks import Progress
 from server.store import Store
@@ -12,6 +16,7 @@ from shared.process.memory import keep_few_kernels
 from simulations.baselines import centralised, local_only
 from simulations.engine import run_on
 from simulations.engine.cluster import check_cluster, open_cluster
+from simulations.engine.group import GROUP, GroupGrid
 from simulations.engine.workers import default_workers, forkable, open_grid
 from simulations.experiment import load_experiment, open_sites
 from simulations.results import Row, rows_of
@@ -29,6 +34,7 @@ def run_experiment(
     announce: Callable[[str], None],
     workers: int | None = 1,
     backend: Backend = "processes",
+    group: int | None = None,
 ) -> list[Row]:
     """Simulate the federation of an experiment file and train its baselines.
 
@@ -39,8 +45,9 @@ def run_experiment(
         workdir: Folder for the store and the checkpoints.
         announce: Told of every stage.
         workers: Processes that the institutions work in; as many as the machine has cores and memory for if None, or
-            as Ray has processors for.
+            as Ray has processors for. On a GPU there is one.
         backend: What starts them.
+        group: Institutions whose rows pass through the model together; if None, `GROUP` on a GPU and else 1.
 
     Returns:
         One row per institution and task.
@@ -55,22 +62,30 @@ def run_experiment(
     announce(f"Loading the backbone {federation.backbone.name} and the records of {len(experiment.institutions)} sites")
     if backend == "ray":
         check_cluster(experiment)
-    count = 1 if backend == "ray" else workers or default_workers(len(experiment.institutions))
+    device = torch.device("cuda" if torch.cuda.is_available() and backend != "ray" else "cpu")
+    group = group or (GROUP if device.type == "cuda" else 1)
+    alone = device.type == "cuda" or group > 1  # a group is of one process, and a GPU survives no fork
+    count = 1 if alone or backend == "ray" else workers or default_workers(len(experiment.institutions))
     with Store.open(f"sqlite:///{workdir / 'collegium.db'}", checkpoints=workdir / "checkpoints") as store:
         with forkable(count):
-            model = build_model(federation)
+            model = build_model(federation).to(device)
             initial = get_state(model)
             sites = open_sites(experiment, model)
-            with open_cluster(experiment, workdir, workers) if backend == "ray" else open_grid(sites, count) as grid:
+            opened: AbstractContextManager[Grid]
+            if backend == "ray":
+                opened = open_cluster(experiment, workdir, workers)
+            else:
+                opened = nullcontext(GroupGrid(sites, group)) if group > 1 else open_grid(sites, count)
+            with opened as grid:
                 run_id = run_on(grid, federation, initial, store, announce)
-        central = alone = None
+        central = each = None
         if "centralised" in experiment.baselines:
             announce("Baseline: all records pooled")
             central = centralised(model, initial, sites, federation, [quarters(announce)])
         if "local_only" in experiment.baselines:
             announce("Baseline: each institution alone")
-            alone = local_only(model, initial, sites, federation, announce)
-        return rows_of(store, run_id, centralised=central, local_only=alone)
+            each = local_only(model, initial, sites, federation, announce)
+        return rows_of(store, run_id, centralised=central, local_only=each)
 
 
 def quarters(announce: Callable[[str], None]) -> Progress:

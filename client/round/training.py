@@ -59,6 +59,7 @@ def train(learner: Learner, request: TrainRequest, *, run: str | None = None) ->
             augment=learner.augment,
             private=private,
             hooks=[*_hooks(received.control, variates, importance), LoggedProgress(f"round {request.round}")],
+            passing=learner.passing,
         )
     memory.balances[request.round] = outcome.balance
     trained = steps.Trained(

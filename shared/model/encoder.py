@@ -5,7 +5,8 @@ its low-rank product is one step of autograd (`shared.model.packed`). What it do
 kind of LoRA, dropout, a hook - goes through peft's own forward pass.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,8 +17,8 @@ from torch.nn import functional
 from transformers import BertModel
 
 from shared.model.frozen import FrozenStates
-from shared.model.lora import Cored, adapted_layers, frozen
-from shared.model.packed import Apart, Packing, Part, adapted, add_norm, attend, pack
+from shared.model.lora import Cored, adapted_layers, frozen, lora_layers
+from shared.model.packed import Apart, Packing, Part, Several, adapted, add_norm, attend, moved, pack
 
 Stamp = tuple[tuple[int, int], ...]
 """Where frozen weights lie and how often they were changed in place."""
@@ -33,6 +34,12 @@ class Encoder:
         self._lowest = min(adapted_layers(model))
         self._kept: dict[tuple[int, torch.dtype], tuple[Stamp, torch.Tensor, torch.Tensor]] = {}
 
+    def twin(self, model: PeftModel) -> "Encoder":
+        """That of a model over the same frozen weights: what is made and remembered of them is kept once."""
+        twin = Encoder(model, self._lower)
+        twin._kept = self._kept
+        return twin
+
     def __call__(
         self,
         input_ids: torch.Tensor,
@@ -42,6 +49,8 @@ class Encoder:
         lengths: Sequence[int] | None = None,
         varied: Collection[int] = (),
         apart: Apart | None = None,
+        beside: Sequence["Encoder"] = (),
+        whose: Sequence[int] = (),
     ) -> torch.Tensor:
         """The last layer's states, [rows, length, hidden]; what stands at padding is nobody's to read.
 
@@ -52,9 +61,13 @@ class Encoder:
             lengths: Sub-tokens of each row, so that the device need not be asked for them.
             varied: Rows of which nothing is remembered.
             apart: Collects the gradient of each owner of rows, if that `is_known`.
+            beside: Others over the same frozen weights that pass rows with this one, each by its own factors, of the
+                same rank, if that `is_known`.
+            whose: Each row's encoder, with `beside`, where this one is 0; `lengths` must be given.
         """
         if not self.is_known():
             assert apart is None, "each owner's gradient is asked of a model that is not computed here"
+            assert not beside, "several models are asked of one that is not computed here"
             states: torch.Tensor = self._model(
                 input_ids=input_ids, attention_mask=mask, token_type_ids=types
             ).last_hidden_state
@@ -62,7 +75,19 @@ class Encoder:
         device = input_ids.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
         with torch.autocast(device, enabled=False):
-            return self._pass(input_ids, mask, types, dtype, varied, _pack(mask, lengths, apart))
+            packing = _pack(mask, lengths, apart)
+            if beside:
+                packing = replace(packing, several=self._several(beside, whose, lengths or (), mask.device))
+            return self._pass(input_ids, mask, types, dtype, varied, packing)
+
+    def _several(
+        self, beside: Sequence["Encoder"], whose: Sequence[int], lengths: Sequence[int], device: torch.device
+    ) -> Several:
+        """Of this encoder and the others."""
+        everyone = [lora_layers(encoder._model).values() for encoder in (self, *beside)]
+        layers = {first: (first, *others) for first, *others in zip(*everyone, strict=True)}
+        owners = torch.tensor(whose, device="cpu").repeat_interleave(torch.tensor(lengths, device="cpu"))
+        return Several(layers, moved(owners, device), len(everyone))
 
     def is_known(self) -> bool:
         """Whether all that the model has is computed here."""
@@ -158,17 +183,20 @@ class Encoder:
         for layer in layers:
             end = start + _base(layer).out_features
             if isinstance(layer, lora.Linear):
-                a: Any = layer.lora_A["default"]
-                down = of(a.core.weight) @ of(a.factor.weight) if isinstance(a, Cored) else of(a.weight)
                 parts.append(Part(start, end, layer.scaling["default"]))
-                factors += [down, of(layer.lora_B["default"].weight)]
+                everyone: Sequence[Any] = packing.several.layers[layer] if packing.several else [layer]
+                downs, ups = (
+                    [_down(one, of) for one in everyone],
+                    [of(one.lora_B["default"].weight) for one in everyone],
+                )
+                factors += [torch.cat(downs), torch.cat(ups, 1)] if packing.several else [*downs, *ups]
             start = end
         return adapted(inputs, weight, bias, parts, packing, factors)
 
     def _frozen(self, layers: list[nn.Linear], dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """Weights and biases one under the other in `dtype`, put together anew where one has moved."""
         stamp = tuple((layer.weight.data_ptr(), layer.weight._version) for layer in layers)
-        key = id(layers[0]), dtype
+        key = id(layers[0].weight), dtype
         kept = self._kept.get(key)
         if kept is None or kept[0] != stamp:
             with torch.inference_mode(False), torch.no_grad():
@@ -183,6 +211,12 @@ def _pack(mask: torch.Tensor, lengths: Sequence[int] | None, apart: Apart | None
         return pack(mask, apart)
     places = torch.arange(mask.shape[1], device="cpu")
     return pack((places < torch.tensor(lengths, device="cpu")[:, None]).long(), apart).to(mask.device)
+
+
+def _down(layer: lora.Linear, of: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """A layer's first factor, of the parameters that are `of` it."""
+    a: Any = layer.lora_A["default"]
+    return of(a.core.weight) @ of(a.factor.weight) if isinstance(a, Cored) else of(a.weight)
 
 
 def _base(layer: nn.Module) -> nn.Linear:

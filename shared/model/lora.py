@@ -139,6 +139,18 @@ class Base:
         self.version = ""
 
 
+class Shared(Base):
+    """The same frozen weights for one of several models over them: its failure moves nobody's back."""
+
+    def __init__(self, base: Base) -> None:
+        self.__dict__ = base.__dict__
+
+    @contextmanager
+    def unless_refused(self) -> Iterator[None]:
+        """Nothing is undone, for the others go on."""
+        yield
+
+
 def add_lora(encoder: BertModel, adapter: Adapter, method: Method, rank: int | None = None) -> PeftModel:
     """Put LoRA on the encoder, in the state that the method begins with; draws from torch's random numbers.
 

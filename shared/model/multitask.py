@@ -1,20 +1,23 @@
 """One BERT, one LoRA adapter, many heads: the model that a federation trains."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 from peft import LoraConfig, PeftModel
 from torch import nn
+from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
+from shared.adapter import tensors
 from shared.errors import ConfigError
 from shared.federation import Federation
 from shared.model.backbone import LoadedBackbone, load_backbone
 from shared.model.encoder import Encoder
 from shared.model.frozen import FrozenStates
-from shared.model.lora import Base, adapt, add_lora
+from shared.model.lora import Base, Shared, adapt, add_lora
 from shared.model.packed import PAD_MULTIPLE, Apart, moved
 from shared.tasks import Example, Task, build_task
 from shared.tasks.heads import Head, Tensors, build_head
@@ -121,10 +124,23 @@ class MultiTaskModel(nn.Module):
 
         With `apart`, if the encoder `packs`, a backward pass leaves the gradients of the adapter there, by owner.
         """
-        states, mask = self._states(batch, apart), batch.attention_mask
+        return self.read(self._states(batch, apart), batch)
+
+    def read(self, states: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
+        """As `forward`, of the encoder's states [rows, length, hidden]."""
+        mask = batch.attention_mask
         return {
             task: self.heads[task](states[rows], mask[rows], batch.inputs[task]) for task, rows in batch.rows.items()
         }
+
+    def twin(self) -> "MultiTaskModel":
+        """A model over the same frozen weights, with an adapter and heads of its own, in the same state."""
+        own = set(tensors(self).values())
+        kept: list[Any] = [parameter for parameter in self.parameters() if parameter not in own]
+        kept += [*self.buffers(), *self.tasks.values(), self.tokenizer, self.base, self._encode, self.frozen]
+        twin = copy.deepcopy(self, {id(one): one for one in kept})
+        twin.base, twin._encode = Shared(self.base), self._encode.twin(twin.encoder)
+        return twin
 
     def infer(self, batch: Batch) -> dict[str, torch.Tensor]:
         """What each task's `predict` reads, rows in the order of `batch.rows[task]`."""
@@ -184,6 +200,32 @@ class MultiTaskModel(nn.Module):
         if self.frozen:
             return self.frozen.of(*texts, self._encode, varied=batch.varied)
         return self._encode(*texts, lengths=batch.lengths, varied=batch.varied, apart=apart)
+
+
+def states_together(models: Sequence[MultiTaskModel], batches: Sequence[Batch]) -> list[torch.Tensor]:
+    """The encoder's states of a batch of each model, in one pass: [rows, length, hidden] each.
+
+    Args:
+        models: One and its twins, of which each `packs`.
+        batches: On their device, one of each.
+    """
+    longest = max(batch.input_ids.shape[1] for batch in batches)
+
+    def joined(name: str) -> torch.Tensor:
+        texts = [getattr(batch, name) for batch in batches]
+        return torch.cat([functional.pad(text, (0, longest - text.shape[1])) for text in texts])
+
+    sizes = [len(batch.lengths) for batch in batches]
+    starts = [sum(sizes[:number]) for number in range(len(sizes))]
+    first, *others = (model._encode for model in models)
+    states = first(
+        *map(joined, ("input_ids", "attention_mask", "token_type_ids")),
+        lengths=[length for batch in batches for length in batch.lengths],
+        varied={start + row for start, batch in zip(starts, batches, strict=True) for row in batch.varied},
+        beside=others,
+        whose=[number for number, size in enumerate(sizes) for _ in range(size)],
+    )
+    return [own[:, : batch.input_ids.shape[1]] for own, batch in zip(torch.split(states, sizes), batches, strict=True)]
 
 
 def build_model(

@@ -7,7 +7,7 @@ length. Frozen weights come in the dtype of the products, which trained factors 
 parameters) are not in: they are float32.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -64,6 +64,35 @@ class Apart:
         return None if copies is None else copies.grad
 
 
+class Several:
+    """Models over the same frozen weights, whose rows pass together; the low-rank products are each one's own.
+
+    The factors of all stand beside each other as one of a larger rank, and what a token has along those of the others
+    is set to zero: one product, however many models there are.
+    """
+
+    def __init__(self, layers: Mapping[nn.Module, Sequence[nn.Module]], tokens: torch.Tensor, count: int) -> None:
+        """Of adapted layers of one rank.
+
+        Args:
+            layers: By each adapted layer of the first model, those of all models in its place.
+            tokens: Whose each token is, from 0 to `count` - 1: [tokens].
+            count: Of the models.
+        """
+        self.layers, self._tokens, self._count = layers, tokens, count
+        self._masks: dict[tuple[int, int], torch.Tensor] = {}
+
+    def own(self, low: torch.Tensor, parts: int) -> torch.Tensor:
+        """Keep, in place, of [tokens, parts * count * rank] what each token has along its own model's factors."""
+        size, columns = low.shape
+        if low.shape not in self._masks:
+            mask = low.new_zeros(size, self._count)
+            mask[: len(self._tokens)].scatter_(1, self._tokens[:, None], 1.0)
+            rank = columns // (parts * self._count)
+            self._masks[size, columns] = mask.repeat_interleave(rank, 1).repeat(1, parts)
+        return low.mul_(self._masks[size, columns])
+
+
 @dataclass(frozen=True)
 class Packing:
     """Where the sub-tokens of padded rows lie when they lie one behind the other."""
@@ -76,6 +105,7 @@ class Packing:
     places: torch.Tensor | None
     """Of each token, its place in the groups, one behind the other: [tokens]; None if 0, 1, 2, ..."""
     apart: Apart | None = None
+    several: Several | None = None
 
     def to(self, device: torch.device) -> "Packing":
         """The same on `device`."""
@@ -168,6 +198,8 @@ class Adapted(torch.autograd.Function):
         ups = [(b * part.scale).to(inputs.dtype) for b, part in zip(ab[1::2], parts, strict=True)]
         low = inputs @ down.t() if down is not None else None
         if low is not None:
+            if packing.several:
+                packing.several.own(low, len(parts))
             for part, x, up in zip(parts, torch.split(low, ranks, 1), ups, strict=True):
                 outputs[:, part.start : part.end].addmm_(x, up.t())
         ctx.save_for_backward(inputs, weight, down, low, *ups)
@@ -184,6 +216,8 @@ class Adapted(torch.autograd.Function):
             return back, None, None, None, None
         own = [gradient[:, part.start : part.end] for part in ctx.parts]
         pulled = torch.cat([part @ up for part, up in zip(own, ups, strict=True)], 1)
+        if ctx.packing.several:
+            ctx.packing.several.own(pulled, len(own))
         if back is not None:
             back.addmm_(pulled, down)
         wanted = ctx.needs_input_grad[5:]

@@ -110,7 +110,8 @@ def own(scene: Scene, precision: str) -> Encode:
 
     @torch.no_grad()
     def encode(*texts: torch.Tensor) -> torch.Tensor:
-        with autocast(scene.model.device, precision):
+        device = scene.model.device  # whatever the trainer, which asks for them, computes its heads in
+        with torch.autocast(device.type, enabled=False), autocast(device, precision):
             return encoder(*texts)
 
     return encode
