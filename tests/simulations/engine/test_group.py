@@ -1,6 +1,7 @@
 """Institutions that train at once: what each does is what it does alone, whoever else is in the group."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,21 @@ def test_in_bfloat16_a_pass_is_as_near_as_rounding_is(start: Start) -> None:
         alone(rows)
     for name, gradient in gradients(twins).items():
         assert float((together[name] - gradient).norm() / gradient.norm()) < 0.03, name
+
+
+def test_nothing_is_read_back_from_the_device(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On torch's `meta` device, which has shapes and no values: whatever asks for one raises."""
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)  # `meta` knows no such thing
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    _, sites, _ = start()
+    model = sites["hospital"].model.to("meta")
+    passes = [
+        Pass(twin := model.twin(), twin.collate(site.examples("train")), {}, site.federation.training)
+        for site in sites.values()
+    ]
+    found = group.pass_together(passes, [Draws(model.device) for _ in passes])
+    assert [set(losses) for losses in found] == [set(held) for held in HELD.values()]
+    assert {values.device.type for losses in found for values in losses.values()} == {"meta"}
 
 
 def gradients(models: Sequence[torch.nn.Module]) -> dict[str, torch.Tensor]:
