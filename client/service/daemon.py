@@ -82,7 +82,8 @@ def _children(institution_file: Path, institution: Institution, port: int, secre
     environment = flower_environment(state / "flower")
     # -P: a folder called `client` where the user happens to stand must not be run.
     python = [sys.executable, "-P", "-m"]
-    supernode = [*python, "client.service.supernode", "--poll", str(institution.runtime.poll), "--"]
+    supernode = [*python, "client.service.supernode", "--poll", str(institution.runtime.poll)]
+    supernode += ["--last", str(state / "supernode.json"), "--"]
     supernode += ["--superlink", server.address, "--root-certificates", str(server.ca)]
     supernode += ["--auth-supernode-private-key", str(institution.identity.key)]
     supernode += ["--isolation", "process", "--host", RUNTIME_HOST, "--port", str(port)]

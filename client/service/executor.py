@@ -13,6 +13,7 @@ import argparse
 import ctypes
 import logging
 import os
+import secrets
 import sys
 import threading
 import time
@@ -57,7 +58,7 @@ from shared.process.memory import give_back, keep_few_kernels, loading
 from shared.process.parent import tell_parent
 from shared.process.proxies import without_proxies
 from shared.process.supervisor import run_until_signal
-from shared.process.waiting import HEADER, LONGEST_SECONDS
+from shared.process.waiting import EXECUTOR_HEADER, HEADER, LONGEST_SECONDS
 
 READY = "ready"
 """The line that the daemon waits for."""
@@ -334,10 +335,14 @@ class _Watch:
 
 
 class _LetsItWait:
-    """Tells the SuperNode that it may hold a request."""
+    """Tells the SuperNode that it may hold a request, and that this is another executor than the last one."""
+
+    def __init__(self) -> None:
+        self._name = secrets.token_hex(8)
 
     def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
         context.request.headers[HEADER] = f"{LONGEST_SECONDS:g}"
+        context.request.headers[EXECUTOR_HEADER] = self._name
         return call_next(context)
 
 

@@ -9,18 +9,24 @@ loop wakes when the reply is there. `--poll` counts where the coordinator does n
 Every request is signed whole as well (`shared.signing`): Flower's own signature covers the time alone, and Collegium's
 coordinator does not accept it unless configured to.
 
-One thing more is mended. When Flower's loop ends by an error (a coordinator that answers with HTTP 500 is enough), its
-process lives on without ever asking for a message again; here it ends, so that the daemon starts it anew.
+Three things more are mended. A task whose executor has died is given up as soon as the next one asks for a task, and a
+SuperNode that was killed is taken leave of by the next one on its machine: Flower waits a minute for either. When its
+loop ends by an error (a coordinator that answers with HTTP 500 is enough), its process lives on without ever asking for
+a message again; here it ends, so that the daemon starts it anew.
 """
 
 import argparse
+import json
 import os
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -33,6 +39,9 @@ from shared.flower.constants import Status
 from shared.flower.http import ProtobufCall, ProtobufRequestContext
 from shared.flower.messages import RunNotRunningException
 from shared.flower.supernode import (
+    ActivateNodeResponse,
+    DeactivateNodeRequest,
+    InMemoryNodeState,
     NodeAuthHttpInterceptor,
     NodeStateFactory,
     add_exit_handler,
@@ -41,9 +50,9 @@ from shared.flower.supernode import (
     start_client_internal,
     supernode_main,
 )
-from shared.process.files import private_umask
+from shared.process.files import private_umask, write_synced
+from shared.process.waiting import EXECUTOR_HEADER, LONGEST_SECONDS, Bell, GoneError, hold_request, seconds_asked
 from shared.process.waiting import HEADER as WAIT_HEADER
-from shared.process.waiting import LONGEST_SECONDS, Bell, GoneError, hold_request, seconds_asked
 from shared.signing import HEADER, sign_request
 
 IDLE_SLEEP = 3
@@ -55,7 +64,11 @@ LINGER = 60.0
 """Seconds after a message in which the next one is expected soon."""
 DEFAULT_POLL = 0.25
 PULL_PATH, CONFIRM_PATH = "/v1/fleet/pull-messages", "/v1/fleet/confirm-message-received"
+ACTIVATE_PATH, DEACTIVATE_PATH = "/v1/fleet/activate-node", "/v1/fleet/deactivate-node"
+OF_ONE_REQUEST = ("content-length", HEADER.lower(), "flwr-public-key", "flwr-signature", "flwr-timestamp")
+"""Headers that another request has its own of."""
 ACQUIRE_PATH = "/v1/runtime/acquire-task"
+EXECUTOR_NAME = EXECUTOR_HEADER.encode("latin-1")
 WAIT_NAME = WAIT_HEADER.encode("latin-1")
 TASKS = "tasks"
 """What is rung for when a message has become a task."""
@@ -148,6 +161,7 @@ class WholeRequestSigner:
         patience: How long a question may be held.
         received: Called when a message is here with all its arrays.
         sleep: Replaced in tests.
+        last: The number under which the coordinator knows this site, from the last time.
     """
 
     def __init__(
@@ -157,12 +171,36 @@ class WholeRequestSigner:
         patience: Patience,
         received: Callable[[], None] = lambda: None,
         sleep: Callable[[float], None] = time.sleep,
+        last: "LastNode | None" = None,
     ) -> None:
         self._key, self._flower = private_key, NodeAuthHttpInterceptor(private_key, public_key)
-        self._patience, self._received, self._sleep = patience, received, sleep
+        self._patience, self._received, self._sleep, self._last = patience, received, sleep, last
 
     def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
         """Sign a request and pass it on."""
+        bare = context.request.headers.copy()
+        response = self._send(context, call_next)
+        if context.request.url.path == ACTIVATE_PATH and self._last:
+            if response.is_client_error and (number := self._last.read()) is not None:
+                self._take_leave(number, context, call_next)
+                context.request.headers = bare
+                response = self._send(context, call_next)
+            if response.is_success:
+                self._last.write(ActivateNodeResponse.FromString(response.content).node_id)
+        return response
+
+    def _take_leave(self, number: int, context: ProtobufRequestContext, call_next: ProtobufCall) -> None:
+        """Tell the coordinator that the last process, which it still counts as online, has gone."""
+        mine = context.request
+        request = httpx.Request(
+            "POST",
+            mine.url.copy_with(path=DEACTIVATE_PATH),
+            headers={name: value for name, value in mine.headers.items() if name.lower() not in OF_ONE_REQUEST},
+            content=DeactivateNodeRequest(node_id=number).SerializeToString(),
+        )
+        self._send(ProtobufRequestContext(rpc_method="", message=None, request=request), call_next)
+
+    def _send(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
         request = context.request
         if request.url.path == CONFIRM_PATH:
             self._received()
@@ -198,7 +236,13 @@ def _retry_after(response: httpx.Response) -> float:
         return 1.0
 
 
-def holding(app: ASGIApp, tasks: Callable[[], bool], bell: Bell, news: threading.Event) -> ASGIApp:
+def holding(
+    app: ASGIApp,
+    tasks: Callable[[], bool],
+    bell: Bell,
+    news: threading.Event,
+    abandon: Callable[[], None] = lambda: None,
+) -> ASGIApp:
     """The SuperNode's interface for its executor: a request for a task is held until there is one.
 
     Args:
@@ -206,15 +250,31 @@ def holding(app: ASGIApp, tasks: Callable[[], bool], bell: Bell, news: threading
         tasks: Whether a task waits.
         bell: Rung for TASKS.
         news: Set whenever the executor has told something.
+        abandon: Gives up the tasks of the last executor; called when another one, whose secret Flower has checked, has
+            asked for its first task.
     """
+    executors: set[bytes] = set()
 
     async def ready() -> bool:
         return tasks()
 
+    def noticing(name: bytes, send: Send) -> Send:
+        async def sent(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start" and message["status"] == httpx.codes.OK:
+                if executors:
+                    abandon()
+                executors.add(name)
+            await send(message)
+
+        return sent
+
     async def held(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path")
-        if path == ACQUIRE_PATH and bell.count(TASKS) < MOST_HELD:
-            asked = next((value.decode("latin-1") for name, value in scope["headers"] if name == WAIT_NAME), None)
+        executor = _header(scope, EXECUTOR_NAME) if path == ACQUIRE_PATH else None
+        if executor is not None and executor not in executors:
+            send = noticing(executor, send)
+        elif path == ACQUIRE_PATH and bell.count(TASKS) < MOST_HELD:
+            asked = (_header(scope, WAIT_NAME) or b"").decode("latin-1") or None
             try:
                 receive = await hold_request(bell, TASKS, ready, seconds=seconds_asked(asked), receive=receive)
             except GoneError:
@@ -226,6 +286,42 @@ def holding(app: ASGIApp, tasks: Callable[[], bool], bell: Bell, news: threading
     return held
 
 
+def _header(scope: Scope, wanted: bytes) -> bytes | None:
+    return next((value for name, value in scope["headers"] if name == wanted), None)
+
+
+class LastNode:
+    """The number under which the coordinator knew this site last, in a file.
+
+    It counts only on the machine, since it was started, and in the folder where it was written: a copy of the folder
+    may run elsewhere.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._here = [Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip(), str(file.resolve())]
+
+    def read(self) -> int | None:
+        """The number; None if there is none that counts."""
+        try:
+            number, *where = json.loads(self._file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, TypeError):
+            return None
+        return number if where == self._here and isinstance(number, int) else None
+
+    def write(self, number: int) -> None:
+        """Remember a number; where that fails, a SuperNode that is killed is away for a minute."""
+        with suppress(OSError):
+            write_synced(self._file, json.dumps([number, *self._here]).encode())
+
+
+def give_up_tasks(state: InMemoryNodeState) -> None:
+    """Have the tasks of executors expire now: their messages are answered with an error."""
+    with state.lock_task_store:
+        for claim in state.task_token_store.values():
+            claim.active_until = datetime.now(UTC) - timedelta(seconds=1)
+
+
 def main() -> None:
     """Run the SuperNode until it is stopped."""
     parser = argparse.ArgumentParser(
@@ -234,10 +330,11 @@ def main() -> None:
     parser.add_argument(
         "--poll", type=float, default=DEFAULT_POLL, help="seconds between questions (default %(default)s)"
     )
+    parser.add_argument("--last", type=Path, metavar="FILE", help="remembers the site's number at the coordinator")
     parser.add_argument("options", nargs="*", help="after `--`: options of flower-supernode")
     arguments = parser.parse_args()
     private_umask()
-    _take_part_in_flower(arguments.poll)
+    _take_part_in_flower(arguments.poll, LastNode(arguments.last) if arguments.last else None)
     sys.argv = ["flower-supernode", *arguments.options]
     try:
         flower_supernode()  # ends by SystemExit when all is well
@@ -258,7 +355,7 @@ def _pull_objects(pull: Callable[..., dict[str, bytes]], *arguments: Any, **opti
         raise ConnectionFailedError("The run has ended meanwhile.") from error
 
 
-def _take_part_in_flower(poll: float) -> None:
+def _take_part_in_flower(poll: float, last: LastNode | None) -> None:
     """Put this module's parts in the place of Flower's."""
     bell, news, patience = Bell(), threading.Event(), Patience()
     create_app = supernode_main.create_app
@@ -267,7 +364,13 @@ def _take_part_in_flower(poll: float) -> None:
         def tasks() -> bool:
             return bool(state_factory.state().get_tasks(statuses=[Status.PENDING], limit=1))
 
-        return holding(create_app(state_factory, superexec_auth_secret), tasks, bell, news)
+        def abandon() -> None:
+            state = state_factory.state()
+            assert isinstance(state, InMemoryNodeState)
+            give_up_tasks(state)
+            news.set()
+
+        return holding(create_app(state_factory, superexec_auth_secret), tasks, bell, news, abandon)
 
     loop = vars(start_client_internal)
     loop["time"] = Pauses(poll, patience, news)
@@ -275,7 +378,7 @@ def _take_part_in_flower(poll: float) -> None:
     vars(supernode_main)["FastAPI"] = partial(FastAPI, openapi_url=None)  # no /docs and no /openapi.json
     vars(supernode_main)["create_app"] = create_holding_app
     vars(fleet_http_connection)["NodeAuthHttpInterceptor"] = partial(
-        WholeRequestSigner, patience=patience, received=partial(bell.ring, TASKS)
+        WholeRequestSigner, patience=patience, received=partial(bell.ring, TASKS), last=last
     )
     add_exit_handler(bell.close, run_before_force_exit=True)
 

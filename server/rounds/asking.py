@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from shared.errors import ProtocolError
 from shared.flower.constants import PULL_MAX_TIME, ErrorCode
+from shared.flower.messages import NodeInfo
 from shared.protocol import MESSAGE_TYPES, REPLIES, Refusal, RefusalKind, Reply, Request, blobs_of, decode, encode
 
 Look = Callable[[Collection[str], float, float], Collection[str]]
@@ -26,6 +27,10 @@ IDLE_SECONDS = 0.05
 IDLE_FRACTION = 0.03
 """The pause grows with the time waited, so that a round is noticed to end at most this fraction late."""
 LONGEST_IDLE_SECONDS = 1.0
+MOST_TRIES = 3
+"""How often an institution is sent a request in all, where its process has died with it."""
+BLIP_SECONDS = 20.0
+"""How long the others wait for an institution that has just gone: its daemon starts what has died in less."""
 SHORTEST_PULL_SECONDS = 2.0
 """For arrays of a reply that lies ready when the deadline has passed."""
 FIRST_PULL_PAUSE, LONGEST_PULL_PAUSE = 0.1, 1.0
@@ -54,6 +59,8 @@ class Answer:
     bytes_up: int = 0
     bytes_down: int = 0
     seconds: float = 0.0
+    lost: bool = False
+    """Whether the institution had no chance to answer: its process died, or it was cut off."""
 
     @property
     def why(self) -> str | None:
@@ -61,9 +68,24 @@ class Answer:
         return f"{self.refusal}: {self.reason}" if self.refusal else self.reason
 
 
+@dataclass
+class _Open:
+    """A request that has no answer yet."""
+
+    request: Request
+    sent: int = 0
+    """Bytes, at the last time."""
+    tries: int = 0
+    process: str = ""
+    """When the process that has it had come online; another time is another process, which knows nothing of it."""
+    lost: Answer | None = None
+    """Why it must be sent again."""
+    lost_at: float = 0.0
+
+
 def online(grid: Grid) -> dict[str, int]:
     """Node ids of the institutions that are online, by name."""
-    return {node.name: node.node_id for node in grid.get_nodes() if node.name and node.status in ("", "online")}
+    return {name: node.node_id for name, node in _present(grid).items()}
 
 
 def ask(
@@ -74,6 +96,7 @@ def ask(
     group: str,
     deadline_seconds: float,
     quorum: int,
+    again: bool = False,
     look: Look | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Answer]:
@@ -91,47 +114,136 @@ def ask(
         group: Flower's group id, here the kind of request.
         deadline_seconds: Longest wait.
         quorum: Fewest good answers that allow to stop waiting for institutions gone offline.
+        again: Whether an institution whose process has died with the request, or that was cut off, is sent it once
+            more when it is back, MOST_TRIES times in all.
         look: Waits for replies; without one there are `pauses` between two looks.
         clock: Seconds; a test may pass its own.
     """
     _limit_pulls()
-    look = look or pauses()
-    started = looked = clock()
-    waiting: dict[str, tuple[str, int]] = {}
+    asking = _Asking(grid, group, deadline_seconds, again, look or pauses(), clock)
     for institution, request in requests.items():
-        kind = MESSAGE_TYPES[type(request)]
-        message = Message(encode(request), nodes[institution], kind, ttl=deadline_seconds, group_id=group)
-        if identifier := next(iter(grid.push_messages([message])), None):
-            waiting[identifier] = institution, sum(map(len, blobs_of(request).values()))
-        else:
+        if not asking.send(institution, _Open(request), nodes[institution]):
             yield Answer(
                 institution, None, "missing", "Flower took no message for it; see whether it is still enrolled"
             )
     good = 0
-    found: Collection[str] = list(waiting)
-    while waiting:
-        # One at a time: so no more than one reply is in memory, and a broken one is known by whom it was asked of.
+    found: Collection[str] = list(asking.waiting)
+    while asking.open:
         for identifier in found:
-            institution, sent = waiting[identifier]
-            share = (deadline_seconds - (clock() - started)) / len(waiting)
-            with _pulls_end_after(max(share, SHORTEST_PULL_SECONDS)):
-                answer = _pull(grid, identifier, institution, sent, clock() - started)
-            if answer is not None:
-                del waiting[identifier]
+            # One at a time: so no more than one reply is in memory, and a broken one is known by whom it was asked of.
+            if answer := asking.pull(identifier):
                 good += answer.status == "ok"
                 yield answer
-        now = clock()
-        if not waiting or now - started > deadline_seconds:
+        if not asking.open or asking.left <= 0 or asking.is_hopeless(good >= quorum):
             break
-        if good >= quorum and now - looked > STATUS_SECONDS:
-            looked, present = now, online(grid)
-            if not any(institution in present for institution, _ in waiting.values()):
-                break
-        longest = min(deadline_seconds - (now - started), STATUS_SECONDS if good >= quorum else LOOK_SECONDS)
-        found = look(list(waiting), now - started, longest)
-    for institution, sent in waiting.values():
-        reason = f"no answer within {clock() - started:.0f} s"
-        yield Answer(institution, None, "missing", reason, bytes_down=sent, seconds=clock() - started)
+        found = asking.wait(STATUS_SECONDS if good >= quorum or asking.lost else LOOK_SECONDS)
+    yield from asking.give_up()
+
+
+class _Asking:
+    """Who has been asked, who is waited for, and whose request was lost."""
+
+    def __init__(
+        self, grid: Grid, group: str, seconds: float, again: bool, look: Look, clock: Callable[[], float]
+    ) -> None:
+        self._grid, self._group, self._seconds, self._again = grid, group, seconds, again
+        self._look, self._clock = look, clock
+        self._started = self._looked = clock()
+        self._processes = _processes(grid) if again else {}
+        self.open: dict[str, _Open] = {}
+        self.waiting: dict[str, str] = {}
+        """The institution by the id of its message."""
+
+    @property
+    def passed(self) -> float:
+        """Seconds since the beginning."""
+        return self._clock() - self._started
+
+    @property
+    def left(self) -> float:
+        """Seconds until the deadline."""
+        return self._seconds - self.passed
+
+    @property
+    def lost(self) -> list[str]:
+        """Who must be asked again."""
+        return [name for name, one in self.open.items() if one.lost]
+
+    def send(self, institution: str, one: _Open, node: int) -> bool:
+        """Send a request; whether Flower has taken it."""
+        kind = MESSAGE_TYPES[type(one.request)]
+        message = Message(encode(one.request), node, kind, ttl=self.left, group_id=self._group)
+        identifier = next(iter(self._grid.push_messages([message])), None)
+        if not identifier:
+            self.open.pop(institution, None)
+            return False
+        one.sent += sum(map(len, blobs_of(one.request).values()))
+        one.tries, one.lost, one.process = one.tries + 1, None, self._processes.get(institution, "")
+        self.waiting[identifier] = institution
+        self.open[institution] = one
+        return True
+
+    def pull(self, identifier: str) -> Answer | None:
+        """The answer to a message, if it is there and final."""
+        institution = self.waiting.get(identifier)
+        if institution is None:  # it was lost between two looks
+            return None
+        one = self.open[institution]
+        with _pulls_end_after(max(self.left / len(self.waiting), SHORTEST_PULL_SECONDS)):
+            answer = _pull(self._grid, identifier, institution, one.sent, self.passed)
+        if answer is None:
+            return None
+        del self.waiting[identifier]
+        if answer.lost and self._again and one.tries < MOST_TRIES:
+            one.lost, one.lost_at = answer, self._clock()
+            return None
+        del self.open[institution]
+        return answer
+
+    def wait(self, longest: float) -> Collection[str]:
+        """Wait for replies; the ids of messages that may have one."""
+        return self._look(list(self.waiting), self.passed, min(self.left, longest))
+
+    def is_hopeless(self, enough: bool) -> bool:
+        """Whether nobody outstanding can be expected to answer, looked at now and then; asks again who is back."""
+        pause = STATUS_SECONDS if enough or self.lost else LOOK_SECONDS
+        if not (enough or self._again) or self._clock() - self._looked <= pause:
+            return False
+        self._looked = self._clock()
+        present = _present(self._grid)
+        if self._again:
+            self._processes = {name: node.last_activated_at for name, node in present.items()}
+            self._notice_new_processes()
+            for name in self.lost:
+                if name in present:
+                    self.send(name, self.open[name], present[name].node_id)
+        recent = any(self._clock() - self.open[name].lost_at < BLIP_SECONDS for name in self.lost)
+        return enough and not recent and not any(name in present for name in self.open)
+
+    def _notice_new_processes(self) -> None:
+        for identifier, name in list(self.waiting.items()):
+            one, now = self.open[name], self._processes.get(name, "")
+            if now and now != one.process and one.tries < MOST_TRIES:
+                del self.waiting[identifier]
+                reason = "It was started again, or cut off, while it worked on the request"
+                one.lost = Answer(name, None, "missing", reason, bytes_down=one.sent, lost=True)
+                one.lost_at = self._clock()
+
+    def give_up(self) -> Iterator[Answer]:
+        """What becomes of everybody outstanding."""
+        for institution, one in self.open.items():
+            reason = f"no answer within {self.passed:.0f} s"
+            if one.lost:
+                reason = f"{one.lost.reason}; it has not come back within {self.passed:.0f} s"
+            yield Answer(institution, None, "missing", reason, bytes_down=one.sent, seconds=self.passed)
+
+
+def _present(grid: Grid) -> dict[str, NodeInfo]:
+    return {node.name: node for node in grid.get_nodes() if node.name and node.status in ("", "online")}
+
+
+def _processes(grid: Grid) -> dict[str, str]:
+    return {name: node.last_activated_at for name, node in _present(grid).items()}
 
 
 def pauses(idle_seconds: float = IDLE_SECONDS) -> Look:
@@ -189,8 +301,9 @@ def _read(message: Message, institution: str, sent: int, seconds: float) -> Answ
     if message.has_error():
         reason = message.error.reason or f"Flower's error {message.error.code}"
         absent = message.error.code in ABSENT and not reason.startswith(HALF_SENT)
+        lost = absent or message.error.code == ErrorCode.CLIENT_APP_CRASHED
         status = "missing" if absent else "dropped"
-        return Answer(institution, None, status, reason, bytes_down=sent, seconds=seconds)
+        return Answer(institution, None, status, reason, bytes_down=sent, seconds=seconds, lost=lost)
     try:
         reply = decode(message.content, *REPLIES)
     except ProtocolError as error:

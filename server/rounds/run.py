@@ -96,7 +96,12 @@ class Run:
     def ask(
         self, requests: Mapping[str, Request], kind: str, *, quorum: int = 0, longest: float = math.inf
     ) -> Iterator[Answer]:
-        """Ask whoever is still online; nobody is waited for beyond the deadline or `longest` seconds."""
+        """Ask whoever is still online; nobody is waited for beyond the deadline or `longest` seconds.
+
+        Who dies with a request is asked once more when it is back, unless that would cost its records privacy a second
+        time, or the request is about secrets that it has lost.
+        """
+        again = kind == "query" or (kind in ("train", "evaluate") and not self.federation.privacy)
         nodes = self.online()
         for name in requests.keys() - nodes.keys():
             yield Answer(name, None, "missing", "gone offline just before it was asked")
@@ -107,6 +112,7 @@ class Run:
             group=kind,
             deadline_seconds=min(longest, self.federation.rounds.deadline_seconds),
             quorum=quorum,
+            again=again,
             look=self.look,
         )
 

@@ -8,6 +8,8 @@ from typing import Any
 
 HEADER = "collegium-wait"
 """In a request: the seconds for which it may be held. In the answer: those for which it would have been."""
+EXECUTOR_HEADER = "collegium-executor"
+"""In an executor's request for a task: which of its site's executors it is, one after the other."""
 LONGEST_SECONDS = 25.0
 """Flower's clients give up a request after 30 s, and many proxies after 60."""
 

@@ -2,34 +2,50 @@ import asyncio
 import contextlib
 import inspect
 import re
+import shutil
 import subprocess
 import sys
 import threading
 import time
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from flwr.app import Message, RecordDict
+from flwr.supercore.object_store import ObjectStoreFactory
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
 from starlette.types import Receive, Scope, Send
 
 from client.service.supernode import (
     ACQUIRE_PATH,
+    ACTIVATE_PATH,
+    DEACTIVATE_PATH,
     IDLE_POLL,
     IDLE_SLEEP,
     LINGER,
     RELEARN_SECONDS,
     TASKS,
+    LastNode,
     Patience,
     Pauses,
     WholeRequestSigner,
+    give_up_tasks,
     holding,
 )
+from shared.flower.constants import ErrorCode, TaskType
 from shared.flower.http import ProtobufRequestContext
 from shared.flower.keys import generate_key_pairs
-from shared.flower.supernode import start_client_internal
+from shared.flower.supernode import (
+    ActivateNodeResponse,
+    DeactivateNodeRequest,
+    InMemoryNodeState,
+    start_client_internal,
+)
+from shared.process.waiting import EXECUTOR_HEADER, LONGEST_SECONDS, Bell
 from shared.process.waiting import HEADER as WAIT_HEADER
-from shared.process.waiting import LONGEST_SECONDS, Bell
 from shared.signing import HEADER, read_signature
 
 ROOT = Path(__file__).parents[2]
@@ -265,6 +281,98 @@ def test_the_executors_question_is_held_until_there_is_a_task() -> None:
     tasks.clear()
     asyncio.run(told(ACQUIRE_PATH, b"stock"))  # who does not say that it waits
     assert reached[-1] == f"{ACQUIRE_PATH} stock"
+
+
+def test_another_executor_gives_up_the_last_ones_task_once_flower_has_let_it_in() -> None:
+    abandoned, answers = list[str](), [200]
+
+    async def flower(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": answers[-1], "headers": []})
+
+    app = holding(flower, lambda: True, Bell(), threading.Event(), lambda: abandoned.append("task"))
+
+    def ask(name: bytes) -> None:
+        scope = {"type": "http", "path": ACQUIRE_PATH, "headers": [(EXECUTOR_HEADER.encode(), name)]}
+
+        async def play() -> None:
+            await app(scope, once(b""), _nowhere)
+
+        asyncio.run(play())
+
+    ask(b"first")
+    ask(b"first")
+    assert abandoned == []
+    answers.append(401)
+    ask(b"stranger")
+    assert abandoned == [], "who does not know the secret ends nobody's task"
+    answers.append(200)
+    ask(b"second")
+    ask(b"second")
+    assert abandoned == ["task"]
+
+
+def test_a_task_that_is_given_up_is_answered_at_once() -> None:
+    state = InMemoryNodeState(ObjectStoreFactory().store())
+    run = Run.create_empty(run_id=7)
+    state.store_run(run)
+    task_id = state.create_task(TaskType.CLIENT_APP, run_id=7, fab_hash=None)
+    assert task_id is not None
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 5, 7, 1
+    message = Message(RecordDict(), 1, "train")
+    message.metadata.__dict__["_message_id"] = "m"
+    state.store_message(message)
+    assert state.claim_task(task_id)
+    state.get_messages_legacy(is_reply=False)
+    assert state.get_messages_legacy(is_reply=True) == []
+    give_up_tasks(state)
+    (reply,) = state.get_messages_legacy(is_reply=True)
+    assert reply.error.code == ErrorCode.CLIENT_APP_CRASHED
+
+
+class Coordinator:
+    """Lets a node in unless it counts another process with the same key as online."""
+
+    def __init__(self, online: int | None) -> None:
+        self.online = online
+        self.paths: list[str] = []
+
+    def __call__(self, context: ProtobufRequestContext) -> httpx.Response:
+        path = context.request.url.path
+        self.paths.append(path.rpartition("/")[2])
+        assert read_signature(context.request.headers[HEADER]).digest == sha256(context.request.content).hexdigest()
+        if path == DEACTIVATE_PATH:
+            if DeactivateNodeRequest.FromString(context.request.content).node_id == self.online:
+                self.online = None
+        elif self.online is not None:
+            return httpx.Response(409)
+        return httpx.Response(200, content=ActivateNodeResponse(node_id=12).SerializeToString())
+
+
+@pytest.mark.parametrize("remembered", ["here", "elsewhere", "nothing"])
+def test_a_killed_supernode_is_taken_leave_of_on_its_own_machine_only(
+    patience: Patience, tmp_path: Path, remembered: str
+) -> None:
+    LastNode(tmp_path / "last.json").write(12)
+    if remembered == "elsewhere":
+        (tmp_path / "copy").mkdir()
+        shutil.copy(tmp_path / "last.json", tmp_path / "copy" / "last.json")
+    file = {"here": "last.json", "elsewhere": "copy/last.json", "nothing": "none.json"}[remembered]
+    coordinator = Coordinator(online=12)
+    signer = WholeRequestSigner(*generate_key_pairs(), patience, last=LastNode(tmp_path / file))
+    response = signer.intercept(question(ACTIVATE_PATH), coordinator)
+    if remembered == "here":
+        assert (response.status_code, coordinator.paths[1:]) == (200, ["deactivate-node", "activate-node"])
+    else:
+        assert (response.status_code, coordinator.paths) == (409, ["activate-node"]), "it may well be alive"
+
+
+def test_the_number_of_the_node_is_remembered(patience: Patience, tmp_path: Path) -> None:
+    file = tmp_path / "last.json"
+    signer = WholeRequestSigner(*generate_key_pairs(), patience, last=LastNode(file))
+    assert signer.intercept(question(ACTIVATE_PATH), Coordinator(online=None)).status_code == 200
+    assert LastNode(file).read() == 12
+    file.write_text("[]", encoding="utf-8")
+    assert LastNode(file).read() is None
 
 
 def request(path: str, wait: bytes = b"") -> Scope:

@@ -5,13 +5,14 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, ObjectUnavailableError
 
-from server.rounds.asking import SHORTEST_PULL_SECONDS, Answer, ask, online, pauses
+from server.rounds.asking import BLIP_SECONDS, SHORTEST_PULL_SECONDS, Answer, ask, online, pauses
 from shared.flower.constants import ErrorCode
 from shared.flower.grid import http_grid
 from shared.protocol import PROTOCOL_VERSION, QueryReply, QueryRequest, Refusal, TrainRequest, encode
@@ -84,7 +85,7 @@ def test_silence_ends_at_the_deadline_and_requests_with_it(scripted_grid: Any) -
     assert found["good"].status == "ok"
     assert found["silent"].status == "missing"
     assert found["silent"].reason == "no answer within 0 s"
-    assert grid.ttls == [0.2, 0.2]
+    assert grid.ttls == pytest.approx([0.2, 0.2], abs=0.05)
 
 
 def test_nobody_is_waited_for_once_gone(scripted_grid: Any) -> None:
@@ -182,3 +183,131 @@ def test_arrays_that_do_not_come_are_waited_for_as_long_as_the_others_can_spare(
 
 def unavailable(name: str) -> bytes:
     raise ObjectUnavailableError(name)
+
+
+class Blinking:
+    """Gives a scripted Grid's nodes a start of their process; `come_online` begins another."""
+
+    def __init__(self, grid: Any) -> None:
+        self.grid, self.started = grid, dict.fromkeys(grid.names.values(), "1")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.grid, name)
+
+    def get_nodes(self) -> Any:
+        nodes = list(self.grid.get_nodes())
+        for node in nodes:
+            node.last_activated_at = self.started[node.name]
+        return nodes
+
+
+class Clock:
+    """A second passes at every look."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def look(self, messages: Any, _waited: float, longest: float) -> Any:
+        self.now += min(1.0, max(longest, 0.01))
+        return messages
+
+
+def ask_again(grid: Any, names: list[str], *, quorum: int, at: dict[float, Callable[[], None]]) -> dict[str, Answer]:
+    """Ask with `again`; `at` says what happens when the clock first shows so many seconds or more."""
+    clock = Clock()
+
+    def look(messages: Any, waited: float, longest: float) -> Any:
+        for when in [when for when in at if when <= clock.now]:
+            at.pop(when)()
+        return clock.look(messages, waited, longest)
+
+    answers = ask(
+        grid,
+        dict.fromkeys(names, QUERY),
+        online(grid),
+        group="query",
+        deadline_seconds=300,
+        quorum=quorum,
+        again=True,
+        look=look,
+        clock=clock,
+    )
+    return {answer.institution: replace(answer, seconds=clock.now) for answer in answers}
+
+
+@pytest.mark.parametrize("code", [ErrorCode.CLIENT_APP_CRASHED, ErrorCode.NODE_UNAVAILABLE])
+def test_who_dies_with_a_request_is_asked_again(scripted_grid: Any, code: int) -> None:
+    script = iter([Error(code, "ClientApp stopped responding."), good("a")(None)])
+    grid: Any = Blinking(scripted_grid({"a": lambda _: next(script), "b": good("b")}))
+    found = ask_again(grid, ["a", "b"], quorum=1, at={})
+    assert {name: answer.status for name, answer in found.items()} == {"a": "ok", "b": "ok"}
+    assert [name for name, _ in grid.pushed] == ["a", "b", "a"]
+
+
+def test_a_new_process_is_asked_what_the_last_one_took_with_it(scripted_grid: Any) -> None:
+    script = iter([None, good("a")(None)])
+    grid: Any = Blinking(scripted_grid({"a": lambda _: next(script)}))
+    found = ask_again(grid, ["a"], quorum=1, at={50.0: lambda: grid.started.update(a="2")})
+    assert found["a"].status == "ok"
+    assert 50 < found["a"].seconds < 60
+
+
+def test_a_request_is_sent_three_times_at_most(scripted_grid: Any) -> None:
+    grid: Any = Blinking(scripted_grid({"a": lambda _: Error(ErrorCode.CLIENT_APP_CRASHED, "stopped responding")}))
+    found = ask_again(grid, ["a"], quorum=1, at={})
+    assert (found["a"].status, found["a"].reason) == ("dropped", "stopped responding")
+    assert len(grid.pushed) == 3
+
+
+def test_the_others_wait_for_a_moment_and_no_longer(scripted_grid: Any) -> None:
+    gone = Error(ErrorCode.NODE_UNAVAILABLE, "unreachable")
+    grid: Any = Blinking(scripted_grid({"a": lambda _: gone, "b": good("b")}))
+    grid.offline.add("a")
+    nodes = {name: node for node, name in grid.names.items()}
+    clock = Clock()
+    answers = list(
+        ask(
+            grid,
+            {"a": QUERY, "b": QUERY},
+            nodes,
+            group="query",
+            deadline_seconds=300,
+            quorum=1,
+            again=True,
+            look=clock.look,
+            clock=clock,
+        )
+    )
+    assert [(answer.institution, answer.status) for answer in answers] == [("b", "ok"), ("a", "missing")]
+    assert "it has not come back" in str(answers[1].reason)
+    assert BLIP_SECONDS <= clock.now < BLIP_SECONDS + 10
+
+
+def test_below_the_quorum_one_waits_for_whoever_is_gone(scripted_grid: Any) -> None:
+    script = iter([Error(ErrorCode.NODE_UNAVAILABLE, "unreachable"), good("a")(None)])
+    grid: Any = Blinking(scripted_grid({"a": lambda _: next(script)}))
+    nodes = online(grid)
+    grid.offline.add("a")
+    clock = Clock()
+
+    def look(messages: Any, waited: float, longest: float) -> Any:
+        if clock.now > 200:
+            grid.offline.discard("a")
+        return clock.look(messages, waited, longest)
+
+    (answer,) = ask(
+        grid,
+        {"a": QUERY},
+        nodes,
+        group="query",
+        deadline_seconds=300,
+        quorum=1,
+        again=True,
+        look=look,
+        clock=clock,
+    )
+    assert answer.status == "ok"
+    assert 200 < clock.now < 210

@@ -244,6 +244,9 @@ EXPECTED: Mapping[str, Mapping[str, Any]] = {
         "load_superexec_auth_secret": Takes("secret_file"),
     },
     "supernode": {
+        "ActivateNodeResponse": Has("node_id"),
+        "DeactivateNodeRequest": Has("node_id"),
+        "InMemoryNodeState": Has("_cleanup_expired_task_tokens_locked"),
         "NodeAuthHttpInterceptor": Both("private_key public_key", "intercept"),
         "NodeStateFactory": Both("objectstore_factory", "state"),
         "add_exit_handler": Takes("exit_handler run_before_force_exit"),
