@@ -1,4 +1,4 @@
-"""One institution's whole process tree is killed in mid-round of a real deployment: it comes back into the same round."""
+"""An institution's whole process tree is killed in mid-round of a real deployment: it is back in the same round."""
 
 import os
 import signal

@@ -322,6 +322,7 @@ def test_a_task_that_is_given_up_is_answered_at_once() -> None:
     message.metadata.__dict__["_message_id"] = "m"
     state.store_message(message)
     assert state.claim_task(task_id)
+    assert state.activate_task(task_id)
     state.get_messages_legacy(is_reply=False)
     assert state.get_messages_legacy(is_reply=True) == []
     give_up_tasks(state)
