@@ -140,7 +140,10 @@ def _run(institution: Path, runtime_address: str, secret_file: Path, stop: threa
             f"Expected the SuperExec secret in {secret_file}, but it cannot be read ({error.strerror}); "
             "give the file that the SuperNode was started with."
         ) from None
-    # PyTorch and all: late, so that a stop is heard meanwhile.
+    # Large modules: late, so that a stop is heard meanwhile.
+    from client.institution import load_institution
+
+    load_institution(institution)  # what is wrong with it is told before PyTorch is loaded
     with loading():
         from client.app import INSTITUTION_VARIABLE, app, record_error, warm
 

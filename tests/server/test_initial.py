@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from server.initial import initial_state, make_initial_state
+from server.initial import initial_state, main, make_initial_state
 from server.store import Store
 from shared.adapter import get_state
 from shared.codec import Arrays
@@ -53,7 +53,12 @@ def test_it_is_made_once_for_an_agreement(tiny_federation: Make, store: Store, m
     assert initial_state(store, second, one) is made, "its file is gone"
 
 
-def test_what_is_wrong_with_the_agreement_is_told(tiny_federation: Make) -> None:
+def test_what_is_wrong_with_the_agreement_is_told(tiny_federation: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def in_this_process(arguments: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        main(Path(arguments[-1]))
+        return subprocess.CompletedProcess(arguments, 0, stderr="")
+
+    monkeypatch.setattr("server.initial.subprocess.run", in_this_process)
     right = tiny_federation()
     wrong = right.model_copy(update={"backbone": right.backbone.model_copy(update={"sha256": "0" * 64})})
     with pytest.raises(ConfigError, match="with fingerprint 000000000000"):

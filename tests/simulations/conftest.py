@@ -32,12 +32,14 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield opened
 
 
-@pytest.fixture
-def split_data(tmp_path: Path, write_records: Callable[..., Path]) -> Callable[[str, Iterable[str]], dict[str, Data]]:
+@pytest.fixture(scope="session")
+def split_data(
+    tmp_path_factory: pytest.TempPathFactory, write_records: Callable[..., Path]
+) -> Callable[[str, Iterable[str]], dict[str, Data]]:
     """Writes the tiny records of an institution's tasks, each split into training, validation and test."""
 
     def write(name: str, tasks: Iterable[str]) -> dict[str, Data]:
-        folder = tmp_path / name
+        folder = tmp_path_factory.mktemp(name)
         return {
             task: Data(
                 train=write_records(folder / f"{task}.train.jsonl", task, slice(0, None, 2)),

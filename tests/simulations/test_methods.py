@@ -1,7 +1,7 @@
 """Every method in whole federations: it learns, goes on as if not interrupted, and is released as it was scored."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -51,7 +51,7 @@ class Grid(LocalGrid):
         return super()._deliver(message)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def start(
     tiny_federation: Callable[..., Federation], split_data: Callable[..., dict[str, Data]]
 ) -> Callable[..., tuple[Federation, dict[str, Site], Arrays]]:
@@ -59,7 +59,8 @@ def start(
         method: str, ranks: dict[str, int] | None = None, **tables: Any
     ) -> tuple[Federation, dict[str, Site], Arrays]:
         tables["rounds"] = {"method": method, "count": 3} | tables.get("rounds", {})
-        tables["training"] = {"learning_rate": 1e-2, "epochs_per_round": 2} | tables.get("training", {})
+        rate = 3e-2 if method == "fed-sb" else 1e-2
+        tables["training"] = {"learning_rate": rate, "epochs_per_round": 2} | tables.get("training", {})
         federation, sites = tiny_federation(HELD, **tables), {}
         models = {
             rank: build_model(federation, rank=rank) for rank in {federation.adapter.rank, *(ranks or {}).values()}
@@ -81,26 +82,59 @@ def scored_on_test(store: Store, run_id: str, round: int) -> dict[tuple[str, str
     }
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_a_federation_learns_by_every_method(store: Store, start: Callable[..., Any], name: MethodName) -> None:
-    federation, sites, initial = start(name, training={"learning_rate": 3e-2 if name == "fed-sb" else 1e-2})
-    run_id = run_on(Grid(sites), federation, initial, store)
-    best = store.best_round(run_id)
-    assert best
-    before, after = scored_on_test(store, run_id, 0), scored_on_test(store, run_id, best)
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    """A run that nothing has interrupted."""
+
+    name: MethodName
+    store: Store
+    run_id: str
+    sites: dict[str, Site]
+
+    @property
+    def best(self) -> int:
+        """The round that is released."""
+        best = self.store.best_round(self.run_id)
+        assert best
+        return best
+
+
+@pytest.fixture(scope="module", params=ALL)
+def whole(
+    request: pytest.FixtureRequest, start: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Whole]:
+    """One run by each method, for all tests that look at it."""
+    folder = tmp_path_factory.mktemp("store")
+    federation, sites, initial = start(request.param)
+    with Store.open(f"sqlite:///{folder / 'store.db'}", checkpoints=folder / "checkpoints") as opened:
+        yield Whole(request.param, opened, run_on(Grid(sites), federation, initial, opened), sites)
+
+
+def test_a_federation_learns_by_every_method(whole: Whole) -> None:
+    before, after = (scored_on_test(whole.store, whole.run_id, round) for round in (0, whole.best))
     primary = [key for key in after if key[2] in ("macro_f1", "f1")]
     assert sum(after[key] for key in primary) > sum(before[key] for key in primary) + 0.1 * len(primary)
-    assert all(row["status"] == "ok" for row in store.rows(replies, run_id))
-    assert any(f"Method: {name} (as rounds.method says)" in row["text"] for row in store.rows(events, run_id))
+    assert all(row["status"] == "ok" for row in whole.store.rows(replies, whole.run_id))
+    said = [row["text"] for row in whole.store.rows(events, whole.run_id)]
+    assert any(f"Method: {whole.name} (as rounds.method says)" in text for text in said)
 
 
-@pytest.mark.parametrize("name", ALL)
+def test_what_is_released_scores_what_was_reported(whole: Whole, tmp_path: Path) -> None:
+    if METHODS[whole.name].keeps:
+        pytest.skip("there is no global model")
+    predictor = open_bundle(release(whole.store, whole.run_id, tmp_path / "bundle"))
+    reported = scored_on_test(whole.store, whole.run_id, whole.best)
+    for institution, site in whole.sites.items():
+        for task in site.data:
+            found = score(predictor.model, task, site.data[task], "test", "float32")
+            for metric, value in found.items():
+                assert value == pytest.approx(reported[institution, task, metric], abs=1e-6), (institution, task)
+
+
 def test_a_resumed_run_ends_like_an_uninterrupted_one(
-    store: Store, start: Callable[..., Any], name: MethodName, monkeypatch: pytest.MonkeyPatch
+    whole: Whole, store: Store, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    federation, sites, initial = start(name)
-    whole = run_on(Grid(sites), federation, initial, store)
-    federation, sites, initial = start(name)
+    federation, sites, initial = start(whole.name)
     save, stopped = Store.save_checkpoint, store.create_run(federation)
 
     def die(self: Store, run_id: str, round: int, state: State) -> None:
@@ -112,31 +146,15 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(
     with pytest.raises(KeyboardInterrupt):
         run_on(Grid(sites), federation, initial, store, run_id=stopped)
     monkeypatch.undo()
-    if not METHODS[name].keeps:  # what is kept at home is in these sites' memory
-        federation, sites, initial = start(name)
+    if not METHODS[whole.name].keeps:  # what is kept at home is in these sites' memory
+        federation, sites, initial = start(whole.name)
     run_on(Grid(sites), federation, initial, store, run_id=stopped)
-    one, other = (pack_state(store.load_checkpoint(run_id, 3)) for run_id in (whole, stopped))
+    one = pack_state(whole.store.load_checkpoint(whole.run_id, 3))
+    other = pack_state(store.load_checkpoint(stopped, 3))
     assert one.keys() == other.keys()
     for array in one:
         np.testing.assert_allclose(one[array], other[array], atol=2e-5, err_msg=array)
-    assert scored_on_test(store, whole, 3) == pytest.approx(scored_on_test(store, stopped, 3), abs=1e-6)
-
-
-@pytest.mark.parametrize("name", [name for name in ALL if not METHODS[name].keeps])
-def test_what_is_released_scores_what_was_reported(
-    store: Store, start: Callable[..., Any], name: MethodName, tmp_path: Path
-) -> None:
-    federation, sites, initial = start(name)
-    run_id = run_on(Grid(sites), federation, initial, store)
-    best = store.best_round(run_id)
-    assert best
-    predictor = open_bundle(release(store, run_id, tmp_path / "bundle"))
-    for institution, site in sites.items():
-        for task in site.data:
-            found = score(predictor.model, task, site.data[task], "test", "float32")
-            for metric, value in found.items():
-                reported = scored_on_test(store, run_id, best)[institution, task, metric]
-                assert value == pytest.approx(reported, abs=1e-6), (institution, task, metric)
+    assert scored_on_test(whole.store, whole.run_id, 3) == pytest.approx(scored_on_test(store, stopped, 3), abs=1e-6)
 
 
 @pytest.mark.parametrize("name", ["fedex", "flora"])
