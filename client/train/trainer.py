@@ -73,7 +73,7 @@ def train(
     """Train adapter and heads in place for one round.
 
     Within an epoch nothing waits for what the device computes, except where `training.combine` weighs tasks by the
-    losses of every step, and with `private`.
+    losses of every step, where states of frozen layers are remembered (in main memory), and with `private`.
 
     The optimizer starts afresh every round, and its first steps are small ones (`optimizers.warm_up`). With `private`
     the round is one epoch of Poisson batches and noisy steps (`client.privacy.dpsgd`) in which each record's random

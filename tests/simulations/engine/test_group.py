@@ -20,10 +20,11 @@ from shared.adapter import get_state, tensors
 from shared.codec import Arrays
 from shared.errors import QuorumError
 from shared.federation import Federation
+from shared.model.lora import frozen, lora_layers
 from shared.model.multitask import build_model
 from shared.state import pack_state
 from simulations.engine import LocalGrid, group, run_on
-from simulations.engine.group import Draws, GroupGrid
+from simulations.engine.group import Draws, GroupGrid, go_together
 
 HELD = {
     "hospital": ("clauses", "entities", "notes_qa"),
@@ -181,10 +182,21 @@ def test_a_twin_is_its_own_but_for_the_frozen_weights(start: Start) -> None:
     assert get_state(twin).keys() == initial.keys()
     own = {parameter.data_ptr() for parameter in tensors(model).values()}
     assert own.isdisjoint(parameter.data_ptr() for parameter in tensors(twin).values())
-    frozen = [parameter for parameter in model.parameters() if parameter.data_ptr() not in own]
-    assert {id(parameter) for parameter in frozen} < {id(parameter) for parameter in twin.parameters()}
-    twin.base.version = "run:1"
-    assert model.base.version == "run:1"
+    others = [parameter for parameter in model.parameters() if parameter.data_ptr() not in own]
+    assert {id(parameter) for parameter in others} < {id(parameter) for parameter in twin.parameters()}
+    name, layer = next(iter(lora_layers(model.encoder).items()))
+    before = frozen(layer).weight.detach().clone()
+    step = np.ones((len(before), 1), np.float32), np.ones((1, before.shape[1]), np.float32)
+
+    def move_and_fail() -> None:
+        with twin.base.unless_refused():
+            twin.base.move({name: step}, since="", version="run:1")
+            raise ValueError("a fault of its own")
+
+    with model.base.unless_refused(), pytest.raises(ValueError, match="of its own"):
+        move_and_fail()
+    assert model.base.version == "run:1"  # the others go on with it
+    torch.testing.assert_close(frozen(layer).weight, before + 1)
 
 
 @pytest.mark.parametrize(
@@ -202,6 +214,7 @@ def test_what_needs_more_than_a_pass_goes_one_after_the_other(
     start: Start, tmp_path: Path, sizes: list[int], tables: dict[str, Any]
 ) -> None:
     federation, sites, initial = start(**{"rounds": {"count": 1}, **tables})
+    assert not any(map(go_together, sites.values()))
     outcome(tmp_path / "group", GroupGrid(sites, 4), federation, initial)
     assert sizes == []
 
