@@ -24,15 +24,14 @@ def steady(model: MultiTaskModel) -> Iterator[None]:
     """
     modules, parameters = model.flat.modules, model.flat.parameters  # the work neither adds one nor replaces one
     trained = {parameter: parameter.requires_grad for parameter in parameters}
-    hooks = {module: _hooks(module) for module in modules if any(vars(module)[kind] for kind in HOOKS)}
+    hooks = {module: _hooks(module) for module in modules if _is_hooked(module)}
     try:
         with model.base.unless_refused():
             yield
     finally:
         for module in modules:
-            own = vars(module)
-            own["training"] = False
-            if any(own[kind] for kind in HOOKS):
+            vars(module)["training"] = False
+            if _is_hooked(module):
                 _drop_hooks(module, hooks.get(module, {}))
             _drop(module, LEFTOVERS)
         for parameter, was in trained.items():
@@ -40,6 +39,13 @@ def steady(model: MultiTaskModel) -> Iterator[None]:
                 parameter.requires_grad_(was)
             parameter.grad = None
             _drop(parameter, GRADIENTS)
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    """Whether a module has any of HOOKS; in one line, because every message asks hundreds of modules."""
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
 
 
 def _hooks(module: nn.Module) -> dict[str, set[int]]:

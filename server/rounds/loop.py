@@ -143,6 +143,7 @@ def _requests(run: Run, state: State, number: int) -> dict[str, TrainRequest]:
     control = scaffold.mean(state.variates, shapes) if scaffolds else {}
     blobs = encode_state(run, state.model, number - 1, run.present(), control)
     base = encode_base(run, number - 1, list(blobs))
+    ledgers = run.store.last_ledgers()
     return {
         name: TrainRequest(
             spec_digest=federation.digest,
@@ -150,7 +151,7 @@ def _requests(run: Run, state: State, number: int) -> dict[str, TrainRequest]:
             round=number,
             rounds=federation.rounds.count,
             state=blob,
-            ledger=run.store.last_ledger(name),
+            ledger=ledgers.get(name),
             taken=max(taken.get(name, {}), default=0),
             **vars(base[name]),
         )

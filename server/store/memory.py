@@ -229,14 +229,16 @@ class Store:
             evaluations, run=run, round=round, institution=institution, split=split, epsilon=epsilon, ledger=ledger
         )
 
-    def last_ledger(self, institution: str) -> str | None:
-        """The last entry of an institution's privacy ledger that any run has heard of."""
-        heads = []
-        for table in (spending, evaluations):
-            query = sa.select(table.c.ledger).where(table.c.institution == institution, table.c.ledger.is_not(None))
-            if row := self._one(query.order_by(table.c.id.desc())):
-                heads.append(str(row["ledger"]))
-        return max(heads, key=lambda head: int(head.partition(":")[0]), default=None)
+    def last_ledgers(self) -> dict[str, str]:
+        """By institution, the last entry of its privacy ledger that any run has heard of."""
+        heads: dict[str, str] = {}
+        for table in (evaluations, spending):
+            query = sa.select(table.c.institution, table.c.ledger).where(table.c.ledger.is_not(None))
+            with self._writing("read") as connection:
+                last = {row.institution: row.ledger for row in connection.execute(query.order_by(table.c.id))}
+            for institution, head in last.items():
+                heads[institution] = max(head, heads.get(institution, head), key=lambda one: int(one.partition(":")[0]))
+        return heads
 
     def add_findings(self, run: str, round: int, found: Sequence["Finding"]) -> None:
         """Record what a robust filter found in a round; an earlier attempt at the round is replaced."""

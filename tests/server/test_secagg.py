@@ -388,7 +388,7 @@ def test_what_was_spent_is_remembered_even_of_the_lost(store: Store, go: Callabl
         return None if name == "hospital" and isinstance(request, SharesRequest) else reply
 
     go(change=change)
-    assert [store.last_ledger(name) for name in NAMES] == [head] * 4
+    assert [store.last_ledgers().get(name) for name in NAMES] == [head] * 4
 
 
 def test_what_one_institution_holds_does_not_move(store: Store, go: Callable[..., Any]) -> None:

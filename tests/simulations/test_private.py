@@ -73,7 +73,7 @@ def test_what_is_spent_is_what_was_planned_and_is_told(
         assert 2.9 < rows[-1]["epsilon"] <= 3.0
         for name, site in sites.items():
             assert site.account
-            assert store.last_ledger(name) == str(site.account.head)
+            assert store.last_ledgers().get(name) == str(site.account.head)
 
 
 def test_a_second_run_needs_a_larger_budget(start: Callable[..., Any], open_store: Callable[[], Store]) -> None:

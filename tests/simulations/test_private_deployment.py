@@ -45,7 +45,7 @@ def test_a_private_run_of_real_daemons_is_charged_signed_and_seen_as_sums_alone(
         assert [row["status"] for row in trained] == ["ok"] * 6
         assert store.rows(scores, run)
         spent = store.rows(spending, run)
-        remembered = {name: store.last_ledger(name) for name in TASKS}
+        remembered = {name: store.last_ledgers().get(name) for name in TASKS}
     assert [(row["institution"], row["round"]) for row in last_spending(spent)] == [(name, 2) for name in sorted(TASKS)]
     assert 3.9 < max(row["epsilon"] for row in spent) <= 4.0
     for name in TASKS:

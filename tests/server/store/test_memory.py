@@ -181,13 +181,13 @@ def test_the_last_ledger_is_the_latest_that_training_or_scoring_told_of(
 ) -> None:
     with open_store(tmp_path) as store:
         run = store.create_run(tiny_federation())
-        assert store.last_ledger("bank") is None
+        assert store.last_ledgers().get("bank") is None
         store.add_evaluation(run, 0, "bank", "test", 0.5, f"9:{'a' * 64}")
-        assert store.last_ledger("bank") == f"9:{'a' * 64}"
+        assert store.last_ledgers().get("bank") == f"9:{'a' * 64}"
         store.add_spending(run, 1, "bank", 1.0, f"11:{'b' * 64}")
-        assert store.last_ledger("bank") == f"11:{'b' * 64}"
+        assert store.last_ledgers().get("bank") == f"11:{'b' * 64}"
         store.add_evaluation(run, 1, "bank", "validation", 0.5, None)
-        assert store.last_ledger("bank") == f"11:{'b' * 64}"
+        assert store.last_ledgers().get("bank") == f"11:{'b' * 64}"
 
 
 def test_what_one_process_writes_all_others_see(tmp_path: Path, tiny_federation: Callable[..., Federation]) -> None:
