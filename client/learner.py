@@ -5,6 +5,7 @@ The modules of `client.round` work on it; how their answers leave is the busines
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from client.data.augmentation import Rewording
 from client.data.loading import TaskData, mark_known
@@ -48,6 +49,8 @@ class Memory:
     """What the coordinator has asked, run by run."""
     balances: dict[int, State] = field(default_factory=dict)
     """What `training.combine` goes on from, after each round trained here."""
+    place: Path | None = None
+    """The file of its place within a round; None in the simulator."""
     initial: Arrays = field(default_factory=dict)
     """Where what stays at home begins (`Method.keeps`)."""
 

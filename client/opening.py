@@ -90,6 +90,7 @@ def build_site(institution: Institution, federation: Federation, model: MultiTas
     memory = Memory(
         Keep(lasting and lasting / "rounds"),
         Asked(lasting and lasting / "requests"),
+        place=lasting and lasting / "place.pt",
         initial={name: array for name, array in get_state(model).items() if is_kept(name, federation.method.keeps)},
     )
     return Site(

@@ -1,5 +1,7 @@
 """An institution's answer to a request to train: one round, and the update that may leave."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from contextlib import nullcontext
 
@@ -14,6 +16,7 @@ from client.train import trainer
 from client.train.drift import Correction
 from client.train.hooks import Hook, LoggedProgress
 from client.train.importance import Importance
+from client.train.place import Place
 from shared.adapter import get_state
 from shared.codec import Arrays
 from shared.errors import RefusalError
@@ -60,6 +63,7 @@ def train(learner: Learner, request: TrainRequest, *, run: str | None = None) ->
             private=private,
             hooks=[*_hooks(received.control, variates, importance), LoggedProgress(f"round {request.round}")],
             passing=learner.passing,
+            place=Place(memory.place, _about(request)) if memory.place else None,
         )
     memory.balances[request.round] = outcome.balance
     trained = steps.Trained(
@@ -87,6 +91,13 @@ def train(learner: Learner, request: TrainRequest, *, run: str | None = None) ->
         ledger=str(account.head) if account and account.head else None,
     )
     return reply, parcel
+
+
+def _about(request: TrainRequest) -> bytes:
+    """What decides a round's result beside the site's own records; the same if it is asked for again."""
+    about = (request.spec_digest, request.run, request.round, request.taken, request.base_version)
+    blobs = [hashlib.sha256(blob).hexdigest() for blob in (request.state, request.base)]
+    return json.dumps([*about, *blobs]).encode()
 
 
 def _hooks(control: Mapping[str, np.ndarray], variates: Arrays, importance: Importance | None) -> list[Hook]:

@@ -19,6 +19,9 @@ class Hook:
     of a record.
     """
 
+    remembers = False
+    """Whether what it does in a step depends on earlier ones of the round, which cannot go on without them."""
+
     def begin(self, model: MultiTaskModel, tasks: Collection[str]) -> None:
         """Before the first step, with the state that the round begins with.
 

@@ -47,6 +47,8 @@ class Smoothed:
 class Importance(Hook):
     """Watches the gradients of one round of training."""
 
+    remembers = True
+
     def __init__(self, encoder: PeftModel) -> None:
         self._pairs = {name: factors(layer) for name, layer in lora_layers(encoder).items()}
         self._smoothed: dict[str, tuple[Smoothed, Smoothed, Smoothed]] = {}

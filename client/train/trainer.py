@@ -19,6 +19,7 @@ from client.train.drift import Proximal
 from client.train.gradients import Measured, Passing, accumulate
 from client.train.hooks import Hook
 from client.train.optimizers import build_optimizer, head_scale, learning_rate, set_learning_rate, warm_up
+from client.train.place import Place, Reached
 from client.train.precision import autocast
 from shared.errors import DataError
 from shared.federation import Training
@@ -69,6 +70,7 @@ def train(
     private: Private | None = None,
     hooks: Sequence[Hook] = (),
     passing: Passing | None = None,
+    place: Place | None = None,
 ) -> Outcome:
     """Train adapter and heads in place for one round.
 
@@ -89,6 +91,8 @@ def train(
         private: The owners of the records and the noise that protects them.
         hooks: What else each step does, in this order; the pull of `training.proximal_mu` comes after them.
         passing: As `gradients.accumulate`.
+        place: Where the place within the round is kept, and found again; not used if `private`, or if a hook remembers
+            earlier steps.
 
     Returns:
         Steps, mean loss per task in the last epoch, seconds, the balancer's state, and how far the rates carried.
@@ -99,7 +103,7 @@ def train(
     started = time.perf_counter()
     rng = np.random.default_rng(seed)
     epochs = _epochs(model, augment or (lambda chance: examples), training, rng, private)
-    steps, done, travelled = sum(len(epoch) for epoch in epochs), 0, 0.0
+    steps, reached = sum(len(epoch) for epoch in epochs), Reached()
     adapter = [parameter for parameter in model.flat.encoder if parameter.requires_grad]
     optimizer = build_optimizer(adapter, training, model.flat.heads)
     balancer, tasks = BALANCERS[training.combine], sorted({example.task for example in examples})
@@ -115,30 +119,38 @@ def train(
         ways = private_steps(model, training, private, optimizer, hooks)
     else:
         ways = nullcontext(plain_step(model, training, optimizer, hooks, rng, passing))
+    if private or any(hook.remembers for hook in hooks):
+        place = None
     losses: dict[str, float] = {}
     with torch.random.fork_rng(devices=_cuda(model)):
         torch.manual_seed(seed)
         model.train()
+        if place and (found := place.take_up(model, optimizer, rng, examples)):
+            reached, state, losses = found
         with ways as step:
-            for epoch in epochs:
+            for epoch in epochs[reached.epochs :]:
                 rows: dict[str, list[torch.Tensor]] = defaultdict(list)
                 for batch in epoch:
-                    passed = (stage.round - 1 + done / steps) / stage.rounds
-                    rate = learning_rate(training, passed) * warm_up(training, done, steps)
+                    passed = (stage.round - 1 + reached.done / steps) / stage.rounds
+                    rate = learning_rate(training, passed) * warm_up(training, reached.done, steps)
                     set_learning_rate(optimizer, rate)
                     measured = step(batch, balancer.weights(state))
                     if balancer.needs_losses:
                         state = balancer.after_step(state, measured.means(), measured.norms)
                     for task, values in measured.losses.items():
                         rows[task].append(values)
-                    done, travelled = done + 1, travelled + rate
+                    reached.done, reached.travelled = reached.done + 1, reached.travelled + rate
                     for hook in hooks:
-                        hook.after_step(done, steps)
+                        hook.after_step(reached.done, steps)
                 losses = _means(rows)
                 state = balancer.after_epoch(state, losses)
+                reached.epochs += 1
+                if place:
+                    place.keep(reached, model, optimizer, rng, state, losses, examples)
         model.eval()
-    rates = travelled, travelled * head_scale(training)
-    return Outcome(steps, losses, time.perf_counter() - started, state, rates)
+    rates = reached.travelled, reached.travelled * head_scale(training)
+    seconds = reached.seconds + time.perf_counter() - started
+    return Outcome(reached.done, losses, seconds, state, rates)
 
 
 def plain_step(
