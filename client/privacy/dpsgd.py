@@ -150,8 +150,7 @@ def private_step(
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     losses: dict[str, list[torch.Tensor]] = {}
-    cost = PACKED_PASS if model.packs else PADDED_PASS
-    for owners in owner_batches(by_owner(batch, private.owners), training.batch_tokens, cost):
+    for owners in owner_batches(by_owner(batch, private.owners), training.batch_tokens, packed=model.packs):
         _add_clipped(optimizer, parameters, owner_gradients(model, owners, training, losses))
     _add_noise_and_step(optimizer, parameters)
     of_rows = {task: torch.cat(values).double() for task, values in losses.items()}  # float32 may not hold their sum
@@ -182,23 +181,28 @@ def _add_noise_and_step(optimizer: DPOptimizer, parameters: Sequence[torch.nn.Pa
 
 
 def owner_batches(
-    owners: Sequence[Sequence[Example]], batch_tokens: int, cost: int = PADDED_PASS
+    owners: Sequence[Sequence[Example]], batch_tokens: int, *, packed: bool = False
 ) -> list[list[Sequence[Example]]]:
-    """Owners of similar length together, in micro-batches of at most `batch_tokens` padded sub-tokens.
+    """Owners of similar length together, in micro-batches of at most `batch_tokens` sub-tokens.
 
-    An owner is never divided: one that is larger is a micro-batch of its own. One more pass costs as much as `cost`
-    sub-tokens of padding.
+    An owner is never divided: one that is larger is a micro-batch of its own.
+
+    Args:
+        owners: The examples of each.
+        batch_tokens: With their padding, unless `packed`.
+        packed: Whether the model `packs`.
     """
     batches: list[list[Sequence[Example]]] = []
-    for part in cut_by_length(owners, cost):
-        width, rows = padded_length(max(map(len, part[-1]))), 0
+    for part in cut_by_length(owners, PACKED_PASS if packed else PADDED_PASS):
+        width, filled = padded_length(max(map(len, part[-1]))), 0
         for owner in part:
-            if rows and width * (rows + len(owner)) <= batch_tokens:
+            own = sum(map(len, owner)) if packed else width * len(owner)
+            if filled and filled + own <= batch_tokens:
                 batches[-1].append(owner)
-                rows += len(owner)
+                filled += own
             else:
                 batches.append([owner])
-                rows = len(owner)
+                filled = own
     return batches
 
 
@@ -219,6 +223,7 @@ def owner_gradients(
         training: Precision, and how many sub-tokens pass at once.
         losses: Collects the loss of every row, by task.
     """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     sums: dict[torch.nn.Parameter, torch.Tensor] = {}
     rows = [(example, number) for number, owner in enumerate(owners) for example in owner]
     for positions in pack([len(example) for example, _ in rows], _room(rows, training.batch_tokens)):
@@ -227,9 +232,8 @@ def owner_gradients(
         for task, values in _backward(model, batch, training, apart).items():
             if losses is not None:
                 losses.setdefault(task, []).append(values)
-        for parameter, own in _gradients(model, batch, apart):
+        for parameter, own in _gradients(model, trained, batch, apart):
             sums[parameter] = sums[parameter] + own if parameter in sums else own
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     totals = [sums[p] if p in sums else p.new_zeros((len(owners), *p.shape)) for p in trained]
     # A sum is finite only if every number in it is, and takes an eighth of the time of looking at each.
     finite = torch.stack([total.flatten(1).sum(1) for total in totals]).isfinite().all(0)
@@ -247,7 +251,7 @@ def _room(rows: Sequence[tuple[Example, int]], batch_tokens: int) -> int:
 
 def _backward(model: MultiTaskModel, batch: Batch, training: Training, apart: Apart) -> dict[str, torch.Tensor]:
     with autocast(model.device, training.precision):
-        logits = model(batch, apart if model.packs else None)
+        logits = model(batch, apart)
     losses = model.losses(batch, logits)
     total = torch.stack([model.tasks[task].weight * values.sum() for task, values in losses.items()]).sum()
     with warnings.catch_warnings():  # the first LoRA layer reads frozen embeddings
@@ -256,10 +260,12 @@ def _backward(model: MultiTaskModel, batch: Batch, training: Training, apart: Ap
     return {task: values.detach() for task, values in losses.items()}
 
 
-def _gradients(model: MultiTaskModel, batch: Batch, apart: Apart) -> Iterator[tuple[torch.nn.Parameter, torch.Tensor]]:
+def _gradients(
+    model: MultiTaskModel, trained: Sequence[torch.nn.Parameter], batch: Batch, apart: Apart
+) -> Iterator[tuple[torch.nn.Parameter, torch.Tensor]]:
     """What a backward pass has left of each owner, [owners, ...] in float32, by parameter; it is taken away."""
     heads = {parameter: task for task, head in model.heads.items() for parameter in head.parameters()}
-    for parameter in model.parameters():
+    for parameter in trained:
         own = apart.gradient(parameter)
         if own is None and (samples := getattr(parameter, "grad_sample", None)) is not None:
             rows = batch.rows.get(heads.get(parameter, ""))  # a head sees its task's rows alone

@@ -18,13 +18,11 @@ def build_optimizer(
     """The optimizer of adapter and heads, its learning rate yet to be set by `set_learning_rate`.
 
     AdamW decays weights apart from the gradient (Loshchilov and Hutter 2019, arXiv 1711.05101, algorithm 2); SGD, with
-    heavy-ball momentum, adds the decay to it. On a GPU a step is one kernel over all parameters.
+    heavy-ball momentum, adds the decay to it. Either is one call over all parameters.
     """
-    own, beside = list(adapter), list(heads)
-    groups = [{"params": own, "scale": 1.0}, {"params": beside, "scale": head_scale(training)}]
+    groups = [{"params": list(adapter), "scale": 1.0}, {"params": list(heads), "scale": head_scale(training)}]
     parameters = [group for group in groups if group["params"]]
-    on_gpu = any(parameter.is_cuda for parameter in [*own, *beside])
-    options: dict[str, Any] = {"lr": 0.0, "weight_decay": training.weight_decay, "fused": on_gpu or None}
+    options: dict[str, Any] = {"lr": 0.0, "weight_decay": training.weight_decay, "fused": True}
     if training.optimizer == "sgd":
         return torch.optim.SGD(parameters, momentum=training.momentum, **options)
     return torch.optim.AdamW(parameters, **options)

@@ -60,13 +60,12 @@ class Encoder:
             types: Token types.
             lengths: Sub-tokens of each row, so that the device need not be asked for them.
             varied: Rows of which nothing is remembered.
-            apart: Collects the gradient of each owner of rows, if that `is_known`.
+            apart: Collects the gradient of each owner of rows; nothing, unless the model `is_known`.
             beside: Others over the same frozen weights that pass rows with this one, each by its own factors, of the
                 same rank, if that `is_known`.
             whose: Each row's encoder, with `beside`, where this one is 0; `lengths` must be given.
         """
         if not self.is_known():
-            assert apart is None, "each owner's gradient is asked of a model that is not computed here"
             assert not beside, "several models are asked of one that is not computed here"
             states: torch.Tensor = self._model(
                 input_ids=input_ids, attention_mask=mask, token_type_ids=types
@@ -183,13 +182,13 @@ class Encoder:
         for layer in layers:
             end = start + _base(layer).out_features
             if isinstance(layer, lora.Linear):
-                parts.append(Part(start, end, layer.scaling["default"]))
                 everyone: Sequence[Any] = packing.several.layers[layer] if packing.several else [layer]
-                downs, ups = (
-                    [_down(one, of) for one in everyone],
-                    [of(one.lora_B["default"].weight) for one in everyone],
-                )
-                factors += [torch.cat(downs), torch.cat(ups, 1)] if packing.several else [*downs, *ups]
+                downs = [_down(one, of) for one in everyone]
+                ups = [of(one.lora_B["default"].weight) for one in everyone]
+                if packing.several:
+                    downs, ups = [torch.cat(downs)], [torch.cat(ups, 1)]
+                parts.append(Part(start, end, downs[0].shape[-2], layer.scaling["default"]))
+                factors += [*downs, *ups]
             start = end
         return adapted(inputs, weight, bias, parts, packing, factors)
 

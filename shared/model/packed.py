@@ -1,6 +1,7 @@
 """The pieces of an encoder layer over rows that lie one behind the other, without padding: [tokens, hidden].
 
-What is behind the last token is zero, or nobody's to read, and no gradient comes from it.
+Behind the last token stand zeros, at least one; what becomes of them is nobody's to read, and no gradient comes from
+them.
 
 Linear layers, norms and activations need no more than that; only attention sees rows, in groups of the same padded
 length. Frozen weights come in the dtype of the products, which trained factors and sums (LayerNorm, gradients of
@@ -8,7 +9,7 @@ parameters) are not in: they are float32.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -30,8 +31,8 @@ millisecond each, and a random batch has any number of tokens.
 class Group:
     """Rows that attend together: their padded lengths are equal."""
 
-    index: torch.Tensor | None
-    """The token at each place, the row's own first one where there is padding: [rows * length]; None if 0, 1, 2, ..."""
+    index: torch.Tensor
+    """The token at each place, the zeros behind the last one where there is padding: [rows * length]."""
     padding: torch.Tensor | None
     """Which of the last `PAD_MULTIPLE` places hold no token: [rows, PAD_MULTIPLE]; None if no place is padding."""
     rows: int
@@ -49,6 +50,7 @@ class Apart:
     def __init__(self, owners: torch.Tensor, count: int) -> None:
         """Whose each row of a batch is, [rows], from 0 to `count` - 1."""
         self.owners, self.count = owners, count
+        self._ordered = torch.equal(owners, torch.arange(count, device=owners.device))
         self._copies: dict[torch.Tensor, torch.Tensor] = {}
 
     def copies(self, parameter: torch.Tensor) -> torch.Tensor:
@@ -57,6 +59,16 @@ class Apart:
             copies = parameter.detach().expand(self.count, *parameter.shape)
             self._copies[parameter] = copies.requires_grad_(parameter.requires_grad)
         return self._copies[parameter]
+
+    def total(self, groups: Sequence["Group"], rows: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The sum over each owner's rows, [owners, ...], of what every group's rows have, [rows, ...], in float32."""
+        if self._ordered and len(rows) == 1:
+            return rows[0]
+        total = rows[0].new_zeros((self.count, *rows[0].shape[1:]))
+        for group, own in zip(groups, rows, strict=True):
+            assert group.owners is not None
+            total.index_add_(0, group.owners, own)
+        return total
 
     def gradient(self, parameter: torch.Tensor) -> torch.Tensor | None:
         """Each owner's, [owners, ...]; None if no copy was read."""
@@ -102,24 +114,63 @@ class Packing:
     positions: torch.Tensor
     """Of each token, its place in its row: [tokens]."""
     groups: tuple[Group, ...]
-    places: torch.Tensor | None
-    """Of each token, its place in the groups, one behind the other: [tokens]; None if 0, 1, 2, ..."""
     apart: Apart | None = None
     several: Several | None = None
+    _pieces: dict[tuple[int, int], "Pieces"] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Of the tokens with the zeros behind them."""
+        return (len(self.tokens) // TOKEN_MULTIPLE + 1) * TOKEN_MULTIPLE
 
     def to(self, device: torch.device) -> "Packing":
         """The same on `device`."""
-        groups = [
-            replace(group, index=_moved(group.index, device), padding=_moved(group.padding, device))
+        groups = tuple(
+            replace(group, index=moved(group.index, device), padding=_moved(group.padding, device))
             for group in self.groups
-        ]
-        tokens, positions = moved(self.tokens, device), moved(self.positions, device)
-        return Packing(tokens, positions, tuple(groups), _moved(self.places, device), self.apart)
+        )
+        return Packing(moved(self.tokens, device), moved(self.positions, device), groups, self.apart)
 
     def filled(self, tokens: torch.Tensor) -> torch.Tensor:
         """[tokens, ...] with zeros behind them, up to a multiple of `TOKEN_MULTIPLE`."""
-        spare = -len(self.tokens) % TOKEN_MULTIPLE
-        return functional.pad(tokens, (0, 0, 0, spare)) if spare else tokens
+        return functional.pad(tokens, (0, 0, 0, self.size - len(tokens)))
+
+    def pieces(self, kinds: int, heads: int) -> "Pieces":
+        """Where the pieces of a token lie, if it has `kinds` for each head; every layer asks for the same."""
+        key = kinds, heads
+        if key not in self._pieces:
+            self._pieces[key] = Pieces.of(self, *key)
+        return self._pieces[key]
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """From tokens [size, kinds, heads, ...] to each group's products [kinds, rows, heads, length, ...], and back.
+
+    One gathering each way; a piece is copied as a whole.
+    """
+
+    taken: tuple[torch.Tensor, ...]
+    """Of each group's places, the piece that comes there: [kinds * rows * heads * length]."""
+    back: torch.Tensor
+    """Of each token's pieces, the place among those of all groups, one behind the other: [tokens * kinds * heads]."""
+
+    @classmethod
+    def of(cls, packing: Packing, kinds: int, heads: int) -> "Pieces":
+        """Those of a batch."""
+        device = packing.tokens.device
+        kind, head = (
+            torch.arange(kinds, device=device)[:, None, None, None],
+            torch.arange(heads, device=device)[:, None],
+        )
+        taken = tuple(
+            ((group.index.view(group.rows, 1, group.length) * kinds + kind) * heads + head).flatten()
+            for group in packing.groups
+        )
+        everything = torch.cat(taken)
+        back = everything.new_zeros(packing.size * kinds * heads)
+        back[everything] = torch.arange(len(everything), device=device)
+        return cls(taken, back[: len(packing.tokens) * kinds * heads])
 
 
 def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -139,22 +190,18 @@ def pack(mask: torch.Tensor, apart: Apart | None = None) -> Packing:
     starts = lengths.cumsum(0) - lengths
     tokens = mask.flatten().nonzero()[:, 0]
     positions = tokens % mask.shape[1]
-    if bool((lengths == lengths[0]).all()):
-        everything = Group(None, None, len(mask), int(lengths[0]), apart.owners if apart else None)
-        return Packing(tokens, positions, (everything,), None, apart)
-    padded = (lengths + PAD_MULTIPLE - 1) // PAD_MULTIPLE * PAD_MULTIPLE
-    groups, places, before = [], torch.empty_like(tokens), 0
+    equal = bool((lengths == lengths[0]).all())
+    padded = lengths if equal else (lengths + PAD_MULTIPLE - 1) // PAD_MULTIPLE * PAD_MULTIPLE
+    groups = []
     for width in sorted(set(padded.tolist()) - {0}):
         own = padded == width
         steps = torch.arange(width, device=mask.device)
         there = steps < lengths[own, None]
-        index = starts[own, None] + torch.where(there, steps, 0)
-        places[index[there]] = before + there.flatten().nonzero()[:, 0]
+        index = torch.where(there, starts[own, None] + steps, len(tokens))
         owners = apart.owners[own] if apart else None
         padding = None if bool(there.all()) else ~there[:, -PAD_MULTIPLE:]
         groups.append(Group(index.flatten(), padding, len(index), width, owners))
-        before += index.numel()
-    return Packing(tokens, positions, tuple(groups), places, apart)
+    return Packing(tokens, positions, tuple(groups), apart)
 
 
 @dataclass(frozen=True)
@@ -163,6 +210,7 @@ class Part:
 
     start: int
     end: int
+    rank: int
     scale: float
 
 
@@ -191,61 +239,80 @@ class Adapted(torch.autograd.Function):
             ab: A [rank, inputs] and B [outputs, rank] of each part in turn, float32; with `packing.apart` each owner's,
                 [owners, ...], all alike.
         """
-        outputs = torch.addmm(bias, inputs, weight.t())
+        if not parts:
+            ctx.save_for_backward(weight)
+            return torch.addmm(bias, inputs, weight.t())
         if packing.apart:
             ab = tuple(copies[0] for copies in ab)
-        down, ranks = torch.cat(ab[0::2]).to(inputs.dtype) if ab else None, [len(a) for a in ab[0::2]]
-        ups = [(b * part.scale).to(inputs.dtype) for b, part in zip(ab[1::2], parts, strict=True)]
-        low = inputs @ down.t() if down is not None else None
-        if low is not None:
-            if packing.several:
-                packing.several.own(low, len(parts))
-            for part, x, up in zip(parts, torch.split(low, ranks, 1), ups, strict=True):
-                outputs[:, part.start : part.end].addmm_(x, up.t())
-        ctx.save_for_backward(inputs, weight, down, low, *ups)
-        ctx.parts, ctx.ranks, ctx.packing = parts, ranks, packing
+        # The bias is one more direction, so that the narrow product is where the outputs begin.
+        down = torch.cat([*ab[0::2], ab[0].new_zeros(1, inputs.shape[1])]).to(inputs.dtype)
+        up = weight.new_zeros(len(weight), len(down))
+        for part, b, columns in zip(
+            parts, ab[1::2], torch.split(up[:, :-1], [part.rank for part in parts], 1), strict=True
+        ):
+            columns[part.start : part.end] = b * part.scale
+        up[:, -1] = bias
+        low = inputs @ down.t()
+        if packing.several:
+            packing.several.own(low[:, :-1], len(parts))
+        low[:, -1] = 1
+        outputs = low @ up.t()
+        outputs.addmm_(inputs, weight.t())
+        ctx.save_for_backward(weight, inputs, down, up, low)
+        ctx.parts, ctx.packing = parts, packing
         return outputs
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         """The gradients of the inputs and of every A and B, as far as they are wanted."""
-        inputs, weight, down, low, *ups = ctx.saved_tensors
-        back = gradient @ weight if ctx.needs_input_grad[0] else None
-        if down is None:
-            return back, None, None, None, None
-        own = [gradient[:, part.start : part.end] for part in ctx.parts]
-        pulled = torch.cat([part @ up for part, up in zip(own, ups, strict=True)], 1)
+        a: Sequence[torch.Tensor | None]
+        b: Sequence[torch.Tensor | None]
+        weight, *narrow = ctx.saved_tensors
+        if not narrow:
+            return gradient @ weight if ctx.needs_input_grad[0] else None, None, None, None, None
+        inputs, down, up, low = narrow
+        pulled, back = gradient @ up, None
         if ctx.packing.several:
-            ctx.packing.several.own(pulled, len(own))
-        if back is not None:
-            back.addmm_(pulled, down)
-        wanted = ctx.needs_input_grad[5:]
-        downs = (
-            torch.split(_outer(pulled, inputs, ctx.packing), ctx.ranks, -2) if any(wanted[0::2]) else [None] * len(own)
-        )
-        ab: list[torch.Tensor | None] = []
-        for number, (part, x) in enumerate(zip(own, torch.split(low, ctx.ranks, 1), strict=True)):
-            ab.append(downs[number] if wanted[2 * number] else None)
-            scale = ctx.parts[number].scale
-            ab.append(_outer(part, x, ctx.packing).mul_(scale) if wanted[2 * number + 1] else None)
-        return back, None, None, None, None, *ab
+            ctx.packing.several.own(pulled[:, :-1], len(ctx.parts))
+        if ctx.needs_input_grad[0]:
+            back = (pulled @ down).addmm_(gradient, weight)
+        a = b = [None] * len(ctx.parts)
+        if any(ctx.needs_input_grad[5::2]):
+            ranks = [part.rank for part in ctx.parts]
+            a = torch.split(_outer(pulled, inputs, ctx.packing)[..., :-1, :], ranks, -2)
+        if any(ctx.needs_input_grad[6::2]):
+            b = _ups(low, gradient, ctx.parts, ctx.packing)
+        return back, None, None, None, None, *(factor for pair in zip(a, b, strict=True) for factor in pair)
 
 
-def _outer(left: torch.Tensor, right: torch.Tensor, packing: Packing) -> torch.Tensor:
-    """left^T right over all tokens, or with `packing.apart` over those of each owner: float32 [..., left, right].
+def _ups(low: torch.Tensor, gradient: torch.Tensor, parts: Sequence[Part], packing: Packing) -> list[torch.Tensor]:
+    """The gradient of every part's B."""
+    columns = torch.split(low[:, :-1], [part.rank for part in parts], 1)
+    if packing.apart:
+        return [
+            _outer(gradient[:, part.start : part.end], own, packing, part.scale)
+            for part, own in zip(parts, columns, strict=True)
+        ]
+    # All in one product, the narrow side first, which is the faster order.
+    rows = torch.split(_outer(low, gradient, packing)[:-1], [part.rank for part in parts])
+    return [
+        own[:, part.start : part.end].t().contiguous().mul_(part.scale) for part, own in zip(parts, rows, strict=True)
+    ]
+
+
+def _outer(left: torch.Tensor, right: torch.Tensor, packing: Packing, scale: float = 1.0) -> torch.Tensor:
+    """`scale` left^T right over all tokens, or with `packing.apart` over each owner's: float32 [..., left, right].
 
     A row's product is its own, whatever other rows there are, to the last bit: rows are padded as their length says.
     """
     if packing.apart is None:
-        return (left.t() @ right).float()
-    total = left.new_zeros((packing.apart.count, left.shape[1], right.shape[1]), dtype=torch.float32)
+        return (left.t() @ right).float().mul_(scale)
+    found = []
     for group in packing.groups:
-        narrow = left.shape[1] < right.shape[1]  # one side that is zero at padding is enough
-        one, other = _gather(left, group, zeroed=narrow), _gather(right, group, zeroed=not narrow)
-        assert group.owners is not None
-        total.index_add_(0, group.owners, torch.bmm(one.transpose(1, 2), other).float())
-    return total
+        one, other = (flat.index_select(0, group.index).view(group.rows, group.length, -1) for flat in (left, right))
+        found.append(_scaled(one.transpose(1, 2), other, scale).float())
+    return packing.apart.total(packing.groups, found)
 
 
 class Attention(torch.autograd.Function):
@@ -259,40 +326,42 @@ class Attention(torch.autograd.Function):
         """[tokens, 3 hidden] to [tokens, hidden]."""
         hidden = qkv.shape[1] // 3
         size = hidden // heads
-        saved, outputs = [], []
-        for group in packing.groups:
-            rows, length = group.rows, group.length
-            own = _gather(qkv, group, zeroed=False).view(rows, length, 3, heads, size).permute(2, 0, 3, 1, 4)
-            q, k, v = own.reshape(3, rows * heads, length, size)
-            scores = _scaled(q, k.transpose(1, 2), size**-0.5)
+        three, one = packing.pieces(3, heads), packing.pieces(1, heads)
+        flat, saved = qkv.view(-1, size), []
+        mixed = qkv.new_empty(sum(map(len, one.taken)), size)
+        for group, index, place in zip(packing.groups, three.taken, _split(mixed, one), strict=True):
+            q, k, v = flat.index_select(0, index).view(3, -1, group.length, size)
+            scores = _scaled(q, k.transpose(1, 2), size**-0.5).float()
             if group.padding is not None:
-                last = scores.view(rows, heads, length, length)[..., -PAD_MULTIPLE:]
+                last = scores.view(group.rows, heads, group.length, group.length)[..., -PAD_MULTIPLE:]
                 last.masked_fill_(group.padding[:, None, None], -torch.inf)
-            weights = torch.softmax(scores, -1)
-            outputs.append(torch.bmm(weights, v).view(rows, heads, length, size).transpose(1, 2).reshape(-1, hidden))
+            weights = torch.softmax(scores, -1).to(
+                qkv.dtype
+            )  # in float32 also faster: torch takes narrower rows singly
+            torch.bmm(weights, v, out=place.view(v.shape))
             saved += [q, k, v, weights]
         ctx.save_for_backward(*saved)
         ctx.packing, ctx.heads = packing, heads
-        return _scatter(outputs, packing)
+        return _together(mixed, one, (packing.size, hidden))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         """The gradient of queries, keys and values."""
-        hidden, heads = gradient.shape[1], ctx.heads
-        size, back = hidden // heads, []
-        for number, group in enumerate(ctx.packing.groups):
+        packing, hidden = ctx.packing, gradient.shape[1]
+        size = hidden // ctx.heads
+        three, one = packing.pieces(3, ctx.heads), packing.pieces(1, ctx.heads)
+        back = gradient.new_empty(sum(map(len, three.taken)), size)
+        for number, (index, place) in enumerate(zip(one.taken, _split(back, three), strict=True)):
             q, k, v, weights = ctx.saved_tensors[4 * number : 4 * number + 4]
-            rows, length = group.rows, group.length
-            own = _gather(gradient, group, zeroed=True).view(rows, length, heads, size).transpose(1, 2).reshape(q.shape)
-            three = q.new_empty((3, *q.shape))
-            torch.bmm(weights.transpose(1, 2), own, out=three[2])
-            scores = torch._softmax_backward_data(torch.bmm(own, v.transpose(1, 2)), weights, -1, weights.dtype)
-            torch.baddbmm(three[0], scores, k, beta=0, alpha=size**-0.5, out=three[0])
-            torch.baddbmm(three[1], scores.transpose(1, 2), q, beta=0, alpha=size**-0.5, out=three[1])
-            spread = three.view(3, rows, heads, length, size).permute(1, 3, 0, 2, 4)
-            back.append(spread.reshape(rows * length, 3 * hidden))
-        return _scatter(back, ctx.packing), None, None
+            own = gradient.view(-1, size).index_select(0, index).view(q.shape)
+            for_q, for_k, for_v = place.view(3, *q.shape)
+            torch.bmm(weights.transpose(1, 2), own, out=for_v)
+            scores = torch.bmm(own, v.transpose(1, 2)).float()
+            scores = torch._softmax_backward_data(scores, weights.float(), -1, torch.float32).to(q.dtype)
+            torch.baddbmm(for_q, scores, k, beta=0, alpha=size**-0.5, out=for_q)
+            torch.baddbmm(for_k, scores.transpose(1, 2), q, beta=0, alpha=size**-0.5, out=for_k)
+        return _together(back, three, (packing.size, 3 * hidden)), None, None
 
 
 class AddNorm(torch.autograd.Function):
@@ -357,16 +426,15 @@ def _scaled(one: torch.Tensor, other: torch.Tensor, scale: float) -> torch.Tenso
     return torch.baddbmm(one.new_empty(1), one, other, beta=0, alpha=scale)
 
 
-def _gather(flat: torch.Tensor, group: Group, *, zeroed: bool) -> torch.Tensor:
-    """A group's rows, [rows, length, ...]; at padding, if not `zeroed`, what the row's own first token has."""
-    if group.index is None:
-        return flat[: group.rows * group.length].view(group.rows, group.length, -1)
-    rows = flat.index_select(0, group.index).view(group.rows, group.length, -1)
-    if zeroed and group.padding is not None:
-        rows[:, -PAD_MULTIPLE:].masked_fill_(group.padding[:, :, None], 0)
-    return rows
+def _split(flat: torch.Tensor, pieces: Pieces) -> tuple[torch.Tensor, ...]:
+    """Each group's part of the pieces of all."""
+    return torch.split(flat, [len(index) for index in pieces.taken])
 
 
-def _scatter(groups: list[torch.Tensor], packing: Packing) -> torch.Tensor:
-    """All groups' tokens, one behind the other, and zeros behind them."""
-    return packing.filled(groups[0] if packing.places is None else torch.cat(groups).index_select(0, packing.places))
+def _together(flat: torch.Tensor, pieces: Pieces, shape: tuple[int, int]) -> torch.Tensor:
+    """The tokens of all groups' pieces, one behind the other, and zeros behind them."""
+    tokens = flat.new_empty(shape)
+    rows = tokens.view(-1, flat.shape[1])
+    torch.index_select(flat, 0, pieces.back, out=rows[: len(pieces.back)])
+    rows[len(pieces.back) :].zero_()
+    return tokens

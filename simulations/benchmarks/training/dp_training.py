@@ -1,10 +1,11 @@
 """What a step of DP-SGD costs: beside a plain step of ours, and beside the same step by opacus as it is documented.
 
 All sides pass the same records in one step, each record an owner of its own, with the adapter's A frozen (`fedsvd`) on
-our sides. The plain side cuts the records into the trainer's micro-batches; the private side takes every owner's
-gradient, clips, and adds noise from a cryptographic stream. Opacus's side is `PrivacyEngine.make_private` of the peft
-model of `AutoModelForSequenceClassification`, in float32, with both factors of LoRA trained, its records padded to the
-longest of 32 (`BatchMemoryManager`), and noise from torch's generator.
+our sides, of which neither passes more than `training.batch_tokens` at once. The plain side cuts the records into the
+trainer's batches; the private side takes every owner's gradient, clips, and adds noise from a cryptographic stream.
+Opacus's side is `PrivacyEngine.make_private` of the peft model of `AutoModelForSequenceClassification`, in float32,
+with both factors of LoRA trained, its records padded to the longest of 32 (`BatchMemoryManager`), and noise from
+torch's generator.
 """
 
 import warnings
@@ -21,6 +22,7 @@ from transformers import DataCollatorWithPadding
 from client.privacy.dpsgd import per_example_gradients, private_optimizer, private_step
 from client.privacy.owners import Private
 from client.privacy.randomness import Stream
+from client.train.batching import training_batches
 from client.train.gradients import accumulate
 from client.train.optimizers import build_optimizer
 from shared.federation import Privacy
@@ -73,7 +75,8 @@ def plain(scene: Scene) -> Callable[[], None]:
 
     def step() -> None:
         optimizer = build_optimizer(parameters, training)
-        accumulate(scene.model, scene.examples, training, {}, rng)
+        for batch in training_batches(scene.examples, training.batch_tokens, rng):
+            accumulate(scene.model, batch, training, {}, rng)
         torch.nn.utils.clip_grad_norm_(parameters, training.clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

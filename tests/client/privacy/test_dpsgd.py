@@ -386,7 +386,7 @@ def test_a_gradient_too_long_to_measure_counts_as_nothing(mixed: Any, monkeypatc
     model, examples, owners = mixed
     enormous = [parameter.new_full((1, *parameter.shape), 3e38) for parameter in trained(model)]
     monkeypatch.setattr(dpsgd, "owner_gradients", lambda model, owners, training, losses: enormous)
-    monkeypatch.setattr(dpsgd, "owner_batches", lambda owners, *_: [owners[:1]])
+    monkeypatch.setattr(dpsgd, "owner_batches", lambda owners, *_, **__: [owners[:1]])
     for moved in stepped(model, examples, private(owners), Training.model_validate(EXACT)):
         assert not moved.any()
 
