@@ -156,6 +156,12 @@ def test_an_owner_larger_than_a_micro_batch_passes_in_parts(tiny_federation: Mak
         assert_owners(model, [list(owner) for owner in batch], training)
 
 
+@pytest.mark.parametrize(("packed", "sizes"), [(False, [2, 2, 1]), (True, [4, 1])])
+def test_a_micro_batch_counts_what_passes(packed: bool, sizes: list[int]) -> None:
+    owners = [[Example("a", record, [0] * 9, [0] * 9, {})] for record in range(5)]
+    assert [len(batch) for batch in owner_batches(owners, 36, packed=packed)] == sizes
+
+
 def by_hooks(model: MultiTaskModel, owners: list[list[Example]], training: Training) -> list[torch.Tensor]:
     """As opacus tells each row's gradient of a forward pass of peft's."""
     with pytest.MonkeyPatch.context() as patch:

@@ -190,3 +190,15 @@ def test_products_come_in_few_sizes(
     for count in range(1, 30, 3):
         passed(Encoder(model.encoder), model, batch_of((*(9, 3, 17, 11, 16)[: 1 + count % 5], count)))
     assert sizes == {64, 128}
+
+
+def test_pieces_go_to_the_groups_and_back() -> None:
+    packing = pack((torch.arange(20) < torch.tensor([3, 1, 20, 9])[:, None]).long())
+    tokens = packing.filled(torch.randn(33, 2 * 3 * 4))
+    pieces, flat = packing.pieces(2, 3), tokens.view(-1, 4)
+    groups = [flat[index] for index in pieces.taken]
+    for group, taken in zip(packing.groups, groups, strict=True):
+        assert len(taken) == 2 * group.rows * 3 * group.length
+        second = taken.view(2, group.rows, 3, group.length, 4)[1, :, 2]  # of the last head
+        torch.testing.assert_close(second, tokens[group.index, 20:].view(second.shape), atol=0, rtol=0)
+    assert torch.equal(torch.cat(groups)[pieces.back], flat[: 33 * 2 * 3])
