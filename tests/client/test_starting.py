@@ -8,7 +8,9 @@ TRAINS = """
 import json, sys
 from pathlib import Path
 
-import client.app, client.service.executor
+from shared.process.memory import loading
+with loading():
+    import client.app, client.service.executor
 from client.institution import Data, Institution
 from client.opening import build_site
 from client.privacy.owners import Private
