@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from client.learner import Learner
-from client.leaving import gate, outbox
+from client.leaving import gate, news, outbox
 from client.leaving.disclosure import disclose_query, disclose_training
 from client.leaving.gate import Parcel
 from client.leaving.receipts import Receipts, Release
@@ -50,8 +50,14 @@ class Site(Learner):
 
         Args:
             request: The coordinator's.
-            run: Flower's number of the run, for the receipt.
+            run: Flower's number of the run, for the receipt of a request that does not name it.
         """
+        run = request.run or run
+        reply = self._answer(request, run)
+        news.tell(request, reply)
+        return reply
+
+    def _answer(self, request: Request, run: str | None) -> Reply:
         began = time.monotonic()
         try:
             self._check(request)

@@ -62,6 +62,7 @@ class QueryRequest:
     """Who are you, and what do you hold?"""
 
     spec_digest: Digest
+    run: RunName | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

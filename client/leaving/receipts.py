@@ -45,7 +45,7 @@ class Release:
         norm: Euclidean norm of the update; None if there is none.
         body: All of the reply but the update, as the JSON that is sent.
         federation: The federation file's digest.
-        run: Flower's number of the run, if known.
+        run: The run, as the coordinator's store names it; Flower's number of it where the request did not say.
         round: The round, if the reply is to one.
         tasks: The tasks that the reply is about.
         epsilon: What the data have spent, this reply included; None without differential privacy.

@@ -31,7 +31,7 @@ def train(learner: Learner, request: TrainRequest, *, run: str | None = None) ->
     Args:
         learner: Its model is trained.
         request: From the coordinator.
-        run: Flower's number of the run, for the ledger.
+        run: The run, for the ledger.
 
     Returns:
         The whole reply, before the policy reduces it; and the update in it.

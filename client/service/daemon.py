@@ -32,6 +32,8 @@ LOCK = "daemon.lock"
 """In the state folder: held by the daemon that serves it."""
 NOT_ENROLLED = "Its key is not enrolled."
 """What the coordinator's door adds to a refusal if it does not know the key (`server.door.authentication`)."""
+NEWS = " collegium.news: "
+"""In lines of the executor's log that are for people: `client.leaving.news`."""
 EXECUTOR_READY = ": ready"
 """As client.service.executor ends its line; importing it here would load Flower's client side into this process."""
 
@@ -273,6 +275,10 @@ def _announce_connection(institution: Institution, announce: Announce, lines: It
 
 
 def _announce_ready(institution: Institution, announce: Announce, lines: Iterator[str]) -> None:
+    """Pass on what the executor says for people: that it is ready, and what became of every request."""
     for line in lines:
+        _, found, news = line.partition(NEWS)
+        if found:
+            announce(news)
         if line.endswith(EXECUTOR_READY):
             announce(f"{institution.name} is ready: its model and its data are loaded.")

@@ -50,7 +50,7 @@ def query(run: Run, number: int) -> None:
     """Ask institutions that have come online, or were in trouble, what they hold; new ones score the initial state."""
     nodes = run.online()
     names = [name for name, seat in run.seats.items() if name in nodes and (seat.trouble or not seat.holdings)]
-    requests = {name: QueryRequest(spec_digest=run.federation.digest) for name in names}
+    requests = {name: QueryRequest(spec_digest=run.federation.digest, run=run.run_id) for name in names}
     if names:
         run.say(f"Asking {joined(names)} for what they hold")
 

@@ -143,7 +143,7 @@ def test_a_site_holds_its_update_until_the_operator_decides(
     thread.start()
     name = held_id(state)
     listed = json.loads(run_verb(institution, "--json").stdout)
-    assert [(each["id"], each["waiting"], each["run"]) for each in listed["held"]] == [(name, True, "7")]
+    assert [(each["id"], each["waiting"], each["run"]) for each in listed["held"]] == [(name, True, "r1")]
     assert listed["receipts"] == [], "nothing has left yet"
     assert run_verb(institution, f"--{decision}", name).exit_code == 0
     thread.join()
