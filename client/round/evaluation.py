@@ -26,7 +26,7 @@ def evaluate(
     Args:
         learner: Whose they are; the state in the request is loaded into its model.
         request: From the coordinator.
-        run: Flower's number of the run, for the ledger.
+        run: The run, for the ledger.
         folder: Where the model of the released round is kept; None does not keep it.
 
     Raises:

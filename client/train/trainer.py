@@ -122,6 +122,7 @@ def train(
     if private or any(hook.remembers for hook in hooks):
         place = None
     losses: dict[str, float] = {}
+    over = False
     with torch.random.fork_rng(devices=_cuda(model)):
         torch.manual_seed(seed)
         model.train()
@@ -142,7 +143,11 @@ def train(
                     reached.done, reached.travelled = reached.done + 1, reached.travelled + rate
                     for hook in hooks:
                         hook.after_step(reached.done, steps)
+                    if over := time.perf_counter() - started + reached.seconds >= (training.max_seconds or math.inf):
+                        break
                 losses = _means(rows)
+                if over:
+                    break
                 state = balancer.after_epoch(state, losses)
                 reached.epochs += 1
                 if place:

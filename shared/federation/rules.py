@@ -110,6 +110,7 @@ def _privacy() -> Iterator[Rule]:
     yield private("training.combine", "fixed", because="weights that follow losses or gradients depend on all records")
     yield private("training.sampling", "all", because="the sizes of tasks are private")
     yield private("training.adversarial_epsilon", 0.0, because="its second gradient is not clipped")
+    yield Rule("privacy", "how many steps fit depends on all records", forbids="training.max_seconds")
     yield private("training.weight_decay", 0.0, because="the noise is calibrated to clipped gradients alone")
     yield private("training.head_dropout", 0.0, because="one owner's random draws would shift those of the others")
     yield private("adapter.dropout", 0.0, because="one owner's random draws would shift those of the others")

@@ -12,6 +12,12 @@ class Training(Model):
 
     epochs_per_round: Annotated[int, Field(ge=0, le=100)] = 1
     """Passes over the site's training records per round; 0 sends an empty update (to measure the machinery)."""
+    max_seconds: Annotated[float, Field(gt=0)] | None = None
+    """Longest training in a round, in seconds: it ends after the step in which they pass, at least after one.
+
+    For institutions whose machines differ much: a slow one takes fewer steps instead of keeping the others waiting. Steps
+    are counted as they were taken (`rounds.normalize_steps`). Runs are then no longer repeatable.
+    """
     batch_tokens: Annotated[int, Field(ge=16)] = 2048
     """About how many sub-tokens one step of the optimizer reads: many short texts, or a few long ones."""
     optimizer: Literal["adamw", "sgd"] = "adamw"

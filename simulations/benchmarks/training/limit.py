@@ -40,7 +40,7 @@ KINDS: dict[str, tuple[str, ...]] = {
 }
 """Words in the names of operations, by what they do; the first kind that fits."""
 LORA = "products of LoRA"
-"""Kind of a product of which a matrix has the adapter's rank on one side."""
+"""Kind of a product of which a matrix has the adapter's rank on one side, or three of them and one for the bias."""
 
 
 def findings(asked: Asked) -> Findings:
@@ -129,6 +129,6 @@ def kind_of(operation: str, shapes: Sequence[Sequence[int]], rank: int) -> str:
     name = operation.rpartition("::")[2].lower()
     for kind, words in KINDS.items():
         if any(word in name for word in words):
-            narrow = "frozen" in kind and any(rank in shape for shape in shapes)
+            narrow = "frozen" in kind and any(min(shape) <= 3 * rank + 1 for shape in shapes)
             return LORA if narrow else kind
     return "other operations"

@@ -92,6 +92,21 @@ def test_it_learns(make_site: MakeSite) -> None:
         assert loss < 0.6 * first.losses[task], task
 
 
+@pytest.mark.parametrize("combine", ["fixed", "dwa"])
+def test_a_round_ends_after_the_step_in_which_its_time_is_over(make_site: MakeSite, combine: str) -> None:
+    options = {"epochs_per_round": 3, "batch_tokens": 100, "combine": combine}
+    site = make_site("clauses", "entities", training=options | {"max_seconds": 1e-9})
+    examples = site.examples("train")
+    outcome = trainer.train(site.model, examples, site.federation.training, seed=1)
+    assert outcome.steps == 1
+    assert outcome.losses
+    rates = outcome.rates
+    whole = site.federation.training.model_copy(update={"max_seconds": 3600.0})
+    later = trainer.train(site.model, examples, whole, seed=1)
+    assert later.steps > 8
+    assert later.rates[0] > rates[0] > 0
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -18,6 +18,7 @@ GIVEN: dict[str, Any] = {
     "adapter.min_rank": {"adapter": {"min_rank": 2}},
     "training.scaffold": {"training": {"scaffold": True}},
     "training.proximal_mu": {"training": {"proximal_mu": 0.1}},
+    "training.max_seconds": {"training": {"max_seconds": 60.0}},
     "rounds.normalize_steps": {"rounds": {"normalize_steps": True}},
 }
 """How a condition without values is met."""
