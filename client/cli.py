@@ -10,6 +10,91 @@ from shared.process.console import JsonOption, announce, print_json, verbs
 app = verbs("The institution: train beside your own data.")
 
 
+@app.command(epilog="Example: collegium client join hospital.invitation")
+def join(
+    invitation: Annotated[Path, typer.Argument(help="The file that the coordinator gave you.")],
+    folder: Annotated[
+        Path | None, typer.Argument(help="Folder to make, or an empty one; your institution's name if not given.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take up an invitation: a key is made here, and a folder with institution.toml, federation.toml and ca.crt.
+
+    Of the key only the public half is sent. What the coordinator sends is checked against the CA's fingerprint in the
+    invitation. If the answer is lost, run the same command again.
+    """
+    from client.enrolment.joining import join as take_up
+
+    site = take_up(invitation, folder)
+    file = site.folder / "institution.toml"
+    if as_json:
+        print_json({"name": site.name, "folder": str(site.folder), "institution": str(file), "digest": site.digest})
+        return
+    announce(f"{site.name} has joined; wrote {site.folder}.")
+    announce(f"Read {site.folder / 'federation.toml'}, whose digest is {site.digest}.")
+    announce(f"If you approve it, add the digest to policy.federations of {file}, with a table for each of your tasks.")
+    announce(f"Then: collegium client doctor {file}, and collegium client up {file}")
+
+
+@app.command(epilog="Example: collegium client init hospital --name hospital --address fl.example.org:8443")
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder to make, or to add to.")] = Path("."),
+    name: Annotated[str, typer.Option(help="This institution, as the federation file is to name it.")] = "hospital",
+    address: Annotated[str, typer.Option(help="HOST:PORT of the coordinator's public door.")] = "fl.example.org:8443",
+    as_json: JsonOption = False,
+) -> None:
+    """Write a commented institution.toml and a folder for data; `join` does so where there is an invitation."""
+    from client.enrolment.template import init_folder
+
+    file = init_folder(folder, name=name, address=address)
+    if as_json:
+        print_json({"institution": str(file), "data": str(file.parent / "data")})
+    else:
+        announce(f"Wrote {file}: read it and edit it. Records go to {file.parent / 'data'}.")
+        announce(f"Next: collegium client keygen {file.parent / 'node.key'}, and federation.toml and ca.crt beside it.")
+
+
+@app.command(epilog="Example: collegium client rotate-key institution.toml")
+def rotate_key(
+    institution: Annotated[Path, typer.Argument(help="Your institution.toml.")] = Path("institution.toml"),
+    to: Annotated[
+        Path | None, typer.Option(help="A private key that `keygen` made; a new one is made if not given.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Replace your key, here and at the coordinator: the old one signs the new one, and is good no more.
+
+    The daemon may stay up and connects with the new key; a round that it is in may be lost. Receipts of before stay
+    verifiable. If it is interrupted, run the same command again.
+    """
+    from client.enrolment.rotating import rotate_key as rotate
+    from shared.nodekeys import fingerprint
+
+    rotated = rotate(institution, to)
+    if as_json:
+        print_json({"old": rotated.old, "new": rotated.new})
+    else:
+        announce(f"The key {fingerprint(rotated.new)} has taken the place of {fingerprint(rotated.old)}.")
+
+
+@app.command(epilog="Example: collegium client leave institution.toml")
+def leave(
+    institution: Annotated[Path, typer.Argument(help="Your institution.toml.")] = Path("institution.toml"),
+    as_json: JsonOption = False,
+) -> None:
+    """Leave the federation for good: the coordinator marks you as left, and your key is never enrolled again.
+
+    What you have sent before stays where it is. The daemon ends. To come again takes a new invitation and a new key.
+    """
+    from client.enrolment.leaving import leave as say_goodbye
+
+    member = say_goodbye(institution)
+    if as_json:
+        print_json({"left": member.name})
+    else:
+        announce(f"{member.name} has left. Keep {member.runtime.state}: it has your receipts and your privacy ledger.")
+
+
 @app.command(epilog="Example: collegium client keygen node.key")
 def keygen(
     path: Annotated[Path, typer.Argument(help="Where to write the private key; PATH.pub gets the public one.")],

@@ -1,7 +1,7 @@
 """The institution's own file: who it is, where the coordinator is, where its data lie. It never leaves the site."""
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Self, TypeVar
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -9,6 +9,10 @@ from client.data.augmentation import Augmentation
 from client.data.sources import FORMATS, format_of
 from client.policy import Policy
 from shared.config import Model, Name, Scheme, parse, read_toml
+
+ADDRESS = r"^([^\s:/\[\]]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}$"
+"""`host:port`."""
+MODEL = TypeVar("MODEL", bound=Model)
 
 
 def _with_a_port(address: str) -> str:
@@ -20,12 +24,12 @@ def _with_a_port(address: str) -> str:
 class Server(Model):
     """The coordinator's public door."""
 
-    address: Annotated[
-        str, Field(pattern=r"^([^\s:/\[\]]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}$"), AfterValidator(_with_a_port)
-    ] = "127.0.0.1:8443"
+    address: Annotated[str, Field(pattern=ADDRESS), AfterValidator(_with_a_port)] = "127.0.0.1:8443"
     """`host:port`, without a scheme; an IPv6 address in brackets, `[2001:db8::1]:8443`."""
     ca: Path = Path("ca.crt")
     """The coordinator's CA certificate, as received from the coordinator."""
+    enrolment: Annotated[str, Field(pattern=ADDRESS), AfterValidator(_with_a_port)] | None = None
+    """`host:port` of the coordinator's door for new keys and good-byes; `join` writes it."""
 
 
 class Identity(Model):
@@ -102,6 +106,12 @@ class AdapterSize(Model):
     """Components that this site trains, from the federation's `adapter.min_rank` to its `adapter.rank`, the default."""
 
 
+def _not_empty(data: dict[str, Data]) -> dict[str, Data]:
+    if not data:
+        raise ValueError("expected a table [data.TASK] for each task that this institution holds, but there is none")
+    return data
+
+
 class Institution(Model):
     """`institution.toml`, with every path made absolute."""
 
@@ -113,7 +123,7 @@ class Institution(Model):
     """Where this site keeps the backbone, if not where the federation file says."""
     server: Server = Server()
     identity: Identity = Identity()
-    data: Annotated[dict[str, Data], Field(min_length=1)]
+    data: Annotated[dict[str, Data], AfterValidator(_not_empty), Field(validate_default=True, default_factory=dict)]
     policy: Policy = Policy()
     adapter: AdapterSize = AdapterSize()
     runtime: Runtime = Runtime()
@@ -128,20 +138,25 @@ def load_institution(path: Path, *, data: Path | None = None) -> Institution:
     """
     institution = parse(Institution, read_toml(path), where=str(path))
     if data is not None:
-        files = {name: _absolute(source, data.resolve()) for name, source in institution.data.items()}
+        files = {name: with_absolute_paths(source, data.resolve()) for name, source in institution.data.items()}
         institution = institution.model_copy(update={"data": files})
-    return _absolute(institution, path.resolve().parent)
+    folder = path.resolve().parent
+    if institution.backbone is not None and (folder / institution.backbone).is_dir():
+        institution = institution.model_copy(update={"backbone": str(folder / institution.backbone)})
+    return with_absolute_paths(institution, folder)
 
 
-def _absolute(model: Model, folder: Path) -> Institution:
+def with_absolute_paths(model: MODEL, folder: Path) -> MODEL:
+    """A model with every path in it relative to a folder."""
     changed: dict[str, object] = {}
     for key, value in model:
         if isinstance(value, Path):
             changed[key] = folder / value.expanduser()
         elif isinstance(value, Model):
-            changed[key] = _absolute(value, folder)
+            changed[key] = with_absolute_paths(value, folder)
         elif isinstance(value, dict):
             changed[key] = {
-                name: _absolute(item, folder) if isinstance(item, Model) else item for name, item in value.items()
+                name: with_absolute_paths(item, folder) if isinstance(item, Model) else item
+                for name, item in value.items()
             }
-    return model.model_copy(update=changed)  # type: ignore[return-value]
+    return model.model_copy(update=changed)

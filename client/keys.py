@@ -3,7 +3,6 @@
 import base64
 import codecs
 import hashlib
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from shared.errors import ConfigError, EnrolmentError
 from shared.nodekeys import fingerprint as agreed_fingerprint
 from shared.nodekeys import line_of
-from shared.process.files import check_private
+from shared.process.files import check_private, write_new
 
 if TYPE_CHECKING:
     from shared.federation import Federation
@@ -48,12 +47,12 @@ def generate_node_key(path: Path) -> None:
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
     )
-    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    public = public_half(key)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_new(path, private, 0o600)
+        write_new(path, private, 0o600)
         try:
-            _write_new(public_path, public + b"\n", 0o644)
+            write_new(public_path, public + b"\n", 0o644)
         except OSError:
             path.unlink()
             raise
@@ -62,6 +61,16 @@ def generate_node_key(path: Path) -> None:
             f"Expected to write a key to {path}, but {error.filename} cannot be written ({error.strerror}); "
             "choose a folder that you may write to."
         ) from None
+
+
+def next_key(path: Path) -> Path:
+    """Where the private key lies that is about to take the place of the one at `path`."""
+    return path.with_name(f"{path.name}.next")
+
+
+def public_half(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """The line of a .pub file, without its end."""
+    return key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
 
 
 def fingerprint(key: ec.EllipticCurvePublicKey) -> str:
@@ -122,14 +131,3 @@ def check_agreed_key(key: ec.EllipticCurvePublicKey, name: str, federation: "Fed
             f"[secure_aggregation.keys], but it names {agreed_fingerprint(agreed.keys[name])}; do not take part before "
             "the coordinator has put the key of your .pub file there, or correct identity.key."
         )
-
-
-def _write_new(path: Path, content: bytes, mode: int) -> None:
-    """Create `path` with `mode` from the first moment on; it must not exist, and does not if this fails."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-    except OSError as error:
-        path.unlink()
-        raise OSError(error.errno, error.strerror, str(path)) from None

@@ -15,6 +15,7 @@ from client.learner import Holdings, Memory
 from client.policy import Policy, in_force
 from client.preflight import (
     Kept,
+    backbone_of,
     check_backbone,
     check_data,
     check_name,
@@ -183,5 +184,7 @@ def load_model(institution: Institution, federation: Federation) -> MultiTaskMod
     """The federation's model on this institution's device."""
     if institution.runtime.threads:
         torch.set_num_threads(institution.runtime.threads)
-    model = build_model(federation, backbone=institution.backbone, rank=rank_of(institution, federation))
+    model = build_model(
+        federation, backbone=backbone_of(institution, federation), rank=rank_of(institution, federation)
+    )
     return model.to(device_of(institution))

@@ -21,7 +21,7 @@ from client.privacy.evaluation import evaluation_budget
 from client.privacy.ledger import Ledger
 from shared.errors import ConfigError, PolicyError, Reasons, joined, listed
 from shared.federation import Federation
-from shared.model.backbone import LoadedBackbone, load_skeleton
+from shared.model.backbone import LoadedBackbone, beside, load_skeleton
 from shared.model.lora import check_adapter
 from shared.model.multitask import check_length
 from shared.tasks import build_task
@@ -143,11 +143,16 @@ def open_kept(institution: Institution, federation: Federation, reasons: Reasons
     return Kept(receipts, ledger, node_key, split_key)
 
 
+def backbone_of(institution: Institution, federation: Federation) -> str:
+    """Where the site's backbone is: by its own file, else by the federation file, from which a relative name starts."""
+    return institution.backbone or beside(federation.backbone.name, institution.federation)
+
+
 def check_backbone(institution: Institution, federation: Federation, reasons: Reasons) -> LoadedBackbone | None:
     """Whether the model can be built, without its weights; what `load_skeleton` gives, if there is one."""
     loaded: LoadedBackbone | None = None
     with reasons.gather():
-        loaded = load_skeleton(institution.backbone or federation.backbone.name, federation.backbone.sha256)
+        loaded = load_skeleton(backbone_of(institution, federation), federation.backbone.sha256)
         with reasons.gather():
             check_length(loaded, federation)
         with reasons.gather():

@@ -19,6 +19,7 @@ VERBS: Mapping[str, str] = {
     "simulate": "simulations.cli:app",
     "audit": "simulations.cli:app",
     "bench": "simulations.cli:app",
+    "digest": "collegium.everyone:app",
     "methods": "collegium.everyone:app",
     "tasks": "collegium.everyone:app",
     "predict": "collegium.everyone:app",

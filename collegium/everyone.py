@@ -12,6 +12,21 @@ from shared.process.console import JsonOption, print_json, verbs
 app = verbs("What everyone may want to see.")
 
 
+@app.command(epilog="Example: collegium digest federation.toml")
+def digest(
+    file: Annotated[Path, typer.Argument(help="A federation file.")] = Path("federation.toml"),
+    as_json: JsonOption = False,
+) -> None:
+    """Print the digest of an agreement: what institutions approve, whatever its comments and the order of its keys."""
+    from shared.federation import load_federation
+
+    federation = load_federation(file)
+    if as_json:
+        print_json({"name": federation.name, "digest": federation.digest})
+    else:
+        print(federation.digest)
+
+
 @app.command(epilog="Example: collegium methods")
 def methods(as_json: JsonOption = False) -> None:
     """List what rounds.method may be: what is sent, whether the mean is exact, and what it can be combined with."""

@@ -26,6 +26,7 @@ def init(
     ] = None,
     port: Annotated[int, typer.Option(help="TCP port for institutions.")] = 8443,
     operator_port: Annotated[int, typer.Option(help="TCP port for your own commands, on loopback only.")] = 8444,
+    enrolment_port: Annotated[int, typer.Option(help="TCP port for invitations, new keys and good-byes.")] = 8445,
     backbone: Annotated[str, typer.Option(help="Alias, folder or hub id of the BERT.")] = "minilm-l6",
     as_json: JsonOption = False,
 ) -> None:
@@ -38,14 +39,14 @@ def init(
         hosts=host or ["localhost", "127.0.0.1"],
         public_port=port,
         operator_port=operator_port,
+        enrolment_port=enrolment_port,
         federation=federation_template(name=name, institutions=institution or ["hospital", "bank"], backbone=backbone),
     )
     if as_json:
         print_json({"home": str(made.root), "federation": str(made.federation_file), "ca": str(made.ca_certificate)})
         return
-    announce(f"Wrote {made.federation_file}: read it, edit it, and give every institution a copy.")
-    announce(f"Give every institution {made.ca_certificate}; keep {made.root / 'secrets'} to yourself.")
-    announce(f"Next: collegium server up {home}")
+    announce(f"Wrote {made.federation_file}: read it and edit it. Keep {made.root / 'secrets'} to yourself.")
+    announce(f"Next: collegium server up {home}, and an invitation for every institution (collegium server invite)")
 
 
 @app.command(epilog="Example: collegium server up coordinator")
@@ -68,12 +69,16 @@ def enrol(
 ) -> None:
     """Let an institution in: register its public key under its name."""
     from server.enrolment.keys import agreement_line, fingerprint, read_public_key
+    from server.enrolment.members import check_named
     from server.home import open_home
     from server.service.operator import OperatorClient
+    from shared.federation import load_federation
 
+    coordinator = open_home(home)
     key = read_public_key(public_key)
     line = agreement_line(key)
-    with OperatorClient(open_home(home)) as operator:
+    check_named(name, load_federation(coordinator.federation_file))
+    with OperatorClient(coordinator) as operator:
         node = operator.register_node(name, key)
     if as_json:
         print_json({"name": name, "node_id": str(node), "public_key": line})
@@ -81,6 +86,123 @@ def enrol(
         announce(f"Enrolled {name}, whose key is {fingerprint(key)}.")
         announce("Its line of [secure_aggregation.keys], for a federation.toml that has it:")
         print(f'{name} = "{line}"')
+
+
+@app.command(epilog="Example: collegium server invite hospital --home coordinator")
+def invite(
+    name: Annotated[str, typer.Argument(help="The institution's name, as in federation.toml.")],
+    home: HomeOption = Path("."),
+    out: Annotated[Path | None, typer.Option(help="The file to make; NAME.invitation if not given.")] = None,
+    days: Annotated[float, typer.Option(min=0.01, max=90, help="How long it is good.")] = 7.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Write an invitation, by which an institution joins once: address, the CA's fingerprint, and a secret code.
+
+    An earlier one for the same institution is good no more.
+    """
+    from server.enrolment.members import invite as write
+    from server.home import open_home
+
+    path = out or Path(f"{name}.invitation")
+    invitation = write(open_home(home), name, path, days=days)
+    if as_json:
+        print_json({"file": str(path), "expires": invitation.expires.isoformat(), "authority": invitation.authority})
+        return
+    announce(f"Wrote {path}, good once and until {invitation.expires:%Y-%m-%d %H:%M} UTC: hand it to {name}, secretly.")
+    announce(f"There: collegium client join {path.name}   (the CA's fingerprint is {invitation.authority})")
+
+
+@app.command(epilog="Example: collegium server revoke hospital --home coordinator")
+def revoke(
+    name: Annotated[str, typer.Argument(help="The institution's name.")],
+    home: HomeOption = Path("."),
+    as_json: JsonOption = False,
+) -> None:
+    """Cut an institution off at once and for ever, in mid-round too; its key is never enrolled again.
+
+    The agreement still names it: `collegium server remove` makes one without it.
+    """
+    from server.enrolment.members import revoke as cut_off
+    from server.home import open_home
+
+    node = cut_off(open_home(home), name)
+    if as_json:
+        print_json({"name": name, "node_id": str(node.node_id), "fingerprint": node.fingerprint})
+    else:
+        announce(f"Revoked {name}: its key {node.fingerprint} is refused from now on, under any name.")
+
+
+@app.command(epilog="Example: collegium server remove hospital --home coordinator")
+def remove(
+    name: Annotated[str, typer.Argument(help="The institution's name.")],
+    home: HomeOption = Path("."),
+    as_json: JsonOption = False,
+) -> None:
+    """Take an institution off the agreement: a new federation.toml, which all others have to approve.
+
+    Runs that have begun go on under theirs. Its key stays enrolled; `collegium server revoke` ends that.
+    """
+    from server.enrolment.members import remove as take_off
+    from server.home import open_home
+
+    federation, old = take_off(open_home(home), name)
+    if as_json:
+        print_json({"removed": name, "digest": federation.digest, "old": str(old)})
+        return
+    announce(f"Took {name} off the agreement, whose digest is {federation.digest} now; the old file is {old}.")
+    announce("Send the new federation.toml to every institution: each takes part again once it has approved it.")
+
+
+@app.command(epilog="Example: collegium server rotate-certificate coordinator")
+def rotate_certificate(home: Home, as_json: JsonOption = False) -> None:
+    """Issue a new server certificate, with a new key and the present `hosts`, by the same CA; no restart is needed.
+
+    New connections get it, open ones stay, and institutions need nothing new. It happens by itself when fewer than 30
+    days are left.
+    """
+    from server.enrolment.certificates import look, renew
+    from server.home import open_home, read_settings
+
+    coordinator = open_home(home)
+    renew(coordinator, read_settings(coordinator))
+    days = look(coordinator)
+    if as_json:
+        print_json({"certificate_days": days.server, "authority_days": days.authority})
+    else:
+        announce(f"The doors show a new certificate, good for {days.server} days.")
+
+
+@app.command(epilog="Example: collegium server rotate-authority coordinator")
+def rotate_authority(
+    home: Home,
+    finish: Annotated[
+        bool, typer.Option("--finish", help="All institutions have the new ca.crt: end the old authority.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Replace the CA in two steps: first both stand in public/ca.crt, for all institutions; --finish ends the old one.
+
+    The server has to be down for --finish. Who has the old ca.crt alone is refused after that, until it has the new
+    one. No key changes.
+    """
+    from server.enrolment.certificates import begin_authority, finish_authority, look
+    from server.home import open_home, read_settings
+    from shared.process.lock import only_one
+
+    coordinator = open_home(home)
+    if finish:
+        with only_one(coordinator.lock_file, serving=str(home), advice="stop it, finish, and start it again"):
+            finish_authority(coordinator, read_settings(coordinator))
+        announce(
+            f"The doors show a certificate of the new authority, which stands alone in {coordinator.ca_certificate}."
+        )
+    else:
+        begin_authority(coordinator)
+        announce(f"{coordinator.ca_certificate} has the old authority and the next one: give it to every institution.")
+        announce(f"When all have it: collegium server rotate-authority {home} --finish")
+    if as_json:
+        days = look(coordinator)
+        print_json({"certificate_days": days.server, "authority_days": days.authority, "finished": finish})
 
 
 @app.command(epilog="Example: collegium server run coordinator")

@@ -1,7 +1,6 @@
 """The coordinator's folder: every path in it, how it is made, and the settings it holds."""
 
 import ipaddress
-import os
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +12,8 @@ from pydantic import Field, field_validator, model_validator
 
 from server.enrolment.authority import Issued, create_authority, issue_server_certificate
 from shared.config import Model, parse, read_toml
-from shared.errors import ConfigError
-from shared.process.files import built, check_private, private_folder
+from shared.errors import ConfigError, joined
+from shared.process.files import built, check_private, private_folder, write_new
 
 # Tells the ServerApp, which Flower starts, where its coordinator's folder is.
 HOME_VARIABLE = "COLLEGIUM_SERVER_HOME"
@@ -78,6 +77,11 @@ class ServerHome:
         return self.secrets / "superexec.secret"
 
     @property
+    def next_ca_key(self) -> Path:
+        """Of the authority that is about to take the place of this one; there while that is under way."""
+        return self.secrets / "next-ca.key"
+
+    @property
     def state(self) -> Path:
         """Databases and Flower's own files."""
         return self.root / "state"
@@ -91,6 +95,11 @@ class ServerHome:
     def default_store_url(self) -> str:
         """Collegium's own store, unless the settings name another."""
         return f"sqlite:///{self.state.resolve() / 'collegium.db'}"
+
+    @property
+    def enrolment_database(self) -> Path:
+        """Invitations, and who has left."""
+        return self.state / "enrolment.db"
 
     @property
     def flower(self) -> Path:
@@ -146,6 +155,8 @@ class ServerSettings(Model):
     """TCP port of the public door."""
     operator_port: Port
     """TCP port of the operator door, always on 127.0.0.1."""
+    enrolment_port: Port | None = None
+    """TCP port of the enrolment door, on the public door's address; without it there is none, and nobody is invited."""
     hosts: Annotated[
         tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9.:-]+$", max_length=253)], ...], Field(min_length=1)
     ]
@@ -175,9 +186,10 @@ class ServerSettings(Model):
         return hosts
 
     @model_validator(mode="after")
-    def _two_ports(self) -> "ServerSettings":
-        if self.public_port == self.operator_port:
-            raise ValueError(f"public_port and operator_port must differ, both are {self.public_port}")
+    def _different_ports(self) -> "ServerSettings":
+        ports = [port for port in (self.public_port, self.operator_port, self.enrolment_port) if port is not None]
+        if len(set(ports)) < len(ports):
+            raise ValueError(f"public_port, operator_port and enrolment_port must differ, not be {joined(ports)}")
         return self
 
     @property
@@ -185,9 +197,20 @@ class ServerSettings(Model):
         """`host:port` for institutions."""
         return f"{bracketed(self.hosts[0])}:{self.public_port}"
 
+    @property
+    def enrolment_address(self) -> str | None:
+        """`host:port` of the enrolment door; None if there is none."""
+        return None if self.enrolment_port is None else f"{bracketed(self.hosts[0])}:{self.enrolment_port}"
+
 
 def init_home(
-    root: Path, *, hosts: Sequence[str], public_port: int, operator_port: int, federation: str | None = None
+    root: Path,
+    *,
+    hosts: Sequence[str],
+    public_port: int,
+    operator_port: int,
+    enrolment_port: int | None = None,
+    federation: str | None = None,
 ) -> ServerHome:
     """Create a coordinator's folder: certificate authority, server certificate, secrets, settings; whole or not at all.
 
@@ -198,6 +221,7 @@ def init_home(
             kinds if one of them is of IPv6.
         public_port: TCP port of the public door.
         operator_port: TCP port of the operator door.
+        enrolment_port: TCP port of the enrolment door; without one there is none.
         federation: What stands in the federation file; the caller's to write if None.
 
     Raises:
@@ -217,6 +241,7 @@ def init_home(
             "public_host": _bind_address(hosts),
             "public_port": public_port,
             "operator_port": operator_port,
+            "enrolment_port": enrolment_port,
             "hosts": list(hosts),
         },
         where="the options of `collegium server init`",
@@ -241,13 +266,13 @@ def _write_home(home: ServerHome, authority: Issued, server: Issued, settings: s
     home.ca_certificate.parent.mkdir(mode=0o700)
     for folder in (*home.private, home.secrets):
         private_folder(folder)
-    _write_secret(home.ca_key, authority.key)
-    _write_secret(home.server_key, server.key)
-    _write_secret(home.server_certificate, server.certificate)
-    _write_secret(home.operator_token_file, f"{secrets.token_urlsafe(32)}\n".encode("ascii"))
-    _write_secret(home.superexec_secret_file, secrets.token_hex(32).encode("ascii"))
+    write_new(home.ca_key, authority.key, 0o600)
+    write_new(home.server_key, server.key, 0o600)
+    write_new(home.server_certificate, server.certificate, 0o600)
+    write_new(home.operator_token_file, f"{secrets.token_urlsafe(32)}\n".encode("ascii"), 0o600)
+    write_new(home.superexec_secret_file, secrets.token_hex(32).encode("ascii"), 0o600)
     home.ca_certificate.write_bytes(authority.certificate)
-    _write_secret(home.settings_file, settings.encode())  # store_url may hold a password
+    write_new(home.settings_file, settings.encode(), 0o600)  # store_url may hold a password
 
 
 def open_home(root: Path) -> ServerHome:
@@ -293,7 +318,8 @@ def _settings_text(settings: ServerSettings) -> str:
         "# Where this coordinator listens. Restart `collegium server up` after a change.\n"
         "# public_host and public_port: the door for institutions (TLS, enrolled keys only).\n"
         "# operator_port: the door for your own commands, on 127.0.0.1 only.\n"
-        "# hosts: names in the server certificate; institutions connect to the first.\n"
+        "# enrolment_port: the door for invitations, new keys and good-byes (TLS); without it there is none.\n"
+        "# hosts: names in the server certificate; institutions connect to the first. The next start reissues it.\n"
         "# require_body_signature = false lets stock SuperNodes in, whose signature covers the time alone.\n"
         "# max_message_bytes: the largest reply of an institution.\n"
         '# store_url = "postgresql+psycopg://..." keeps runs and metrics elsewhere than in state/collegium.db.\n'
@@ -317,13 +343,6 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _write_secret(path: Path, content: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        os.fchmod(descriptor, 0o600)
-        file.write(content)
 
 
 def _read(path: Path, what: str) -> bytes:

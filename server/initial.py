@@ -14,6 +14,7 @@ from pathlib import Path
 
 from safetensors.numpy import load_file, save_file
 
+from server.home import HOME_VARIABLE
 from server.store import Store, runs
 from shared.adapter import get_state
 from shared.bundle import federation_toml
@@ -48,6 +49,7 @@ def make_initial_state(federation: Federation) -> Arrays:
         ended = subprocess.run(
             [sys.executable, "-P", "-m", "server.initial", name],
             env={**os.environ, **python_environment()},
+            cwd=os.environ.get(HOME_VARIABLE),  # from which a relative name of a backbone starts, as in its file
             stdout=subprocess.DEVNULL,  # this process's own is a pipe of Flower's
             stderr=subprocess.PIPE,
             text=True,

@@ -2,10 +2,11 @@
 
 import json
 import tomllib
+from pathlib import Path
 
 from shared.config import parse
 from shared.federation import Federation
-from shared.model.backbone import fingerprint, locate
+from shared.model.backbone import beside, fingerprint, locate
 
 TEMPLATE = """\
 # What this coordinator and its institutions agree on. Every institution keeps its own copy, and trains only
@@ -70,6 +71,7 @@ def federation_template(*, name: str, institutions: list[str], backbone: str) ->
         BackboneError: There is no such backbone.
         ConfigError: A name is not allowed.
     """
+    backbone = beside(backbone, Path.cwd() / "federation.toml")  # as it is meant where the command is typed
     text = TEMPLATE.format(
         name=json.dumps(name),  # a string of JSON is one of TOML
         backbone=json.dumps(backbone),

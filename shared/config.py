@@ -51,6 +51,15 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not valid TOML: {error}; mend that line.") from error
 
 
+def parse_toml(model: type[M], text: str, *, where: str) -> M:
+    """Validate the text of a TOML file as `model`; ConfigError as of `read_toml` and `parse`."""
+    try:
+        values = tomllib.loads(text.removeprefix("\ufeff").replace("\r\n", "\n"))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{where} is not valid TOML: {error}; mend that line.") from error
+    return parse(model, values, where=where)
+
+
 def parse(model: type[M], values: dict[str, Any], *, where: str) -> M:
     """Validate `values` as `model`; ConfigError lists every error at once, each with its key and what came."""
     try:

@@ -12,7 +12,7 @@ from client.institution import AdapterSize, Data, Institution
 from shared.config import Model, Name, parse, read_toml
 from shared.errors import MOST_LISTED, ConfigError, Reasons, listed
 from shared.federation import Federation
-from shared.model.backbone import fingerprint, locate
+from shared.model.backbone import beside, fingerprint, locate
 from shared.tasks import build_task
 from simulations.nodekeys import node_key, public_keys
 from simulations.partition import MOST, Partition, partition, site_names
@@ -82,7 +82,7 @@ def load_experiment(
         DataError: Records of a data set to be split are wrong.
     """
     values = read_toml(path)
-    _fill_in(values)
+    _fill_in(values, path)
     experiment = parse(Experiment, values, where=str(path))
     named, given = set(experiment.federation.rounds.institutions), set(_names(values))
     if named != given:
@@ -145,8 +145,8 @@ def open_sites(
     return sites
 
 
-def _fill_in(values: dict[str, Any]) -> None:
-    """Complete what follows from the rest of the file."""
+def _fill_in(values: dict[str, Any], path: Path) -> None:
+    """Complete what follows from the rest of the file, or from where it is."""
     federation, names = values.get("federation"), _names(values)
     if not isinstance(federation, dict):
         return
@@ -156,8 +156,10 @@ def _fill_in(values: dict[str, Any]) -> None:
         rounds.setdefault("quorum", len(rounds["institutions"]))
         if isinstance(secure := federation.get("secure_aggregation"), dict):
             secure.setdefault("keys", public_keys(map(str, rounds["institutions"])))
+    if isinstance(backbone, dict):
+        backbone["name"] = beside(str(backbone.get("name", "minilm-l6")), path)
     if isinstance(backbone, dict) and "sha256" not in backbone:
-        backbone["sha256"] = fingerprint(locate(str(backbone.get("name", "minilm-l6"))))
+        backbone["sha256"] = fingerprint(locate(str(backbone["name"])))
 
 
 def _names(values: dict[str, Any]) -> list[str]:

@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+from client.enrolment.succession import earlier_keys
 from client.keys import read_public_key
 from client.leaving import receipts
 from client.leaving.receipts import Release
@@ -110,13 +111,16 @@ def report(state: Path, keys: Sequence[Path] | None) -> dict[str, Any]:
 
     Args:
         state: The site's state folder.
-        keys: Verify chain and signatures with these keys; None does not.
+        keys: Verify chain and signatures with these keys, and with those that they have followed; None does not.
 
     Raises:
         StoreError: The log is broken, and where.
         EnrolmentError: A key cannot be read.
     """
-    written = receipts.read(state) if keys is None else receipts.verify(state, [read_public_key(key) for key in keys])
+    written = receipts.read(state)
+    if keys is not None:
+        named = [read_public_key(key) for key in keys]
+        written = receipts.verify(state, [*named, *(old for key in named for old in earlier_keys(state, key))])
     return {"verified": keys is not None, "held": waiting(state), "receipts": written}
 
 

@@ -81,8 +81,8 @@ class Receipts:
 
     def __init__(self, state: Path, key: Path) -> None:
         self._state = state
-        self._key = read_private_key(key)
-        self._fingerprint = fingerprint(self._key.public_key())
+        self._key_file = key
+        read_private_key(key)
         with _failing(state / FILE, "open"):
             private_folder(state)
         with self._locked() as file:
@@ -97,6 +97,7 @@ class Receipts:
         Raises:
             StoreError: It could not be written, or the log is not as it was left: then nothing may leave.
         """
+        key = read_private_key(self._key_file)  # it may have been rotated since the last one
         with self._locked() as file:
             head = _last(file, self._state)
             receipt = {
@@ -104,9 +105,9 @@ class Receipts:
                 "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
                 "previous": head.sha256,
                 **asdict(release),
-                "key": self._fingerprint,
+                "key": fingerprint(key.public_key()),
             }
-            signature = self._key.sign(_canonical(receipt), ALGORITHM)
+            signature = key.sign(_canonical(receipt), ALGORITHM)
             line = _canonical(receipt | {"signature": base64.b64encode(signature).decode()})
             head = head.follow(line)
             with _failing(self._state / FILE, "write"):

@@ -6,7 +6,6 @@ import socket
 import ssl
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -15,6 +14,8 @@ from typing import TextIO
 
 from client.institution import Institution, load_institution
 from client.keys import read_private_key
+from client.service.endings import RUNTIME_HOST, Hopeless, Patience, port_taken
+from client.service.looking import looking
 from shared.errors import ConnectionFailedError, EnrolmentError, Reasons
 from shared.process.files import check_folder, private_folder, private_umask
 from shared.process.flower import flower_environment
@@ -22,16 +23,10 @@ from shared.process.lock import only_one
 from shared.process.proxies import proxy_towards
 from shared.process.supervisor import Child, supervise
 
-RUNTIME_HOST = "127.0.0.1"
 GRACE_SECONDS = 4.0
 LOG_POLL = 0.5
-STALE_SECONDS = 100.0
-"""How long a site whose key is enrolled is refused because Flower 1.41 still counts its killed SuperNode as online:
-60 s after its last sign of life, and the supervisor's pause between two attempts."""
 LOCK = "daemon.lock"
 """In the state folder: held by the daemon that serves it."""
-NOT_ENROLLED = "Its key is not enrolled."
-"""What the coordinator's door adds to a refusal if it does not know the key (`server.door.authentication`)."""
 NEWS = " collegium.news: "
 """In lines of the executor's log that are for people: `client.leaving.news`."""
 EXECUTOR_READY = ": ready"
@@ -43,7 +38,8 @@ Announce = Callable[[str], None]
 def serve(institution_file: Path, *, stop: threading.Event, announce: Announce) -> None:
     """Run one institution's daemon until `stop` is set; its children are then stopped too, within 5 s.
 
-    A coordinator that cannot be reached is retried for ever.
+    What a coordinator can mend is said once and tried again for ever: that it cannot be reached, shows a certificate
+    that is not trusted, or does not know the key.
 
     Args:
         institution_file: The site's institution.toml.
@@ -55,8 +51,7 @@ def serve(institution_file: Path, *, stop: threading.Event, announce: Announce) 
         ConnectionFailedError: The runtime port is taken.
         StoreError: The state folder cannot be written to.
         EnrolmentError: The node key or the CA certificate is missing or unreadable.
-        ProcessError: A child gave up: the key is not enrolled, the coordinator's certificate is not trusted, the
-            executor found the configuration or the data wrong.
+        ProcessError: A child gave up: the key was revoked, or the executor found the configuration or the data wrong.
     """
     private_umask()
     institution = load_institution(institution_file)
@@ -73,6 +68,7 @@ def serve(institution_file: Path, *, stop: threading.Event, announce: Announce) 
         children = _children(institution_file, institution, _runtime_port(institution), _new_secret(state))
         supernode, executor = children
         with (
+            looking(institution, announce),
             _news(supernode.log, partial(_announce_connection, institution, announce)),
             _news(executor.log, partial(_announce_ready, institution, announce)),
         ):
@@ -101,7 +97,8 @@ def _children(institution_file: Path, institution: Institution, port: int, secre
             argv=supernode,
             log=state / "logs" / "supernode.log",
             env=environment,
-            give_up=_Patience(institution, port),
+            give_up=Hopeless(institution, port),
+            wait=Patience(institution),
         ),
         Child(
             name="executor",
@@ -110,60 +107,6 @@ def _children(institution_file: Path, institution: Institution, port: int, secre
             env=environment | threads,
         ),
     ]
-
-
-class _Patience:
-    """Tells a refusal that passes, after a SIGKILL, from one that stays; then `_why_supernode_ended` decides."""
-
-    def __init__(self, institution: Institution, port: int) -> None:
-        self._institution, self._port = institution, port
-        self._refused_since: float | None = None
-
-    def __call__(self, code: int, tail: str) -> str | None:
-        now = time.monotonic()
-        if "Failed to activate SuperNode" not in tail:
-            self._refused_since = None
-        elif NOT_ENROLLED not in tail:  # the coordinator knows the key, and counts its last process as online
-            self._refused_since = self._refused_since or now
-            if now - self._refused_since < STALE_SECONDS:
-                return None
-        return _why_supernode_ended(self._institution, self._port, code, tail)
-
-
-def _why_supernode_ended(institution: Institution, port: int, _code: int, tail: str) -> str | None:
-    """The sentence for an end that a restart does not mend, from what Flower 1.41 writes."""
-    address, ca, key = institution.server.address, institution.server.ca, institution.identity.key
-    if "Failed to activate SuperNode" in tail and NOT_ENROLLED not in tail:
-        return (
-            f"Expected the coordinator at {address} to let this site in, but it has counted another process with the "
-            f"key {key} as online for {STALE_SECONDS:.0f} s; stop that one, since a key is for one daemon."
-        )
-    if "Failed to activate SuperNode" in tail:
-        return (
-            f"Expected the coordinator at {address} to know the key {key}, but it is not enrolled, or not any more; "
-            f"send {key.with_suffix('.pub')} to the coordinator and start again once it is enrolled."
-        )
-    if "CERTIFICATE_VERIFY_FAILED" in tail:
-        detail = tail.split("certificate verify failed: ", 1)[-1].split(" (_ssl", 1)[0].splitlines()[0]
-        return (
-            f"Expected the coordinator at {address} to show a certificate that {ca} vouches for, but it did not "
-            f"({detail}); check server.address and this machine's clock, or get a new ca.crt from the coordinator."
-        )
-    if "SSL/TLS handshake error" in tail:
-        return (
-            f"Expected TLS at {address}, but what answers there uses another protocol; set server.address in the "
-            "institution file to the coordinator's public door."
-        )
-    if "address already in use" in tail:
-        return _port_taken(port)
-    if "Exit Code: 600" in tail:
-        return f"Expected server.address to be host:port, but it is {address!r}; correct it in the institution file."
-    if "Exit Code: 606" in tail:
-        return (
-            f"Expected the coordinator at {address} to run the same version of Flower, but it does not; "
-            "install the version of Collegium that the coordinator uses."
-        )
-    return None
 
 
 def check_certificate(institution: Institution) -> None:
@@ -211,15 +154,8 @@ def _runtime_port(institution: Institution) -> int:
         with socket.create_server((RUNTIME_HOST, wanted)) as listener:
             port: int = listener.getsockname()[1]
     except OSError:
-        raise ConnectionFailedError(_port_taken(wanted)) from None
+        raise ConnectionFailedError(port_taken(wanted)) from None
     return port
-
-
-def _port_taken(port: int) -> str:
-    return (
-        f"Expected port {port} on {RUNTIME_HOST} to be free for the SuperNode and its executor, but it is taken; "
-        "set runtime.port in the institution file to another port, or to 0 for any free one, and start again."
-    )
 
 
 def _new_secret(state: Path) -> Path:

@@ -33,7 +33,8 @@ from shared.signing import HEADER, RequestSignature, read_signature
 
 ACTIVATE_PATH = "/v1/fleet/activate-node"
 NOT_ENROLLED = "Its key is not enrolled."
-"""As `client.service.daemon` finds it in a SuperNode's log."""
+REVOKED = "Its key was revoked."
+"""As `client.service.daemon` finds them in a SuperNode's log."""
 LONGEST_KEY = 512
 REMEMBERED_SECONDS = TIMESTAMP_TOLERANCE + 2 * SYSTEM_TIME_TOLERANCE
 """No signature is taken that long after it has come once."""
@@ -44,6 +45,9 @@ class KnownKeys(Protocol):
 
     def get_node_id_by_public_key(self, public_key: bytes) -> int | None:
         """The enrolled node that has this key, if one does."""
+
+    def was_revoked(self, public_key: bytes) -> bool:
+        """Whether a node that had this key was revoked, has left, or got another key."""
 
 
 @dataclass(frozen=True)
@@ -137,13 +141,23 @@ class Authenticator:
         """
         node_id = self._keys.get_node_id_by_public_key(claim.public_key)
         if node_id is None:
-            raise _unknown_key(path)
+            raise self._unknown_key(claim.public_key, path)
         key = _parsed(claim.public_key)
         if not _is_signed(claim, key, method, path):
             raise RefusedError(401, f"a signature that node {node_id} did not make for this")
         if claim.signature:
             self._nonces.add(node_id, claim.signature.nonce, self._clock())
         return Sender(node_id, claim.public_key, claim.signature.digest if claim.signature else None)
+
+    def _unknown_key(self, public_key: bytes, path: str) -> RefusedError:
+        if path != ACTIVATE_PATH:
+            return RefusedError(401, "a key that is not enrolled")
+        # What Flower itself answers here, and also to a key whose last process it still counts as online: a SuperNode
+        # says by it why it cannot connect, and by what is added the institution's daemon tells the three apart.
+        code = ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED
+        why = REVOKED if self._keys.was_revoked(public_key) else NOT_ENROLLED
+        body = FlowerError(code, "").to_json(f"{API_ERROR_MAP[code].public_message} {why}")
+        return RefusedError(API_ERROR_MAP[code].http_status_code, "a key that is not enrolled", body=body)
 
     def _check_time(self, signed: datetime) -> None:
         age = self._clock() - signed.timestamp()
@@ -164,13 +178,3 @@ def _is_signed(claim: Claim, key: ec.EllipticCurvePublicKey, method: str, path: 
         return claim.signature.verify(key, method, path)
     stamp, signature = claim.flower
     return verify_signature(key, stamp.encode("ascii", "replace"), signature)
-
-
-def _unknown_key(path: str) -> RefusedError:
-    if path != ACTIVATE_PATH:
-        return RefusedError(401, "a key that is not enrolled")
-    # What Flower itself answers here, and also to a key whose last process it still counts as online: a SuperNode says
-    # by it why it cannot connect, and by what is added the institution's daemon tells the two apart.
-    code = ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED
-    body = FlowerError(code, "").to_json(f"{API_ERROR_MAP[code].public_message} {NOT_ENROLLED}")
-    return RefusedError(API_ERROR_MAP[code].http_status_code, "a key that is not enrolled", body=body)

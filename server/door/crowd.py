@@ -11,7 +11,13 @@ import socket
 from collections import OrderedDict
 from contextlib import suppress
 
-from server.door.limits import CONNECTIONS_PER_NODE, STRANGER_SECONDS, STRANGERS, STRANGERS_PER_ADDRESS
+from server.door.limits import (
+    CONNECTIONS_PER_NODE,
+    EXPULSION_SECONDS,
+    STRANGER_SECONDS,
+    STRANGERS,
+    STRANGERS_PER_ADDRESS,
+)
 
 GUEST = "collegium.guest"
 """Extension of an ASGI scope in which the request's `Guest` stands."""
@@ -62,6 +68,7 @@ class Crowd:
         self._most, self._per_address, self._per_node, self._seconds = strangers, per_address, per_node, seconds
         self._strangers: dict[str, OrderedDict[Guest, asyncio.TimerHandle]] = {}
         self._nodes: dict[int, set[Guest]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def strangers(self) -> int:
@@ -70,7 +77,8 @@ class Crowd:
 
     def enter(self, guest: Guest) -> None:
         """Give a new connection its place and its time; another one may have to go."""
-        timer = asyncio.get_running_loop().call_later(self._seconds, self._show_out, guest)
+        self._loop = asyncio.get_running_loop()
+        timer = self._loop.call_later(self._seconds, self._show_out, guest)
         own = self._strangers.setdefault(guest.address, OrderedDict())
         own[guest] = timer
         if len(own) > self._per_address:
@@ -97,6 +105,19 @@ class Crowd:
         if guest.node_id is not None:
             self._nodes.get(guest.node_id, set()).discard(guest)
             self._drop_if_empty(guest.node_id)
+
+    def expel(self, node_id: int) -> None:
+        """End all connections of an institution in a moment, in which requests that are held are told why.
+
+        It may come again if it has an enrolled key. May be called in any thread.
+        """
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop has ended meanwhile
+                self._loop.call_soon_threadsafe(self._loop.call_later, EXPULSION_SECONDS, self._expel, node_id)
+
+    def _expel(self, node_id: int) -> None:
+        for guest in list(self._nodes.get(node_id, ())):
+            guest.close()
 
     def _drop_if_empty(self, node_id: int) -> None:
         if node_id in self._nodes and not self._nodes[node_id]:

@@ -1,5 +1,6 @@
 """Flower's database, which tells those who wait that there is something for them, and hands it out whole."""
 
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -8,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 from flwr.app import Message
-from sqlalchemy import and_, bindparam, exists, or_, select, update
+from sqlalchemy import and_, bindparam, exists, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from shared.flower.constants import SUPERLINK_NODE_ID, NodeStatus
@@ -75,6 +77,9 @@ _MAIL = select(_WHOLE.exists(), _HALF.exists()).where(
     Node.node_id == bindparam("node"), Node.status != NodeStatus.UNREGISTERED
 )
 _AGAIN = update(MessageIns).where(_LOST).values(delivered_at="")
+_ENROLLED = select(*Node.__table__.columns).where(
+    Node.node_id == bindparam("node"), Node.public_key == bindparam("key"), Node.status != NodeStatus.UNREGISTERED
+)
 _ROOTS = select(ObjectPushSessionRoot.root_object_id).where(ObjectPushSessionRoot.session_id == bindparam("session"))
 _ADDRESSEES = select(MessageIns.dst_node_id).where(MessageIns.message_id.in_(bindparam("messages", expanding=True)))
 _AWAITED = select(MessageRes.reply_to_message_id).where(
@@ -84,7 +89,7 @@ _AWAITED = select(MessageRes.reply_to_message_id).where(
 
 
 class Deliveries(SqlLinkState):
-    """Flower's, with four differences.
+    """Flower's, with some differences.
 
     A message is handed out, in either direction, when all of its objects are there: Flower hands out one that is
     announced, and whoever gets it asks for its objects until they come. An institution that sends none of a reply's
@@ -92,7 +97,8 @@ class Deliveries(SqlLinkState):
 
     A message that a node was handed and did not get, because its connection ended, is handed to it again.
 
-    The bell rings for a node when there is a message for it and when it is revoked, and for `REPLIES`.
+    The bell rings for a node when there is a message for it and when it is revoked, and for `REPLIES`, which those who
+    wait for a revoked node hear as well. A node may get another key in the place of its own.
 
     Transactions come one after the other. SQLite lets one write, and has the others sleep, up to 100 ms at a time: with
     many institutions at once nearly all of a round was such sleep. It looks for tasks that have expired once a second,
@@ -107,6 +113,10 @@ class Deliveries(SqlLinkState):
         store = factory.objectstore_factory.store()
         super().__init__(factory.database, factory.federation_manager, store)
         self.bell = bell
+        self.cut: Callable[[int], None] = lambda _: None
+        """Ends a node's connections."""
+        self._rekeyed: set[int] = set()
+        """Nodes with a new key, of which nothing was heard yet."""
         self._threads = threading.local()
         self._turn = threading.RLock()
         self._cleaned = -CLEANUP_SECONDS
@@ -168,9 +178,46 @@ class Deliveries(SqlLinkState):
         return stored
 
     def delete_node(self, owner_aid: str, node_id: int) -> None:
-        """Revoke a node."""
+        """Revoke a node: nothing of it is waited for any more, and its connections end."""
         super().delete_node(owner_aid, node_id)
+        self._cut(node_id)
+
+    def replace_key(self, node_id: int, old: bytes, new: bytes) -> bool:
+        """Give a node another public key (PEM); whether the old one was its own, and the new one nobody's, ever.
+
+        The old one stays as that of a node that was revoked, so that it is never enrolled again. The node may connect
+        with the new one at once, and is waited for as long as for one whose heartbeat is late.
+        """
+        try:
+            with self.session() as session:
+                row = session.execute(_ENROLLED, {"node": uint64_to_int64(node_id), "key": old}).mappings().first()
+                if row is None:
+                    return False
+                session.execute(update(Node).where(Node.node_id == row["node_id"]).values(public_key=new))
+                grave = dict(row) | {
+                    "node_id": uint64_to_int64(secrets.randbits(64)),
+                    "status": NodeStatus.UNREGISTERED,
+                    "unregistered_at": datetime.now(UTC).isoformat(),
+                    "online_until": None,
+                }
+                session.execute(insert(Node).values(grave))
+        except IntegrityError:
+            return False
+        self._rekeyed.add(node_id)
+        self._cut(node_id)
+        return True
+
+    def activate_node(self, node_id: int, heartbeat_interval: float) -> bool:
+        """Let a node in, unless its last process is still counted as online; that of an old key is not."""
+        if node_id in self._rekeyed:
+            self._rekeyed.discard(node_id)
+            self.deactivate_node(node_id)
+        return super().activate_node(node_id, heartbeat_interval)
+
+    def _cut(self, node_id: int) -> None:
         self.bell.ring(node_id)
+        self.bell.ring(REPLIES)
+        self.cut(node_id)
 
     def _cleanup_push_session(self, session_id: str, *, cleanup_messages: bool) -> None:
         if not cleanup_messages and hasattr(self._threads, "whole"):

@@ -9,6 +9,8 @@ from server.door.refusals import RefusedError
 MIB = 2**20
 STRANGER_SECONDS = 10.0
 """Life of a connection that has not shown an enrolled key: TLS, headers and signature must be done by then."""
+EXPULSION_SECONDS = 1.0
+"""Until the connections of an institution that was revoked end; it may ask nothing any more in that time."""
 HANDSHAKE_SECONDS = 5.0
 STRANGERS = 256
 """Connections without a key at any time; one more ends the oldest one of the most crowded address."""

@@ -28,6 +28,9 @@ from shared.flower.store import (
 _ENROLLED = select(Node.node_id).where(
     Node.public_key == bindparam("public_key"), Node.status != NodeStatus.UNREGISTERED
 )
+_REVOKED = select(Node.node_id).where(
+    Node.public_key == bindparam("public_key"), Node.status == NodeStatus.UNREGISTERED
+)
 _INCOMPLETE = (
     select(MessageRes.reply_to_message_id)
     .join(ObjectPushSessionRoot, ObjectPushSessionRoot.root_object_id == MessageRes.message_id)
@@ -136,6 +139,10 @@ class Records:
         """The enrolled node that has this key, if one does."""
         found = self._first(_ENROLLED, {"public_key": public_key})
         return None if found is None else int64_to_uint64(found[0])
+
+    def was_revoked(self, public_key: bytes) -> bool:
+        """Whether a node that had this key was revoked, has left, or got another key."""
+        return self._first(_REVOKED, {"public_key": public_key}) is not None
 
     def instruction(self, message_id: str) -> Instruction | None:
         """The coordinator's message of this id, if there is one."""

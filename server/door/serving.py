@@ -8,6 +8,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import httptools
@@ -18,6 +19,8 @@ from server.door.crowd import GUEST, Crowd, Guest
 from server.door.limits import HANDSHAKE_SECONDS, HEAD_BYTES
 from shared.process.waiting import Bell
 
+TICKS = 10
+"""Of uvicorn, between two looks for a new server certificate: a second."""
 PAUSE_SECONDS = 0.1
 """Before accepting again when the machine has no sockets left."""
 
@@ -79,6 +82,8 @@ class DoorServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, crowd: Crowd, bell: Bell) -> None:
         super().__init__(config)
         self._crowd, self._bell = crowd, bell
+        self._certificate = Path(str(config.ssl_certfile))
+        self._certified = self._certificate.stat().st_mtime_ns
         self._accepting: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -118,6 +123,20 @@ class DoorServer(uvicorn.Server):
             guest = Guest(connection, str(address[0]))
             guest.welcome = loop.create_task(self._welcome(guest))
             self._crowd.enter(guest)
+
+    async def on_tick(self, counter: int) -> bool:
+        """What uvicorn calls ten times a second; whether to stop."""
+        if counter % TICKS == 0:
+            self._renew_certificate()
+        return await super().on_tick(counter)
+
+    def _renew_certificate(self) -> None:
+        """Show a new server certificate from now on if there is one; connections that are open stay."""
+        with suppress(OSError):  # ssl.SSLError is an OSError
+            changed = self._certificate.stat().st_mtime_ns
+            if changed != self._certified and self.config.ssl is not None:
+                self._certified = changed
+                self.config.ssl.load_cert_chain(self._certificate, self.config.ssl_keyfile)
 
     async def _welcome(self, guest: Guest) -> None:
         """The TLS handshake, after which the protocol has the connection."""

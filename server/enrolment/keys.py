@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from shared.errors import EnrolmentError
-from shared.nodekeys import line_of
+from shared.nodekeys import line_of, read_line
 
 MAX_BYTES = 16_384
 REMEDY = "ask the institution for the .pub file that `collegium client keygen` wrote"
@@ -59,6 +59,12 @@ def agreement_line(public_key: bytes) -> str:
     key = serialization.load_pem_public_key(public_key)
     assert isinstance(key, ec.EllipticCurvePublicKey)
     return line_of(key)
+
+
+def as_pem(line: str) -> bytes:
+    """The line of a public key as `read_public_key` returns it."""
+    key = read_line(line)
+    return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 def fingerprint(public_key: bytes) -> str:

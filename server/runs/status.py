@@ -3,9 +3,12 @@
 import statistics
 from collections import Counter
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from server.enrolment.certificates import look
+from server.enrolment.invitations import Departure, Invitations
 from server.home import ServerHome, open_home
 from server.opening import open_store
 from server.rounds.comparing import compared
@@ -84,12 +87,17 @@ def _run_report(row: dict[str, Any], store: Store) -> dict[str, Any]:
 def _institutions(home: ServerHome, answers: list[dict[str, Any]], names: tuple[str, ...]) -> dict[str, Any]:
     """What is known of institutions; `missed` are rounds of the run that each has missed one after the other."""
     missed = {name: _missed(answers, name) for name in names}
+    invitations = Invitations(home.enrolment_database)
+    common = {
+        "invited": {name: _moment(until) for name, until in invitations.open().items()},
+        "days_left": asdict(look(home)),
+    }
     try:
         with OperatorClient(home) as operator:
             nodes, refused = operator.nodes(), operator.refused()
     except ConnectionFailedError:
         unknown = [{"name": name, "status": "unknown", "last_seen": None, "missed": missed[name]} for name in names]
-        return {"server": "down", "institutions": unknown, "limited": []}
+        return {"server": "down", "institutions": unknown, "limited": [], **common}
     known = {node.node_id: node.name for node in nodes}
     return {
         "server": "up",
@@ -101,7 +109,9 @@ def _institutions(home: ServerHome, answers: list[dict[str, Any]], names: tuple[
                 "missed": missed.get(node.name),
             }
             for node in nodes
-        ],
+        ]
+        + _gone(invitations.departures(), set(known.values())),
+        **common,
         "limited": [
             {
                 "institution": known.get(row["node_id"], str(row["node_id"])),
@@ -111,6 +121,19 @@ def _institutions(home: ServerHome, answers: list[dict[str, Any]], names: tuple[
             for row in refused
         ],
     }
+
+
+def _gone(departures: list[Departure], enrolled: set[str]) -> list[dict[str, Any]]:
+    """Institutions that were revoked or have left, and since when, unless they have come again."""
+    last = {each.name: each for each in departures if each.how != "rotated" and each.name not in enrolled}
+    return [
+        {"name": name, "status": each.how, "last_seen": _moment(each.time), "missed": None}
+        for name, each in last.items()
+    ]
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(sep=" ", timespec="seconds")
 
 
 def _missed(answers: list[dict[str, Any]], name: str) -> int:

@@ -52,6 +52,10 @@ def print_status(report: Report) -> None:
         [[one["name"], one["status"], one["last_seen"], one["missed"]] for one in report["institutions"]],
         title="Institutions",
     )
+    for name, until in report["invited"].items():
+        print(f"{name} is invited until {until}.")
+    days = report["days_left"]
+    print(f"Days left: {days['server']} of the server certificate, {days['authority']} of its authority.")
     print_runs(report["runs"])
     _print_rounds(report)
     if report["tests"]:

@@ -8,9 +8,11 @@ from collections.abc import Callable
 
 import httpx
 
+from server.enrolment.certificates import keep_good
 from server.home import HOME_VARIABLE, ServerHome, ServerSettings, bracketed, read_settings
 from server.opening import open_store
 from server.runs.queue import Queue, conduct
+from server.service.keeping import look_after
 from server.service.listeners import OPERATOR_HOST, open_listeners
 from server.service.operator import OperatorClient
 from shared.process.files import private_folder, private_umask
@@ -53,7 +55,7 @@ def serve(home: ServerHome, *, stop: threading.Event, announce: Callable[[str], 
             target=_announce_when_up, args=(home, settings, done, stop, announce), name="health", daemon=True
         )
         queue = Queue(store, operator, lambda run: holder(home.run_lock(run)) is not None, announce)
-        keeper = threading.Thread(
+        conductor = threading.Thread(
             target=conduct,
             args=(queue,),
             # Not `done` alone: a run's process that is ended with all others has not been interrupted.
@@ -61,13 +63,16 @@ def serve(home: ServerHome, *, stop: threading.Event, announce: Callable[[str], 
             name="runs",
             daemon=True,
         )
-        for thread in (watcher, keeper):
+        keeper = threading.Thread(target=look_after, args=(home, settings, done, announce), name="keeper", daemon=True)
+        if renewed := keep_good(home, settings):
+            announce(renewed)
+        for thread in (watcher, conductor, keeper):
             thread.start()
         try:
             supervise(_children(home, settings), stop=stop, announce=announce)
         finally:
             done.set()
-            for thread in (watcher, keeper):
+            for thread in (watcher, conductor, keeper):
                 thread.join()
 
 
@@ -95,7 +100,15 @@ def _children(home: ServerHome, settings: ServerSettings) -> list[Child]:
         log=home.logs / "superexec.log",
         env=environment,
     )
-    return [superlink, superexec]
+    if settings.enrolment_port is None:
+        return [superlink, superexec]
+    enrolment = Child(
+        name="enrolment",
+        argv=[sys.executable, "-P", "-m", "server.enrolment.door", "--home", str(root)],
+        log=home.logs / "enrolment.log",
+        env={**environment, "GRPC_VERBOSITY": "NONE"},  # strangers' broken handshakes fill no log
+    )
+    return [superlink, superexec, enrolment]
 
 
 def _announce_when_up(

@@ -3,6 +3,7 @@
     POST /v1/collegium/answered   {"messages": [ID, ...], "seconds": S}: which of these messages have their answer; held
                                   until one has, or S seconds have passed
     GET  /v1/collegium/refused    the nodes that have passed a limit of the public door
+    POST /v1/collegium/replace-key {"node_id": N, "old": PEM, "new": PEM}: gives a node another key
 
 Flower's SuperExec asks for a run to start ten times a second; that request is held as well.
 """
@@ -22,7 +23,7 @@ from server.door.limits import MIB
 from server.door.public import announced_length, receive_body
 from server.door.records import Records
 from server.door.refusals import RefusedError, answer
-from server.service.operator import REFUSED_PATH
+from server.service.operator import REFUSED_PATH, REPLACE_PATH
 from server.service.replies import ANSWERED_PATH
 from shared.flower.constants import SUPEREXEC_AUTH_SIGNATURE_HEADER
 from shared.process.waiting import LONGEST_SECONDS, GoneError, hold, hold_request
@@ -49,13 +50,14 @@ class Inside:
     """
 
     def __init__(self, state: Deliveries, records: Records, allowances: Allowances) -> None:
-        self._bell, self._records, self._allowances = state.bell, records, allowances
+        self._state, self._bell, self._records, self._allowances = state, state.bell, records, allowances
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request whose sender has shown the operator token."""
         known: dict[tuple[str, str], Callable[[Scope, Receive], Awaitable[Any]]] = {
             ("POST", ANSWERED_PATH): self._answered,
             ("GET", REFUSED_PATH): self._refused,
+            ("POST", REPLACE_PATH): self._replace_key,
         }
         try:
             if (scope["method"], scope["path"]) not in known:
@@ -101,6 +103,17 @@ class Inside:
 
         await hold(self._bell, REPLIES, ready, seconds=min(seconds, LONGEST_SECONDS), receive=receive)
         return sorted(found)
+
+    async def _replace_key(self, scope: Scope, receive: Receive) -> Any:
+        body = await receive_body(receive, announced_length(Headers(scope=scope), MIB))
+        try:
+            asked = json.loads(body)
+            node_id, old, new = int(asked["node_id"]), str(asked["old"]).encode(), str(asked["new"]).encode()
+        except (ValueError, LookupError, TypeError):
+            raise RefusedError(400, "a body without a node and two keys") from None
+        if not await run_in_threadpool(self._state.replace_key, node_id, old, new):
+            raise RefusedError(409, "another key than the node's, or one that was enrolled before")
+        return {}
 
     async def _refused(self, _scope: Scope, _receive: Receive) -> Any:
         return self._allowances.report()

@@ -3,7 +3,7 @@
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
 from types import TracebackType
@@ -33,7 +33,7 @@ from shared.flower.messages import (
 )
 from shared.process.proxies import without_proxies
 
-REFUSED_PATH = "/v1/collegium/refused"
+REFUSED_PATH, REPLACE_PATH = "/v1/collegium/refused", "/v1/collegium/replace-key"
 """See `server.service.inside`."""
 
 
@@ -46,6 +46,7 @@ class Node:
         name: The institution's name in the federation file; empty if it was registered without one.
         status: `registered` (never seen), `online` or `offline`.
         fingerprint: Of its public key, as `ssh-keygen -l` prints it.
+        public_key: PEM.
         last_seen: When it was last heard of, in UTC; None if never.
     """
 
@@ -54,6 +55,7 @@ class Node:
     status: str
     fingerprint: str
     last_seen: datetime | None
+    public_key: bytes = field(default=b"", repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,22 @@ class OperatorClient:
         """
         with self._translated(f"revoke node {node_id}"):
             self._client.UnregisterNode(UnregisterNodeRequest(node_id=node_id))
+
+    def replace_key(self, node_id: int, old: bytes, new: bytes) -> None:
+        """Give a node another key (both PEM); the old one is refused from now on and for ever.
+
+        Raises:
+            EnrolmentError: The old one is not the node's, or the new one was enrolled before.
+        """
+        body = {"node_id": node_id, "old": old.decode(), "new": new.decode()}
+        with self._translated(f"replace the key of node {node_id}"):
+            answer = self._own.post(REPLACE_PATH, json=body)
+            if answer.status_code == httpx.codes.CONFLICT:
+                raise EnrolmentError(
+                    "Expected a key that was never enrolled in the place of a node's own, but one of the two is "
+                    "otherwise; make a new pair with `collegium client keygen`."
+                )
+            answer.raise_for_status()
 
     def nodes(self) -> list[Node]:
         """All enrolled nodes in the order of their enrolment; revoked ones are left out."""
@@ -317,6 +335,7 @@ def _node(info: NodeInfo) -> Node:
         status=info.status,
         fingerprint=fingerprint(info.public_key),
         last_seen=last_seen,
+        public_key=info.public_key,
     )
 
 

@@ -181,6 +181,7 @@ def doors_of(app: FastAPI, settings: ServerSettings, token: str) -> Doors:
     """The doors of this SuperLink, which ask the database that it works on."""
     state: Deliveries = app.state.linkstate_factory.state()
     records, crowd, allowances, fleet = Records(state), Crowd(), Allowances(), Fleet(state)
+    state.cut = crowd.expel
     authenticator = Authenticator(records, body_signature=settings.require_body_signature)
     speech = Speech(records, MessageLimits(settings.max_message_bytes))
     inside = Inside(state, records, allowances)

@@ -73,6 +73,13 @@ def locate(name: str) -> Path:
         ) from error
 
 
+def beside(name: str, file: Path) -> str:
+    """A backbone's name as it is meant in a file: a relative folder starts from there; any other name stays."""
+    if name in ALIASES or not (folder := file.parent / Path(name).expanduser()).is_dir():
+        return name
+    return str(folder.resolve())
+
+
 def has_pooler(name: str) -> bool:
     """Whether a backbone's weights have BERT's pooler; True where this machine has none of them.
 

@@ -80,6 +80,23 @@ def write_synced(file: Path, blob: bytes) -> None:
     sync_folder(file.parent)
 
 
+def write_new(path: Path, content: bytes, mode: int) -> None:
+    """Create a file with `mode` from the first moment on, and have it on disk; it is not there if this fails.
+
+    Raises:
+        OSError: There is one, or it cannot be written; `filename` is its path.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+    except OSError as error:
+        path.unlink()
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
 @contextmanager
 def built(folder: Path) -> Iterator[Path]:
     """A folder to build in, whose content takes its place when the block has ended; of one that fails nothing stays.

@@ -51,6 +51,14 @@ def loopback_environment() -> dict[str, str]:
     return unusable | dict.fromkeys(SPARED, entries)
 
 
+def proxy_url(address: str) -> str | None:
+    """As `proxy_towards`, with user and password: for the client that goes through it."""
+    if proxy_towards(address) is None:
+        return None
+    proxies = getproxies_environment()
+    return _with_scheme(next(proxies[name] for name in ("https", "all") if proxies.get(name)))
+
+
 def proxy_towards(address: str) -> str | None:
     """The proxy by which requests over TLS go to an address.
 

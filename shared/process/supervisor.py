@@ -31,6 +31,8 @@ from shared.process.parent import VARIABLE, heard
 
 FIRST_DELAY = 0.5  # seconds before the first restart; doubles with every further death
 LONGEST_DELAY = 8.0
+WAIT_SECONDS = 30.0
+"""The longest pause before a child that others keep from working is started again."""
 LONG_LIFE = 60.0  # a child that lived this long starts over with FIRST_DELAY
 POLL = 0.5
 """Seconds between two looks at the children, which cost an idle institution more than anything else at 0.1."""
@@ -75,6 +77,8 @@ class Child:
         give_up: For a program that is not ours and does not `tell_parent`: called with the exit code (negative: minus
             the signal) and the last lines that this life of the child wrote. A sentence means that restarting is
             pointless and becomes the error; `None` restarts.
+        wait: Called in the same way where `give_up` said nothing: a sentence names what others can mend. It is
+            announced once, and the child is started again after pauses that grow to WAIT_SECONDS, until it is mended.
     """
 
     name: str
@@ -82,6 +86,7 @@ class Child:
     log: Path
     env: Mapping[str, str] = field(default_factory=dict)
     give_up: Callable[[int, str], str | None] | None = None
+    wait: Callable[[int, str], str | None] | None = None
 
 
 @dataclass
@@ -96,6 +101,8 @@ class _Life:
     started: float = 0.0
     due: float = 0.0
     delay: float = FIRST_DELAY
+    waits_for: str = ""
+    """What was announced last of what others can mend."""
 
 
 def supervise(
@@ -244,13 +251,20 @@ def _bury(life: _Life, warden: subprocess.Popen[bytes], announce: Callable[[str]
     """Account for a child that died by itself: give up, or plan its next start."""
     reason = heard(life.pipe)
     code = _reap(life, warden)
-    child = life.child
+    child, tail = life.child, _tail(life.child.log, life.log_start)
     if child.give_up and not reason:
-        reason = child.give_up(code, _tail(child.log, life.log_start))
+        reason = child.give_up(code, tail)
     if reason:
         raise ProcessError(reason)
     if time.monotonic() - life.started >= LONG_LIFE:
-        life.delay = FIRST_DELAY
+        life.delay, life.waits_for = FIRST_DELAY, ""
+    if child.wait and (obstacle := child.wait(code, tail)):
+        if obstacle != life.waits_for:
+            announce(obstacle)
+        life.waits_for, life.due = obstacle, time.monotonic() + life.delay
+        life.delay = min(2 * life.delay, WAIT_SECONDS)
+        return
+    life.waits_for = ""
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     announce(f"{child.name} {how}; it starts again in {life.delay:g} s (its log is {child.log})")
     life.due = time.monotonic() + life.delay

@@ -57,10 +57,17 @@ PROTOBUF = {"content-type": "application/protobuf"}
 ACQUIRE = frozenset({"/flwr.proto.Runtime/AcquireTask"})
 
 
-def new_home(folder: Path) -> ServerHome:
-    """A new coordinator's folder on free ports."""
-    public, operator = free_ports(2)
-    return init_home(folder, hosts=["localhost"], public_port=public, operator_port=operator)
+def new_home(folder: Path, federation: str | None = None) -> ServerHome:
+    """A new coordinator's folder on free ports; with a federation file's text, it has an enrolment door as well."""
+    public, operator, enrolment = free_ports(3)
+    return init_home(
+        folder,
+        hosts=["localhost"],
+        public_port=public,
+        operator_port=operator,
+        enrolment_port=enrolment if federation else None,
+        federation=federation,
+    )
 
 
 @contextlib.contextmanager

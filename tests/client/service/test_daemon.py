@@ -23,9 +23,8 @@ from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
 
 from client.institution import load_institution
 from client.keys import generate_node_key
-from client.service import daemon
+from client.service import daemon, looking
 from client.service.daemon import _new_lines, serve
-from server.door.authentication import NOT_ENROLLED
 from server.enrolment.keys import read_public_key
 from server.home import ServerHome, init_home, read_settings
 from server.service import daemon as coordinator_daemon
@@ -200,13 +199,19 @@ def test_a_site_comes_up_comes_back_and_goes_without_a_trace(
 
 
 @pytest.mark.usefixtures("only_supernode")
-def test_a_key_that_is_not_enrolled_is_one_sentence(institution: Callable[..., Path]) -> None:
+def test_a_key_that_is_not_enrolled_is_said_once_and_tried_until_it_is(
+    coordinator: ServerHome, institution: Callable[..., Path]
+) -> None:
     file = institution()
+    log = file.parent / "state" / "logs" / "supernode.log"
     with Background(serve, file) as running:
-        error = running.wait_for_end()
-    assert isinstance(error, ProcessError)
-    assert "not enrolled" in str(error)
-    assert "node.pub" in str(error)
+        running.wait_for("not enrolled")
+        while log.read_text().count("Failed to activate") < 2:
+            time.sleep(0.1)
+        assert len(running.said) == 1
+        assert "node.pub" in running.said[0]
+        enrol(coordinator, file, "enrolled-late")
+        running.wait_for("hospital is connected")
     assert processes(file.parent) == {}
 
 
@@ -247,23 +252,8 @@ def test_a_killed_supernode_is_let_in_again(coordinator: ServerHome, institution
         running.wait_for("hospital is connected", count=2, seconds=150)  # Flower refuses it for about a minute
 
 
-def test_only_a_key_that_is_not_enrolled_is_refused_at_once(
-    institution: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A site that has lost its state folder with its process is enrolled all the same."""
-    patience = daemon._Patience(load_institution(institution()), 1)
-    assert patience(1, "[code: 2004] Failed to activate SuperNode.") is None
-    assert "it is not enrolled" in str(patience(1, f"Failed to activate SuperNode. {NOT_ENROLLED}"))
-    monkeypatch.setattr(daemon, "STALE_SECONDS", -1.0)
-    assert "another process with the key" in str(patience(1, "[code: 2004] Failed to activate SuperNode."))
-    assert daemon.NOT_ENROLLED == NOT_ENROLLED
-
-
 @pytest.mark.usefixtures("only_supernode")
-def test_a_revoked_key_ends_the_daemon(
-    coordinator: ServerHome, institution: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(daemon, "STALE_SECONDS", 1.0)
+def test_a_revoked_key_ends_the_daemon(coordinator: ServerHome, institution: Callable[..., Path]) -> None:
     file = institution()
     enrol(coordinator, file, "revoked")
     with Background(serve, file) as running:
@@ -271,18 +261,41 @@ def test_a_revoked_key_ends_the_daemon(
         with OperatorClient(coordinator) as operator:
             (node,) = (node for node in operator.nodes() if node.name == "revoked")
             operator.unregister_node(node.node_id)
-        assert "not any more" in str(running.wait_for_end())
+        error = running.wait_for_end()
+    assert isinstance(error, ProcessError)
+    assert "has revoked it" in str(error)
 
 
 @pytest.mark.usefixtures("only_supernode")
-def test_a_coordinator_with_another_ca_is_refused(institution: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_coordinator_with_another_ca_is_waited_for_until_the_right_ca_is_there(
+    coordinator: ServerHome, institution: Callable[..., Path], tmp_path: Path
+) -> None:
     file = institution()
+    enrol(coordinator, file, "other-ca")
     stranger = make_coordinator(tmp_path / "stranger")
     (tmp_path / "ca.crt").write_bytes(stranger.ca_certificate.read_bytes())
     with Background(serve, file) as running:
-        error = running.wait_for_end()
-    assert "vouches for" in str(error)
-    assert "unable to get local issuer certificate" in str(error)
+        running.wait_for("vouches for")
+        assert "unable to get local issuer certificate" in running.said[0]
+        (tmp_path / "ca.crt").write_bytes(coordinator.ca_certificate.read_bytes())
+        running.wait_for("hospital is connected")
+    assert sum("vouches for" in line for line in running.said) == 1
+
+
+@pytest.mark.usefixtures("only_supernode")
+def test_a_federation_file_that_changes_is_spoken_of(
+    institution: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(looking, "WATCH_SECONDS", 0.05)
+    file = institution(server={"address": "127.0.0.1:1"})
+    agreement = file.parent / "federation.toml"
+    with Background(serve, file) as running:
+        running.wait_for("cannot be reached")
+        agreement.write_text(agreement.read_text() + "# a comment\n")
+        time.sleep(0.3)
+        agreement.write_text(agreement.read_text().replace("count = 2", "count = 3"))
+        running.wait_for("answers under the old one")
+    assert sum("federation.toml has changed" in line for line in running.said) == 1
 
 
 @pytest.mark.usefixtures("only_supernode")

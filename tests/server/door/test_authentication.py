@@ -25,6 +25,9 @@ class OneEnrolled:
     def get_node_id_by_public_key(self, public_key: bytes) -> int | None:
         return 7 if public_key == KEY else None
 
+    def was_revoked(self, public_key: bytes) -> bool:
+        return False
+
 
 class Clock:
     def __init__(self) -> None:

@@ -75,6 +75,9 @@ class NobodyEnrolled:
     def get_node_id_by_public_key(self, public_key: bytes) -> int | None:
         return None
 
+    def was_revoked(self, public_key: bytes) -> bool:
+        return False
+
 
 def judge() -> FleetJudge:
     """A coordinator's that has enrolled nobody; it asks its database nothing."""

@@ -10,7 +10,7 @@ import torch
 from transformers import BertModel
 
 from shared.errors import BackboneError
-from shared.model.backbone import fingerprint, load_backbone, load_tokenizer
+from shared.model.backbone import beside, fingerprint, load_backbone, load_tokenizer
 
 
 @pytest.fixture
@@ -122,3 +122,13 @@ def test_another_architecture_is_refused_before_it_is_agreed(folder: Path, kind:
     (folder / "config.json").write_text(json.dumps(config | {"model_type": kind}))
     with pytest.raises(BackboneError, match=f'model_type "bert", but it says {kind!r}'):
         fingerprint(folder)
+
+
+def test_a_relative_folder_starts_from_the_file_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "models" / "bert").mkdir(parents=True)
+    (tmp_path / "minilm-l6").mkdir()
+    file = tmp_path / "federation.toml"
+    assert beside("models/bert", file) == str(tmp_path / "models" / "bert")
+    assert beside(str(tmp_path / "models"), file) == str(tmp_path / "models")
+    for name in ("minilm-l6", "google-bert/bert-base-uncased", "models/other"):
+        assert beside(name, file) == name

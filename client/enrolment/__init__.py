@@ -1,0 +1,1 @@
+"""Joining a federation, getting a new key, and leaving."""
