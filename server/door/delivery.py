@@ -8,12 +8,13 @@ from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
-from flwr.app import Message
+from flwr.app import Error, Message
 from sqlalchemy import and_, bindparam, exists, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from shared.flower.constants import SUPERLINK_NODE_ID, NodeStatus
+from shared.enrolment.messages import GONE
+from shared.flower.constants import SUPERLINK_NODE_ID, ErrorCode, NodeStatus
 from shared.flower.messages import ObjectTree
 from shared.flower.store import (
     LinkStateFactory,
@@ -77,6 +78,11 @@ _MAIL = select(_WHOLE.exists(), _HALF.exists()).where(
     Node.node_id == bindparam("node"), Node.status != NodeStatus.UNREGISTERED
 )
 _AGAIN = update(MessageIns).where(_LOST).values(delivered_at="")
+_STATUS = (
+    select(Node.status)
+    .join(MessageIns, MessageIns.dst_node_id == Node.node_id)
+    .where(MessageIns.message_id == bindparam("message"))
+)
 _ENROLLED = select(*Node.__table__.columns).where(
     Node.node_id == bindparam("node"), Node.public_key == bindparam("key"), Node.status != NodeStatus.UNREGISTERED
 )
@@ -213,6 +219,16 @@ class Deliveries(SqlLinkState):
             self._rekeyed.discard(node_id)
             self.deactivate_node(node_id)
         return super().activate_node(node_id, heartbeat_interval)
+
+    def _store_generated_message(self, message: Message) -> None:
+        """Store what stands in the place of a reply; of a node that was revoked it says so, since it comes no more."""
+        if message.has_error() and message.error.code == ErrorCode.NODE_UNAVAILABLE:
+            with self.session() as session:
+                status = session.scalar(_STATUS, {"message": message.metadata.reply_to_message_id})
+            if status == NodeStatus.UNREGISTERED:
+                message.error = Error(ErrorCode.NODE_UNAVAILABLE, GONE)
+                message.metadata.__dict__["_message_id"] = message.object_id
+        super()._store_generated_message(message)
 
     def _cut(self, node_id: int) -> None:
         self.bell.ring(node_id)

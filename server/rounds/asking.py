@@ -10,6 +10,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+from shared.enrolment.messages import GONE
 from shared.errors import ProtocolError
 from shared.flower.constants import PULL_MAX_TIME, ErrorCode
 from shared.flower.messages import NodeInfo
@@ -301,7 +302,7 @@ def _read(message: Message, institution: str, sent: int, seconds: float) -> Answ
     if message.has_error():
         reason = message.error.reason or f"Flower's error {message.error.code}"
         absent = message.error.code in ABSENT and not reason.startswith(HALF_SENT)
-        lost = absent or message.error.code == ErrorCode.CLIENT_APP_CRASHED
+        lost = (absent and reason != GONE) or message.error.code == ErrorCode.CLIENT_APP_CRASHED
         status = "missing" if absent else "dropped"
         return Answer(institution, None, status, reason, bytes_down=sent, seconds=seconds, lost=lost)
     try:

@@ -18,6 +18,8 @@ from shared.nodekeys import NodeKey
 
 SERVICE = "collegium.Enrolment"
 VERSION = 1
+GONE = "It was revoked, or has left."
+"""Why there is no answer from an institution, for whoever waits for it in a round."""
 REQUEST_BYTES = 8 * 1024
 """The largest request."""
 ANSWER_BYTES = 4 * 2**20

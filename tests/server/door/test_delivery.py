@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
@@ -11,9 +12,11 @@ import pytest
 from flwr.app import Message
 
 from server.door.delivery import LOST_SECONDS
+from server.door.limits import EXPULSION_SECONDS
 from server.home import ServerHome
 from server.service.operator import OperatorClient
 from server.service.replies import answered, own_requests
+from shared.enrolment.messages import GONE
 from shared.flower.grid import HttpGrid, http_grid
 from shared.flower.messages import ConfirmMessageReceivedRequest, PullMessagesRequest, PullMessagesResponse
 from shared.process.waiting import HEADER
@@ -144,6 +147,27 @@ def test_a_revoked_institution_does_not_wait(served_home: ServerHome, site: Inst
     assert asking.answer is not None
     assert asking.answer.status_code == 401
     assert asking.at - revoked < 0.5
+
+
+def test_nobody_waits_for_a_revoked_institution_and_its_connections_end(
+    served_home: ServerHome, grid: HttpGrid, site: Institution
+) -> None:
+    message = instruct(grid, site, "too late")
+    assert site.pull() is not None
+    (connection,) = site.http._transport._pool.connections  # type: ignore[attr-defined]
+    assert not connection.has_expired()
+    with own_requests(served_home) as http, ThreadPoolExecutor(1) as pool, OperatorClient(served_home) as operator:
+        waiting = pool.submit(answered, http, [message], 20.0)
+        time.sleep(0.5)
+        assert not waiting.done()
+        operator.unregister_node(site.node_id)
+        revoked = time.monotonic()
+        assert waiting.result(5) == {message}
+        assert time.monotonic() - revoked < 1
+    (reply,) = grid.pull_messages([message])
+    assert reply.error.reason == GONE
+    time.sleep(max(0.0, revoked + EXPULSION_SECONDS + 0.5 - time.monotonic()))
+    assert connection.has_expired(), "the other end has closed it"
 
 
 def test_the_coordinator_hears_of_a_reply_at_once(served_home: ServerHome, grid: HttpGrid, site: Institution) -> None:

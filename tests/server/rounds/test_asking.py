@@ -13,6 +13,7 @@ from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, ObjectUnavailableError
 
 from server.rounds.asking import BLIP_SECONDS, SHORTEST_PULL_SECONDS, Answer, ask, online, pauses
+from shared.enrolment.messages import GONE
 from shared.flower.constants import ErrorCode
 from shared.flower.grid import http_grid
 from shared.protocol import PROTOCOL_VERSION, QueryReply, QueryRequest, Refusal, TrainRequest, encode
@@ -284,6 +285,15 @@ def test_the_others_wait_for_a_moment_and_no_longer(scripted_grid: Any) -> None:
     assert [(answer.institution, answer.status) for answer in answers] == [("b", "ok"), ("a", "missing")]
     assert "it has not come back" in str(answers[1].reason)
     assert BLIP_SECONDS <= clock.now < BLIP_SECONDS + 10
+
+
+def test_nobody_waits_for_who_was_revoked(scripted_grid: Any) -> None:
+    gone = Error(ErrorCode.NODE_UNAVAILABLE, GONE)
+    grid: Any = Blinking(scripted_grid({"a": lambda _: gone, "b": good("b")}))
+    found = ask_again(grid, ["a", "b"], quorum=2, at={})
+    assert (found["a"].status, found["a"].reason) == ("missing", GONE)
+    assert found["a"].seconds < 5
+    assert [name for name, _ in grid.pushed] == ["a", "b"]
 
 
 def test_below_the_quorum_one_waits_for_whoever_is_gone(scripted_grid: Any) -> None:
