@@ -15,8 +15,8 @@ class Training(Model):
     max_seconds: Annotated[float, Field(gt=0)] | None = None
     """Longest training in a round, in seconds: it ends after the step in which they pass, at least after one.
 
-    For institutions whose machines differ much: a slow one takes fewer steps instead of keeping the others waiting. Steps
-    are counted as they were taken (`rounds.normalize_steps`). Runs are then no longer repeatable.
+    For institutions whose machines differ much: a slow one takes fewer steps instead of keeping the others waiting.
+    Steps are counted as they were taken (`rounds.normalize_steps`). Runs are then no longer repeatable.
     """
     batch_tokens: Annotated[int, Field(ge=16)] = 2048
     """About how many sub-tokens one step of the optimizer reads: many short texts, or a few long ones."""
