@@ -6,12 +6,13 @@ The same app serves the resident executor, stock `flwr-clientapp` and the simula
 import logging
 import os
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
+from threading import Lock
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from client.agreement.approval import take_up
 from client.institution import load_institution
 from client.leaving import gate
 from client.leaving.receipts import Receipts
@@ -39,10 +40,18 @@ log = logging.getLogger("collegium.client")
 CANNOT_OPEN = "The site could not open its configuration, its data or its model; its own log says why."
 INSTITUTION_VARIABLE = "COLLEGIUM_INSTITUTION"
 """Environment variable that names this process's institution.toml; a node's configuration may name it as well."""
+_sites: dict[Path, Site] = {}
+_opening = Lock()
+Renewed = Callable[[Context, Site, str], Site]
 
 
-def build_app(site_of: Callable[[Context], Site]) -> ClientApp:
-    """A ClientApp whose handlers answer for the site that `site_of` finds."""
+def build_app(site_of: Callable[[Context], Site], renewed: Renewed = lambda context, site, digest: site) -> ClientApp:
+    """A ClientApp whose handlers answer.
+
+    Args:
+        site_of: Finds the site.
+        renewed: The site as it is to be for a request under the agreement of this digest.
+    """
     client_app = ClientApp()
 
     def handle(message: Message, context: Context, *kinds: type[Request]) -> Message:
@@ -56,7 +65,10 @@ def build_app(site_of: Callable[[Context], Site]) -> ClientApp:
             _record_unopened(reply, context)
         else:
             try:
-                reply = site.answer(decode(message.content, *kinds), run=run)
+                request = decode(message.content, *kinds)
+                if request.spec_digest != site.federation.digest:
+                    site = renewed(context, site, request.spec_digest)
+                reply = site.answer(request, run=run)
             except Exception as error:
                 reply = site.refuse(error, run=run)
         return Message(encode(reply), reply_to=message)
@@ -82,7 +94,26 @@ def site_of_process(context: Context | None = None) -> Site:
     Raises:
         ConfigError: Neither the node's configuration nor the environment names an institution.toml.
     """
-    return _open(_institution_file(context))
+    path = _institution_file(context)
+    with _opening:
+        if path not in _sites:
+            private_umask()  # stock `flwr-clientapp` starts this process
+            _sites[path] = open_site(path)
+        return _sites[path]
+
+
+def renewed_site(context: Context, site: Site, digest: str) -> Site:
+    """The site opened anew, if this is the digest of another agreement that its operator has approved meanwhile.
+
+    Raises:
+        CollegiumError: It cannot be opened under that; the next request tries again.
+    """
+    path = _institution_file(context)
+    if not take_up(load_institution(path), digest):
+        return site
+    log.info("the agreement %s is in force", digest)
+    _sites.pop(path, None)
+    return site_of_process(context)
 
 
 def _institution_file(context: Context | None) -> Path:
@@ -121,15 +152,9 @@ def receipted(site: Site, reason: str, run: str) -> str:
     return reason
 
 
-@cache
-def _open(path: Path) -> Site:
-    private_umask()  # stock `flwr-clientapp` starts this process
-    return open_site(path)
-
-
 def warm() -> Site:
     """Load model and data before the first message."""
     return site_of_process()
 
 
-app = build_app(site_of_process)
+app = build_app(site_of_process, renewed_site)

@@ -7,6 +7,7 @@ import typer
 
 from shared.process.console import JsonOption, announce, print_json, verbs
 
+InstitutionOption = Annotated[Path, typer.Option("--institution", help="Your institution.toml.")]
 app = verbs("The institution: train beside your own data.")
 
 
@@ -226,6 +227,53 @@ def bundle(
         print_json({"bundle": str(made)})
     else:
         announce(f"Wrote {made}; try: collegium predict {made} --help")
+
+
+@app.command(epilog="Example: collegium client agreement institution.toml")
+def agreement(
+    institution: Annotated[Path, typer.Argument(help="Your institution.toml.")] = Path("institution.toml"),
+    as_json: JsonOption = False,
+) -> None:
+    """Show what the coordinator offers to agree on next, and how it differs from what is in force, key by key."""
+    from client.agreement.report import examine, print_report
+
+    report = examine(institution)
+    if as_json:
+        print_json(report)
+    else:
+        print_report(report, institution)
+
+
+@app.command(epilog="Example: collegium client approve 5c1e... --institution institution.toml")
+def approve(
+    digest: Annotated[str, typer.Argument(help="All 64 digits, as `collegium client agreement` shows them.")],
+    institution: InstitutionOption = Path("institution.toml"),
+    as_json: JsonOption = False,
+) -> None:
+    """Approve the agreement that is offered: it is in force here with the first request under it, without a restart."""
+    from client.agreement.report import decide
+
+    told = decide(institution, digest, approved=True)
+    if as_json:
+        print_json({"approved": digest})
+    else:
+        announce(told)
+
+
+@app.command(epilog="Example: collegium client decline 5c1e... --institution institution.toml")
+def decline(
+    digest: Annotated[str, typer.Argument(help="All 64 digits, as `collegium client agreement` shows them.")],
+    institution: InstitutionOption = Path("institution.toml"),
+    as_json: JsonOption = False,
+) -> None:
+    """Decline the agreement that is offered, or take back an approval that is not in force yet."""
+    from client.agreement.report import decide
+
+    told = decide(institution, digest, approved=False)
+    if as_json:
+        print_json({"declined": digest})
+    else:
+        announce(told)
 
 
 @app.command(epilog="Example: collegium client up institution.toml")

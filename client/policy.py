@@ -46,6 +46,12 @@ class Policy(Model):
 
     Without it, whatever federation.toml holds is approved.
     """
+    approve: Literal["ask", "additions"] = "ask"
+    """Another federation file that the coordinator offers: `ask` waits for `collegium client approve`.
+
+    `additions` approves by itself one that differs in nothing but further institutions and more rounds. Every other
+    change waits, as does more rounds under [privacy], or an institution under [secure_aggregation].
+    """
     minimum_owners: Annotated[int, Field(ge=1)] = 1
     """Fewest owners (records, without `group_by`) of a split: with fewer a task is not trained, a split not scored."""
     metrics: Literal["full", "rounded", "private", "none"] = "full"

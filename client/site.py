@@ -88,7 +88,7 @@ class Site(Learner):
         if request.spec_digest != self.federation.digest:
             raise RefusalError(
                 f"This site has approved the federation file with digest {self.federation.digest[:12]}..., but the "
-                f"request is under {shown(request.spec_digest, 20)}; bring the same federation.toml to both sides."
+                f"request is under {shown(request.spec_digest, 20)}; see `collegium client agreement`."
             )
         check_request(self.policy, request, self.federation, self.holdings.owners)
         if isinstance(request, TrainRequest | EvaluateRequest):

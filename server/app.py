@@ -8,6 +8,7 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from server.agreement import longer_agreement
 from server.bundle import RUN_KEY
 from server.home import HOME_VARIABLE, open_home
 from server.initial import initial_state
@@ -53,6 +54,7 @@ def main(grid: Grid, context: Context) -> None:
                 initial_state=initial,
                 announce=_print,
                 look=look,
+                longer=_longer,
             )
         except BaseException as error:
             with contextlib.suppress(StoreError):  # a full disk must not hide what went wrong
@@ -83,6 +85,12 @@ def _open(context: Context) -> Iterator[tuple[Store, str]]:
             "Expected a run started by `collegium server run`, or the paths `federation` (a federation.toml) and "
             "`folder` in the run configuration, but neither is given; add --run-config 'federation=... folder=...'."
         )
+
+
+def _longer(federation: Federation) -> Federation | None:
+    """What a run may go on under in its next round; see `server.agreement`."""
+    home = os.environ.get(HOME_VARIABLE)
+    return longer_agreement(open_home(Path(home)), federation) if home else None
 
 
 def _initial(store: Store, run_id: str, federation: Federation) -> Arrays:

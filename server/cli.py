@@ -150,7 +150,7 @@ def remove(
         print_json({"removed": name, "digest": federation.digest, "old": str(old)})
         return
     announce(f"Took {name} off the agreement, whose digest is {federation.digest} now; the old file is {old}.")
-    announce("Send the new federation.toml to every institution: each takes part again once it has approved it.")
+    announce("Institutions are told: each takes part again once it has approved it (`collegium client approve`).")
 
 
 @app.command(epilog="Example: collegium server rotate-certificate coordinator")
@@ -203,6 +203,46 @@ def rotate_authority(
     if as_json:
         days = look(coordinator)
         print_json({"certificate_days": days.server, "authority_days": days.authority, "finished": finish})
+
+
+@app.command(epilog="Example: collegium server propose next.toml --home coordinator")
+def propose(
+    file: Annotated[Path | None, typer.Argument(help="The federation file to agree on next.")] = None,
+    home: HomeOption = Path("."),
+    withdraw: Annotated[bool, typer.Option("--withdraw", help="Take back what is offered.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Offer a federation file to all institutions; runs begin under it once all whom it names have approved it.
+
+    A run that is under way ends under the old one.
+    """
+    from server.agreement import propose as offer
+    from server.agreement import withdraw as take_back
+    from server.home import open_home
+
+    if withdraw == (file is not None):
+        raise typer.BadParameter("give either a file or --withdraw")
+    if file is None:
+        take_back(open_home(home))
+        announce("Nothing is offered any more.")
+    else:
+        _tell_of_offer(*offer(open_home(home), file), as_json)
+
+
+@app.command(epilog="Example: collegium server extend coordinator --rounds 4")
+def extend(
+    home: Home,
+    rounds: Annotated[int, typer.Option(min=1, help="How many rounds more.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Offer the agreement in force with more rounds; once all have approved it, `resume` goes on with a run.
+
+    A completed run goes on after its last round, and its best round is then chosen anew.
+    """
+    from server.agreement import extend as offer_more
+    from server.home import open_home
+
+    _tell_of_offer(*offer_more(open_home(home), rounds), as_json)
 
 
 @app.command(epilog="Example: collegium server run coordinator")
@@ -299,6 +339,15 @@ def release(
         print_json({"bundle": str(made)})
     else:
         announce(f"Released to {made}; try: collegium predict {made} --help")
+
+
+def _tell_of_offer(digest: str, changes: list[str], as_json: bool) -> None:
+    if as_json:
+        print_json({"offered": digest, "changes": changes})
+        return
+    for line in changes:
+        print(line)
+    announce(f"Offered {digest}: `collegium server status` shows who has approved it.")
 
 
 def _follow(home: Path, queued: "Queued", text: str, as_json: bool) -> None:

@@ -17,10 +17,9 @@ from safetensors.numpy import load_file, save_file
 from server.home import HOME_VARIABLE
 from server.store import Store, runs
 from shared.adapter import get_state
-from shared.bundle import federation_toml
 from shared.codec import Arrays
 from shared.errors import CollegiumError, ConfigError, ProcessError, StoreError
-from shared.federation import Federation, load_federation
+from shared.federation import Federation, federation_toml, load_federation
 from shared.process.flower import python_environment
 from shared.process.memory import loading
 

@@ -10,7 +10,7 @@ from shared.model.backbone import beside, fingerprint, locate
 
 TEMPLATE = """\
 # What this coordinator and its institutions agree on. Every institution keeps its own copy, and trains only
-# under the copy that it has approved: after a change, send the file round again. Every key that may stand here is in
+# under one that it has approved; after a change it is offered the new one. Every key that may stand here is in
 # docs/configuration.md; `collegium tasks` lists the types of task.
 version = 1
 name = {name}

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tomli_w
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from shared.adapter import ADAPTER, HEAD, layer_of, task_of
 from shared.codec import Arrays
 from shared.errors import ConfigError, StoreError, listed
-from shared.federation import Federation, load_federation
+from shared.federation import Federation, federation_toml, load_federation
 from shared.model.backbone import has_pooler
 
 if TYPE_CHECKING:
@@ -158,11 +157,6 @@ def peft_config(federation: Federation, ranks: Mapping[str, int], layers: Collec
 def heads_of(arrays: Mapping[str, np.ndarray]) -> set[str]:
     """The tasks whose heads are among named arrays."""
     return {task for name in arrays if (task := task_of(name)) is not None}
-
-
-def federation_toml(federation: Federation) -> str:
-    """The agreement as TOML; reading it back gives the same digest."""
-    return tomli_w.dumps(federation.model_dump(mode="json", exclude_none=True))
 
 
 def _usage(federation: Federation, arrays: Mapping[str, np.ndarray]) -> str:

@@ -22,9 +22,8 @@ from server.home import ServerHome, init_home, read_settings
 from server.release import release_run
 from server.runs.steering import follow, start
 from server.service.operator import OperatorClient
-from shared.bundle import federation_toml
 from shared.errors import CollegiumError, ProcessError, joined
-from shared.federation import Federation
+from shared.federation import Federation, federation_toml
 from shared.nodekeys import line_of
 from shared.process.files import private_folder
 from shared.process.supervisor import Child, supervise

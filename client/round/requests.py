@@ -36,6 +36,8 @@ SPLITS: Mapping[Purpose, Scored] = {
 """The split whose scores are reported for each purpose."""
 IN_TURN = ("train", "validation")
 """What is asked round by round."""
+AGAIN = ("common", "released")
+"""What is asked once more if a run goes on under a longer agreement, which the site has approved."""
 RUNS = 16
 """The latest runs that are remembered."""
 Memory = dict[str, Any]
@@ -137,6 +139,8 @@ class Asked:
         memory, state = self._read(request.run), hashlib.sha256(request.state).hexdigest()
         _check_order(memory, purpose, request.round)
         last = memory.get(purpose)
+        if last and purpose in AGAIN and last.get("digest", request.spec_digest) != request.spec_digest:
+            last = None
         if last and (last["round"] == request.round or purpose != "validation"):
             if (last["round"], last["state"]) != (request.round, state):
                 raise ProtocolError(
@@ -150,7 +154,7 @@ class Asked:
                 f"This site scores at most {most} states of a run (policy.max_evaluations), the released one among "
                 "them, and has scored the others."
             )
-        entry = {"round": request.round, "state": state, "answer": None}
+        entry = {"round": request.round, "state": state, "answer": None, "digest": request.spec_digest}
         self._write(request.run, memory | {purpose: entry, "told": scored + 1})
         return None
 

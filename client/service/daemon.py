@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO
 
+from client.agreement import TOLD
 from client.institution import Institution, load_institution
 from client.keys import read_private_key
 from client.service.endings import RUNTIME_HOST, Hopeless, Patience, port_taken
@@ -81,7 +82,7 @@ def _children(institution_file: Path, institution: Institution, port: int, secre
     # -P: a folder called `client` where the user happens to stand must not be run.
     python = [sys.executable, "-P", "-m"]
     supernode = [*python, "client.service.supernode", "--poll", str(institution.runtime.poll)]
-    supernode += ["--last", str(state / "supernode.json"), "--"]
+    supernode += ["--last", str(state / "supernode.json"), "--institution", str(institution_file.resolve()), "--"]
     supernode += ["--superlink", server.address, "--root-certificates", str(server.ca)]
     supernode += ["--auth-supernode-private-key", str(institution.identity.key)]
     supernode += ["--isolation", "process", "--host", RUNTIME_HOST, "--port", str(port)]
@@ -199,7 +200,9 @@ def _announce_connection(institution: Institution, announce: Announce, lines: It
     way = f" through the proxy {proxy}" if proxy else ""
     lost = False
     for line in lines:
-        if "SuperNode ID: " in line:
+        if line.startswith(TOLD):
+            announce(line.removeprefix(TOLD))
+        elif "SuperNode ID: " in line:
             announce(f"{institution.name} is connected to the coordinator at {address}.")
             lost = False
         elif "Connection attempt failed" in line and not lost:

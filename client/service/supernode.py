@@ -34,7 +34,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from client.agreement.asking import Watch
 from shared.errors import ConnectionFailedError
+from shared.federation.offers import HEADER as AGREEMENT_HEADER
 from shared.flower.constants import Status
 from shared.flower.http import ProtobufCall, ProtobufRequestContext
 from shared.flower.messages import RunNotRunningException
@@ -160,6 +162,7 @@ class WholeRequestSigner:
         public_key: Its other half.
         patience: How long a question may be held.
         received: Called when a message is here with all its arrays.
+        offered: Told the digest of the agreement that the coordinator offers, with every answer to a question.
         sleep: Replaced in tests.
         last: The number under which the coordinator knows this site, from the last time.
     """
@@ -170,11 +173,13 @@ class WholeRequestSigner:
         public_key: ec.EllipticCurvePublicKey,
         patience: Patience,
         received: Callable[[], None] = lambda: None,
+        offered: Callable[[str | None], None] = lambda digest: None,
         sleep: Callable[[float], None] = time.sleep,
         last: "LastNode | None" = None,
     ) -> None:
         self._key, self._flower = private_key, NodeAuthHttpInterceptor(private_key, public_key)
-        self._patience, self._received, self._sleep, self._last = patience, received, sleep, last
+        self._patience, self._received, self._offered, self._sleep = patience, received, offered, sleep
+        self._last = last
 
     def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
         """Sign a request and pass it on."""
@@ -224,6 +229,7 @@ class WholeRequestSigner:
             self._patience.cut(time.monotonic() - began)
             raise
         self._patience.held = WAIT_HEADER in response.headers
+        self._offered(response.headers.get(AGREEMENT_HEADER))
         if response.status_code in CUT_BY_A_PROXY:
             self._patience.cut(time.monotonic() - began)
         return response
@@ -331,10 +337,15 @@ def main() -> None:
         "--poll", type=float, default=DEFAULT_POLL, help="seconds between questions (default %(default)s)"
     )
     parser.add_argument("--last", type=Path, metavar="FILE", help="remembers the site's number at the coordinator")
+    parser.add_argument("--institution", type=Path, help="the site's file, by which it is asked what is approved")
     parser.add_argument("options", nargs="*", help="after `--`: options of flower-supernode")
     arguments = parser.parse_args()
     private_umask()
-    _take_part_in_flower(arguments.poll, LastNode(arguments.last) if arguments.last else None)
+    watch = Watch(arguments.institution, partial(print, flush=True)) if arguments.institution else None
+    last = LastNode(arguments.last) if arguments.last else None
+    _take_part_in_flower(arguments.poll, last, watch.heard if watch else lambda digest: None)
+    if watch:
+        watch.start()
     sys.argv = ["flower-supernode", *arguments.options]
     try:
         flower_supernode()  # ends by SystemExit when all is well
@@ -355,7 +366,7 @@ def _pull_objects(pull: Callable[..., dict[str, bytes]], *arguments: Any, **opti
         raise ConnectionFailedError("The run has ended meanwhile.") from error
 
 
-def _take_part_in_flower(poll: float, last: LastNode | None) -> None:
+def _take_part_in_flower(poll: float, last: LastNode | None, offered: Callable[[str | None], None]) -> None:
     """Put this module's parts in the place of Flower's."""
     bell, news, patience = Bell(), threading.Event(), Patience()
     create_app = supernode_main.create_app
@@ -378,7 +389,7 @@ def _take_part_in_flower(poll: float, last: LastNode | None) -> None:
     vars(supernode_main)["FastAPI"] = partial(FastAPI, openapi_url=None)  # no /docs and no /openapi.json
     vars(supernode_main)["create_app"] = create_holding_app
     vars(fleet_http_connection)["NodeAuthHttpInterceptor"] = partial(
-        WholeRequestSigner, patience=patience, received=partial(bell.ring, TASKS), last=last
+        WholeRequestSigner, patience=patience, received=partial(bell.ring, TASKS), offered=offered, last=last
     )
     add_exit_handler(bell.close, run_before_force_exit=True)
 

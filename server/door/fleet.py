@@ -9,17 +9,23 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import anyio
+from starlette.datastructures import Headers
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from server.agreement import Offers
 from server.door.authentication import Sender
 from server.door.delivery import Deliveries
 from server.door.limits import THREADS
 from server.door.refusals import RefusedError
+from shared.errors import StoreError
+from shared.federation.offers import HEADER as AGREEMENT
+from shared.federation.offers import PATH as AGREEMENT_PATH
 from shared.flower.messages import PullMessagesResponse
 from shared.flower.superlink import fleet_handlers, http_error_translator
 from shared.process.waiting import HEADER, LONGEST_SECONDS, GoneError, hold
+from shared.signing import HEADER as SIGNATURE
 
 PULL_PATH, CONFIRM_PATH = "/v1/fleet/pull-messages", "/v1/fleet/confirm-message-received"
 PROTOBUF = "application/protobuf"
@@ -64,10 +70,14 @@ class Fleet:
 
     Args:
         state: Flower's database.
+        offers: What is offered to institutions, and what they say of it; None where there is no coordinator's folder.
+        name_of: The name of an institution, by its node.
     """
 
-    def __init__(self, state: Deliveries) -> None:
-        self._state = state
+    def __init__(
+        self, state: Deliveries, offers: Offers | None = None, name_of: Callable[[int], str] = lambda node: ""
+    ) -> None:
+        self._state, self._offers, self._name_of = state, offers, name_of
         self._latest: dict[int, object] = {}
         """Of each node, the request that is held."""
 
@@ -77,6 +87,9 @@ class Fleet:
         Raises:
             RefusedError: The sender was revoked while its request was held.
         """
+        if asked.path == AGREEMENT_PATH:
+            signature = Headers(scope=scope).get(SIGNATURE, "")
+            return await JSONResponse(await in_thread(self._hear, asked, signature))(scope, receive, send)
 
         async def handle(_: Request) -> Response:
             return Response(await in_thread(self._handle, asked), media_type=PROTOBUF)
@@ -87,7 +100,19 @@ class Fleet:
             response = await http_error_translator(Request(scope), handle)
         if asked.wait:
             response.headers[HEADER] = f"{LONGEST_SECONDS:g}"
+        if asked.path == PULL_PATH and self._offers and (offer := self._offers.current()):
+            response.headers[AGREEMENT] = offer.digest
         await response(scope, receive, send)
+
+    def _hear(self, asked: Asked, signature: str) -> dict[str, Any]:
+        """Keep an institution's word on agreements; what is offered to it."""
+        name = self._name_of(asked.sender.node_id)
+        if self._offers is None or not name:
+            raise RefusedError(404, "no agreement is offered to a node without a name")
+        try:
+            return self._offers.hear(name, asked.message, signature)
+        except StoreError as error:
+            raise RefusedError(503, f"what node {asked.sender.node_id} said was not kept: {error}") from None
 
     def _handle(self, asked: Asked) -> bytes:
         about: dict[str, Any] = {"request": asked.message, "state": self._state}

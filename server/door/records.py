@@ -31,6 +31,7 @@ _ENROLLED = select(Node.node_id).where(
 _REVOKED = select(Node.node_id).where(
     Node.public_key == bindparam("public_key"), Node.status == NodeStatus.UNREGISTERED
 )
+_NAME = select(Node.name).where(Node.node_id == bindparam("node"), Node.status != NodeStatus.UNREGISTERED)
 _INCOMPLETE = (
     select(MessageRes.reply_to_message_id)
     .join(ObjectPushSessionRoot, ObjectPushSessionRoot.root_object_id == MessageRes.message_id)
@@ -143,6 +144,11 @@ class Records:
     def was_revoked(self, public_key: bytes) -> bool:
         """Whether a node that had this key was revoked, has left, or got another key."""
         return self._first(_REVOKED, {"public_key": public_key}) is not None
+
+    def name_of(self, node_id: int) -> str:
+        """The name under which a node is enrolled; empty if it has none."""
+        found = self._first(_NAME, {"node": uint64_to_int64(node_id)})
+        return str(found[0] or "") if found else ""
 
     def instruction(self, message_id: str) -> Instruction | None:
         """The coordinator's message of this id, if there is one."""

@@ -14,12 +14,16 @@ from server.door.authentication import Sender
 from server.door.limits import BODY_BYTES, OBJECT_BYTES, MessageLimits, Uploads
 from server.door.records import Records
 from server.door.refusals import RefusedError
+from shared.errors import ProtocolError
+from shared.federation.offers import PATH as AGREEMENT_PATH
+from shared.federation.offers import read_word
 from shared.flower.constants import HEARTBEAT_DEFAULT_INTERVAL, SUPERLINK_NODE_ID
 from shared.flower.messages import MessageProto as FlowerMessage
 from shared.flower.messages import ObjectTree, PushMessagesRequest, is_valid_sha256_hash, iterate_object_tree
 from shared.flower.superlink import PROTOBUF_REQUEST_TYPES
 
 PUSH_OBJECT = "/v1/fleet/push-object"
+WORD_BYTES = 4096
 
 Check = Callable[[Any, Sender], None]
 """Raises RefusedError unless the sender may ask this."""
@@ -46,6 +50,7 @@ class Speech:
             "/v1/fleet/push-object": self._push_object,
             "/v1/fleet/pull-object": self._pull_object,
             "/v1/fleet/confirm-message-received": self._confirm_message_received,
+            AGREEMENT_PATH: _signs_it_whole,
         }
         """`register-node` and `unregister-node` are missing: institutions are enrolled by the operator."""
 
@@ -55,17 +60,22 @@ class Speech:
         Raises:
             RefusedError: The body is not what the path takes, or the sender may not say this.
         """
-        request = PROTOBUF_REQUEST_TYPES["POST", path]()
         try:
-            request.ParseFromString(body)
+            if path == AGREEMENT_PATH:
+                request: Any = read_word(body)
+            else:
+                request = PROTOBUF_REQUEST_TYPES["POST", path]()
+                request.ParseFromString(body)
         except DecodeError:
             raise RefusedError(400, "a body that is no message of Flower's") from None
+        except ProtocolError:
+            raise RefusedError(400, "a body that is no institution's word") from None
         self.paths[path](request, sender)
         return request
 
     def longest_body(self, path: str) -> int:
         """Bytes that a request to this path may have."""
-        return OBJECT_BYTES if path == PUSH_OBJECT else BODY_BYTES
+        return {PUSH_OBJECT: OBJECT_BYTES, AGREEMENT_PATH: WORD_BYTES}.get(path, BODY_BYTES)
 
     def _activate_node(self, request: Any, sender: Sender) -> None:
         _must(request.public_key == sender.public_key, "activates another key")
@@ -135,6 +145,10 @@ class Speech:
         asked = self._records.instruction(request.message_object_id)
         mine = asked is not None and (asked.node_id, asked.run_id) == (sender.node_id, request.run_id)
         _must(mine and asked is not None and asked.delivered, "confirms a message that it was not sent")
+
+
+def _signs_it_whole(_request: Any, sender: Sender) -> None:
+    _must(sender.digest is not None, "gives its word without signing it")
 
 
 def _in_its_own_name(request: Any, sender: Sender) -> None:

@@ -5,6 +5,7 @@ federation file names are ever sent anything.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 from flwr.serverapp import Grid
@@ -28,6 +29,7 @@ from shared.protocol import TrainRequest
 from shared.rows import moved_rows
 from shared.state import Moments, State
 
+Longer = Callable[[Federation], Federation | None]
 BOTH_FACTORS = (
     'With [privacy] and rounds.method "{method}", noise enters both factors and multiplies in their product: for the '
     'same epsilon scores are usually far lower than with "ffa" or "fedsvd", which train one factor'
@@ -44,6 +46,7 @@ def run(
     announce: Announce,
     poll_seconds: float = IDLE_SECONDS,
     look: Look | None = None,
+    longer: Longer = lambda federation: None,
 ) -> State:
     """Run a federation to its end, or go on after the last checkpoint of an unfinished run.
 
@@ -56,6 +59,7 @@ def run(
         announce: Told what happens.
         poll_seconds: First pause between two looks for replies.
         look: Waits for them in the place of pauses.
+        longer: Under `rounds.late`, asked before every round for an agreement that only adds to the one in force.
 
     Returns:
         The state of the best round; of the last one if the operator has paused the run.
@@ -73,14 +77,18 @@ def run(
     if federation.privacy and federation.method.private == "costly":
         run.say(BOTH_FACTORS.format(method=name))
     last, state = _begin(run, initial_state)
-    for number in range(last + 1, federation.rounds.count + 1):
+    number = last
+    while number < run.federation.rounds.count:
+        number += 1
         if _exhausted(run, number):
-            run.say(f"No better validation score for {federation.rounds.patience} rounds: stopping early")
+            run.say(f"No better validation score for {run.federation.rounds.patience} rounds: stopping early")
             break
         if store.run(run_id)["pausing"]:
             run.say(f"Paused after round {number - 1}")
             store.move_run(run_id, "paused", of=("running",), pausing=False)
             return state
+        if run.federation.rounds.late and (agreed := longer(run.federation)):
+            run.go_on_under(agreed, number)
         state = _round(run, state, number)
     best = store.best_round(run_id)
     assert best is not None

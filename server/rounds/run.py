@@ -16,6 +16,7 @@ from server.rounds.replies import Holdings
 from server.store import Reply, Store
 from shared.errors import LONGEST_LINE, QuorumError, ReplyError, joined, plain
 from shared.federation import Federation
+from shared.federation.changes import describe_changes
 from shared.protocol import EvaluateReply, Request, TrainedReply, TrainReply
 from shared.tasks import Task, build_task
 
@@ -68,6 +69,19 @@ class Run:
     def tasks(self) -> Mapping[str, Task]:
         """The federation's."""
         return {name: build_task(name, spec) for name, spec in self.federation.tasks.items()}
+
+    def go_on_under(self, federation: Federation, round: int) -> None:
+        """Have the rest of the run be under an agreement that only adds to this one: all are asked anew what they hold.
+
+        The store has it first, so that a run that dies now goes on under it.
+        """
+        self.store.change_agreement(self.run_id, federation)
+        changes = joined(describe_changes(self.federation, federation), "; ")
+        self.say(f"From round {round} on under the agreement {federation.digest[:12]}...: {changes}")
+        self.federation = federation
+        for seat in self.seats.values():
+            seat.holdings = None
+        self.seats |= {name: Seat() for name in federation.rounds.institutions if name not in self.seats}
 
     @property
     def announced(self) -> dict[str, Holdings]:

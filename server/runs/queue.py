@@ -162,10 +162,11 @@ class Queue:
             return
 
     def _taking_part(self, row: Row) -> frozenset[str]:
-        if row["run"] not in self._institutions:
+        digest = row["digest"]  # a run may go on under another agreement
+        if digest not in self._institutions:
             agreed = self._store.agreement(row["run"]).rounds.institutions
-            self._institutions[row["run"]] = frozenset(agreed)
-        return self._institutions[row["run"]]
+            self._institutions[digest] = frozenset(agreed)
+        return self._institutions[digest]
 
     def _say(self, row: Row, text: str) -> None:
         self._store.add_event(row["run"], text)

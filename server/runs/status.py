@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from server.agreement import offered, standing
 from server.enrolment.certificates import look
 from server.enrolment.invitations import Departure, Invitations
 from server.home import ServerHome, open_home
@@ -27,6 +28,8 @@ def status_report(folder: Path, run_id: str | None) -> dict[str, Any]:
     `limited` are those who asked too much of the public door since the server was started. Where the server is not
     up, `server` says so, and of institutions only what the run knows is told.
     """
+    home = open_home(folder)
+    offer = offered(home)
     with open_store(folder) as store:
         rows = store.rows(runs)
         chosen = store.run(run_id)["run"] if rows or run_id else None
@@ -35,7 +38,8 @@ def status_report(folder: Path, run_id: str | None) -> dict[str, Any]:
         scored = compared(store, chosen) if chosen else {}
         answers = [row for row in replied if row["kind"] == "train"]
         return {
-            **_institutions(open_home(folder), answers, store.agreement(chosen).rounds.institutions if chosen else ()),
+            **_institutions(home, answers, store.agreement(chosen).rounds.institutions if chosen else ()),
+            "offer": {"digest": offer.digest, **asdict(standing(home, offer))} if offer else None,
             "runs": runs_report(store),
             "run": chosen,
             "rounds": [

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from server.home import open_home
+from server.agreement import agreement_for_run, longer_agreement, offered, standing
+from server.home import ServerHome, open_home
 from server.opening import open_store
 from server.service.operator import OperatorClient
 from server.store import UNENDED, Store, events
-from shared.errors import ConfigError, ConnectionFailedError
+from shared.errors import ConfigError, ConnectionFailedError, joined
 from shared.federation import load_federation
+from shared.federation.changes import describe_changes
 from shared.process.lock import is_served
 
 POLL_SECONDS = 0.3
@@ -31,23 +33,25 @@ class Queued:
 
 
 def start(folder: Path) -> Queued:
-    """Queue a new run under the folder's federation.toml.
+    """Queue a new run under the folder's federation.toml, or the offered one once all have approved it.
 
     Raises:
-        ConfigError: The federation file is wrong.
+        ConfigError: The federation file is wrong, or another one is offered that not all have approved.
         ConnectionFailedError: The coordinator is not up.
     """
     home = open_home(folder)
     _check_up(folder)
     with open_store(folder) as store:
-        return Queued(store.create_run(load_federation(home.federation_file)))
+        return Queued(store.create_run(agreement_for_run(home)))
 
 
 def resume(folder: Path, run_id: str | None = None) -> Queued:
     """Queue an unfinished run again, the latest if not named: it goes on after its last checkpoint.
 
+    An agreement that only adds institutions or rounds, and that all have approved, is then its own.
+
     Raises:
-        ConfigError: There is no such run, or it has completed.
+        ConfigError: There is no such run, or it has completed and no agreement with more rounds is approved by all.
         ConnectionFailedError: The coordinator is not up.
     """
     home = open_home(folder)
@@ -56,12 +60,32 @@ def resume(folder: Path, run_id: str | None = None) -> Queued:
         row = store.run(run_id)
         run, note = str(row["run"]), None
         seen = _last_event(store, run)
-        if row["status"] == "completed":
-            raise ConfigError(f"Expected an unfinished run, but run {run} has completed; start a new one.")
-        if load_federation(home.federation_file).digest != row["digest"]:
-            note = f"{home.federation_file} has changed since; run {run} goes on under the agreement it began with"
-        store.move_run(run, "queued", of=("interrupted", "paused", "stopped", "failed", "created"), tries=0)
+        agreed = store.agreement(run)
+        longer = longer_agreement(home, agreed)
+        if row["status"] == "completed" and (longer is None or longer.rounds.count == agreed.rounds.count):
+            raise ConfigError(
+                f"Expected an unfinished run, but run {run} has completed; start a new one, or offer more rounds by "
+                f"`collegium server extend`{_waits_for(home)}."
+            )
+        if longer is not None:
+            added = joined(describe_changes(agreed, longer), "; ")
+            if agreement_for_run(home).digest == longer.digest:
+                store.change_agreement(run, longer)
+            note = f"Run {run} goes on under the agreement that all have approved since: {added}"
+        elif changes := describe_changes(agreed, load_federation(home.federation_file)):
+            note = (
+                f"{home.federation_file} has changed since; run {run} goes on under the agreement it began with, "
+                f"without this: {joined(changes, '; ')}"
+            )
+        ended = ("interrupted", "paused", "stopped", "failed", "created", *(("completed",) if longer else ()))
+        store.move_run(run, "queued", of=ended, tries=0)
         return Queued(run, seen, note)
+
+
+def _waits_for(home: ServerHome) -> str:
+    """For whom an offered agreement waits, as a clause to be added; empty if none is offered."""
+    offer = offered(home)
+    return f" (what is offered now waits: {standing(home, offer).describe()})" if offer else ""
 
 
 def look_up(folder: Path, run_id: str | None = None) -> Queued:

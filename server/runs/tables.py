@@ -56,6 +56,10 @@ def print_status(report: Report) -> None:
         print(f"{name} is invited until {until}.")
     days = report["days_left"]
     print(f"Days left: {days['server']} of the server certificate, {days['authority']} of its authority.")
+    if offer := report["offer"]:
+        announce(f"Offered: {offer['digest']}")
+        for word in ("approved", "declined", "silent"):
+            announce(f"  {word}: {', '.join(offer[word]) or 'nobody'}")
     print_runs(report["runs"])
     _print_rounds(report)
     if report["tests"]:

@@ -29,6 +29,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from server.agreement import Offers
 from server.door.allowances import Allowances
 from server.door.authentication import Authenticator
 from server.door.crowd import Crowd
@@ -177,17 +178,18 @@ class Doors:
     """Closed when requests are not to be held any more."""
 
 
-def doors_of(app: FastAPI, settings: ServerSettings, token: str) -> Doors:
+def doors_of(app: FastAPI, home: ServerHome, settings: ServerSettings) -> Doors:
     """The doors of this SuperLink, which ask the database that it works on."""
     state: Deliveries = app.state.linkstate_factory.state()
-    records, crowd, allowances, fleet = Records(state), Crowd(), Allowances(), Fleet(state)
+    records, crowd, allowances = Records(state), Crowd(), Allowances()
+    fleet = Fleet(state, Offers(home), records.name_of)
     state.cut = crowd.expel
     authenticator = Authenticator(records, body_signature=settings.require_body_signature)
     speech = Speech(records, MessageLimits(settings.max_message_bytes))
     inside = Inside(state, records, allowances)
     return Doors(
         public_door(app, FleetJudge(authenticator, speech, crowd, allowances), fleet.answer),
-        operator_door(inside.around(app), token, inside),
+        operator_door(inside.around(app), home.operator_token, inside),
         crowd,
         state.bell,
     )
@@ -202,12 +204,11 @@ def serve(home: ServerHome) -> None:
         StoreError: The database cannot be opened.
     """
     settings = read_settings(home)
-    token = home.operator_token
     listeners = open_listeners(settings)
     _allow_many_sockets()
     with machine_errors():
         app = create_superlink(home, settings)
-    doors = doors_of(app, settings, token)
+    doors = doors_of(app, home, settings)
     try:
         config = uvicorn.Config(
             two_doors(app, doors.public, doors.operator, operator_port=settings.operator_port),

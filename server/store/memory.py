@@ -169,6 +169,10 @@ class Store:
         with self._writing("update the run") as connection:
             return bool(connection.execute(sa.update(runs).where(mine).values(**values)).rowcount)
 
+    def change_agreement(self, run: str, federation: Federation) -> None:
+        """Have a run go on under another agreement."""
+        self.update_run(run, digest=federation.digest, agreement=federation.model_dump_json())
+
     def unended_runs(self) -> list[dict[str, Any]]:
         """Runs that the server goes on with, in the order in which they were made."""
         query = sa.select(runs).where(runs.c.status.in_(UNENDED)).order_by(runs.c.started)

@@ -1,6 +1,6 @@
 """The federation file: everything that coordinator and institutions must agree on before a run."""
 
-from shared.federation.agreement import Federation, load_federation
+from shared.federation.agreement import Federation, federation_toml, load_federation
 from shared.federation.encoder import TARGET_PRESETS, Adapter, Backbone
 from shared.federation.protection import EVALUATION_CLIP, Privacy, SecureAggregation
 from shared.federation.rounds import Personal, Robust, Rounds, ServerOptimizer, Weighting, Wire
@@ -21,5 +21,6 @@ __all__ = [
     "Training",
     "Weighting",
     "Wire",
+    "federation_toml",
     "load_federation",
 ]

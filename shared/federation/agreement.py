@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
+import tomli_w
 from pydantic import Field, model_validator
 
 from shared.config import Model, Name, parse, read_toml
@@ -49,7 +50,7 @@ class Federation(Model):
     @model_validator(mode="after")
     def _task_names(self) -> Self:
         for name in self.tasks:
-            if not re.match(r"^[a-z][a-z0-9_]{0,47}$", name):
+            if not re.fullmatch(r"[a-z][a-z0-9_]{0,47}", name):
                 raise ValueError(f"a task name must be lower-case letters, digits and underscores, not {name!r}")
         return self
 
@@ -125,6 +126,11 @@ class Federation(Model):
         """SHA-256 of the canonical form: defaults filled in, keys sorted, no white space."""
         canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def federation_toml(federation: Federation) -> str:
+    """The agreement as TOML; reading it back gives the same digest."""
+    return tomli_w.dumps(federation.model_dump(mode="json", exclude_none=True))
 
 
 def load_federation(path: Path) -> Federation:

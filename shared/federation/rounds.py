@@ -50,6 +50,11 @@ class Rounds(Model):
     """Seconds that the coordinator waits for the replies to one request."""
     grace_seconds: Annotated[float, Field(ge=0)] = 120.0
     """Seconds that a run with its quorum online waits at its start for the others, who may join later."""
+    late: bool = False
+    """Whether an agreement that only adds institutions or rounds is in force from the next round of a run under way.
+
+    Once all whom it names have approved it. Otherwise it is from the next run.
+    """
     patience: Annotated[int, Field(ge=0)] = 0
     """Stop after this many rounds without a better federated validation score; 0 never stops early."""
 

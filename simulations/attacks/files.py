@@ -11,7 +11,7 @@ from pathlib import Path
 
 from client.keys import generate_node_key
 from server.home import init_home
-from shared.bundle import federation_toml
+from shared.federation import federation_toml
 from simulations.attacks import Attack, Outcome
 from simulations.attacks.stage import TINY_RECORDS, tiny_federation, write_tiny_bert
 from simulations.demo import deploy

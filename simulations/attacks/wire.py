@@ -14,8 +14,8 @@ from client.keys import generate_node_key
 from client.opening import open_site
 from shared import codec
 from shared.adapter import get_state, is_received, of_tasks
-from shared.bundle import federation_toml
 from shared.codec import Arrays
+from shared.federation import federation_toml
 from shared.flower.messages import TaskIdentity
 from shared.model.multitask import build_model
 from shared.protocol import PROTOCOL_VERSION, REPLIES, decode

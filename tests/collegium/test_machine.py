@@ -20,8 +20,8 @@ from client.round.personal import keep_model
 from server.home import init_home
 from server.opening import open_store
 from shared.adapter import get_state
-from shared.bundle import federation_toml, write_bundle
-from shared.federation import Federation
+from shared.bundle import write_bundle
+from shared.federation import Federation, federation_toml
 from shared.model.multitask import build_model
 from shared.protocol import Refusal
 from simulations.demo import free_ports

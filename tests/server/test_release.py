@@ -16,10 +16,10 @@ from client.predict import open_bundle
 from server.release import release
 from server.store import Score, Store
 from shared.adapter import get_state, set_state
-from shared.bundle import HEADS_FILE, federation_toml, load_bundle
+from shared.bundle import HEADS_FILE, load_bundle
 from shared.codec import Arrays
 from shared.errors import ConfigError, StoreError
-from shared.federation import Federation, load_federation
+from shared.federation import Federation, federation_toml, load_federation
 from shared.model.multitask import build_model
 from shared.state import State
 from shared.tasks.question_answering import QuestionAnswering

@@ -17,8 +17,7 @@ from client.keys import generate_node_key
 from server.enrolment.keys import read_public_key
 from server.home import ServerHome, init_home, read_settings
 from server.service.operator import OperatorClient
-from shared.bundle import federation_toml
-from shared.federation import Federation
+from shared.federation import Federation, federation_toml
 from simulations.demo import free_ports
 
 pytestmark = pytest.mark.slow

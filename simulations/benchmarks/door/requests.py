@@ -148,7 +148,7 @@ def applications(home: ServerHome) -> tuple[ASGIApp, ASGIApp]:
     settings = read_settings(home)
     behind, stock = create_superlink(home, settings), create_superlink(home, settings)
     stock.user_middleware.insert(-1, Middleware(NodeAuthMiddleware))  # where Flower has it
-    return stock, doors_of(behind, settings, home.operator_token).public
+    return stock, doors_of(behind, home, settings).public
 
 
 def measure(folder: Path, requests: int) -> list[dict[str, Any]]:

@@ -23,9 +23,9 @@ from client.train import trainer
 from collegium.__main__ import app
 from shared import codec
 from shared.adapter import get_state, is_received, of_tasks
-from shared.bundle import federation_toml, load_bundle
+from shared.bundle import load_bundle
 from shared.errors import ConfigError, StoreError
-from shared.federation import Federation
+from shared.federation import Federation, federation_toml
 from shared.model.lora import frozen, lora_layers
 from shared.protocol import EvaluateReply, EvaluateRequest, Refusal, TrainReply, TrainRequest
 from shared.state import pack_steps

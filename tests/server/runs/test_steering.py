@@ -9,12 +9,14 @@ import pytest
 from typer.testing import CliRunner
 
 from collegium.__main__ import app
+from server import agreement
 from server.home import ServerHome
 from server.opening import open_store
 from server.runs import steering
 from server.store import Store
 from shared.errors import ConfigError, ConnectionFailedError
-from shared.federation import Federation
+from shared.federation import Federation, federation_toml, load_federation
+from shared.federation.offers import Word
 
 
 @pytest.fixture
@@ -150,3 +152,36 @@ def test_a_store_moves_a_run_for_the_quicker_one_only(home: ServerHome, federati
         assert store.run(run)["ended"] is None
         assert store.move_run(run, "completed")
         assert store.run(run)["ended"] is not None
+
+
+def test_a_completed_run_goes_on_once_more_rounds_are_approved(
+    home: ServerHome, federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steering, "_check_up", lambda folder: None)
+    home.federation_file.write_text(federation_toml(federation), encoding="utf-8")
+    run = make(home, federation, "completed")
+    with pytest.raises(ConfigError, match=r"has completed; .*server extend`\."):
+        steering.resume(home.root, run)
+    digest, changes = agreement.extend(home, 3)
+    assert changes == ["rounds 2 -> 5"]
+    agreement.Offers(home).hear("hospital", Word(approved=(digest,)), "")
+    with pytest.raises(ConfigError, match=r"what is offered now waits: law_firm not yet"):
+        steering.resume(home.root, run)
+    agreement.Offers(home).hear("law_firm", Word(approved=(digest,)), "")
+    queued = steering.resume(home.root, run)
+    assert queued.note == f"Run {run} goes on under the agreement that all have approved since: rounds 2 -> 5"
+    assert (row(home, run)["status"], row(home, run)["digest"]) == ("queued", digest)
+    assert load_federation(home.federation_file).rounds.count == 5
+
+
+def test_what_a_resumed_run_goes_on_without_is_said(
+    home: ServerHome, federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steering, "_check_up", lambda folder: None)
+    rounds = federation.rounds.model_copy(update={"count": 5, "patience": 1})
+    changed = federation.model_copy(update={"rounds": rounds})
+    home.federation_file.write_text(federation_toml(changed), encoding="utf-8")
+    run = make(home, federation, "failed")
+    note = steering.resume(home.root, run).note or ""
+    assert "goes on under the agreement it began with, without this: rounds 2 -> 5; rounds.patience: 0 -> 1" in note
+    assert row(home, run)["digest"] == federation.digest
