@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from client.data.holdout import key_of_seed
 from client.data.readiness import Report, summary, survey
-from client.data.verdicts import VERDICTS, Finding, cached_bytes, describe_layers, judge, worst
+from client.data.verdicts import VERDICTS, Finding, Verdict, cached_bytes, describe_layers, judge, worst
 from client.institution import Institution, load_institution
 from client.keys import check_agreed_key, read_public_key
 from client.policy import Owners
@@ -16,6 +17,7 @@ from client.preflight import check_backbone, check_data, check_owners, check_ter
 from client.service import daemon
 from client.service.daemon import LOCK
 from client.train.precision import is_bfloat16
+from shared.enrolment.certificates import WARNING_DAYS, authority_days, ending, read_certificates
 from shared.errors import CollegiumError, Reasons
 from shared.federation import Federation, load_federation
 from shared.model.backbone import LoadedBackbone
@@ -88,6 +90,12 @@ def _look_at_machine(institution: Institution) -> Iterator[Finding]:
             check(institution)
         except CollegiumError as error:
             yield Finding("error" if needed else "warning", "site", None, "start", str(error))
+    with suppress(OSError, ValueError):
+        days = authority_days(read_certificates(ca.read_bytes()))
+        text = ending("the coordinator's CA certificate (server.ca)", days)
+        verdict: Verdict = "ok" if days >= WARNING_DAYS else "warning"
+        what = "." if verdict == "ok" else "; ask the coordinator for the ca.crt that follows it."
+        yield Finding(verdict, "site", None, "start", text + what)
     if busy:
         found = f"process {busy} serves the state folder {state}; stop it before you start another daemon."
         yield Finding("warning", "site", None, "start", found)

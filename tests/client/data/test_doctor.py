@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from client.cli import app
 from client.keys import generate_node_key, read_public_key
+from server.enrolment import authority
 from server.enrolment.authority import create_authority
 from shared.errors import ConfigError
 from shared.federation import Federation
@@ -49,7 +50,7 @@ def _no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_good_data_pass(institution: Path) -> None:
     result = CliRunner().invoke(app, ["doctor", str(institution)])
     assert result.exit_code == 0, result.output
-    assert "Errors: 0, warnings: 0, ok: 7." in result.output
+    assert "Errors: 0, warnings: 0, ok: 8." in result.output
     assert "validation (held out)" in result.output
 
 
@@ -96,6 +97,15 @@ def test_another_folder_may_hold_the_data(institution: Path, tmp_path: Path) -> 
 def test_an_institution_file_that_is_wrong_is_an_error_of_its_own(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["doctor", str(tmp_path / "none.toml")])
     assert isinstance(result.exception, ConfigError)
+
+
+def test_a_ca_that_ends_soon_is_spoken_of(institution: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(authority, "AUTHORITY_DAYS", 10)
+    (institution.parent / "ca.crt").write_bytes(create_authority("of a test").certificate)
+    result = CliRunner().invoke(app, ["doctor", str(institution), "--json"])
+    assert result.exit_code == 0
+    warnings = [each["text"] for each in json.loads(result.stdout)["findings"] if each["verdict"] == "warning"]
+    assert any("ends in 9 days" in text for text in warnings)
 
 
 def test_agreed_node_keys_are_shown_and_held_to_the_sites_own(
