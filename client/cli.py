@@ -276,6 +276,36 @@ def decline(
         announce(told)
 
 
+@app.command(epilog="Example: collegium client backup /mnt/backups/2026-11-29.tar institution.toml")
+def backup(
+    file: Annotated[Path, typer.Argument(help="File to make, outside the state folder.")],
+    institution: Annotated[Path, typer.Argument(help="Your institution.toml.")] = Path("institution.toml"),
+) -> None:
+    """Copy key, settings, state folder and privacy ledger while the daemon runs; not your data, nor the backbone.
+
+    It holds your key: keep it as a secret. Only the latest copy counts: an older ledger trains nothing.
+    """
+    from client.upkeep.backup import backup as copy
+
+    announce(f"Wrote {copy(institution, file)}: it holds your key, so keep it as a secret.")
+
+
+@app.command(epilog="Example: collegium client restore /mnt/backups/2026-11-29.tar institution")
+def restore(
+    file: Annotated[Path, typer.Argument(help="What `backup` wrote.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to make.")],
+) -> None:
+    """Make an institution's folder of a backup, whole and verified or not at all.
+
+    A privacy ledger that is older than what the receipts or the coordinator remember trains nothing from then on.
+    """
+    from client.upkeep.backup import restore as make
+
+    for key, path in make(file, folder).items():
+        announce(f'Set {key} = "{path}" in institution.toml: that is where it lies now.')
+    announce(f"Restored {folder}: put your data where institution.toml says, then: collegium client up")
+
+
 @app.command(epilog="Example: collegium client up institution.toml")
 def up(
     institution: Annotated[Path, typer.Argument(help="Your institution.toml.")] = Path("institution.toml"),

@@ -341,6 +341,31 @@ def release(
         announce(f"Released to {made}; try: collegium predict {made} --help")
 
 
+@app.command(epilog="Example: collegium server backup /mnt/backups/2026-11-29.tar --home coordinator")
+def backup(
+    file: Annotated[Path, typer.Argument(help="File to make, outside the folder.")],
+    home: HomeOption = Path("."),
+    without_store: Annotated[
+        bool, typer.Option("--without-store", help="The store is at a URL of its own: copied by that database's tools.")
+    ] = False,
+) -> None:
+    """Copy a coordinator's folder while it serves: settings, secrets, databases, checkpoints; keep it as a secret."""
+    from server.upkeep.backup import backup as copy
+
+    announce(f"Wrote {copy(home, file, without_store=without_store)}: it holds the secrets, so keep it as one.")
+
+
+@app.command(epilog="Example: collegium server restore /mnt/backups/2026-11-29.tar coordinator")
+def restore(
+    file: Annotated[Path, typer.Argument(help="What `backup` wrote.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to make.")],
+) -> None:
+    """Make a coordinator's folder of a backup, whole and verified or not at all; runs then go on from there."""
+    from server.upkeep.backup import restore as make
+
+    announce(f"Restored {make(file, folder)}. Next: collegium server up {folder}")
+
+
 def _tell_of_offer(digest: str, changes: list[str], as_json: bool) -> None:
     if as_json:
         print_json({"offered": digest, "changes": changes})

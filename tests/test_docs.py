@@ -9,7 +9,7 @@ from shared.federation.methods import METHODS
 from shared.tasks import TASK_TYPES
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 NUMBERS = {10: "ten", 11: "eleven", 12: "twelve", 13: "thirteen"}
 
 

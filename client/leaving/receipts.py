@@ -11,6 +11,7 @@ import fcntl
 import json
 import logging
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -174,6 +175,21 @@ def heads(state: Path) -> list[Head]:
     """
     named = [Head(int(head[0]), str(head[1])) for receipt in read(state) if (head := receipt.get("ledger"))]
     return list(dict.fromkeys(named))
+
+
+def copy(state: Path, folder: Path) -> list[Path]:
+    """Copy the log and its head, as they stand between two receipts, to a folder; the copies, none without a log.
+
+    Raises:
+        StoreError: They cannot be copied.
+    """
+    with _unchanging(state), _failing(state / FILE, "copy"):
+        return [Path(shutil.copyfile(each, folder / each.name)) for each in files(state) if each.exists()]
+
+
+def files(state: Path) -> tuple[Path, Path]:
+    """The log and its head, which belong together."""
+    return state / FILE, state / HEAD_FILE
 
 
 def _lines(state: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:

@@ -1,0 +1,1 @@
+"""Copies of what a process keeps while it runs, and how much that is."""
