@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from server.home import ServerHome
-from shared.config import parse
-from shared.errors import ConfigError, StoreError, joined
+from shared.config import parse, parse_toml
+from shared.errors import ConfigError, EnrolmentError, StoreError, joined, listed
 from shared.federation import Federation, federation_toml, load_federation
 from shared.federation.changes import describe_changes, only_adds
 from shared.federation.offers import LONGEST, Word, write_offer
@@ -80,6 +80,36 @@ def extend(home: ServerHome, rounds: int) -> tuple[str, list[str]]:
     extended = parse(Federation, values, where="the extended agreement")
     _offer(home, extended, federation_toml(extended).encode())
     return extended.digest, describe_changes(federation, extended)
+
+
+def propose_text(home: ServerHome, text: str) -> tuple[str, list[str]]:
+    """Offer the text of a federation file; returns and raises as `propose`."""
+    federation = parse_toml(Federation, text, where="the file to be offered")
+    _offer(home, federation, text.encode())
+    return federation.digest, describe_changes(load_federation(home.federation_file), federation)
+
+
+def naming(home: ServerHome, name: str) -> tuple[Federation, str]:
+    """The agreement that names an institution, and its text: that in force, or else the offered one.
+
+    Raises:
+        ConfigError: The file in force is wrong.
+        EnrolmentError: Neither names it.
+    """
+    current = load_federation(home.federation_file)
+    for file, federation in ((home.federation_file, current), (_offered_file(home), offered(home))):
+        if federation is not None and name in federation.rounds.institutions:
+            return federation, file.read_text(encoding="utf-8-sig")
+    raise EnrolmentError(
+        f"Expected a name among {listed(current.rounds.institutions)}, as rounds.institutions of the federation file "
+        f"has them, but it is {name!r}; correct it, or add it to the file first."
+    )
+
+
+def latest_text(home: ServerHome) -> str:
+    """The text of the offered federation file, or of that in force."""
+    file = _offered_file(home) if _offered_file(home).exists() else home.federation_file
+    return file.read_text(encoding="utf-8-sig")
 
 
 def withdraw(home: ServerHome) -> None:

@@ -68,16 +68,15 @@ def enrol(
     as_json: JsonOption = False,
 ) -> None:
     """Let an institution in: register its public key under its name."""
+    from server.agreement import naming
     from server.enrolment.keys import agreement_line, fingerprint, read_public_key
-    from server.enrolment.members import check_named
     from server.home import open_home
     from server.service.operator import OperatorClient
-    from shared.federation import load_federation
 
     coordinator = open_home(home)
     key = read_public_key(public_key)
     line = agreement_line(key)
-    check_named(name, load_federation(coordinator.federation_file))
+    naming(coordinator, name)
     with OperatorClient(coordinator) as operator:
         node = operator.register_node(name, key)
     if as_json:
@@ -138,19 +137,14 @@ def remove(
     home: HomeOption = Path("."),
     as_json: JsonOption = False,
 ) -> None:
-    """Take an institution off the agreement: a new federation.toml, which all others have to approve.
+    """Offer the agreement without an institution; runs begin under it once all others have approved it.
 
     Runs that have begun go on under theirs. Its key stays enrolled; `collegium server revoke` ends that.
     """
     from server.enrolment.members import remove as take_off
     from server.home import open_home
 
-    federation, old = take_off(open_home(home), name)
-    if as_json:
-        print_json({"removed": name, "digest": federation.digest, "old": str(old)})
-        return
-    announce(f"Took {name} off the agreement, whose digest is {federation.digest} now; the old file is {old}.")
-    announce("Institutions are told: each takes part again once it has approved it (`collegium client approve`).")
+    _tell_of_offer(*take_off(open_home(home), name), as_json)
 
 
 @app.command(epilog="Example: collegium server rotate-certificate coordinator")

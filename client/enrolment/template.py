@@ -34,8 +34,9 @@ key = "node.key"                   # proves who you are; it never leaves this ma
 {data}
 
 [policy]                           # your own rules, which no coordinator can change
-# Nothing is trained before the agreement's digest stands here. Read federation.toml, then see:
+# Nothing is trained under an agreement whose digest does not stand here. Read federation.toml, then see:
 #     collegium digest federation.toml
+# With a later one that the coordinator offers: collegium client agreement, then add its digest, then approve it.
 federations = []
 # max_epsilon = 8.0                # privacy budget of each owner, over all runs; implies require_dp
 # require_dp = true                # no federation without [privacy]

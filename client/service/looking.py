@@ -36,8 +36,7 @@ def _look_around(institution: Institution, announce: Announce, done: threading.E
     while not done.wait(WATCH_SECONDS):
         if change := agreement.change():
             announce(
-                f"{change}: this daemon answers under the old one until you have approved the new one "
-                "(policy.federations) and started it again."
+                f"{change}: this site answers under that from its first request on, if policy.federations allows it."
             )
         if (found := content_of(ca)) != trusted:
             trusted = found

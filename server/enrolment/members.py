@@ -7,26 +7,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from server.agreement import latest_text, naming, propose_text
 from server.enrolment.certificates import authority_of
 from server.enrolment.invitations import Invitations
 from server.enrolment.keys import agreement_line
 from server.home import ServerHome, read_settings
 from server.service.operator import Node, OperatorClient
-from shared.config import parse
+from shared.config import parse, parse_toml
 from shared.enrolment.certificates import fingerprint
 from shared.enrolment.invitation import Invitation, write_invitation
 from shared.errors import ConfigError, EnrolmentError, listed
-from shared.federation import Federation, load_federation
-from shared.process.files import write_synced
-
-
-def check_named(name: str, federation: Federation) -> None:
-    """Raise EnrolmentError unless the federation file knows an institution's name."""
-    if name not in federation.rounds.institutions:
-        raise EnrolmentError(
-            f"Expected a name among {listed(federation.rounds.institutions)}, as rounds.institutions of the federation "
-            f"file has them, but it is {name!r}; correct it, or add it to the file first."
-        )
+from shared.federation import Federation
 
 
 def invite(home: ServerHome, name: str, path: Path, *, days: float) -> Invitation:
@@ -48,8 +39,7 @@ def invite(home: ServerHome, name: str, path: Path, *, days: float) -> Invitatio
             f"Expected enrolment_port in {home.settings_file}, the port of the door for invitations, but there is "
             "none; add one, for example enrolment_port = 8445, and restart `collegium server up`."
         )
-    federation = load_federation(home.federation_file)
-    check_named(name, federation)
+    federation, _ = naming(home, name)
     with OperatorClient(home) as operator:
         for node in operator.nodes():
             if node.name == name:
@@ -94,34 +84,34 @@ def revoke(home: ServerHome, name: str) -> Node:
     )
 
 
-def remove(home: ServerHome, name: str) -> tuple[Federation, Path]:
-    """Take an institution off the agreement: a new federation file in the place of the old one, which is kept.
+def remove(home: ServerHome, name: str) -> tuple[str, list[str]]:
+    """Offer the agreement without an institution: what is offered already, if something is, else the one in force.
 
     Comments stay: the lines that name the institution are changed, and nothing else.
 
     Returns:
-        The new agreement, and where the old one is.
+        The digest of what is offered, and how it differs from the agreement in force.
 
     Raises:
         EnrolmentError: The agreement does not name it.
         ConfigError: Without it there is no agreement that can work, or the file is written so that it takes a human.
     """
-    before = load_federation(home.federation_file)
-    check_named(name, before)
-    text = home.federation_file.read_bytes().decode("utf-8-sig")
+    text = latest_text(home)
+    before = parse_toml(Federation, text, where="the federation file")
+    if name not in before.rounds.institutions:
+        raise EnrolmentError(
+            f"Expected a name among {listed(before.rounds.institutions)}, as rounds.institutions of the latest "
+            f"federation file has them, but it is {name!r}; correct it."
+        )
     changed = _without(text, name, len(before.rounds.institutions) - 1, before.rounds.quorum)
-    where = f"{home.federation_file} without {name}"
     try:
         values = tomllib.loads(changed)
     except tomllib.TOMLDecodeError as error:
         raise _by_hand(home, name, str(error)) from None
-    after = parse(Federation, values, where=where)
+    parse(Federation, values, where=f"the federation file without {name}")
     if values != _expected(tomllib.loads(text), name):
         raise _by_hand(home, name, "its lists are written in another way")
-    old = home.federation_file.with_name(f"federation.{before.digest[:12]}.toml")
-    write_synced(old, text.encode())
-    write_synced(home.federation_file, changed.encode())
-    return after, old
+    return propose_text(home, changed)
 
 
 def _without(text: str, name: str, left: int, quorum: int) -> str:
@@ -153,5 +143,6 @@ def _expected(values: dict[str, Any], name: str) -> dict[str, Any]:
 def _by_hand(home: ServerHome, name: str, why: str) -> ConfigError:
     return ConfigError(
         f"Expected to take {name!r} off {home.federation_file} without touching anything else, but that is not "
-        f"possible ({why}); take it out of rounds.institutions and [secure_aggregation.keys] by hand."
+        f"possible ({why}); take it out of rounds.institutions and [secure_aggregation.keys] by hand, in a copy for "
+        "`collegium server propose`."
     )

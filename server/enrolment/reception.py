@@ -10,6 +10,7 @@ from contextlib import suppress
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from server.agreement import naming
 from server.enrolment.certificates import authority_of
 from server.enrolment.invitations import Invitations
 from server.enrolment.keys import as_pem
@@ -20,7 +21,7 @@ from shared.enrolment import statements
 from shared.enrolment.certificates import fingerprint as authority_fingerprint
 from shared.enrolment.messages import VERSION, Done, Greet, Join, Joined, Leave, Rotate, Welcome
 from shared.errors import ConfigError, EnrolmentError
-from shared.federation import Federation, load_federation
+from shared.federation import Federation
 from shared.nodekeys import fingerprint, is_signed, sign
 
 
@@ -153,18 +154,17 @@ class Reception:
 
     def _agreement(self, name: str) -> tuple[Federation, str]:
         try:
-            federation = load_federation(self._home.federation_file)
+            return naming(self._home, name)
         except ConfigError:
             raise EnrolmentError(
                 "Expected a federation file at the coordinator, but it cannot be read at the moment; tell the "
                 "coordinator, and try again."
             ) from None
-        if name not in federation.rounds.institutions:
+        except EnrolmentError:
             raise EnrolmentError(
                 f"Expected a name that the federation file knows, but {name!r} is not in it any more; ask the "
                 "coordinator."
-            )
-        return federation, self._home.federation_file.read_text(encoding="utf-8-sig")
+            ) from None
 
     def _server_key(self) -> ec.EllipticCurvePrivateKey:
         key = serialization.load_pem_private_key(self._home.server_key.read_bytes(), password=None)

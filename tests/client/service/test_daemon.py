@@ -294,7 +294,7 @@ def test_a_federation_file_that_changes_is_spoken_of(
         agreement.write_text(agreement.read_text() + "# a comment\n")
         time.sleep(0.3)
         agreement.write_text(agreement.read_text().replace("count = 2", "count = 3"))
-        running.wait_for("answers under the old one")
+        running.wait_for("answers under that")
     assert sum("federation.toml has changed" in line for line in running.said) == 1
 
 
