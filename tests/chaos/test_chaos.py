@@ -1,0 +1,48 @@
+"""Every kind of process dies in a real deployment of three institutions, which goes on without a human."""
+
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from simulations import chaos
+from simulations.chaos import COORDINATOR, INSTITUTION, Kill, Report, play, processes, tables, tiny_experiment
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_whatever_dies_the_runs_end_as_if_nothing_had(tmp_path: Path) -> None:
+    kinds = random.Random(5).sample([*COORDINATOR, *INSTITUTION], 8)
+    lines: list[str] = []
+    report = play(tiny_experiment(tmp_path / "records"), tmp_path / "deployed", kinds, lines.append, most_runs=6)
+    assert report.faults == [], "\n".join(lines)
+    assert [one.kind for one in reversed(report.kills)] == kinds, "\n".join(lines)
+
+
+def test_processes_are_found_by_words_and_folder_with_all_that_they_started(tmp_path: Path) -> None:
+    code = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); time.sleep(60)"
+    command = [sys.executable, "-c", code, "collegium client up", str(tmp_path)]
+    with subprocess.Popen(command) as process:
+        try:
+            end = time.monotonic() + 20
+            while len(found := processes("", tmp_path)) < 2 and time.monotonic() < end:
+                time.sleep(0.05)
+            assert len(found) == 2
+            assert process.pid in found
+            assert processes("collegium client up", tmp_path) == [process.pid]
+            assert processes("collegium client up", tmp_path / "other") == []
+            assert chaos.kill("", tmp_path) == 2
+        finally:
+            process.kill()
+    assert processes("", tmp_path) == []
+
+
+def test_a_report_counts_by_what_died() -> None:
+    report = Report(
+        kills=[Kill("executor", "r", 2), Kill("executor", "r", 4), Kill("SuperLink", "r", 4)],
+        seconds={("r", 2): 5.0, ("r", 4): 9.0},
+    )
+    assert tables(report) == {"executor": (2, [5.0, 9.0]), "SuperLink": (1, [9.0])}
