@@ -190,12 +190,8 @@ def play(
                 with open_store(home.root) as store:
                     report.seconds |= {(run, row["round"]): row["seconds"] for row in store.rows(rounds, run)}
         report.kills = killer.kills
-    left = [
-        pid
-        for words in (*COORDINATOR.values(), *filter(None, INSTITUTION.values()))
-        for pid in processes(words, folder)
-    ]
-    report.faults += [f"process {pid} is left" for pid in left]
+    everything = filter(None, (*COORDINATOR.values(), *INSTITUTION.values()))
+    report.faults += [f"process {pid} is left" for words in everything for pid in processes(words, folder)]
     return report
 
 
@@ -212,9 +208,8 @@ def _run(home: ServerHome, tell: Callable[[str], None], check: Callable[[], None
     if killer:
         killer.now = run, 0
     if result["status"] != "completed":
-        raise ProcessError(
-            f"Expected run {run} to complete by itself, but it is {result['status']}: {result['reason']}"
-        )
+        how = f"{result['status']}: {result['reason']}"
+        raise ProcessError(f"Expected run {run} to complete by itself, but it is {how}")
     return run
 
 

@@ -23,7 +23,8 @@ def test_whatever_dies_the_runs_end_as_if_nothing_had(tmp_path: Path) -> None:
 
 
 def test_processes_are_found_by_words_and_folder_with_all_that_they_started(tmp_path: Path) -> None:
-    code = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); time.sleep(60)"
+    sleeping = "import time; time.sleep(60)"
+    code = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {sleeping!r}]); {sleeping}"
     command = [sys.executable, "-c", code, "collegium client up", str(tmp_path)]
     with subprocess.Popen(command) as process:
         try:
