@@ -249,8 +249,9 @@ def tiny_experiment(folder: Path) -> Experiment:
     """Three institutions with rounds of some seconds, all of which are needed."""
     held = {"hospital": ("clauses", "entities"), "law_firm": ("clauses",), "bank": ("entities",)}
     institutions = {}
+    (folder / "bert").mkdir(parents=True)
     for name, tasks in held.items():
-        (folder / name).mkdir(parents=True)
+        (folder / name).mkdir()
         for task in tasks:
             lines = "".join(json.dumps(record) + "\n" for record in TINY_RECORDS[task])
             (folder / name / f"{task}.jsonl").write_text(lines, encoding="utf-8")
