@@ -48,6 +48,9 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         "states that nobody trains, beside ONNX Runtime in int8", "simulations.benchmarks.training.frozen_pass"
     ),
     "memory": Benchmark("a training process over 50 rounds", "simulations.benchmarks.memory"),
+    "simulation": Benchmark(
+        "a simulated federation, beside Flower's on Ray and beside pfl", "simulations.benchmarks.simulation"
+    ),
     "aggregation": Benchmark("averaging updates, beside a bare NumPy sum", "simulations.benchmarks.aggregation"),
     "start": Benchmark(
         "what starting a coordinator, an institution and the command costs", "simulations.benchmarks.start"
