@@ -11,12 +11,11 @@ from flwr.serverapp import Grid, ServerApp
 from server.agreement import longer_agreement
 from server.bundle import RUN_KEY
 from server.home import HOME_VARIABLE, open_home
-from server.initial import initial_state
+from server.initial import inherited_state, initial_state
 from server.opening import open_store
 from server.rounds import loop as rounds
 from server.service.replies import replies_held
 from server.store import Store
-from shared.codec import Arrays
 from shared.errors import (
     LONGEST_LINE,
     BackboneError,
@@ -31,6 +30,7 @@ from shared.federation import Federation, load_federation
 from shared.flower.messages import RunNotRunningException
 from shared.process.files import private_folder, private_umask
 from shared.process.lock import only_one
+from shared.state import State
 
 LASTING = (ConfigError, BackboneError, DataError, EnrolmentError)
 """What another try would meet again."""
@@ -93,11 +93,13 @@ def _longer(federation: Federation) -> Federation | None:
     return longer_agreement(open_home(Path(home)), federation) if home else None
 
 
-def _initial(store: Store, run_id: str, federation: Federation) -> Arrays:
+def _initial(store: Store, run_id: str, federation: Federation) -> State:
     text = f"Making the initial state with {federation.backbone.name}"
     store.add_event(run_id, text)
     _print(text)
-    return initial_state(store, run_id, federation)
+    if store.run(run_id)["parent"] is not None:
+        return inherited_state(store, run_id, federation)
+    return State(initial_state(store, run_id, federation))
 
 
 def _reason(error: BaseException) -> str:

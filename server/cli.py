@@ -240,11 +240,21 @@ def extend(
 
 
 @app.command(epilog="Example: collegium server run coordinator")
-def run(home: Home, as_json: JsonOption = False) -> None:
-    """Start a run and follow it; the exit code is 0 only if the run completed."""
+def run(
+    home: Home,
+    parent: Annotated[
+        str | None,
+        typer.Option("--from", metavar="RUN[:ROUND]", help="Begin with the state of an earlier run; its best round."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Start a run and follow it; the exit code is 0 only if the run completed.
+
+    With --from, tasks that the earlier run had too keep their heads, new ones begin with fresh heads.
+    """
     from server.runs.steering import start
 
-    _follow(home, start(home), "Run {} is queued.", as_json)
+    _follow(home, start(home, parent), "Run {} is queued.", as_json)
 
 
 @app.command(epilog="Example: collegium server resume coordinator --run 3f2a")

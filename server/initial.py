@@ -16,12 +16,15 @@ from safetensors.numpy import load_file, save_file
 
 from server.home import HOME_VARIABLE
 from server.store import Store, runs
-from shared.adapter import get_state
+from shared.adapter import get_state, task_of
 from shared.codec import Arrays
-from shared.errors import CollegiumError, ConfigError, ProcessError, StoreError
+from shared.errors import CollegiumError, ConfigError, ProcessError, StoreError, joined, listed
 from shared.federation import Federation, federation_toml, load_federation
+from shared.federation.changes import describe_changes
+from shared.model.lowrank import add_up
 from shared.process.flower import python_environment
 from shared.process.memory import loading
+from shared.state import State
 
 AGREEMENT, STATE, ERROR = "federation.toml", "initial.safetensors", "error"
 
@@ -34,10 +37,56 @@ def initial_state(store: Store, run: str, federation: Federation) -> Arrays:
         ProcessError: The process that makes it was killed, for example for want of memory.
     """
     for row in reversed(store.rows(runs)):
-        if row["digest"] == federation.digest and row["run"] != run and store.last_round(row["run"]) is not None:
+        same = row["digest"] == federation.digest and row["parent"] is None
+        if same and row["run"] != run and store.last_round(row["run"]) is not None:
             with suppress(StoreError):  # its file is gone or damaged
                 return store.load_checkpoint(row["run"], 0).model
     return make_initial_state(federation)
+
+
+def inherited_state(store: Store, run: str, federation: Federation) -> State:
+    """What a run begins with that goes on from an earlier run's state.
+
+    Tasks that are the same in both agreements keep their heads, others begin with fresh ones. What the earlier run has
+    added to the frozen weights is the first step of this one. What a server optimizer remembers begins anew.
+
+    Raises:
+        ConfigError: As `check_inheritance` and `initial_state`.
+        StoreError: The state is gone or damaged.
+    """
+    row = store.run(run)
+    parent, round = str(row["parent"]), int(row["parent_round"])
+    before = store.agreement(parent)
+    check_inheritance(before, federation, parent)
+    fresh, old = initial_state(store, run, federation), store.load_checkpoint(parent, round).model
+    same = {task for task, spec in federation.tasks.items() if before.tasks.get(task) == spec}
+    model = {
+        name: old[name] if name in old and ((task := task_of(name)) is None or task in same) else array
+        for name, array in fresh.items()
+    }
+    if wrong := [name for name, array in model.items() if array.shape != fresh[name].shape]:
+        raise ConfigError(f"Expected the adapter of run {parent}, but {listed(wrong)} differ; start a new run.")
+    folded = range(round + 1) if before.method.folds else ()
+    return State(model, steps=add_up([store.load_checkpoint(parent, number).steps for number in folded]))
+
+
+def check_inheritance(before: Federation, federation: Federation, parent: str) -> None:
+    """Raise ConfigError unless a run under one agreement can go on from the state of a run under another."""
+    wrong = [line for line in describe_changes(before, federation) if line.startswith(("adapter.", "backbone.sha256"))]
+    if wrong:
+        raise ConfigError(
+            f"Expected the adapter and the backbone of run {parent}, from whose state to go on, but the agreement "
+            f"differs: {joined(wrong, '; ')}; agree on the same, or start a new run."
+        )
+    if before.method.folds and not federation.method.folds:
+        raise ConfigError(
+            f'Expected a method that moves the frozen weights, as "{before.method_name}" of run {parent} has done, not '
+            f'"{federation.method_name}"; agree on another one, or start a new run.'
+        )
+    for agreed in (before, federation):
+        if agreed.method.keeps or agreed.adapter.prunes:
+            what = "parts of the model stay at home" if agreed.method.keeps else "components are pruned round by round"
+            raise ConfigError(f"Expected a state that is whole, but {what}; resume run {parent}, or start a new one.")
 
 
 def make_initial_state(federation: Federation) -> Arrays:

@@ -58,13 +58,14 @@ def release(store: Store, run: str, folder: Path, most: int = MOST_RANK) -> Path
             f"Expected a run with a global adapter to release, but in run {row['run']} every institution has kept its "
             "own B at home; let each write its own bundle by `collegium client bundle`."
         )
-    folded = range(1, best + 1) if federation.method.folds else ()
+    folded = range(best + 1) if federation.method.folds else ()
     steps = add_up([store.load_checkpoint(row["run"], round).steps for round in folded])
     made = deployed(store.load_checkpoint(row["run"], best).model, steps, federation, most)
     arrays = {name: array for name, array in made.arrays.items() if not is_kept(name, federation.method.keeps)}
     metrics = {
         "run": row["run"],
         "digest": row["digest"],
+        "parent": {"run": row["parent"], "round": row["parent_round"]} if row["parent"] else None,
         "best_round": best,
         "carried": [
             {"institution": institution, "task": task, "round": number}

@@ -70,6 +70,9 @@ def _base_round(run: Run, version: str, most: int) -> int:
 
 
 def _steps(run: Run, first: int, last: int) -> bytes:
-    """The steps of the rounds after `first` up to `last`, added up."""
-    rounds = [run.store.load_checkpoint(run.run_id, round).steps for round in range(first + 1, last + 1)]
-    return codec.encode(pack_steps(add_up(rounds)), base_codec(run.federation.wire.down)) if rounds else b""
+    """The steps of the rounds after `first` up to `last`, added up; from the start, with what the run has inherited."""
+    numbers = range(first + 1 if first else 0, last + 1)
+    rounds = [run.store.load_checkpoint(run.run_id, number).steps for number in numbers]
+    if last == first and not any(rounds):
+        return b""
+    return codec.encode(pack_steps(add_up(rounds)), base_codec(run.federation.wire.down))

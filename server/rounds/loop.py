@@ -42,7 +42,7 @@ def run(
     federation: Federation,
     store: Store,
     run_id: str,
-    initial_state: Arrays | None,
+    initial_state: Arrays | State | None,
     announce: Announce,
     poll_seconds: float = IDLE_SECONDS,
     look: Look | None = None,
@@ -102,13 +102,13 @@ def run(
     return state
 
 
-def _begin(run: Run, initial: Arrays | None) -> tuple[int, State]:
+def _begin(run: Run, initial: Arrays | State | None) -> tuple[int, State]:
     """Gather the institutions; the round to go on after, and the state after it."""
     await_quorum(run)
     last = run.store.last_round(run.run_id)
     if last is None:
         assert initial is not None
-        state = State(initial)
+        state = initial if isinstance(initial, State) else State(initial)
         sha256 = run.store.save_checkpoint(run.run_id, 0, state)
         run.say(f"The initial state is stored; its SHA-256 is {sha256}")
         query(run, 0)

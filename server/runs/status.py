@@ -82,6 +82,7 @@ def _run_report(row: dict[str, Any], store: Store) -> dict[str, Any]:
         "rounds": last,
         "of": count,
         "remaining_seconds": round(statistics.fmean(lately) * (count - last), 1) if goes_on else None,
+        "parent": row["parent"] and f"{row['parent']}:{row['parent_round']}",
         "started": row["started"][:19],
         "ended": row["ended"] and row["ended"][:19],
         "reason": row["reason"],

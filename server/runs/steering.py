@@ -8,10 +8,11 @@ from typing import Any
 
 from server.agreement import agreement_for_run, longer_agreement, offered, standing
 from server.home import ServerHome, open_home
+from server.initial import check_inheritance
 from server.opening import open_store
 from server.service.operator import OperatorClient
 from server.store import UNENDED, Store, events
-from shared.errors import ConfigError, ConnectionFailedError, joined
+from shared.errors import ConfigError, ConnectionFailedError, joined, shown
 from shared.federation import load_federation
 from shared.federation.changes import describe_changes
 from shared.process.lock import is_served
@@ -32,8 +33,12 @@ class Queued:
     """What the operator should know."""
 
 
-def start(folder: Path) -> Queued:
+def start(folder: Path, parent: str | None = None) -> Queued:
     """Queue a new run under the folder's federation.toml, or the offered one once all have approved it.
+
+    Args:
+        folder: The coordinator's.
+        parent: `RUN` or `RUN:ROUND`, the best round if not named: the run begins with the state after it.
 
     Raises:
         ConfigError: The federation file is wrong, or another one is offered that not all have approved.
@@ -42,7 +47,13 @@ def start(folder: Path) -> Queued:
     home = open_home(folder)
     _check_up(folder)
     with open_store(folder) as store:
-        return Queued(store.create_run(agreement_for_run(home)))
+        if parent is None:
+            return Queued(store.create_run(agreement_for_run(home)))
+        run, round = _state_of(store, parent)
+        federation = agreement_for_run(home)
+        check_inheritance(store.agreement(run), federation, run)
+        note = f"It begins with the state of run {run} after round {round}"
+        return Queued(store.create_run(federation, (run, round)), note=note)
 
 
 def resume(folder: Path, run_id: str | None = None) -> Queued:
@@ -80,6 +91,18 @@ def resume(folder: Path, run_id: str | None = None) -> Queued:
         ended = ("interrupted", "paused", "stopped", "failed", "created", *(("completed",) if longer else ()))
         store.move_run(run, "queued", of=ended, tries=0)
         return Queued(run, seen, note)
+
+
+def _state_of(store: Store, named: str) -> tuple[str, int]:
+    """The run and round that RUN:ROUND names; ConfigError if there is no such state."""
+    run, _, number = named.partition(":")
+    run = str(store.run(run)["run"])
+    last, best = store.last_round(run), store.best_round(run)
+    if number and not (number.isascii() and number.isdigit() and len(number) < 6):
+        raise ConfigError(f"Expected RUN or RUN:ROUND, such as {run}:3, not {shown(named)}.")
+    if last is None or best is None or (number and int(number) > last):
+        raise ConfigError(f"Expected a round of run {run} up to {last or 0}, but {shown(named)} was named.")
+    return run, int(number) if number else best
 
 
 def _waits_for(home: ServerHome) -> str:

@@ -127,8 +127,13 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self._engine.dispose()
 
-    def create_run(self, federation: Federation) -> str:
-        """Record a new run under this agreement; returns its id."""
+    def create_run(self, federation: Federation, parent: tuple[str, int] | None = None) -> str:
+        """Record a new run under this agreement; returns its id.
+
+        Args:
+            federation: The agreement.
+            parent: The run and the round from whose state it begins, if not anew.
+        """
         run = uuid.uuid4().hex[:8]
         self._insert(
             runs,
@@ -138,6 +143,8 @@ class Store:
             agreement=federation.model_dump_json(),
             status="queued",
             started=_now(),
+            parent=parent and parent[0],
+            parent_round=parent and parent[1],
         )
         return run
 

@@ -86,7 +86,17 @@ def _queue_runs(connection: sa.Connection) -> None:
         connection.execute(sa.text(f"ALTER TABLE runs ADD COLUMN {column} {kind} NOT NULL DEFAULT {default}"))
 
 
-STEPS: Mapping[int, Callable[[sa.Connection], None]] = {2: _keep_kinds_of_refusals, 3: _queue_runs}
+def _remember_parents(connection: sa.Connection) -> None:
+    """To version 4: the run and the round from whose state a run began."""
+    for column, kind in (("parent", "VARCHAR(32)"), ("parent_round", "INTEGER")):
+        connection.execute(sa.text(f"ALTER TABLE runs ADD COLUMN {column} {kind}"))
+
+
+STEPS: Mapping[int, Callable[[sa.Connection], None]] = {
+    2: _keep_kinds_of_refusals,
+    3: _queue_runs,
+    4: _remember_parents,
+}
 """What makes a store one of each version, out of one of the version before."""
 
 _LATER_COLUMNS = {

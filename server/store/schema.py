@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Of the tables below; `migrations.py` says how a store of each earlier version becomes one of the next."""
 metadata = sa.MetaData()
 RUN = ("run", sa.String(32))
@@ -27,6 +27,8 @@ runs = sa.Table(
     sa.Column("attempt", sa.Integer, nullable=False, server_default="0"),
     sa.Column("tries", sa.Integer, nullable=False, server_default="0"),
     sa.Column("pausing", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("parent", sa.String(32)),
+    sa.Column("parent_round", sa.Integer),
 )
 rounds = sa.Table(
     "rounds",
