@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -49,6 +50,17 @@ INSTITUTION = {
     "a whole institution": "",
 }
 """Words in the command line of each kind of process; none for `client up` and all that it has started."""
+FROZEN = {
+    "a frozen SuperLink": ("server.service.superlink", "coordinator"),
+    "a frozen SuperNode": ("client.service.supernode", ""),
+    "a frozen institution": ("", ""),
+}
+"""What gets no processor time for FROZEN_SECONDS: its words, and its folder where it is not one of the institutions'.
+
+To the other side that is a network that is cut: connections stay open, and nothing comes through them.
+"""
+FROZEN_SECONDS = 65.0
+"""Longer than Flower counts a silent node as online."""
 LEAST_PAUSE, LONGEST_PAUSE = 3.0, 15.0
 """Seconds between two kills."""
 CLOSE = 1e-4
@@ -99,12 +111,22 @@ def processes(words: str, folder: Path) -> list[int]:
 
 def kill(words: str, folder: Path) -> int:
     """Kill such processes; how many there were."""
+    return _signal(processes(words, folder), signal.SIGKILL)
+
+
+def freeze(words: str, folder: Path, over: threading.Event, seconds: float = FROZEN_SECONDS) -> int:
+    """Stop such processes for so many seconds, or until it is over; how many there were."""
     found = processes(words, folder)
+    _signal(found, signal.SIGSTOP)
+    if found:
+        over.wait(seconds)
+    return _signal(found, signal.SIGCONT)
+
+
+def _signal(found: Sequence[int], number: int) -> int:
     for pid in found:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
     return len(found)
 
 
@@ -141,11 +163,15 @@ class Killer:
             if not number:
                 continue
             kind = self.left[-1]
-            if kind in COORDINATOR:
+            someone = self._rng.choice(self._institutions)
+            if kind in FROZEN:
+                words, place = FROZEN[kind]
+                died = freeze(words, self._folder / (place or someone), self._over)
+            elif kind in COORDINATOR:
                 died = kill(COORDINATOR[kind], self._folder / "coordinator")
             else:
-                died = kill(INSTITUTION[kind], self._folder / self._rng.choice(self._institutions))
-            if died:  # else it is starting; another moment will do
+                died = kill(INSTITUTION[kind], self._folder / someone)
+            if died and not self._over.is_set():  # else it is starting; another moment will do
                 self.left.pop()
                 self.kills.append(Kill(kind, run, number))
 
@@ -268,12 +294,14 @@ def main(
     folder: Annotated[Path | None, typer.Option(help="Empty; a temporary one if not given.")] = None,
     kills: Annotated[int, typer.Option(help="How many.")] = 30,
     seed: Annotated[int, typer.Option(help="Of what dies when.")] = 13,
+    frozen: Annotated[int, typer.Option(help="How often of each kind something is frozen for 65 s, besides.")] = 0,
 ) -> None:
     """Kill processes of a tiny federation at random moments."""
     os.environ.pop(VARIABLE, None)
     root = folder or Path(tempfile.mkdtemp(prefix="collegium-chaos-"))
     rng = random.Random(seed)
-    kinds = [rng.choice([*COORDINATOR, *INSTITUTION]) for _ in range(kills)]
+    kinds = [rng.choice([*COORDINATOR, *INSTITUTION]) for _ in range(kills)] + [*FROZEN] * frozen
+    rng.shuffle(kinds)
     began = time.monotonic()
     report = play(tiny_experiment(root / "records"), root / "deployed", kinds, announce, seed=seed)
     usual = statistics.median(report.calm)

@@ -3,6 +3,7 @@
 import random
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -47,3 +48,25 @@ def test_a_report_counts_by_what_died() -> None:
         seconds={("r", 2): 5.0, ("r", 4): 9.0},
     )
     assert tables(report) == {"executor": (2, [5.0, 9.0]), "SuperLink": (1, [9.0])}
+
+
+def test_what_is_frozen_goes_on_afterwards(tmp_path: Path) -> None:
+    code = "import sys, time\nwhile True: print('.', flush=True); time.sleep(0.01)"
+    command = [sys.executable, "-u", "-c", code, "collegium client up", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout
+            process.stdout.read(2)
+            stat = Path(f"/proc/{process.pid}/stat")
+            states = list[str]()
+
+            class Over(threading.Event):
+                def wait(self, timeout: float | None = None) -> bool:
+                    states.append(stat.read_text().rpartition(")")[2].split()[0])
+                    return super().wait(0.1)
+
+            assert chaos.freeze("", tmp_path, Over()) == 1
+            assert states == ["T"]
+            assert stat.read_text().rpartition(")")[2].split()[0] != "T"
+        finally:
+            process.kill()
