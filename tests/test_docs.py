@@ -57,5 +57,5 @@ def test_the_readme_has_the_command_that_tries_and_the_one_that_tests() -> None:
     )
     install = "python3 -m venv .venv && .venv/bin/pip install -e"
     assert f"{install} . -c constraints.txt && .venv/bin/collegium demo" in blocks
-    assert f"{install} '.[test]' -c constraints.txt && .venv/bin/pytest -n 2" in blocks
-    assert "pytest -n 2\n" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert f"{install} '.[test]' -c constraints.txt && .venv/bin/pytest -n 3" in blocks
+    assert "pytest -n 3\n" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
