@@ -1,0 +1,1 @@
+"""What `collegium client doctor` and `collegium server doctor` have in common."""
