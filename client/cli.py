@@ -119,24 +119,30 @@ def doctor(
         Path | None,
         typer.Option(help="Folder that relative paths of data files start from, instead of institution.toml's own."),
     ] = None,
+    forecast: Annotated[
+        bool, typer.Option("--forecast/--no-forecast", help="Try a piece of a round, and say what a run would take.")
+    ] = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Check whether your data are ready: bad rows, duplicates, leaks between splits, lengths, broken text, labels.
+    """Check whether your site and its data are ready, and what a run would take and cost.
 
-    With [secure_aggregation] it also shows the fingerprints of the node keys that the federation file names.
+    Data: bad rows, duplicates, leaks between splits, lengths, broken text, labels. Site: agreement, permissions,
+    backbone, memory, disk, privacy budget. Way to the coordinator: name, proxy, TLS, clocks, whether your key is
+    enrolled. With [secure_aggregation] it also shows the fingerprints of the node keys that the federation file names.
 
-    Nothing leaves this machine. The exit code is 1 if there is an error, and 0 if there are at most warnings.
+    Nothing of your data leaves this machine. The exit code is 1 if the verdict is `blocked`, and 0 for `ready` and
+    `review`.
     """
-    from client.data.doctor import agreed_keys, examine_institution, print_report, report_as_json
-    from client.data.verdicts import worst
+    from client.doctor.examination import as_json as plain_data
+    from client.doctor.examination import examine, print_examination
+    from shared.doctor.findings import worst
 
-    keys = agreed_keys(institution)
-    report, findings = examine_institution(institution, data)
+    found = examine(institution, data, tried=forecast)
     if as_json:
-        print_json(report_as_json(report, findings, keys))
+        print_json(plain_data(found))
     else:
-        print_report(report, findings, keys)
-    if worst(findings) == "error":
+        print_examination(found)
+    if worst(found.verdicts) == "error":
         raise typer.Exit(1)
 
 

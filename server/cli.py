@@ -239,6 +239,34 @@ def extend(
     _tell_of_offer(*offer_more(open_home(home), rounds), as_json)
 
 
+@app.command(epilog="Example: collegium server doctor coordinator")
+def doctor(
+    home: Home,
+    forecast: Annotated[
+        bool, typer.Option("--forecast/--no-forecast", help="Make the initial state, and say what a run would take.")
+    ] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Check whether the coordinator is ready, and what a run would take; the server may be up or not.
+
+    Settings, permissions, certificates, ports, database, disk, clock, backbone, Flower, the federation file against
+    those who are enrolled, runs that have not ended, labels as institutions last told them.
+
+    Nothing is changed. The exit code is 1 if the verdict is `blocked`, and 0 for `ready` and `review`.
+    """
+    from server.doctor.examination import as_json as plain_data
+    from server.doctor.examination import examine, print_examination
+    from shared.doctor.findings import worst
+
+    found = examine(home, measured=forecast)
+    if as_json:
+        print_json(plain_data(found))
+    else:
+        print_examination(found)
+    if worst(finding.verdict for finding in found.findings) == "error":
+        raise typer.Exit(1)
+
+
 @app.command(epilog="Example: collegium server run coordinator")
 def run(
     home: Home,

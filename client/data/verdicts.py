@@ -2,18 +2,15 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from client.data.loading import FileReport
 from client.data.quality import TROUBLES
 from client.data.readiness import Report, SplitReport, TaskReport, majority_share, share
+from shared.doctor.findings import Verdict
 from shared.errors import joined, listed
 from shared.federation import Adapter
 from shared.protocol import Split
 
-Verdict = Literal["ok", "warning", "error"]
-VERDICTS: tuple[Verdict, ...] = ("ok", "warning", "error")
-"""From best to worst."""
 MANY_DUPLICATES = 0.01
 MANY_OVERLAPPING = 0.01
 SAME_FILE = 0.5
@@ -92,11 +89,6 @@ def describe_layers(adapter: Adapter, *, count: int, cached: int, room: int, var
         f'Every step passes all {count} layers; adapter.layers = "top-{count - spared}" would compute {what}, for '
         f"about {memory}; what it does to scores depends on the task, so try it with `collegium simulate`."
     )
-
-
-def worst(findings: Sequence[Finding]) -> Verdict:
-    """The worst verdict of all."""
-    return max((finding.verdict for finding in findings), key=VERDICTS.index, default="ok")
 
 
 def _gather(task: str, check: str, verdicts: dict[Split, list[tuple[Verdict, str]]]) -> list[Finding]:

@@ -1,15 +1,13 @@
-"""`collegium client doctor`: the text readiness report of an institution's own files, for its own eyes."""
+"""The text readiness report of an institution's own files, and what would keep its daemon from starting."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from client.data.holdout import key_of_seed
-from client.data.readiness import Report, summary, survey
-from client.data.verdicts import VERDICTS, Finding, Verdict, cached_bytes, describe_layers, judge, worst
+from client.data.readiness import Report, survey
+from client.data.verdicts import Finding, cached_bytes, describe_layers, judge
 from client.institution import Institution, load_institution
 from client.keys import check_agreed_key, read_public_key
 from client.policy import Owners
@@ -17,7 +15,7 @@ from client.preflight import check_backbone, check_data, check_owners, check_ter
 from client.service import daemon
 from client.service.daemon import LOCK
 from client.train.precision import is_bfloat16
-from shared.enrolment.certificates import WARNING_DAYS, authority_days, ending, read_certificates
+from shared.doctor.findings import VERDICTS
 from shared.errors import CollegiumError, Reasons
 from shared.federation import Federation, load_federation
 from shared.model.backbone import LoadedBackbone
@@ -34,7 +32,7 @@ LABELS_SHOWN = 20
 """Labels shown of each task."""
 
 
-def examine_institution(path: Path, data: Path | None = None) -> tuple[Report, list[Finding]]:
+def examine_records(path: Path, data: Path | None = None) -> tuple[Report, list[Finding]]:
     """Survey the files that `institution.toml` names, judge them, and find what else would keep a site from starting.
 
     Of the backbone no weights are loaded, and nothing is written.
@@ -90,12 +88,6 @@ def _look_at_machine(institution: Institution) -> Iterator[Finding]:
             check(institution)
         except CollegiumError as error:
             yield Finding("error" if needed else "warning", "site", None, "start", str(error))
-    with suppress(OSError, ValueError):
-        days = authority_days(read_certificates(ca.read_bytes()))
-        text = ending("the coordinator's CA certificate (server.ca)", days)
-        verdict: Verdict = "ok" if days >= WARNING_DAYS else "warning"
-        what = "." if verdict == "ok" else "; ask the coordinator for the ca.crt that follows it."
-        yield Finding(verdict, "site", None, "start", text + what)
     if busy:
         found = f"process {busy} serves the state folder {state}; stop it before you start another daemon."
         yield Finding("warning", "site", None, "start", found)
@@ -132,18 +124,7 @@ def agreed_keys(path: Path) -> dict[str, str]:
     return {name: fingerprint(key) for name, key in federation.secure_aggregation.keys.items()}
 
 
-def report_as_json(report: Report, findings: Sequence[Finding], keys: Mapping[str, str]) -> dict[str, Any]:
-    """As plain data: verdict, findings, all numbers, the summary that the coordinator may get, agreed node keys."""
-    return {
-        "verdict": worst(findings),
-        "findings": [asdict(finding) for finding in findings],
-        "tasks": {name: asdict(task) for name, task in report.items()},
-        "summary": summary(report),
-        "node_keys": dict(keys),
-    }
-
-
-def print_report(report: Report, findings: Sequence[Finding], keys: Mapping[str, str]) -> None:
+def print_records(report: Report, findings: Sequence[Finding], keys: Mapping[str, str]) -> None:
     """Print the numbers, the first bad rows, a verdict per finding, and the agreed node keys."""
     _print_rows(report)
     _print_lengths(report)
@@ -155,8 +136,6 @@ def print_report(report: Report, findings: Sequence[Finding], keys: Mapping[str,
     if keys:
         title = "Node keys of the agreement: ask each institution whether its own is right"
         print_table(("institution", "fingerprint"), list(keys.items()), title=title)
-    counts = Counter(finding.verdict for finding in findings)
-    print(f"Errors: {counts['error']}, warnings: {counts['warning']}, ok: {counts['ok']}.")
 
 
 def _print_rows(report: Report) -> None:

@@ -232,6 +232,11 @@ class Ledger:
             open=sum(charge.open for charge in charges),
         )
 
+    def mechanisms(self, dataset: Dataset, use: Use = "training") -> list[Mechanism]:
+        """All that counts of one use of the data set, for what more would cost."""
+        with self._transaction(write=False) as (_, book):
+            return [charge.mechanism for charge in book.counted(dataset, use)]
+
     def datasets(self, use: Use = "training") -> list[Dataset]:
         """Every data set that was to be trained on, or of which scores were reported, the oldest first."""
         with self._transaction(write=False) as (_, book):

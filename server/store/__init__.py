@@ -1,6 +1,6 @@
 """What the coordinator remembers: runs, rounds, replies, scores, events and checkpoints."""
 
-from server.store.memory import Reply, Score, Store
+from server.store.memory import Reply, Score, Store, store_version
 from server.store.schema import (
     SCHEMA_VERSION,
     UNENDED,
@@ -34,4 +34,5 @@ __all__ = [
     "schema",
     "scores",
     "spending",
+    "store_version",
 ]

@@ -91,14 +91,7 @@ class Store:
             ConfigError: The URL is not one, or its database driver is not installed.
             StoreError: The database cannot be opened, or a later release of Collegium made it.
         """
-        try:
-            engine = sa.create_engine(url)
-        except (sa.exc.ArgumentError, ImportError) as error:
-            # The URL may hold a password, and SQLAlchemy's own message may repeat it.
-            raise ConfigError(
-                "Expected store_url to be a SQLAlchemy URL such as postgresql+psycopg://user@host/name with its driver "
-                f"installed, but it cannot be used ({type(error).__name__}); mend it, or `pip install psycopg[binary]`."
-            ) from None
+        engine = _engine_of(url)
         if engine.dialect.name == "sqlite":
             sa.event.listen(engine, "connect", _set_up_sqlite)
             sa.event.listen(engine, "begin", _begin_sqlite)
@@ -385,6 +378,35 @@ class Store:
                 f"Could not {doing} at {self._where}: {cause}; what was stored before is intact, "
                 "so make room or mend the access and resume the run."
             ) from error
+
+
+def store_version(url: str) -> int:
+    """The version of the store at a URL, without making or changing anything; 0 where there is none yet.
+
+    Raises:
+        ConfigError: As `Store.open`.
+        StoreError: The database cannot be opened.
+    """
+    engine = _engine_of(url)
+    if engine.dialect.name == "sqlite" and not Path(engine.url.database or "").exists():
+        return 0
+    store = Store(engine, Path())
+    try:
+        with store._writing("open the database") as connection:
+            return migrations.version_of(connection)
+    finally:
+        engine.dispose()
+
+
+def _engine_of(url: str) -> sa.Engine:
+    try:
+        return sa.create_engine(url)
+    except (sa.exc.ArgumentError, ImportError) as error:
+        # The URL may hold a password, and SQLAlchemy's own message may repeat it.
+        raise ConfigError(
+            "Expected store_url to be a SQLAlchemy URL such as postgresql+psycopg://user@host/name with its driver "
+            f"installed, but it cannot be used ({type(error).__name__}); mend it, or `pip install psycopg[binary]`."
+        ) from None
 
 
 def _set_up_sqlite(connection: Any, _record: Any) -> None:

@@ -19,7 +19,7 @@ LOCK = 7_310_579
 
 def is_current(connection: sa.Connection) -> bool:
     """Whether nothing is left to do. Raises StoreError if a later release of Collegium made the store."""
-    found = _version(connection)
+    found = version_of(connection)
     if found > SCHEMA_VERSION:
         raise StoreError(
             f"Expected a store of version {SCHEMA_VERSION} or earlier, but it is of version {found}; "
@@ -41,7 +41,7 @@ def bring_up_to_date(connection: sa.Connection) -> None:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
     if is_current(connection):  # another process has been here meanwhile
         return
-    found = _version(connection)
+    found = version_of(connection)
     if found:
         for number in range(found + 1, SCHEMA_VERSION + 1):
             STEPS[number](connection)
@@ -51,7 +51,7 @@ def bring_up_to_date(connection: sa.Connection) -> None:
     connection.execute(sa.insert(schema).values(version=SCHEMA_VERSION))
 
 
-def _version(connection: sa.Connection) -> int:
+def version_of(connection: sa.Connection) -> int:
     """Of the store; 0 for an empty database."""
     there = sa.inspect(connection).get_table_names()
     numbered = connection.scalar(sa.select(sa.func.max(schema.c.version))) if schema.name in there else None

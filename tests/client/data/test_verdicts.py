@@ -9,7 +9,7 @@ import pytest
 from client.data.loading import FileReport
 from client.data.readiness import Lengths, SplitReport, TaskReport
 from client.data.sources import BadRow
-from client.data.verdicts import Finding, judge, worst
+from client.data.verdicts import Finding, judge
 from shared.protocol import Split
 
 GOOD = SplitReport(
@@ -116,10 +116,3 @@ def test_a_refused_table_and_an_empty_split_say_no_more_than_that() -> None:
     assert (finding.verdict, finding.check, finding.text) == ("error", "table", "No such task.")
     (finding,) = judge({"mine": report(file=FileReport(FILE.path, 0, ()), records=0, lengths=None, labels={})})
     assert finding.check == "rows"
-
-
-def test_the_worst_verdict_counts() -> None:
-    findings = judge({"mine": report("test", overlap=1, duplicates=0)})
-    assert worst(findings) == "warning"
-    assert worst([]) == "ok"
-    assert worst([*findings, Finding("error", "mine", None, "rows", "x")]) == "error"

@@ -1,0 +1,131 @@
+"""All that the doctor looks at, in its order: records, site, the way to the coordinator, a piece of a round."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from client.data.readiness import Report, summary
+from client.data.verdicts import Finding as RecordFinding
+from client.doctor.coordinator import look_at_coordinator
+from client.doctor.forecast import Forecast, describe, forecast_as_json, foresee, judge_trial, try_round
+from client.doctor.records import agreed_keys, examine_records, print_records
+from client.institution import Institution, load_institution
+from client.preflight import backbone_of
+from client.privacy.account import ledger_file
+from shared.doctor.findings import OVERALL, Finding, Verdict, print_findings, summed_up, worst
+from shared.doctor.machine import check_private
+from shared.errors import BackboneError
+from shared.federation import Federation, load_federation
+from shared.model.backbone import fingerprint, locate
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What the doctor has found."""
+
+    report: Report
+    records: list[RecordFinding]
+    """Of the records, and what keeps the site from starting."""
+    site: list[Finding]
+    """Of all else."""
+    forecast: Forecast | None
+    """None where nothing was tried."""
+    keys: Mapping[str, str]
+    """Fingerprints of the node keys that the agreement names."""
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """Of all findings."""
+        return [*(finding.verdict for finding in self.records), *(finding.verdict for finding in self.site)]
+
+
+def check_agreement(institution: Institution, federation: Federation) -> Finding:
+    """Which agreement the site would answer under."""
+    approved = institution.policy.federations
+    named = f"The digest of {institution.federation.name} is {federation.digest[:12]}..."
+    if approved is None:
+        advice = "Name it in policy.federations once you have read the file, so that another one is refused."
+        return Finding(
+            "agreement", "ok", f"{named}; policy.federations names none, so whatever stands in it counts.", advice
+        )
+    if federation.digest not in approved:
+        return Finding("agreement", "error", f"{named}, which policy.federations does not have.", "Read it and add it.")
+    return Finding("agreement", "ok", f"{named}, which policy.federations has.")
+
+
+def check_permissions(institution: Institution, federation: Federation) -> Finding:
+    """Who may open the site's key and what it keeps."""
+    runtime = institution.runtime
+    return check_private([institution.identity.key, runtime.state, ledger_file(institution)])
+
+
+def check_backbone(institution: Institution, federation: Federation) -> Finding:
+    """Whether the files are the agreed ones."""
+    name = backbone_of(institution, federation)
+    try:
+        found = fingerprint(locate(name))
+    except BackboneError as error:
+        return Finding("backbone", "error", str(error))
+    if found != federation.backbone.sha256:
+        text = f"{name} has the fingerprint {found[:12]}..., not the agreed {federation.backbone.sha256[:12]}..."
+        return Finding("backbone", "error", text, "Use the same model files as the coordinator.")
+    return Finding("backbone", "ok", f"{name} has the agreed fingerprint {found[:12]}...")
+
+
+SITE_CHECKS: tuple[Callable[[Institution, Federation], Finding], ...] = (
+    check_agreement,
+    check_permissions,
+    check_backbone,
+)
+"""Of this site alone; those of the coordinator and of the trial have their lists beside them."""
+
+
+def examine(path: Path, data: Path | None = None, *, tried: bool = True) -> Examination:
+    """Look at everything; nothing is written, and nothing of the records is sent.
+
+    Args:
+        path: `institution.toml`.
+        data: Folder that relative paths of data files start from, instead of the file's own.
+        tried: Whether to try a piece of a round, if nothing keeps the site from starting.
+
+    Raises:
+        ConfigError, EnrolmentError, BackboneError: As `records.examine_records` and `records.agreed_keys`.
+    """
+    keys = agreed_keys(path)
+    report, records = examine_records(path, data)
+    institution = load_institution(path, data=data)
+    federation = load_federation(institution.federation)
+    site = [check(institution, federation) for check in SITE_CHECKS] + look_at_coordinator(institution)
+    forecast = None
+    if tried and worst(finding.verdict for finding in records) != "error":
+        trial = try_round(path, data, institution.runtime.threads)
+        if isinstance(trial, Finding):
+            site.append(trial)
+        else:
+            forecast = foresee(trial, federation, datetime.now().astimezone())
+            site += judge_trial(trial, forecast, institution, federation)
+    return Examination(report, records, site, forecast, keys)
+
+
+def as_json(found: Examination) -> dict[str, Any]:
+    """As plain data: verdict, findings, all numbers, the summary that the coordinator may get, agreed node keys."""
+    return {
+        "verdict": OVERALL[worst(found.verdicts)],
+        "findings": [asdict(finding) for finding in found.records],
+        "site": [asdict(finding) for finding in found.site],
+        "forecast": forecast_as_json(found.forecast) if found.forecast else None,
+        "tasks": {name: asdict(task) for name, task in found.report.items()},
+        "summary": summary(found.report),
+        "node_keys": dict(found.keys),
+    }
+
+
+def print_examination(found: Examination) -> None:
+    """Print the numbers, a verdict per finding, the forecast, and the verdict on all."""
+    print_records(found.report, found.records, found.keys)
+    print_findings(found.site, "This site and its coordinator")
+    if found.forecast:
+        print(describe(found.forecast))
+    print(summed_up(found.verdicts))
