@@ -12,13 +12,10 @@ from client.doctor.coordinator import look_at_coordinator
 from client.doctor.forecast import Forecast, describe, forecast_as_json, foresee, judge_trial, try_round
 from client.doctor.records import agreed_keys, examine_records, print_records
 from client.institution import Institution, load_institution
-from client.preflight import backbone_of
 from client.privacy.account import ledger_file
 from shared.doctor.findings import OVERALL, Finding, Verdict, print_findings, summed_up, worst
 from shared.doctor.machine import check_private
-from shared.errors import BackboneError
 from shared.federation import Federation, load_federation
-from shared.model.backbone import fingerprint, locate
 
 
 @dataclass(frozen=True)
@@ -41,18 +38,16 @@ class Examination:
         return [*(finding.verdict for finding in self.records), *(finding.verdict for finding in self.site)]
 
 
-def check_agreement(institution: Institution, federation: Federation) -> Finding:
-    """Which agreement the site would answer under."""
-    approved = institution.policy.federations
-    named = f"The digest of {institution.federation.name} is {federation.digest[:12]}..."
+def check_agreement(institution: Institution, federation: Federation) -> Finding | None:
+    """Which agreement the site would answer under; one that it has not approved is told under `start`."""
+    approved, named = institution.policy.federations, f"The digest of {institution.federation.name} is "
     if approved is None:
+        text = f"{named}{federation.digest[:12]}...; without policy.federations whatever stands in it counts."
         advice = "Name it in policy.federations once you have read the file, so that another one is refused."
-        return Finding(
-            "agreement", "ok", f"{named}; policy.federations names none, so whatever stands in it counts.", advice
-        )
+        return Finding("agreement", "ok", text, advice)
     if federation.digest not in approved:
-        return Finding("agreement", "error", f"{named}, which policy.federations does not have.", "Read it and add it.")
-    return Finding("agreement", "ok", f"{named}, which policy.federations has.")
+        return None
+    return Finding("agreement", "ok", f"{named}{federation.digest[:12]}..., which policy.federations has.")
 
 
 def check_permissions(institution: Institution, federation: Federation) -> Finding:
@@ -61,23 +56,9 @@ def check_permissions(institution: Institution, federation: Federation) -> Findi
     return check_private([institution.identity.key, runtime.state, ledger_file(institution)])
 
 
-def check_backbone(institution: Institution, federation: Federation) -> Finding:
-    """Whether the files are the agreed ones."""
-    name = backbone_of(institution, federation)
-    try:
-        found = fingerprint(locate(name))
-    except BackboneError as error:
-        return Finding("backbone", "error", str(error))
-    if found != federation.backbone.sha256:
-        text = f"{name} has the fingerprint {found[:12]}..., not the agreed {federation.backbone.sha256[:12]}..."
-        return Finding("backbone", "error", text, "Use the same model files as the coordinator.")
-    return Finding("backbone", "ok", f"{name} has the agreed fingerprint {found[:12]}...")
-
-
-SITE_CHECKS: tuple[Callable[[Institution, Federation], Finding], ...] = (
+SITE_CHECKS: tuple[Callable[[Institution, Federation], Finding | None], ...] = (
     check_agreement,
     check_permissions,
-    check_backbone,
 )
 """Of this site alone; those of the coordinator and of the trial have their lists beside them."""
 
@@ -97,7 +78,8 @@ def examine(path: Path, data: Path | None = None, *, tried: bool = True) -> Exam
     report, records = examine_records(path, data)
     institution = load_institution(path, data=data)
     federation = load_federation(institution.federation)
-    site = [check(institution, federation) for check in SITE_CHECKS] + look_at_coordinator(institution)
+    own = [check(institution, federation) for check in SITE_CHECKS]
+    site = [*filter(None, own), *look_at_coordinator(institution)]
     forecast = None
     if tried and worst(finding.verdict for finding in records) != "error":
         trial = try_round(path, data, institution.runtime.threads)

@@ -69,6 +69,8 @@ def examine_records(path: Path, data: Path | None = None) -> tuple[Report, list[
     trained: Owners = {name: {"train": task.trained} for name, task in report.items() if task.trained}
     check_owners(institution.policy, federation, trained, reasons)
     start = [Finding("error", "site", None, "start", str(error)) for error in reasons.found]
+    named = f"the backbone is the agreed one, with the fingerprint {federation.backbone.sha256[:12]}..."
+    start.append(Finding("ok", "all", None, "backbone", named))
     layers = [] if reasons.found else list(_look_at_layers(institution, federation, backbone, report))
     return report, [*start, *_look_at_machine(institution), *judge(report), *layers]
 

@@ -37,9 +37,7 @@ def check_enrolled(federation: Federation, nodes: list[Node] | None) -> Finding:
         advice.append("`collegium server invite NAME` or `enrol NAME` lets them in.")
     if others := sorted(enrolled - named):
         parts.append(f"{joined(others)} enrolled and not in the federation file")
-        advice.append(
-            "They are never asked; revoke them, or propose a file that names them."
-        )
+        advice.append("They are never asked; revoke them, or propose a file that names them.")
     if parts:
         few = len(named & enrolled) < federation.rounds.quorum
         return Finding("enrolled", "error" if few else "warning", f"{'; '.join(parts)}.", " ".join(advice))

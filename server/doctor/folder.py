@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 from server.enrolment.authority import LOOPBACK_HOSTS
 from server.enrolment.certificates import look, server_certificate
 from server.home import ServerHome, ServerSettings
-from server.service.listeners import open_listeners
+from server.service.listeners import listen, open_listeners
 from server.store import SCHEMA_VERSION, store_version
 from shared.doctor.door import check_health, check_tls, look_at_door
 from shared.doctor.findings import Finding
@@ -66,10 +66,12 @@ def check_ports(home: ServerHome, settings: ServerSettings) -> list[Finding]:
     try:
         for listener in open_listeners(settings):
             listener.close()
+        if settings.enrolment_port:
+            listen(settings.public_host, settings.enrolment_port, "enrolment_port").close()
     except ConnectionFailedError as error:
         return [Finding("ports", "error", str(error))]
-    ports = f"{settings.public_port} and {settings.operator_port}"
-    return [Finding("ports", "ok", f"The server is not up, and its ports {ports} are free.")]
+    ports = [port for port in (settings.public_port, settings.operator_port, settings.enrolment_port) if port]
+    return [Finding("ports", "ok", f"The server is not up, and its ports {joined(ports)} are free.")]
 
 
 def check_store(home: ServerHome, settings: ServerSettings) -> Finding:
@@ -98,9 +100,7 @@ def check_clock(latest: datetime | None) -> Finding:
     """
     now = datetime.now(UTC)
     if latest and latest > now:
-        text = (
-            f"It is {now:%Y-%m-%d %H:%M:%S} UTC by this clock, before the store's last entry ({latest:%H:%M:%S})."
-        )
+        text = f"It is {now:%Y-%m-%d %H:%M:%S} UTC by this clock, before the store's last entry ({latest:%H:%M:%S})."
         return Finding("clock", "error", text, "Set the clock right: institutions' requests are refused by it.")
     kept = "is kept right by the system" if _is_synchronised() else "is not known to be kept right by the system"
     advice = "" if _is_synchronised() else "Institutions' clocks may differ from it by at most five minutes: use NTP."

@@ -49,14 +49,14 @@ def look_at_door(address: str, ca: Path) -> Door:
     try:
         trusted = ssl.create_default_context(cafile=str(ca))
     except OSError as error:  # SSLError is one
-        return Door(address, untrusted=f"{ca} cannot be used ({error.strerror or error.args[-1]})")
+        return Door(address, unreachable=f"{ca} cannot be used: {error.strerror or error.args[-1]}")
     try:
         proxied = proxy_towards(address) is not None
         with (
             httpx.Client(verify=trusted, timeout=SECONDS, trust_env=proxied) as client,
             client.stream("GET", f"https://{address}/health") as answer,
         ):
-            shown = answer.extensions["network_stream"].get_extra_info("ssl_object").getpeercert(binary_form=True)
+            shown = answer.extensions["network_stream"].get_extra_info("ssl_object").getpeercert(True)
             return Door(
                 address,
                 days=days_left(x509.load_der_x509_certificate(shown)),

@@ -118,7 +118,7 @@ READS = {
     "server resume home": ("home/server.toml", "home/state/collegium.db"),
     "server status home": ("home/server.toml", "home/state", "home/state/collegium.db", "home/public"),
     "server release home out": ("home/server.toml", "home/state/collegium.db"),
-    "client doctor": (*SITE, "train.jsonl"),
+    "client doctor --no-forecast": (*SITE, "train.jsonl"),
     "client ledger --verify": ("institution.toml", "state/ledger.sqlite", "state/receipts.jsonl", "state"),
     "client outbox --verify": ("institution.toml", "state/receipts.jsonl", "state/receipts.head", "node.key", "state"),
     "client bundle": ("institution.toml", "state/personal.safetensors", "state"),
@@ -186,7 +186,7 @@ def test_a_folder_that_may_not_be_written_to(verbs: Verbs, world: Path, verb: st
 
 
 @pytest.mark.parametrize(
-    "verb", ["methods", "tasks", "client doctor", "--help", "predict bundle --task clauses --text é"]
+    "verb", ["methods", "tasks", "client doctor --no-forecast", "--help", "predict bundle --task clauses --text é"]
 )
 def test_a_terminal_of_few_characters(verbs: Verbs, verb: str) -> None:
     code, printed = verbs.run(*verb.split(), PYTHONIOENCODING="ascii")

@@ -1,4 +1,4 @@
-"""The doctor: what it prints, as JSON and as tables, its exit code, and that it never loads the weights."""
+"""The doctor's report on records: as JSON and as tables, its exit code, and that it never loads the weights."""
 
 import json
 import tomllib
@@ -21,6 +21,8 @@ from shared.model import frozen
 from shared.nodekeys import fingerprint, line_of
 from simulations.nodekeys import public_keys
 
+NOBODY = "127.0.0.1:1"
+"""Where no coordinator answers."""
 WriteRecords = Callable[..., Path]
 
 
@@ -33,7 +35,7 @@ def institution(tmp_path: Path, tiny_federation: Callable[..., Federation], writ
     write_records(tmp_path / "data" / "test.jsonl", "clauses", slice(1, None, 2))
     path = tmp_path / "institution.toml"
     data = {"clauses": {"train": "data/train.jsonl", "test": "data/test.jsonl"}}
-    path.write_text(tomli_w.dumps({"name": "hospital", "data": data}), encoding="utf-8")
+    path.write_text(tomli_w.dumps({"name": "hospital", "server": {"address": NOBODY}, "data": data}), encoding="utf-8")
     generate_node_key(tmp_path / "node.key")
     (tmp_path / "ca.crt").write_bytes(create_authority("of a test").certificate)
     return path
@@ -48,28 +50,28 @@ def _no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_good_data_pass(institution: Path) -> None:
-    result = CliRunner().invoke(app, ["doctor", str(institution)])
+    result = CliRunner().invoke(app, ["doctor", "--no-forecast", str(institution)])
     assert result.exit_code == 0, result.output
-    assert "Errors: 0, warnings: 0, ok: 8." in result.output
+    assert "Verdict: review. Errors: 0, warnings: 4, ok: 12." in result.output
     assert "validation (held out)" in result.output
 
 
 def test_bad_data_are_shown_and_the_exit_code_is_1(institution: Path) -> None:
     train = institution.parent / "data" / "train.jsonl"
     train.write_text(train.read_text() + '{"text": "[/b] x", "label": "[bold]gossip"}\n' * 7, encoding="utf-8")
-    result = CliRunner().invoke(app, ["doctor", str(institution)])
+    result = CliRunner().invoke(app, ["doctor", "--no-forecast", str(institution)])
     assert result.exit_code == 1
     assert "train.jsonl:13" in result.output
     assert "'[bold]gossip' is not among" in result.output  # brackets in data are no markup
     assert "and 2 more; --json lists them all" in result.output
     assert "7 of 19 rows (36.8%)" in result.output
-    assert "Errors: 1, warnings: 0" in result.output
+    assert "Verdict: blocked. Errors: 1, warnings: 4" in result.output
 
 
 def test_warnings_alone_are_no_failure(institution: Path) -> None:
     train = institution.parent / "data" / "train.jsonl"
     train.write_text(train.read_text() * 2, encoding="utf-8")
-    result = CliRunner().invoke(app, ["doctor", str(institution)])
+    result = CliRunner().invoke(app, ["doctor", "--no-forecast", str(institution)])
     assert result.exit_code == 0
     assert "keep one of each" in result.output
 
@@ -77,10 +79,10 @@ def test_warnings_alone_are_no_failure(institution: Path) -> None:
 def test_json_has_everything(institution: Path) -> None:
     train = institution.parent / "data" / "train.jsonl"
     train.write_text(train.read_text() + "{oops}\n" * 7, encoding="utf-8")
-    result = CliRunner().invoke(app, ["doctor", str(institution), "--json"])
+    result = CliRunner().invoke(app, ["doctor", "--no-forecast", str(institution), "--json"])
     assert result.exit_code == 1
     report = json.loads(result.stdout)
-    assert report["verdict"] == "error"
+    assert report["verdict"] == "blocked"
     assert len(report["tasks"]["clauses"]["files"]["train"]["bad"]) == 7
     assert report["summary"]["clauses"]["bad_rows"] == 7
     assert {finding["verdict"] for finding in report["findings"]} == {"ok", "error"}
@@ -90,21 +92,21 @@ def test_another_folder_may_hold_the_data(institution: Path, tmp_path: Path) -> 
     moved = tmp_path / "elsewhere"
     moved.mkdir()
     (institution.parent / "data").rename(moved / "data")
-    assert CliRunner().invoke(app, ["doctor", str(institution)]).exit_code == 1
-    assert CliRunner().invoke(app, ["doctor", str(institution), "--data", str(moved)]).exit_code == 0
+    assert CliRunner().invoke(app, ["doctor", "--no-forecast", str(institution)]).exit_code == 1
+    assert CliRunner().invoke(app, ["doctor", "--no-forecast", str(institution), "--data", str(moved)]).exit_code == 0
 
 
 def test_an_institution_file_that_is_wrong_is_an_error_of_its_own(tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["doctor", str(tmp_path / "none.toml")])
+    result = CliRunner().invoke(app, ["doctor", "--no-forecast", str(tmp_path / "none.toml")])
     assert isinstance(result.exception, ConfigError)
 
 
 def test_a_ca_that_ends_soon_is_spoken_of(institution: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(authority, "AUTHORITY_DAYS", 10)
     (institution.parent / "ca.crt").write_bytes(create_authority("of a test").certificate)
-    result = CliRunner().invoke(app, ["doctor", str(institution), "--json"])
+    result = CliRunner().invoke(app, ["doctor", "--no-forecast", str(institution), "--json"])
     assert result.exit_code == 0
-    warnings = [each["text"] for each in json.loads(result.stdout)["findings"] if each["verdict"] == "warning"]
+    warnings = [each["text"] for each in json.loads(result.stdout)["site"] if each["verdict"] == "warning"]
     assert any("ends in 9 days" in text for text in warnings)
 
 
@@ -121,11 +123,11 @@ def test_agreed_node_keys_are_shown_and_held_to_the_sites_own(
     ):
         content = tomli_w.dumps(federation.model_dump(mode="json", exclude_none=True))
         (institution.parent / "federation.toml").write_text(content, encoding="utf-8")
-        result = CliRunner().invoke(app, ["doctor", str(institution), "--json"])
+        result = CliRunner().invoke(app, ["doctor", "--no-forecast", str(institution), "--json"])
         assert result.exit_code == said
         if said == 0:
             assert json.loads(result.stdout)["node_keys"] == {name: fingerprint(line) for name, line in keys.items()}
-            shown = CliRunner().invoke(app, ["doctor", str(institution)])
+            shown = CliRunner().invoke(app, ["doctor", "--no-forecast", str(institution)])
             assert fingerprint(own) in shown.output
         else:
             assert isinstance(result.exception, ConfigError)
@@ -133,7 +135,7 @@ def test_agreed_node_keys_are_shown_and_held_to_the_sites_own(
 
 
 def finding_of_layers(institution: Path) -> str:
-    report = json.loads(CliRunner().invoke(app, ["doctor", str(institution), "--json"]).stdout)
+    report = json.loads(CliRunner().invoke(app, ["doctor", "--no-forecast", str(institution), "--json"]).stdout)
     (found,) = [finding["text"] for finding in report["findings"] if finding["check"] == "layers"]
     return str(found)
 
@@ -155,6 +157,6 @@ def test_what_layers_spare(institution: Path, monkeypatch: pytest.MonkeyPatch) -
     change(layers="top-1", dropout=0.1)
     assert finding_of_layers(institution).startswith("Every text passes all 2 layers in every step")
     change(layers="top-3")
-    result = CliRunner().invoke(app, ["doctor", str(institution)])
+    result = CliRunner().invoke(app, ["doctor", "--no-forecast", str(institution)])
     assert result.exit_code == 1
     assert "adapter.layers must be at most" in result.output
