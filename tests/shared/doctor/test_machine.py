@@ -26,9 +26,11 @@ def test_the_disk_that_is_there(tmp_path: Path) -> None:
 
 def test_private_files(tmp_path: Path) -> None:
     folder = tmp_path / "state"
-    folder.mkdir(mode=0o700)
+    folder.mkdir()
     (folder / "logs").mkdir()
-    (folder / "logs" / "a.log").touch(mode=0o644)
+    (folder / "logs" / "a.log").touch()
+    for path, mode in ((folder, 0o700), (folder / "logs", 0o755), (folder / "logs" / "a.log", 0o644)):
+        path.chmod(mode)
     assert check_private([folder, tmp_path / "none"]).verdict == "ok", "a closed folder closes what is in it"
     folder.chmod(0o755)
     found = check_private([folder])
@@ -36,7 +38,8 @@ def test_private_files(tmp_path: Path) -> None:
     (folder / "logs").chmod(0o700)
     assert "a.log" not in check_private([folder]).text
     key = tmp_path / "node.key"
-    key.touch(mode=0o640)
+    key.touch()
+    key.chmod(0o640)
     assert check_private([key]).verdict == "warning"
 
 
