@@ -14,6 +14,7 @@ from server.home import HOME_VARIABLE, open_home
 from server.initial import inherited_state, initial_state
 from server.opening import open_store
 from server.rounds import loop as rounds
+from server.service.grid import carrying
 from server.service.replies import replies_held
 from server.store import Store
 from shared.errors import (
@@ -47,7 +48,7 @@ def main(grid: Grid, context: Context) -> None:
             federation = store.agreement(run_id)
             initial = _initial(store, run_id, federation) if store.last_round(run_id) is None else None
             rounds.run(
-                grid,
+                carrying(grid),
                 federation=federation,
                 store=store,
                 run_id=run_id,

@@ -52,6 +52,7 @@ from shared.flower.runtime import (
     push_task_output,
     run_clientapp,
 )
+from shared.process.carrying import Carrier
 from shared.process.files import private_umask
 from shared.process.machine import machine_errors
 from shared.process.memory import give_back, keep_few_kernels, loading
@@ -238,9 +239,9 @@ def _serve_task(
     reply: Message | None = None
     context: Context | None = None
     sub_status, reason = SubStatus.COMPLETED, ""
-    token = RuntimeTokenHttpInterceptor(acquired.token)
+    token, carrier = RuntimeTokenHttpInterceptor(acquired.token), Carrier(confirms=True)
     with (
-        _client(address, token, retry=_retry(stop)) as client,
+        _client(address, carrier, token, retry=_retry(stop)) as client,
         _client(address, token) as heartbeats,
         _Watch(heartbeats, stop) as watch,
     ):
@@ -255,6 +256,7 @@ def _serve_task(
                 reply = Message(Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason), reply_to=message)
         if reply and context:
             try:
+                carrier.offer(reply)
                 push_message(client, reply, context)
             except Exception as error:
                 sub_status, reason = SubStatus.FAILED, reason or _reason(error, stop)
@@ -349,9 +351,7 @@ class _LetsItWait:
         return call_next(context)
 
 
-def _client(
-    address: str, *authentication: ProtobufClientInterceptor, retry: RetryInvoker | None = None
-) -> RuntimeHttpClient:
+def _client(address: str, *own: ProtobufClientInterceptor, retry: RetryInvoker | None = None) -> RuntimeHttpClient:
     with without_proxies():
         return RuntimeHttpClient.from_server_address(
             server_address=address,
@@ -360,7 +360,7 @@ def _client(
             interceptors=[
                 RuntimeTracingInterceptor(),
                 RuntimeVersionHttpInterceptor(component_name="flwr-clientapp"),
-                *authentication,
+                *own,
             ],
             retry_invoker=retry,
         )

@@ -4,7 +4,8 @@ The options are those of `flower-supernode`, which pauses 3 s whenever the coord
 every 0.5 s whether the executor's reply is there, and waits 1 s when it sees a message before all its arrays have
 arrived at the coordinator: in a federation of quick rounds that is most of a round's time. Here the coordinator may
 hold the question until there is a message (`shared.process.waiting`), as this process holds its executor's, and the
-loop wakes when the reply is there. `--poll` counts where the coordinator does not hold questions.
+loop wakes when the reply is there. Messages come and go with their arrays in one request (`shared.process.carrying`).
+`--poll` counts where the coordinator does not hold questions.
 
 Every request is signed whole as well (`shared.signing`): Flower's own signature covers the time alone, and Collegium's
 coordinator does not accept it unless configured to.
@@ -38,7 +39,7 @@ from client.agreement.asking import Watch
 from shared.errors import ConnectionFailedError
 from shared.federation.offers import HEADER as AGREEMENT_HEADER
 from shared.flower.constants import Status
-from shared.flower.http import ProtobufCall, ProtobufRequestContext
+from shared.flower.http import ProtobufCall, ProtobufClientInterceptor, ProtobufRequestContext
 from shared.flower.messages import RunNotRunningException
 from shared.flower.supernode import (
     ActivateNodeResponse,
@@ -52,6 +53,7 @@ from shared.flower.supernode import (
     start_client_internal,
     supernode_main,
 )
+from shared.process.carrying import Carrier, Handlers
 from shared.process.files import private_umask, write_synced
 from shared.process.waiting import EXECUTOR_HEADER, LONGEST_SECONDS, Bell, GoneError, hold_request, seconds_asked
 from shared.process.waiting import HEADER as WAIT_HEADER
@@ -235,6 +237,17 @@ class WholeRequestSigner:
         return response
 
 
+class InTurn:
+    """One interceptor before another, where Flower has a place for one."""
+
+    def __init__(self, outer: ProtobufClientInterceptor, inner: ProtobufClientInterceptor) -> None:
+        self._outer, self._inner = outer, inner
+
+    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+        """Let a request pass through both."""
+        return self._outer.intercept(context, lambda passed: self._inner.intercept(passed, call_next))
+
+
 def _retry_after(response: httpx.Response) -> float:
     try:
         return min(max(float(response.headers.get("retry-after", "1")), 1.0), LONGEST_PAUSE)
@@ -369,7 +382,7 @@ def _pull_objects(pull: Callable[..., dict[str, bytes]], *arguments: Any, **opti
 def _take_part_in_flower(poll: float, last: LastNode | None, offered: Callable[[str | None], None]) -> None:
     """Put this module's parts in the place of Flower's."""
     bell, news, patience = Bell(), threading.Event(), Patience()
-    create_app = supernode_main.create_app
+    create_app, factories = supernode_main.create_app, list[NodeStateFactory]()
 
     def create_holding_app(state_factory: NodeStateFactory, superexec_auth_secret: bytes | None) -> ASGIApp:
         def tasks() -> bool:
@@ -381,16 +394,24 @@ def _take_part_in_flower(poll: float, last: LastNode | None, offered: Callable[[
             give_up_tasks(state)
             news.set()
 
-        return holding(create_app(state_factory, superexec_auth_secret), tasks, bell, news, abandon)
+        factories.append(state_factory)
+        app = create_app(state_factory, superexec_auth_secret)
+        app.state.runtime_handlers = Handlers(app.state.runtime_handlers)
+        return holding(app, tasks, bell, news, abandon)
+
+    def sign_and_carry(
+        private_key: ec.EllipticCurvePrivateKey, public_key: ec.EllipticCurvePublicKey
+    ) -> ProtobufClientInterceptor:
+        received = partial(bell.ring, TASKS)
+        signer = WholeRequestSigner(private_key, public_key, patience, received, offered=offered, last=last)
+        return InTurn(Carrier(factories[0].state().object_store.get), signer)
 
     loop = vars(start_client_internal)
     loop["time"] = Pauses(poll, patience, news)
     loop["pull_objects"] = partial(_pull_objects, loop["pull_objects"])
     vars(supernode_main)["FastAPI"] = partial(FastAPI, openapi_url=None)  # no /docs and no /openapi.json
     vars(supernode_main)["create_app"] = create_holding_app
-    vars(fleet_http_connection)["NodeAuthHttpInterceptor"] = partial(
-        WholeRequestSigner, patience=patience, received=partial(bell.ring, TASKS), offered=offered, last=last
-    )
+    vars(fleet_http_connection)["NodeAuthHttpInterceptor"] = sign_and_carry
     add_exit_handler(bell.close, run_before_force_exit=True)
 
 

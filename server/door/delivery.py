@@ -3,18 +3,20 @@
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 from flwr.app import Error, Message
-from sqlalchemy import and_, bindparam, exists, insert, or_, select, update
+from sqlalchemy import and_, bindparam, delete, exists, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from server.door.objects import Objects
 from shared.enrolment.messages import GONE
-from shared.flower.constants import SUPERLINK_NODE_ID, ErrorCode, NodeStatus
+from shared.flower.constants import OBJECT_PUSH_SESSION_TTL_SECONDS, SUPERLINK_NODE_ID, ErrorCode, NodeStatus
 from shared.flower.messages import ObjectTree
 from shared.flower.store import (
     LinkStateFactory,
@@ -22,6 +24,7 @@ from shared.flower.store import (
     MessageRes,
     Node,
     ObjectPushSession,
+    ObjectPushSessionPending,
     ObjectPushSessionRoot,
     Run,
     SqlLinkState,
@@ -38,6 +41,7 @@ REPLIES = "replies"
 LOST_SECONDS = 5.0
 """A node that asks again so long after a message was handed to it, and has not confirmed it, never got it."""
 
+TRAFFIC_SECONDS = 1.0
 CLEANUP_SECONDS = 1.0
 """A task is lost when nobody has heard of it for a minute."""
 
@@ -88,6 +92,25 @@ _ENROLLED = select(*Node.__table__.columns).where(
 )
 _ROOTS = select(ObjectPushSessionRoot.root_object_id).where(ObjectPushSessionRoot.session_id == bindparam("session"))
 _ADDRESSEES = select(MessageIns.dst_node_id).where(MessageIns.message_id.in_(bindparam("messages", expanding=True)))
+_AWAITED_OBJECTS = (
+    select(ObjectPushSessionPending.object_id)
+    .join(ObjectPushSession, ObjectPushSession.session_id == ObjectPushSessionPending.session_id)
+    .where(
+        ObjectPushSession.session_id == bindparam("session"),
+        ObjectPushSession.run_id == bindparam("run"),
+        ObjectPushSession.expires_at > bindparam("moment"),
+    )
+)
+_CAME = delete(ObjectPushSessionPending).where(
+    ObjectPushSessionPending.session_id == bindparam("session"),
+    ObjectPushSessionPending.object_id == bindparam("object"),
+)
+_FEWER = (
+    update(ObjectPushSession)
+    .where(ObjectPushSession.session_id == bindparam("session"))
+    .values(pending_count=ObjectPushSession.pending_count - bindparam("came"), expires_at=bindparam("expires"))
+)
+_PENDING = select(ObjectPushSession.pending_count).where(ObjectPushSession.session_id == bindparam("session"))
 _AWAITED = select(MessageRes.reply_to_message_id).where(
     MessageRes.reply_to_message_id.in_(bindparam("messages", expanding=True)),
     _incomplete(MessageRes.message_id),
@@ -106,6 +129,8 @@ class Deliveries(SqlLinkState):
     The bell rings for a node when there is a message for it and when it is revoked, and for `REPLIES`, which those who
     wait for a revoked node hear as well. A node may get another key in the place of its own.
 
+    How many bytes a run has moved, which Flower writes for every object, is written once a second.
+
     Transactions come one after the other. SQLite lets one write, and has the others sleep, up to 100 ms at a time: with
     many institutions at once nearly all of a round was such sleep. It looks for tasks that have expired once a second,
     which Flower does at every request.
@@ -117,6 +142,8 @@ class Deliveries(SqlLinkState):
 
     def __init__(self, factory: LinkStateFactory, bell: Bell) -> None:
         store = factory.objectstore_factory.store()
+        if isinstance(store, SqlObjectStore):
+            store = factory.objectstore_factory.store_instance = Objects.of(store)
         super().__init__(factory.database, factory.federation_manager, store)
         self.bell = bell
         self.cut: Callable[[int], None] = lambda _: None
@@ -125,7 +152,9 @@ class Deliveries(SqlLinkState):
         """Nodes with a new key, of which nothing was heard yet."""
         self._threads = threading.local()
         self._turn = threading.RLock()
-        self._cleaned = -CLEANUP_SECONDS
+        self._cleaned = self._counted = -CLEANUP_SECONDS
+        self._traffic: dict[int, Counter[str]] = {}
+        """By run, what is to be added to its columns."""
         if isinstance(store, SqlObjectStore):
             store.session = self._in_turn(store.session)  # type: ignore[method-assign]
         self.session = self._in_turn(self.session)  # type: ignore[method-assign]
@@ -142,6 +171,17 @@ class Deliveries(SqlLinkState):
         if time.monotonic() - self._cleaned >= CLEANUP_SECONDS:
             self._cleaned = time.monotonic()
             super()._cleanup_expired_task_tokens()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """One transaction; who waits for what happens in it is told at its end."""
+        self._threads.told = told = list[str]()
+        try:
+            with self.session():
+                yield
+        finally:
+            del self._threads.told
+        self._ring(told)
 
     def mail(self, node_id: int) -> bool | None:
         """Whether there is a message for a node; None if it is not enrolled, or not any more."""
@@ -182,6 +222,34 @@ class Deliveries(SqlLinkState):
         stored = super().store_object(run_id, session_id, object_id, object_content)
         self._ring(self._threads.whole)  # now that others can see it
         return stored
+
+    def store_objects(self, run_id: int, session_id: str, objects: Mapping[str, bytes]) -> Collection[str]:
+        """Store the objects of an upload that are awaited, at once; their names.
+
+        Args:
+            run_id: Of the upload.
+            session_id: Of the upload.
+            objects: By their hashes, which the caller has computed.
+        """
+        moment = datetime.now(UTC)
+        about = {"session": session_id, "run": uint64_to_int64(run_id), "moment": moment}
+        with self.session() as session:
+            awaited = set(session.scalars(_AWAITED_OBJECTS, about)) & objects.keys()
+            if not awaited or not isinstance(self.object_store, Objects):
+                return set()
+            try:
+                self.object_store.put_all({name: objects[name] for name in awaited})
+            except ValueError:  # no object of Flower's
+                return set()
+            execute = session.connection().execute
+            execute(_CAME, [{"session": session_id, "object": name} for name in awaited])
+            expires = moment + timedelta(seconds=OBJECT_PUSH_SESSION_TTL_SECONDS)
+            execute(_FEWER, {"session": session_id, "came": len(awaited), "expires": expires})
+            if session.scalar(_PENDING, {"session": session_id}) == 0:
+                self._threads.whole = []
+                self._cleanup_push_session(session_id, cleanup_messages=False)
+                self._ring(self._threads.whole)
+        return awaited
 
     def delete_node(self, owner_aid: str, node_id: int) -> None:
         """Revoke a node: nothing of it is waited for any more, and its connections end."""
@@ -235,6 +303,34 @@ class Deliveries(SqlLinkState):
         self.bell.ring(REPLIES)
         self.cut(node_id)
 
+    def store_traffic(self, run_id: int, *, bytes_sent: int, bytes_recv: int) -> None:
+        """Count bytes of a run."""
+        self._count(run_id, bytes_sent=bytes_sent, bytes_recv=bytes_recv)
+
+    def add_clientapp_runtime(self, run_id: int, runtime: float) -> None:
+        """Count seconds that institutions have worked for a run."""
+        self._count(run_id, clientapp_runtime=runtime)
+
+    def get_run_info(self, **which: Any) -> Any:
+        """Runs, with what has been counted for them."""
+        self._write_counts()
+        return super().get_run_info(**which)
+
+    def _count(self, run_id: int, **more: float) -> None:
+        with self._turn:
+            self._traffic.setdefault(run_id, Counter()).update(more)
+            if time.monotonic() - self._counted >= TRAFFIC_SECONDS:
+                self._write_counts()
+
+    def _write_counts(self) -> None:
+        with self._turn:
+            if self._traffic:
+                with self.session() as session:
+                    for run_id, more in self._traffic.items():
+                        columns = {name: getattr(Run, name) + value for name, value in more.items()}
+                        session.execute(update(Run).where(Run.run_id == uint64_to_int64(run_id)).values(columns))
+            self._counted, self._traffic = time.monotonic(), {}
+
     def _cleanup_push_session(self, session_id: str, *, cleanup_messages: bool) -> None:
         if not cleanup_messages and hasattr(self._threads, "whole"):
             with self.session() as session:
@@ -242,6 +338,9 @@ class Deliveries(SqlLinkState):
         super()._cleanup_push_session(session_id, cleanup_messages=cleanup_messages)
 
     def _ring(self, messages: list[str]) -> None:
+        if hasattr(self._threads, "told"):
+            self._threads.told += messages
+            return
         if not messages:
             return
         with self.session() as session:

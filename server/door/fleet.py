@@ -6,6 +6,7 @@ and has nothing left to do: sender, size, form and content are checked. Its answ
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import anyio
@@ -22,12 +23,15 @@ from server.door.refusals import RefusedError
 from shared.errors import StoreError
 from shared.federation.offers import HEADER as AGREEMENT
 from shared.federation.offers import PATH as AGREEMENT_PATH
+from shared.flower.http import FlowerError
 from shared.flower.messages import PullMessagesResponse
 from shared.flower.superlink import fleet_handlers, http_error_translator
+from shared.process.carrying import NOTHING, Carried, contents_of, hand_out, take_in, taking
 from shared.process.waiting import HEADER, LONGEST_SECONDS, GoneError, hold
 from shared.signing import HEADER as SIGNATURE
 
-PULL_PATH, CONFIRM_PATH = "/v1/fleet/pull-messages", "/v1/fleet/confirm-message-received"
+PULL_PATH, PUSH_PATH = "/v1/fleet/pull-messages", "/v1/fleet/push-messages"
+CONFIRM_PATH = "/v1/fleet/confirm-message-received"
 PROTOBUF = "application/protobuf"
 
 HANDLERS: dict[str, Callable[..., Any]] = {
@@ -35,7 +39,7 @@ HANDLERS: dict[str, Callable[..., Any]] = {
     "/v1/fleet/deactivate-node": fleet_handlers.deactivate_node,
     "/v1/fleet/send-node-heartbeat": fleet_handlers.send_node_heartbeat,
     PULL_PATH: fleet_handlers.pull_messages,
-    "/v1/fleet/push-messages": fleet_handlers.push_messages,
+    PUSH_PATH: fleet_handlers.push_messages,
     "/v1/fleet/get-run": fleet_handlers.get_run,
     "/v1/fleet/get-fab": fleet_handlers.get_fab,
     "/v1/fleet/push-object": fleet_handlers.push_object,
@@ -63,6 +67,8 @@ class Asked:
     sender: Sender
     wait: float = 0.0
     """Seconds for which the sender lets it be held; 0 from a stock SuperNode."""
+    carried: Carried = NOTHING
+    """What stands behind the message."""
 
 
 class Fleet:
@@ -95,7 +101,8 @@ class Fleet:
             return Response(await in_thread(self._handle, asked), media_type=PROTOBUF)
 
         if asked.path == PULL_PATH and asked.wait and not await self._held(asked.sender.node_id, asked.wait, receive):
-            response: Response = Response(PullMessagesResponse().SerializeToString(), media_type=PROTOBUF)
+            nothing = PullMessagesResponse().SerializeToString() + (taking() if asked.carried.takes else b"")
+            response: Response = Response(nothing, media_type=PROTOBUF)
         else:
             response = await http_error_translator(Request(scope), handle)
         if asked.wait:
@@ -115,10 +122,32 @@ class Fleet:
             raise RefusedError(503, f"what node {asked.sender.node_id} said was not kept: {error}") from None
 
     def _handle(self, asked: Asked) -> bytes:
+        with self._state.together():
+            try:
+                answer = self._ask_flower(asked)
+            except FlowerError as error:
+                refused = error  # what was found to be over has been cleaned up, which must last
+            else:
+                written: bytes = answer.SerializeToString()
+                return written
+        raise refused
+
+    def _ask_flower(self, asked: Asked) -> Any:
         about: dict[str, Any] = {"request": asked.message, "state": self._state}
         if asked.path in TAKE_THE_STORE:
             about["store"] = self._state.object_store
-        answer: bytes = HANDLERS[asked.path](**about).SerializeToString()
+        answer, carried = HANDLERS[asked.path](**about), asked.carried
+        if asked.path == PUSH_PATH and carried.objects:
+            store = partial(
+                self._state.store_objects, asked.message.messages_list[0].metadata.run_id, answer.session_id
+            )
+            take_in(carried.objects, answer, store)
+        elif asked.path == PULL_PATH and carried.takes:
+            run_id = answer.messages_list[0].metadata.run_id if answer.messages_list else 0
+            before = answer.ByteSize()
+            hand_out(answer, contents_of(answer, self._state.object_store), carried.takes)
+            if run_id:
+                self._state.store_traffic(run_id, bytes_sent=answer.ByteSize() - before, bytes_recv=0)
         return answer
 
     async def _held(self, node_id: int, seconds: float, receive: Receive) -> bool:

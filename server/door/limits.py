@@ -23,7 +23,7 @@ HEAD_BYTES = 16 * 1024
 OBJECT_BYTES = 8 * MIB
 """Body that carries an object: Flower cuts arrays into objects of 5 MiB."""
 BODY_BYTES = MIB
-"""Any other body."""
+"""Any other body, without the objects that it carries."""
 BODY_SECONDS, SLOWEST_BYTES_PER_SECOND = 30.0, 8 * 1024
 """A body of n bytes must be there after 30 s + n / 8 KiB/s."""
 REQUESTS_PER_WINDOW = 20_000

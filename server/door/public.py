@@ -18,6 +18,7 @@ from server.door.fleet import Asked, in_thread
 from server.door.limits import BODY_SECONDS, SLOWEST_BYTES_PER_SECOND
 from server.door.refusals import RefusedError, answer
 from server.door.speech import Speech
+from shared.process.carrying import Carried
 from shared.process.waiting import HEADER, replayed, seconds_asked
 
 HEALTH_PATH = "/health"
@@ -86,10 +87,10 @@ class FleetJudge:
             raise self._allowances.refuse(sender.node_id, "connections")
         await self._allowances.take(sender.node_id, length)
         with self._allowances.reading(sender.node_id, length):
-            message = await in_thread(self._listen, path, await receive_body(receive, length), sender)
-        return Asked(path, message, sender, seconds_asked(headers.get(HEADER)))
+            message, carried = await in_thread(self._listen, path, await receive_body(receive, length), sender)
+        return Asked(path, message, sender, seconds_asked(headers.get(HEADER)), carried)
 
-    def _listen(self, path: str, body: bytes, sender: Sender) -> Any:
+    def _listen(self, path: str, body: bytes, sender: Sender) -> tuple[Any, Carried]:
         if sender.digest is not None and hashlib.sha256(body).hexdigest() != sender.digest:
             raise RefusedError(401, f"a body that node {sender.node_id} did not sign")
         try:

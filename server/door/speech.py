@@ -6,6 +6,7 @@ message that it is told has been received. So each of its fleet's requests is lo
 """
 
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -21,9 +22,17 @@ from shared.flower.constants import HEARTBEAT_DEFAULT_INTERVAL, SUPERLINK_NODE_I
 from shared.flower.messages import MessageProto as FlowerMessage
 from shared.flower.messages import ObjectTree, PushMessagesRequest, is_valid_sha256_hash, iterate_object_tree
 from shared.flower.superlink import PROTOBUF_REQUEST_TYPES
+from shared.process.carrying import MOST_BYTES, NOTHING, Carried, object_id, read_carried
 
-PUSH_OBJECT = "/v1/fleet/push-object"
+PUSH_MESSAGES, PUSH_OBJECT, PULL_MESSAGES = (
+    "/v1/fleet/push-messages",
+    "/v1/fleet/push-object",
+    "/v1/fleet/pull-messages",
+)
 WORD_BYTES = 4096
+LONGEST = {PUSH_OBJECT: OBJECT_BYTES, PUSH_MESSAGES: BODY_BYTES + MOST_BYTES, AGREEMENT_PATH: WORD_BYTES}
+FEW_FIELDS = 16
+"""More than a request of Flower's has, beside the objects that it carries."""
 
 Check = Callable[[Any, Sender], None]
 """Raises RefusedError unless the sender may ask this."""
@@ -43,39 +52,48 @@ class Speech:
             "/v1/fleet/activate-node": self._activate_node,
             "/v1/fleet/deactivate-node": self._deactivate_node,
             "/v1/fleet/send-node-heartbeat": self._send_node_heartbeat,
-            "/v1/fleet/pull-messages": _in_its_own_name,
-            "/v1/fleet/push-messages": self._push_messages,
+            PULL_MESSAGES: _in_its_own_name,
+            PUSH_MESSAGES: self._push_messages,
             "/v1/fleet/get-run": self._about_its_run,
             "/v1/fleet/get-fab": self._about_its_run,
-            "/v1/fleet/push-object": self._push_object,
+            PUSH_OBJECT: self._push_object,
             "/v1/fleet/pull-object": self._pull_object,
             "/v1/fleet/confirm-message-received": self._confirm_message_received,
             AGREEMENT_PATH: _signs_it_whole,
         }
         """`register-node` and `unregister-node` are missing: institutions are enrolled by the operator."""
 
-    def check(self, path: str, body: bytes, sender: Sender) -> Any:
-        """Flower's message in a body that may pass; asks the database, so call it from a worker thread.
+    def check(self, path: str, body: bytes, sender: Sender) -> tuple[Any, Carried]:
+        """Flower's message and what it carries, if it may pass; asks the database, so call it from a worker thread.
 
         Raises:
             RefusedError: The body is not what the path takes, or the sender may not say this.
         """
+        request: Any
+        carried = NOTHING
         try:
             if path == AGREEMENT_PATH:
-                request: Any = read_word(body)
+                request = read_word(body)
             else:
+                if path in (PUSH_MESSAGES, PULL_MESSAGES):
+                    carried = read_carried(body, FEW_FIELDS + self._limits.max_objects)
                 request = PROTOBUF_REQUEST_TYPES["POST", path]()
                 request.ParseFromString(body)
-        except DecodeError:
-            raise RefusedError(400, "a body that is no message of Flower's") from None
         except ProtocolError:
             raise RefusedError(400, "a body that is no institution's word") from None
+        except (DecodeError, ValueError):
+            raise RefusedError(400, "a body that is no message of Flower's") from None
+        size = sum(map(len, carried.objects))
+        if size and len(body) - size > BODY_BYTES:
+            raise RefusedError(413, f"a message of {len(body) - size} bytes beside its objects, more than {BODY_BYTES}")
         self.paths[path](request, sender)
-        return request
+        if carried.objects:
+            self._check_carried(request, carried.objects)
+        return request, carried
 
     def longest_body(self, path: str) -> int:
         """Bytes that a request to this path may have."""
-        return {PUSH_OBJECT: OBJECT_BYTES, AGREEMENT_PATH: WORD_BYTES}.get(path, BODY_BYTES)
+        return LONGEST.get(path, BODY_BYTES)
 
     def _activate_node(self, request: Any, sender: Sender) -> None:
         _must(request.public_key == sender.public_key, "activates another key")
@@ -122,11 +140,18 @@ class Speech:
 
     def _check_objects(self, message_id: str, tree: ObjectTree, said_before: bool) -> None:
         _must(tree.object_id == message_id, "pushes the objects of another message")
-        objects = {node.object_id for node in iterate_object_tree(tree)}
+        most = self._limits.max_objects
+        objects = [node.object_id for node in islice(iterate_object_tree(tree), most + 1)]
+        _must(len(objects) <= most, f"pushes more than {most} objects")
         _must(all(map(is_valid_sha256_hash, objects)), "names objects by what is no hash")
-        _must(len(objects) <= self._limits.max_objects, f"pushes more than {self._limits.max_objects} objects")
-        new = objects - {message_id} if said_before else objects
+        new = set(objects) - {message_id} if said_before else set(objects)
         _must(not self._records.messages_among(new), "pushes as its own what is a message already")
+
+    def _check_carried(self, request: PushMessagesRequest, objects: tuple[bytes, ...]) -> None:
+        reply, tree = request.messages_list[0].metadata.message_id, request.message_object_trees[0]
+        known = {node.object_id for node in iterate_object_tree(tree)}
+        _must({object_id(content) for content in objects} <= known, "carries an object that is not of its reply")
+        self._uploads.add(reply, sum(map(len, objects)))
 
     def _push_object(self, request: Any, sender: Sender) -> None:
         _in_its_own_name(request, sender)

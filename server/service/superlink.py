@@ -56,6 +56,7 @@ from shared.flower.superlink import (
     get_uvicorn_log_config,
     load_superexec_auth_secret,
 )
+from shared.process.carrying import Handlers
 from shared.process.files import private_folder, private_umask
 from shared.process.flower import flower_environment
 from shared.process.machine import machine_errors
@@ -258,6 +259,7 @@ def _deliver_whole(app: FastAPI) -> None:
     state = Deliveries(factory, Bell())
     state.initialize()
     factory.state_instance = state
+    app.state.runtime_handlers = Handlers(app.state.runtime_handlers, state.together)
 
 
 def _allow_many_sockets() -> None:

@@ -23,6 +23,7 @@ from flwr.proto.fleet_pb2 import (
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.message_pb2 import (
     ConfirmMessageReceivedRequest,
+    ConfirmMessageReceivedResponse,
     ObjectTree,
     PullObjectRequest,
     PullObjectResponse,
@@ -35,7 +36,11 @@ from flwr.proto.run_pb2 import GetRunRequest
 from flwr.proto.runtime_pb2 import (
     AcquireTaskRequest,
     AcquireTaskResponse,
+    PullAppMessagesRequest,
+    PullAppMessagesResponse,
     PullTaskInputRequest,
+    PushAppMessagesRequest,
+    PushAppMessagesResponse,
     PushTaskOutputRequest,
     SendTaskHeartbeatRequest,
 )
@@ -45,6 +50,7 @@ from flwr.supercore.inflatable.inflatable_object import (
     get_object_tree,
     is_valid_sha256_hash,
     iterate_object_tree,
+    no_object_id_recompute,
 )
 from flwr.supercore.run import Run, RunNotRunningException
 from flwr.supercore.task_identity import TaskIdentity
@@ -54,6 +60,7 @@ __all__ = [
     "AcquireTaskResponse",
     "ActivateNodeRequest",
     "ConfirmMessageReceivedRequest",
+    "ConfirmMessageReceivedResponse",
     "DeactivateNodeRequest",
     "Fab",
     "GetFabRequest",
@@ -64,11 +71,15 @@ __all__ = [
     "Node",
     "NodeInfo",
     "ObjectTree",
+    "PullAppMessagesRequest",
+    "PullAppMessagesResponse",
     "PullMessagesRequest",
     "PullMessagesResponse",
     "PullObjectRequest",
     "PullObjectResponse",
     "PullTaskInputRequest",
+    "PushAppMessagesRequest",
+    "PushAppMessagesResponse",
     "PushMessagesRequest",
     "PushMessagesResponse",
     "PushObjectRequest",
@@ -92,6 +103,7 @@ __all__ = [
     "iterate_object_tree",
     "message_from_proto",
     "message_to_proto",
+    "no_object_id_recompute",
     "run_from_proto",
     "user_config_to_proto",
 ]

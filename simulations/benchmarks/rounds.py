@@ -1,10 +1,12 @@
 """How long a round takes in which nobody trains: Collegium beside stock Flower, in turns on one machine.
 
-    python -m simulations.benchmarks.rounds --blocks 3
-
-Both sides are a coordinator and two institutions on loopback that hold MiniLM-L6 with its LoRA adapter and two heads.
-A round is one train message and one evaluate message to each. Collegium's side is deployed as `collegium demo` does:
-TLS, node keys, checks, checkpoints. Flower's side is FedAvg as it comes, without TLS and keys, which flatters it.
+Each side is a coordinator and two institutions on loopback. A round is one train message and one evaluate message to
+each. Collegium's side is deployed as `collegium demo` does (TLS, node keys, checks, checkpoints), and its institutions
+hold MiniLM-L6 with its LoRA adapter and two heads. Flower's side is FedAvg as it comes, without TLS and keys, which
+flatters it, once with the same model, which each message's process loads as in Flower's own examples, and once with a
+thousand numbers and no model. All are real daemons; their first round is not counted, and figures are medians of the
+others in seconds by the clock, which is what a round without work consists of: waiting. Ours is set beside both, so
+that the ratio to the trivial one has a model on our side alone.
 """
 
 import json
@@ -16,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -27,20 +30,17 @@ from server.store import replies, rounds
 from shared.federation import Federation
 from shared.process.console import announce, print_table
 from shared.process.flower import flower_environment
+from simulations.benchmarks.measured import Asked, Comparison, Findings, Goal, in_turns
 from simulations.demo import CONFIG, deploy, free_ports
 from simulations.experiment import Experiment, load_experiment
 from simulations.samples import SAMPLES
 
 STOCK_SERVER = """
 import json, os, time
-from flwr.app import ArrayRecord, Context
+from pathlib import Path
+from flwr.app import Array, ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
-from shared.adapter import get_state
-from shared.federation import load_federation
-from shared.model.multitask import build_model
-from pathlib import Path
-from flwr.app import Array
 
 app = ServerApp()
 FOLDER = Path(os.environ["BENCHMARK_FOLDER"])
@@ -56,37 +56,63 @@ class Timed(FedAvg):
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    state = get_state(build_model(load_federation(FOLDER / "federation.toml")))
-    arrays = ArrayRecord({name: Array(array) for name, array in state.items()})
+    from stockflower.model import get
+
+    arrays = ArrayRecord({name: Array(array) for name, array in get().items()})
     strategy = Timed(min_available_nodes=2, min_train_nodes=2, min_evaluate_nodes=2)
     strategy.start(grid=grid, initial_arrays=arrays, num_rounds=int(context.run_config["rounds"]))
     marks = [*strategy.marks, time.perf_counter()]
     (FOLDER / "seconds.json").write_text(json.dumps([b - a for a, b in zip(marks, marks[1:])]))
 """
 STOCK_CLIENT = """
-import os
-from pathlib import Path
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from shared.adapter import get_state, set_state
-from shared.federation import load_federation
-from shared.model.multitask import build_model
+from stockflower.model import get, put
 
 app = ClientApp()
-model = build_model(load_federation(Path(os.environ["BENCHMARK_FOLDER"]) / "federation.toml"))
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    set_state(model, {name: array.numpy() for name, array in message.content["arrays"].items()})
-    arrays = ArrayRecord({name: Array(array) for name, array in get_state(model).items()})
+    put({name: array.numpy() for name, array in message.content["arrays"].items()})
+    arrays = ArrayRecord({name: Array(array) for name, array in get().items()})
     return Message(RecordDict({"arrays": arrays, "metrics": MetricRecord({"num-examples": 1})}), reply_to=message)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    set_state(model, {name: array.numpy() for name, array in message.content["arrays"].items()})
+    put({name: array.numpy() for name, array in message.content["arrays"].items()})
     return Message(RecordDict({"metrics": MetricRecord({"num-examples": 1, "score": 0.5})}), reply_to=message)
+"""
+BERT = """
+import os
+from pathlib import Path
+from shared.adapter import get_state, set_state
+from shared.federation import load_federation
+from shared.model.multitask import build_model
+
+model = build_model(load_federation(Path(os.environ["BENCHMARK_FOLDER"]) / "federation.toml"))
+
+
+def get():
+    return get_state(model)
+
+
+def put(state):
+    set_state(model, state)
+"""
+TRIVIAL = """
+import numpy as np
+
+model = {"weights": np.zeros(1000, np.float32)}
+
+
+def get():
+    return model
+
+
+def put(state):
+    model.update(state)
 """
 STOCK_PROJECT = {
     "build-system": {"requires": ["hatchling"], "build-backend": "hatchling.build"},
@@ -101,6 +127,38 @@ STOCK_PROJECT = {
         }
     },
 }
+
+
+def findings(asked: Asked) -> Findings:
+    """Both comparisons: our rounds beside Flower's with no model, and with this one."""
+    experiment = empty_experiment(2 if asked.small else 5)
+    kinds = {"stock Flower, a thousand numbers": TRIVIAL, "stock Flower, the same model": BERT}
+    if asked.small:
+        del kinds["stock Flower, the same model"]
+
+    def ours() -> float:
+        with tempfile.TemporaryDirectory(prefix="collegium-rounds-") as folder:
+            return statistics.median(our_rounds(experiment, Path(folder))[0][1:])
+
+    def stock(model: str) -> float:
+        with tempfile.TemporaryDirectory(prefix="collegium-rounds-") as folder:
+            return statistics.median(stock_rounds(experiment.federation, Path(folder), 2, model)[1:])
+
+    figures = in_turns({"ours": ours} | {name: partial(stock, model) for name, model in kinds.items()}, asked.turns)
+    goals = dict(zip(kinds, (0.2, 0.05), strict=False))
+    return Findings(
+        comparisons=[
+            Comparison(
+                subject="a round without training",
+                against=name,
+                unit="seconds",
+                ours=figures["ours"],
+                theirs=figures[name],
+                goal=Goal(kind="at most", value=goals[name]),
+            )
+            for name in kinds
+        ]
+    )
 
 
 def main(
@@ -157,12 +215,12 @@ def our_rounds(experiment: Experiment, folder: Path) -> tuple[list[float], list[
     return seconds, trips
 
 
-def stock_rounds(federation: Federation, folder: Path, number: int) -> list[float]:
+def stock_rounds(federation: Federation, folder: Path, number: int, model: str = BERT) -> list[float]:
     """Seconds of each round of stock Flower: `flower-superlink`, two `flower-supernode`, `flwr run`."""
     app = folder / "app"
     (app / "stockflower").mkdir(parents=True)
     (app / "pyproject.toml").write_text(tomli_w.dumps(STOCK_PROJECT))
-    for name, code in (("__init__", ""), ("server", STOCK_SERVER), ("client", STOCK_CLIENT)):
+    for name, code in (("__init__", ""), ("server", STOCK_SERVER), ("client", STOCK_CLIENT), ("model", model)):
         (app / "stockflower" / f"{name}.py").write_text(code)
     (folder / "federation.toml").write_text(tomli_w.dumps(federation.model_dump(mode="json", exclude_none=True)))
     port, one, two, health = free_ports(4)

@@ -52,6 +52,8 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         "a simulated federation, beside Flower's on Ray and beside pfl", "simulations.benchmarks.simulation"
     ),
     "aggregation": Benchmark("averaging updates, beside a bare NumPy sum", "simulations.benchmarks.aggregation"),
+    "door": Benchmark("rounds of many institutions at one door", "simulations.benchmarks.door.nodes"),
+    "round_overhead": Benchmark("a round without training, beside stock Flower", "simulations.benchmarks.rounds"),
     "start": Benchmark(
         "what starting a coordinator, an institution and the command costs", "simulations.benchmarks.start"
     ),

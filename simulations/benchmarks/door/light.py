@@ -32,6 +32,7 @@ from shared.flower.messages import (
     iterate_object_tree,
     message_from_proto,
 )
+from shared.process.carrying import carrying, object_id, read_carried, taking
 from shared.process.waiting import HEADER as WAIT_HEADER
 from shared.process.waiting import LONGEST_SECONDS
 from shared.protocol import TrainReply, encode
@@ -85,14 +86,16 @@ class LightNode:
     async def _work(self) -> None:
         while True:
             asked = PullMessagesRequest(node=self._node)
-            found = PullMessagesResponse.FromString(await self._ask("pull-messages", asked, wait=LONGEST_SECONDS))
+            answer = await self._ask("pull-messages", asked, more=taking(), wait=LONGEST_SECONDS)
+            found = PullMessagesResponse.FromString(answer)
+            came = {object_id(content) for content in read_carried(answer).objects}
             for message, tree in zip(found.messages_list, found.message_object_trees, strict=True):
-                await self._answer(message, tree)
+                await self._answer(message, {each.object_id for each in iterate_object_tree(tree)} - came)
 
-    async def _answer(self, proto: Any, tree: Any) -> None:
+    async def _answer(self, proto: Any, missing: set[str]) -> None:
         message = message_from_proto(proto)
         run_id, message_id = message.metadata.run_id, message.metadata.message_id
-        for name in {each.object_id for each in iterate_object_tree(tree)}:
+        for name in missing:
             wanted = PullObjectRequest(node=self._node, run_id=run_id, object_id=name)
             got = PullObjectResponse.FromString(await self._ask("pull-object", wanted))
             assert got.object_available, "a message was handed out before it was whole"
@@ -100,7 +103,9 @@ class LightNode:
         await self._ask("confirm-message-received", confirmed)
         update = np.frombuffer(self._random.randbytes(self._bytes), dtype=np.uint8).tobytes()
         reply = Reply.to(message, encode(_update(self.name, int(message.metadata.group_id), update)))
-        taken = PushMessagesResponse.FromString(await self._ask("push-messages", reply.request(self._node)))
+        objects = carrying(reply.objects.values())
+        answer = await self._ask("push-messages", reply.request(self._node), more=objects)
+        taken = PushMessagesResponse.FromString(answer)
         for name in taken.objects_to_push:
             piece = PushObjectRequest(
                 node=self._node,
@@ -112,9 +117,9 @@ class LightNode:
             stored = PushObjectResponse.FromString(await self._ask("push-object", piece)).stored
             assert stored, "an object was not stored"
 
-    async def _ask(self, path: str, message: Any, *, wait: float = 0.0) -> bytes:
+    async def _ask(self, path: str, message: Any, *, more: bytes = b"", wait: float = 0.0) -> bytes:
         """One request, made again after a pause where the connection or the coordinator fails, as a SuperNode does."""
-        body = message.SerializeToString()
+        body = message.SerializeToString() + more
         for attempt in itertools.count():
             request = self._http.build_request("POST", f"/v1/fleet/{path}", content=body, headers=PROTOBUF)
             request.headers[HEADER] = sign_request(self._key, "POST", request.url.path, body)

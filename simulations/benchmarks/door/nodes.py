@@ -9,6 +9,7 @@ asked and answered goes over TLS on loopback, signed by real keys, each from an 
 import multiprocessing
 import os
 import resource
+import statistics
 import tempfile
 import threading
 import time
@@ -21,6 +22,7 @@ import typer
 
 from server.home import ServerHome, read_settings
 from server.rounds.asking import ask, online
+from server.service.grid import carrying
 from server.service.operator import OperatorClient
 from server.service.replies import replies_held
 from shared.flower.grid import HttpGrid
@@ -29,7 +31,11 @@ from shared.process.console import announce, print_table
 from shared.protocol import TrainRequest
 from simulations.attacks.coordinator import new_home, running, serving
 from simulations.benchmarks.door import light
+from simulations.benchmarks.measured import Asked, Cell, Findings, Table
 
+COUNTS = (30, 100, 300, 1000)
+"""Of institutions, in `collegium bench door`."""
+KILOBYTES = 300
 ONLINE_SECONDS, ROUND_SECONDS = 600.0, 3600.0
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -37,11 +43,33 @@ TICKS = os.sysconf("SC_CLK_TCK")
 def main(
     nodes: Annotated[int, typer.Option(min=1)] = 1000,
     rounds: Annotated[int, typer.Option(min=1)] = 5,
-    kilobytes: Annotated[int, typer.Option(min=1, help="Of a state and of an update.")] = 300,
+    kilobytes: Annotated[int, typer.Option(min=1, help="Of a state and of an update.")] = KILOBYTES,
 ) -> None:
     """Measure, and print a table."""
     rows = measure(nodes, rounds, kilobytes * 1000, announce)
     print_table(list(rows[0]), [list(row.values()) for row in rows])
+
+
+def findings(asked: Asked) -> Findings:
+    """The rounds of ever more institutions, after the first one of each; the median of as many as there are turns."""
+    rows: list[list[Cell]] = []
+    for count in (2,) if asked.small else COUNTS:
+        rounds = measure(count, 1 + asked.turns, KILOBYTES * 1000)[1:]
+        wall, cpu, grid = (
+            statistics.median(row[name] for row in rounds) for name in ("seconds", "coordinator_cpu", "grid_cpu")
+        )
+        repeated = rounds[-1]["repeated"]
+        rows.append([count, wall, cpu, grid, (cpu + grid) / count, rounds[-1]["peak_mb"], repeated])
+    columns = [
+        "institutions",
+        "seconds a round",
+        "SuperLink, CPU s",
+        "the run, CPU s",
+        "CPU s an institution",
+        "SuperLink at its peak, MB",
+        "requests made again",
+    ]
+    return Findings(tables=[Table(title=f"Rounds of {KILOBYTES} kB each way", columns=columns, rows=rows)])
 
 
 def measure(nodes: int, rounds: int, size: int, tell: Callable[[str], None] = announce) -> list[dict[str, Any]]:
@@ -55,6 +83,7 @@ def measure(nodes: int, rounds: int, size: int, tell: Callable[[str], None] = an
     with tempfile.TemporaryDirectory(prefix="collegium-nodes-") as folder:
         home = new_home(Path(folder) / "coordinator")
         with serving(home) as process, running(home) as grid, _beating(grid), replies_held(str(home.root)) as look:
+            carried = carrying(grid)
             tell(f"Enrolling {nodes} institutions")
             ids = _enrol(home, nodes)
             with _living(home, ids, size) as told:
@@ -70,7 +99,7 @@ def measure(nodes: int, rounds: int, size: int, tell: Callable[[str], None] = an
                     )
                     requests = {light.name_of(index): request for index in range(nodes)}
                     asked = ask(
-                        grid,
+                        carried,
                         requests,
                         online(grid),
                         group=str(number),

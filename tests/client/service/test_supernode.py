@@ -397,6 +397,12 @@ def test_the_signer_takes_the_place_of_flowers() -> None:
     flower = (
         "def flower():\n"
         "    from flwr.supernode import fleet_http_connection as connection\n"
-        "    print(connection.NodeAuthHttpInterceptor.func.__name__); sys.exit()"
+        "    from flwr.supernode import main\n"
+        "    from shared.flower.keys import generate_key_pairs\n"
+        "    from flwr.supernode.nodestate import NodeStateFactory\n"
+        "    from flwr.supercore.object_store import ObjectStoreFactory\n"
+        "    main.create_app(NodeStateFactory(ObjectStoreFactory()), b'secret')\n"
+        "    made = connection.NodeAuthHttpInterceptor(*generate_key_pairs())\n"
+        "    print(type(made._outer).__name__, type(made._inner).__name__); sys.exit()"
     )
-    assert run_main(flower).stdout.strip() == "WholeRequestSigner"
+    assert run_main(flower).stdout.strip() == "Carrier WholeRequestSigner"

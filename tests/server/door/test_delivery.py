@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
@@ -14,13 +14,23 @@ from flwr.app import Message
 from server.door.delivery import LOST_SECONDS
 from server.door.limits import EXPULSION_SECONDS
 from server.home import ServerHome
+from server.service.grid import carrying
 from server.service.operator import OperatorClient
 from server.service.replies import answered, own_requests
 from shared.enrolment.messages import GONE
 from shared.flower.grid import HttpGrid, http_grid
-from shared.flower.messages import ConfirmMessageReceivedRequest, PullMessagesRequest, PullMessagesResponse
+from shared.flower.messages import (
+    ConfirmMessageReceivedRequest,
+    PullMessagesRequest,
+    PullMessagesResponse,
+    PushMessagesResponse,
+    iterate_object_tree,
+    message_from_proto,
+)
+from shared.process.carrying import carrying as objects_behind
+from shared.process.carrying import object_id, read_carried, taking
 from shared.process.waiting import HEADER
-from simulations.attacks.coordinator import Institution, instruct, running, words
+from simulations.attacks.coordinator import Institution, Reply, instruct, running, words
 
 
 @pytest.fixture(scope="module")
@@ -196,3 +206,43 @@ def test_what_flower_does_not_know_counts_as_answered(served_home: ServerHome, g
         assert answered(http, ["0" * 64], 20.0) == {"0" * 64}
     (reply,) = grid.pull_messages(["0" * 64])
     assert reply.has_error()
+
+
+def test_a_message_and_its_reply_travel_with_their_objects(grid: HttpGrid, site: Institution) -> None:
+    whole = carrying(grid)
+    message = Message(words("take all"), site.node_id, "query", ttl=60.0, group_id="1")
+    (asked,) = whole.push_messages([message])
+    body = site.http.send(site.request("pull-messages", question(site))).content
+    found = PullMessagesResponse.FromString(body)
+    objects = {object_id(content) for content in read_carried(body).objects}
+    assert objects == {node.object_id for node in iterate_object_tree(found.message_object_trees[0])}
+    got = message_from_proto(found.messages_list[0])
+    confirm(site, got)
+    reply = Reply.to(got, words("all of it"))
+    answer = announce(site, reply, reply.objects.values())
+    assert answer.status_code == 200
+    assert not PushMessagesResponse.FromString(answer.content).objects_to_push
+    (back,) = whole.pull_messages([asked])
+    assert back.content == words("all of it")
+
+
+def test_only_the_objects_of_a_reply_come_with_it(grid: HttpGrid, site: Institution) -> None:
+    instruct(grid, site, "not more")
+    got = site.pull()
+    assert got is not None
+    reply = Reply.to(got, words("this"))
+    assert announce(site, reply, [*reply.objects.values(), b"of another"]).status_code == 403
+    assert announce(site, reply, [b"small"] * 1000).status_code == 400
+    some = list(reply.objects.values())[:-1]
+    taken = PushMessagesResponse.FromString(announce(site, reply, some).content)
+    assert list(taken.objects_to_push) == [name for name, content in reply.objects.items() if content not in some]
+
+
+def question(site: Institution) -> bytes:
+    asked: bytes = PullMessagesRequest(node=site.node).SerializeToString()
+    return asked + taking()
+
+
+def announce(site: Institution, reply: Reply, objects: Iterable[bytes]) -> httpx.Response:
+    body = reply.request(site.node).SerializeToString() + objects_behind(objects)
+    return site.http.send(site.request("push-messages", body))

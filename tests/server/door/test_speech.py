@@ -15,6 +15,7 @@ from shared.flower.messages import (
     SendNodeHeartbeatRequest,
 )
 from shared.flower.superlink import PROTOBUF_REQUEST_TYPES
+from shared.process.carrying import MOST_BYTES
 
 SENDER = Sender(node_id=7, public_key=b"mine", digest=None)
 MINE, OTHER = Node(node_id=7), Node(node_id=8)
@@ -73,7 +74,8 @@ def test_what_is_no_message_is_refused(speech: Speech) -> None:
 def test_flowers_heartbeat_and_pieces_pass_the_limits(speech: Speech) -> None:
     assert HEARTBEAT_DEFAULT_INTERVAL == 30
     assert CHUNK_BYTES < OBJECT_BYTES == speech.longest_body("/v1/fleet/push-object")
-    assert speech.longest_body("/v1/fleet/push-messages") == BODY_BYTES
+    assert speech.longest_body("/v1/fleet/push-messages") == BODY_BYTES + MOST_BYTES
+    assert speech.longest_body("/v1/fleet/pull-messages") == BODY_BYTES
 
 
 def test_a_reply_gets_its_share_of_the_database_and_no_more() -> None:

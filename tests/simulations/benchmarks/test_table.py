@@ -12,7 +12,7 @@ from simulations.benchmarks import table
 from simulations.benchmarks.measured import Asked, Comparison, Findings, Table
 from simulations.benchmarks.table import BENCHMARKS, Benchmark, run
 
-MINUTES = {"memory", "simulation", "start"}
+MINUTES = {"door", "memory", "round_overhead", "simulation", "start"}
 """Benchmarks that take more than a few seconds however small."""
 
 
