@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import anyio
 from starlette.datastructures import Headers
@@ -50,11 +51,20 @@ TAKE_THE_STORE = (PULL_PATH, CONFIRM_PATH)
 
 T = TypeVar("T")
 _threads = anyio.CapacityLimiter(THREADS)
+_turns: WeakValueDictionary[int, anyio.Lock] = WeakValueDictionary()
+"""By node, as long as one of its requests has or awaits its turn."""
 
 
 async def in_thread(call: Callable[..., T], *about: Any) -> T:
     """Call what asks the database: few at a time, since one alone may write to it."""
     return await anyio.to_thread.run_sync(call, *about, limiter=_threads)
+
+
+async def in_turn(node_id: int, call: Callable[..., T], *about: Any) -> T:
+    """The same for a node that is known: it has one thread at a time, so that it cannot take those of the others."""
+    turn = _turns.get(node_id) or _turns.setdefault(node_id, anyio.Lock())
+    async with turn:
+        return await in_thread(call, *about)
 
 
 @dataclass(frozen=True)
@@ -98,7 +108,7 @@ class Fleet:
             return await JSONResponse(await in_thread(self._hear, asked, signature))(scope, receive, send)
 
         async def handle(_: Request) -> Response:
-            return Response(await in_thread(self._handle, asked), media_type=PROTOBUF)
+            return Response(await in_turn(asked.sender.node_id, self._handle, asked), media_type=PROTOBUF)
 
         if asked.path == PULL_PATH and asked.wait and not await self._held(asked.sender.node_id, asked.wait, receive):
             nothing = PullMessagesResponse().SerializeToString() + (taking() if asked.carried.takes else b"")
@@ -165,7 +175,7 @@ class Fleet:
             nonlocal mail
             if self._latest.get(node_id) is not mine:
                 return True
-            mail = await in_thread(self._state.mail, node_id)
+            mail = await in_turn(node_id, self._state.mail, node_id)
             return mail is not False
 
         try:

@@ -7,7 +7,7 @@ and what is deleted with what is as Flower has it.
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from sqlalchemy import BindParameter, bindparam, delete, insert, select, text, update
+from sqlalchemy import BindParameter, bindparam, delete, func, insert, select, text, update
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from shared.flower.messages import ObjectTree, is_valid_sha256_hash, iterate_object_tree
@@ -34,7 +34,9 @@ _FILL = _HELD.where(StoredObject.is_available == 0).values(content=bindparam("ne
 _OF_RUN = sqlite_insert(RunObject).on_conflict_do_nothing()
 _FREE = select(StoredObject.object_id).where(StoredObject.object_id.in_(_AMONG), StoredObject.ref_count == 0)
 _DELETE = delete(StoredObject).where(StoredObject.object_id.in_(_AMONG))
-_CONTENTS = select(StoredObject.object_id, StoredObject.content).where(StoredObject.object_id.in_(_AMONG))
+_CONTENTS = select(StoredObject.object_id, StoredObject.content).where(
+    StoredObject.object_id.in_(_AMONG), func.length(StoredObject.content) <= bindparam("most")
+)
 _LINK_COLUMNS = select(ObjectChild.parent_id, ObjectChild.child_id)
 _TOP = _LINK_COLUMNS.where(ObjectChild.parent_id == bindparam("root")).cte("below", recursive=True)
 _BELOW = _TOP.union(_LINK_COLUMNS.join(_TOP, ObjectChild.parent_id == _TOP.c.child_id))
@@ -68,7 +70,9 @@ class Objects(SqlObjectStore):
         """
         nodes: dict[str, list[str]] = {}  # children stand before their parents
         for node in iterate_object_tree(object_tree):
-            nodes[node.object_id] = [child.object_id for child in node.children]
+            children = [child.object_id for child in node.children]
+            if set(nodes.setdefault(node.object_id, children)) != set(children):
+                raise ValueError(f"Object {node.object_id} has different children in one message.")
         for name, children in nodes.items():
             if not is_valid_sha256_hash(name):
                 raise ValueError(f"Invalid object ID format: {name}")
@@ -103,10 +107,10 @@ class Objects(SqlObjectStore):
         with self.session() as session:
             session.connection().execute(_FILL, [{"name": name, "new": content} for name, content in objects.items()])
 
-    def contents(self, names: Collection[str]) -> dict[str, bytes]:
-        """Objects by name; empty where it is awaited, and left out where it is unknown."""
+    def contents(self, names: Collection[str], most: int) -> dict[str, bytes]:
+        """Objects by name; empty where awaited, and left out where it is unknown or has more than `most` bytes."""
         with self.session() as session:
-            found = session.connection().execute(_CONTENTS, {"objects": list(names)})
+            found = session.connection().execute(_CONTENTS, {"objects": list(names), "most": most})
             return {str(name): content or b"" for name, content in found}
 
     def get_object_tree(self, object_id: str) -> ObjectTree:

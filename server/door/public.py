@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from server.door.allowances import Allowances
 from server.door.authentication import Authenticator, Sender
 from server.door.crowd import GUEST, Crowd
-from server.door.fleet import Asked, in_thread
+from server.door.fleet import Asked, in_thread, in_turn
 from server.door.limits import BODY_SECONDS, SLOWEST_BYTES_PER_SECOND
 from server.door.refusals import RefusedError, answer
 from server.door.speech import Speech
@@ -87,7 +87,8 @@ class FleetJudge:
             raise self._allowances.refuse(sender.node_id, "connections")
         await self._allowances.take(sender.node_id, length)
         with self._allowances.reading(sender.node_id, length):
-            message, carried = await in_thread(self._listen, path, await receive_body(receive, length), sender)
+            body = await receive_body(receive, length)
+            message, carried = await in_turn(sender.node_id, self._listen, path, body, sender)
         return Asked(path, message, sender, seconds_asked(headers.get(HEADER)), carried)
 
     def _listen(self, path: str, body: bytes, sender: Sender) -> tuple[Any, Carried]:

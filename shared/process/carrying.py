@@ -149,7 +149,7 @@ class Handlers:
 def contents_of(answer: Any, store: Any) -> Content:
     """The objects of an answer's messages, at once from a store that can tell them so."""
     names = _names(answer.message_object_trees)
-    return store.contents(names).get if names and hasattr(store, "contents") else store.get  # type: ignore[no-any-return]
+    return store.contents(names, MOST_BYTES).get if names and hasattr(store, "contents") else store.get  # type: ignore[no-any-return]
 
 
 def _store_all(state: Any, run_id: int, session_id: str, objects: Mapping[str, bytes]) -> Collection[str]:

@@ -85,7 +85,7 @@ def measure(nodes: int, rounds: int, size: int, tell: Callable[[str], None] = an
         with serving(home) as process, running(home) as grid, _beating(grid), replies_held(str(home.root)) as look:
             carried = carrying(grid)
             tell(f"Enrolling {nodes} institutions")
-            ids = _enrol(home, nodes)
+            ids = enrol(home, nodes)
             with _living(home, ids, size) as told:
                 began = time.monotonic()
                 _wait_online(grid, nodes)
@@ -125,7 +125,8 @@ def measure(nodes: int, rounds: int, size: int, tell: Callable[[str], None] = an
     return rows
 
 
-def _enrol(home: ServerHome, nodes: int) -> list[int]:
+def enrol(home: ServerHome, nodes: int) -> list[int]:
+    """Enrol light institutions; their numbers at the coordinator."""
     with OperatorClient(home) as operator:
         keys = ((light.name_of(number), light.public_key_of(number)) for number in range(nodes))
         # `register_node` looks at all nodes first.

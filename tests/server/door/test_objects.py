@@ -82,8 +82,16 @@ def test_whatever_comes_and_goes_both_hold_the_same(stores: tuple[Objects, SqlOb
     [
         ObjectTree(object_id="no hash"),
         ObjectTree(object_id="0" * 64, children=[ObjectTree(object_id="1" * 64)] * 2),
+        ObjectTree(object_id="0" * 64, children=[ObjectTree(object_id="0" * 64)]),
+        ObjectTree(
+            object_id="0" * 64,
+            children=[
+                ObjectTree(object_id="1" * 64, children=[ObjectTree(object_id="2" * 64)]),
+                ObjectTree(object_id="3" * 64, children=[ObjectTree(object_id="1" * 64)]),
+            ],
+        ),
     ],
-    ids=["no hash", "twice"],
+    ids=["no hash", "twice", "in itself", "once with and once without"],
 )
 def test_what_flower_refuses_is_refused(stores: tuple[Objects, SqlObjectStore], tree: ObjectTree) -> None:
     assert same(stores, lambda store: store.preregister(1, tree)) is ValueError
@@ -103,7 +111,7 @@ def test_several_at_once(stores: tuple[Objects, SqlObjectStore]) -> None:
     first = next(iter(contents))
     assert set(ours.preregister(1, tree)) == set(contents)
     ours.put_all({first: contents[first], "0" * 64: contents[first]})
-    assert ours.contents([*contents, "0" * 64]) == {name: contents[name] * (name == first) for name in contents}
+    assert ours.contents([*contents, "0" * 64], 10_000) == {name: contents[name] * (name == first) for name in contents}
     with pytest.raises(ValueError, match="object"):
         ours.put_all({first: b"no object of Flower's"})
 

@@ -1,5 +1,7 @@
 """Every request of Flower's fleet has a rule, and the rules that need no database."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from server.door.authentication import Sender
@@ -11,8 +13,10 @@ from shared.flower.messages import (
     ActivateNodeRequest,
     DeactivateNodeRequest,
     Node,
+    ObjectTree,
     PushMessagesRequest,
     SendNodeHeartbeatRequest,
+    iterate_object_tree,
 )
 from shared.flower.superlink import PROTOBUF_REQUEST_TYPES
 from shared.process.carrying import MOST_BYTES
@@ -76,6 +80,23 @@ def test_flowers_heartbeat_and_pieces_pass_the_limits(speech: Speech) -> None:
     assert CHUNK_BYTES < OBJECT_BYTES == speech.longest_body("/v1/fleet/push-object")
     assert speech.longest_body("/v1/fleet/push-messages") == BODY_BYTES + MOST_BYTES
     assert speech.longest_body("/v1/fleet/pull-messages") == BODY_BYTES
+
+
+def test_a_reply_of_endlessly_many_objects_is_not_walked_to_its_end(
+    speech: Speech, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def watched(tree: ObjectTree) -> Iterator[ObjectTree]:
+        for node in iterate_object_tree(tree):
+            seen.append(node)
+            yield node
+
+    monkeypatch.setattr("server.door.speech.iterate_object_tree", watched)
+    endless = ObjectTree(object_id="a" * 64, children=[ObjectTree()] * 10_000)
+    with pytest.raises(RefusedError, match="objects"):
+        speech._check_objects("a" * 64, endless, False)
+    assert len(seen) == MessageLimits(2**20).max_objects + 1
 
 
 def test_a_reply_gets_its_share_of_the_database_and_no_more() -> None:
