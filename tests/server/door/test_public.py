@@ -14,6 +14,7 @@ from server.door.authentication import Sender
 from server.door.limits import OBJECT_BYTES
 from server.door.public import announced_length, receive_body
 from server.door.refusals import FewLines, RefusedError
+from shared.process.carrying import NOTHING
 
 
 def refused(call: Any) -> int:
@@ -84,7 +85,7 @@ class AnyOf:
 
     def check(self, *about: Any) -> Any:
         self.asked.append("sender" if about[0] == "claim" else "speech")
-        return Sender(7, b"", self.digest) if about[0] == "claim" else "message"
+        return Sender(7, b"", self.digest) if about[0] == "claim" else ("message", NOTHING)
 
 
 def judged(parts: AnyOf, body: bytes) -> Any:
