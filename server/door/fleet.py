@@ -105,7 +105,9 @@ class Fleet:
         """
         if asked.path == AGREEMENT_PATH:
             signature = Headers(scope=scope).get(SIGNATURE, "")
-            return await JSONResponse(await in_thread(self._hear, asked, signature))(scope, receive, send)
+            return await JSONResponse(await in_turn(asked.sender.node_id, self._hear, asked, signature))(
+                scope, receive, send
+            )
 
         async def handle(_: Request) -> Response:
             return Response(await in_turn(asked.sender.node_id, self._handle, asked), media_type=PROTOBUF)
