@@ -28,6 +28,7 @@ from shared.errors import (
     plain,
 )
 from shared.federation import Federation, load_federation
+from shared.flower.constants import console_handler
 from shared.flower.messages import RunNotRunningException
 from shared.process.files import private_folder, private_umask
 from shared.process.lock import only_one
@@ -42,6 +43,7 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the federation that the run configuration names, from the state that the store holds."""
+    console_handler.colored = False  # what it logs ends up in a file
     private_umask()  # the folder's owner may have started the SuperLink, and this process, by other means
     with _open(context) as (store, run_id), replies_held(os.environ.get(HOME_VARIABLE)) as look:
         try:

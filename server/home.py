@@ -146,6 +146,18 @@ class ServerHome:
         return token
 
 
+class Retention(Model):
+    """What is kept of runs, and for how long; receipts, scores and releases are never thrown away."""
+
+    checkpoints: Annotated[int, Field(ge=1)] = 3
+    """Of each run the first checkpoint, so many of the best rounds and so many of the last are kept.
+
+    All of them, where rounds add to the frozen weights (`fedex`, `flora`): a release is made of every one.
+    """
+    days: Annotated[int, Field(ge=1)] = 90
+    """After so many days the events of a run that has ended, and what its process wrote, are thrown away."""
+
+
 class ServerSettings(Model):
     """`server.toml`: where the two doors listen and under which names they are reached."""
 
@@ -174,6 +186,9 @@ class ServerSettings(Model):
     The default has room for four times the masked update (64 bits a value) of LoRA of rank 16 in every linear layer of
     a BERT-large.
     """
+
+    retention: Retention = Retention()
+    """What is kept of runs, and for how long."""
 
     @field_validator("hosts")
     @classmethod
@@ -322,6 +337,7 @@ def _settings_text(settings: ServerSettings) -> str:
         "# hosts: names in the server certificate; institutions connect to the first. The next start reissues it.\n"
         "# require_body_signature = false lets stock SuperNodes in, whose signature covers the time alone.\n"
         "# max_message_bytes: the largest reply of an institution.\n"
+        "# [retention]: how many checkpoints of a run are kept, and for how many days its events.\n"
         '# store_url = "postgresql+psycopg://..." keeps runs and metrics elsewhere than in state/collegium.db.\n'
         + tomli_w.dumps(settings.model_dump(exclude_none=True))
     )

@@ -23,7 +23,7 @@ from pydantic_core import PydanticUndefined
 from client.data.augmentation import Augmentation
 from client.institution import AdapterSize, Data, Identity, Institution, Runtime, Server
 from client.policy import Policy
-from server.home import ServerSettings
+from server.home import Retention, ServerSettings
 from shared.federation import (
     Adapter,
     Backbone,
@@ -83,7 +83,7 @@ INSTITUTION: Mapping[str, type[BaseModel]] = {
     "adapter": AdapterSize,
     "runtime": Runtime,
 }
-SERVER: Mapping[str, type[BaseModel]] = {"": ServerSettings}
+SERVER: Mapping[str, type[BaseModel]] = {"": ServerSettings, "retention": Retention}
 EXPERIMENT: Mapping[str, type[BaseModel]] = {"": Experiment, "partition.TASK": Partition}
 
 

@@ -38,7 +38,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from client.agreement.asking import Watch
 from shared.errors import ConnectionFailedError
 from shared.federation.offers import HEADER as AGREEMENT_HEADER
-from shared.flower.constants import Status
+from shared.flower.constants import Status, console_handler
 from shared.flower.http import ProtobufCall, ProtobufClientInterceptor, ProtobufRequestContext
 from shared.flower.messages import RunNotRunningException
 from shared.flower.supernode import (
@@ -354,6 +354,7 @@ def main() -> None:
     parser.add_argument("options", nargs="*", help="after `--`: options of flower-supernode")
     arguments = parser.parse_args()
     private_umask()
+    console_handler.colored = False  # its output is a file
     watch = Watch(arguments.institution, partial(print, flush=True)) if arguments.institution else None
     last = LastNode(arguments.last) if arguments.last else None
     _take_part_in_flower(arguments.poll, last, watch.heard if watch else lambda digest: None)

@@ -75,6 +75,14 @@ class FewLines(logging.Filter):
         return True
 
 
+class NoRoutine(logging.Filter):
+    """Leaves out answers below 400, of which a federation makes thousands an hour."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line is written."""
+        return not (record.name == "uvicorn.access" and _is_routine(record))
+
+
 def _is_routine(record: logging.LogRecord) -> bool:
     if record.name == "uvicorn.access" and isinstance(record.args, tuple) and record.args:
         return isinstance(record.args[-1], int) and record.args[-1] < 400

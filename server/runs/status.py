@@ -16,6 +16,7 @@ from server.rounds.comparing import compared
 from server.rounds.outcomes import primary_outcomes
 from server.service.operator import OperatorClient
 from server.store import UNENDED, Store, cuts, evaluations, findings, replies, rounds, runs, spending
+from server.upkeep.retention import sizes
 from shared.errors import ConnectionFailedError, joined
 
 LATELY = 3
@@ -40,6 +41,7 @@ def status_report(folder: Path, run_id: str | None) -> dict[str, Any]:
         return {
             **_institutions(home, answers, store.agreement(chosen).rounds.institutions if chosen else ()),
             "offer": {"digest": offer.digest, **asdict(standing(home, offer))} if offer else None,
+            "bytes": sizes(home),
             "runs": runs_report(store),
             "run": chosen,
             "rounds": [

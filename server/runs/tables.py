@@ -56,6 +56,7 @@ def print_status(report: Report) -> None:
         print(f"{name} is invited until {until}.")
     days = report["days_left"]
     print(f"Days left: {days['server']} of the server certificate, {days['authority']} of its authority.")
+    print("On disk: " + ", ".join(f"{what} {size / 2**20:.1f} MiB" for what, size in report["bytes"].items()) + ".")
     if offer := report["offer"]:
         announce(f"Offered: {offer['digest']}")
         for word in ("approved", "declined", "silent"):

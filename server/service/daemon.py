@@ -15,8 +15,9 @@ from server.runs.queue import Queue, conduct
 from server.service.keeping import look_after
 from server.service.listeners import OPERATOR_HOST, open_listeners
 from server.service.operator import OperatorClient
+from server.upkeep.retention import make_room
 from shared.process.files import private_folder, private_umask
-from shared.process.flower import flower_command, flower_environment
+from shared.process.flower import flower_environment
 from shared.process.lock import holder, only_one
 from shared.process.supervisor import Child, supervise
 
@@ -64,32 +65,41 @@ def serve(home: ServerHome, *, stop: threading.Event, announce: Callable[[str], 
             daemon=True,
         )
         keeper = threading.Thread(target=look_after, args=(home, settings, done, announce), name="keeper", daemon=True)
+        room = threading.Thread(
+            target=make_room,
+            args=(home, store, settings.retention),
+            kwargs={"over": done.wait, "announce": announce},
+            name="room",
+            daemon=True,
+        )
         if renewed := keep_good(home, settings):
             announce(renewed)
-        for thread in (watcher, conductor, keeper):
+        for thread in (watcher, conductor, keeper, room):
             thread.start()
         try:
             supervise(_children(home, settings), stop=stop, announce=announce)
         finally:
             done.set()
-            for thread in (watcher, conductor, keeper):
+            for thread in (watcher, conductor, keeper, room):
                 thread.join()
 
 
 def _children(home: ServerHome, settings: ServerSettings) -> list[Child]:
     root = home.root.resolve()
     environment = {**flower_environment(home.flower), HOME_VARIABLE: str(root)}
+    # -P: a folder called `server` where the user happens to stand must not be run.
+    python = [sys.executable, "-P", "-m"]
     superlink = Child(
         name="superlink",
-        # -P: a folder called `server` where the user happens to stand must not be run.
-        argv=[sys.executable, "-P", "-m", "server.service.superlink", "--home", str(root)],
+        argv=[*python, "server.service.superlink", "--home", str(root)],
         log=home.logs / "superlink.log",
         env=environment,
     )
     superexec = Child(
         name="superexec",
         argv=[
-            flower_command("flower-superexec"),
+            *python,
+            "server.service.superexec",
             "--runtime-api-address",
             f"{OPERATOR_HOST}:{settings.operator_port}",
             "--root-certificates",
@@ -104,7 +114,7 @@ def _children(home: ServerHome, settings: ServerSettings) -> list[Child]:
         return [superlink, superexec]
     enrolment = Child(
         name="enrolment",
-        argv=[sys.executable, "-P", "-m", "server.enrolment.door", "--home", str(root)],
+        argv=[*python, "server.enrolment.door", "--home", str(root)],
         log=home.logs / "enrolment.log",
         env={**environment, "GRPC_VERBOSITY": "NONE"},  # strangers' broken handshakes fill no log
     )

@@ -38,20 +38,19 @@ from server.door.fleet import Fleet
 from server.door.limits import MessageLimits
 from server.door.public import HEALTH_PATH, FleetJudge, as_judged, public_door, refuse_connection
 from server.door.records import Records
-from server.door.refusals import FewLines
+from server.door.refusals import FewLines, NoRoutine
 from server.door.serving import DoorServer
 from server.door.speech import Speech
 from server.home import ServerHome, ServerSettings, open_home, read_settings
 from server.service.inside import PREFIX, Inside
 from server.service.listeners import open_listeners
 from shared.errors import LONGEST_LINE, CollegiumError, ConfigError, StoreError, plain
-from shared.flower.constants import ISOLATION_MODE_PROCESS, TRANSPORT_TYPE_GRPC_RERE
+from shared.flower.constants import ISOLATION_MODE_PROCESS, TRANSPORT_TYPE_GRPC_RERE, console_handler
 from shared.flower.superlink import (
     NodeAuthMiddleware,
     NoOpControlAuthnPlugin,
     SuperLinkLifespan,
     SuperLinkLifespanConfig,
-    console_handler,
     create_app,
     get_uvicorn_log_config,
     load_superexec_auth_secret,
@@ -270,11 +269,15 @@ def _allow_many_sockets() -> None:
 
 
 def _log_config() -> dict[str, Any]:
-    """Flower's, with the door's own lines, and few lines a minute of what anybody can cause."""
+    """Flower's, with the door's own lines, no answers that are as they should be, and few of others.
+
+    That is, few lines a minute of what anybody can cause.
+    """
+    console_handler.colored = False  # a file is no terminal
     config = get_uvicorn_log_config(console_handler.level)
-    config["filters"]["few"] = {"()": FewLines}
+    config["filters"] |= {"few": {"()": FewLines}, "no-routine": {"()": NoRoutine}}
     for handler in config["handlers"].values():
-        handler["filters"] = [*handler.get("filters", ()), "few"]
+        handler["filters"] = [*handler.get("filters", ()), "no-routine", "few"]
     config["loggers"]["server.door"] = {"handlers": ["default"], "level": "INFO", "propagate": False}
     return config
 

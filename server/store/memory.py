@@ -7,6 +7,7 @@ its file, whatever dies when.
 import datetime
 import hashlib
 import json
+import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -344,19 +345,48 @@ class Store:
             return [dict(row) for row in connection.execute(query).mappings()]
 
     def best_round(self, run: str) -> int | None:
-        """The round with the highest validation score; the last checkpoint where nothing was scored.
+        """The best of `best_rounds`; the last checkpoint where nothing was scored."""
+        best = self.best_rounds(run)
+        return best[0] if best else self.last_round(run)
 
-        With [privacy] the last one, unless scores are private too (`privacy.evaluation_epsilon`): else the choice among
-        rounds by private records would not be accounted for. Where ranks are pruned, one of those after which the mean
-        rank is the target.
+    def best_rounds(self, run: str) -> list[int]:
+        """The rounds whose checkpoints may be released, by their validation scores, the highest first.
+
+        With [privacy] the last one alone, unless scores are private too (`privacy.evaluation_epsilon`): else the choice
+        among rounds by private records would not be accounted for. Where ranks are pruned, only those after which the
+        mean rank is the target.
         """
         agreed = self.agreement(run)
         if agreed.privacy and agreed.privacy.evaluation_epsilon is None:
-            return self.last_round(run)
+            return []
         first = agreed.rounds.count - agreed.adapter.final_rounds if agreed.adapter.prunes else 0
-        rows = [row for row in self.rows(rounds, run) if row["score"] is not None and row["round"] >= first]
-        scored = [(row["score"], -row["round"]) for row in rows]
-        return -max(scored)[1] if scored else self.last_round(run)
+        stored = {row["round"] for row in self.rows(checkpoints, run)}
+        scored = [row for row in self.rows(rounds, run) if row["score"] is not None and row["round"] in stored]
+        scored.sort(key=lambda row: (-row["score"], row["round"]))
+        return [row["round"] for row in scored if row["round"] >= first]
+
+    def keep_checkpoints(self, run: str, kept: Collection[int], *, older_than: float) -> None:
+        """Throw away all checkpoints of a run but those of some rounds, and files that no row names.
+
+        Args:
+            run: The run.
+            kept: The rounds.
+            older_than: Seconds since a file was written whose row may still come.
+        """
+        with self._writing("throw away checkpoints") as connection:
+            mine = checkpoints.c.run == run
+            connection.execute(sa.delete(checkpoints).where(mine, checkpoints.c.round.not_in(sorted(kept))))
+        named = {row["file"] for row in self.rows(checkpoints, run)}
+        with self._writing("throw away checkpoints"):
+            for file in (self._folder / run).glob("round-*.safetensors"):
+                if file.name not in named and time.time() - file.stat().st_mtime > older_than:
+                    file.unlink(missing_ok=True)
+
+    def forget_events(self, before: str) -> None:
+        """Throw away the events of runs that ended before a time."""
+        ended = sa.select(runs.c.run).where(runs.c.ended < before, runs.c.status.not_in(UNENDED))
+        with self._writing("throw away events") as connection:
+            connection.execute(sa.delete(events).where(events.c.run.in_(ended)))
 
     def _one(self, query: sa.Select[Any]) -> dict[str, Any] | None:
         with self._writing("read") as connection:

@@ -1,4 +1,4 @@
-"""Numbers, headers and codes that Flower's processes agree on."""
+"""Numbers, headers and codes that Flower's processes agree on, and what each of them logs by."""
 
 from flwr.common.constant import (
     HEARTBEAT_BASE_MULTIPLIER,
@@ -24,6 +24,7 @@ from flwr.supercore.constant import (
     NodeStatus,
     TaskType,
 )
+from flwr.supercore.logger import console_handler
 
 __all__ = [
     "FLEET_HTTP_PUBLIC_KEY_HEADER",
@@ -46,4 +47,5 @@ __all__ = [
     "Status",
     "SubStatus",
     "TaskType",
+    "console_handler",
 ]

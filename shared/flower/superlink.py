@@ -3,7 +3,6 @@
 from flwr.supercore.auth import load_superexec_auth_secret
 from flwr.supercore.error import http_error_translator
 from flwr.supercore.http_logging import get_uvicorn_log_config
-from flwr.supercore.logger import console_handler
 from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
 from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
@@ -18,7 +17,6 @@ __all__ = [
     "NodeAuthMiddleware",
     "SuperLinkLifespan",
     "SuperLinkLifespanConfig",
-    "console_handler",
     "create_app",
     "fleet_handlers",
     "get_uvicorn_log_config",

@@ -24,7 +24,7 @@ from simulations.samples import SAMPLES
 
 PROCESSES = {
     "serverapp": b"flwr-serverapp",
-    "superexec": b"flower-superexec",
+    "superexec": b"server.service.superexec",
     "superlink": b"server.service.superlink",
     "initial": b"server.initial",
 }
@@ -82,7 +82,7 @@ def _look(home: Path, seen: Seen) -> None:
                 continue
             command = (folder / "cmdline").read_bytes()
             name = next((name for name, mark in PROCESSES.items() if mark in command), "other")
-            peak = _proportional(folder)
+            peak = proportional(folder)
             together += peak
             seen.peaks[name] = max(seen.peaks.get(name, 0.0), peak)
             if "libtorch" in (folder / "maps").read_text():
@@ -90,7 +90,8 @@ def _look(home: Path, seen: Seen) -> None:
     seen.together = max(seen.together, together)
 
 
-def _proportional(folder: Path) -> float:
+def proportional(folder: Path) -> float:
+    """Memory of a process, by its folder in /proc, in 10^6 bytes; pages that others share are divided among them."""
     lines = (folder / "smaps_rollup").read_text().splitlines()
     return 1024 * int(next(line for line in lines if line.startswith("Pss:")).split()[1]) / 1e6
 

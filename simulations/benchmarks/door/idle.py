@@ -24,7 +24,7 @@ SETTLE_SECONDS = 5.0
 TICKS = os.sysconf("SC_CLK_TCK")
 NAMES = {
     "server.service.superlink": "SuperLink",
-    "flower-superexec": "SuperExec",
+    "server.service.superexec": "SuperExec",
     "client.service.supernode": "SuperNode",
     "client.service.executor": "executor",
     "flwr-serverapp": "ServerApp",

@@ -120,6 +120,7 @@ def test_the_earlier_of_equally_good_rounds_is_best(tmp_path: Path, tiny_federat
     with open_store(tmp_path) as store:
         run = store.create_run(tiny_federation())
         for number, score in enumerate([0.2, 0.7, 0.7, 0.1], start=1):
+            store.save_checkpoint(run, number, State(STATE))
             store.add_round(run, number, 1.0, {number: score})
         assert store.best_round(run) == 2
 

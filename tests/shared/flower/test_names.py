@@ -82,6 +82,7 @@ EXPECTED: Mapping[str, Mapping[str, Any]] = {
         "Status": Has("PENDING"),
         "SubStatus": Has("COMPLETED FAILED"),
         "TaskType": Has("CLIENT_APP SERVER_APP"),
+        "console_handler": Has("setFormatter colored level"),
     },
     "grid": {
         "HttpGrid": Both(
@@ -246,7 +247,6 @@ EXPECTED: Mapping[str, Mapping[str, Any]] = {
             "fleet_api_type fleet_api_address simulation ssl_ca_certfile ssl_certfile ssl_keyfile database isolation "
             "runtime_dependency_install"
         ),
-        "console_handler": Has("setFormatter"),
         "create_app": Takes("config superlink_lifespan_class"),
         "fleet_handlers": Has(
             "activate_node deactivate_node send_node_heartbeat pull_messages push_messages get_run get_fab push_object "
