@@ -337,9 +337,9 @@ def _settings_text(settings: ServerSettings) -> str:
         "# hosts: names in the server certificate; institutions connect to the first. The next start reissues it.\n"
         "# require_body_signature = false lets stock SuperNodes in, whose signature covers the time alone.\n"
         "# max_message_bytes: the largest reply of an institution.\n"
-        "# [retention]: how many checkpoints of a run are kept, and for how many days its events.\n"
+        "# [retention] at the end: how many checkpoints of a run are kept, and for how many days its events.\n"
         '# store_url = "postgresql+psycopg://..." keeps runs and metrics elsewhere than in state/collegium.db.\n'
-        + tomli_w.dumps(settings.model_dump(exclude_none=True))
+        + tomli_w.dumps(settings.model_dump(exclude_none=True, exclude={"retention"}))
     )
 
 

@@ -40,7 +40,7 @@ from simulations.experiment import Experiment
 COORDINATOR = {
     "ServerApp": "flwr-serverapp",
     "SuperLink": "server.service.superlink",
-    "SuperExec": "flower-superexec",
+    "SuperExec": "server.service.superexec",
     "server up": "collegium server up",
 }
 INSTITUTION = {

@@ -21,6 +21,7 @@ from shared.errors import ConnectionFailedError, EnrolmentError, Reasons
 from shared.process.files import check_folder, private_folder, private_umask
 from shared.process.flower import flower_environment
 from shared.process.lock import only_one
+from shared.process.manager import tell
 from shared.process.proxies import proxy_towards
 from shared.process.supervisor import Child, supervise
 
@@ -73,6 +74,7 @@ def serve(institution_file: Path, *, stop: threading.Event, announce: Announce) 
             _news(supernode.log, partial(_announce_connection, institution, announce)),
             _news(executor.log, partial(_announce_ready, institution, announce)),
         ):
+            tell("READY=1")  # whether or not the coordinator answers yet
             supervise(children, stop=stop, announce=announce, grace=GRACE_SECONDS)
 
 

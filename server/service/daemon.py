@@ -19,6 +19,7 @@ from server.upkeep.retention import make_room
 from shared.process.files import private_folder, private_umask
 from shared.process.flower import flower_environment
 from shared.process.lock import holder, only_one
+from shared.process.manager import tell
 from shared.process.supervisor import Child, supervise
 
 START_SECONDS = 60.0
@@ -132,6 +133,7 @@ def _announce_when_up(
     late = False
     while not done.wait(POLL_SECONDS) and not stop.is_set():
         if _is_up(home, settings):
+            tell("READY=1")
             announce(f"The server is up: institutions reach it at {settings.address}.")
             return
         if not late and time.monotonic() - began > START_SECONDS:

@@ -366,13 +366,7 @@ class Store:
         return [row["round"] for row in scored if row["round"] >= first]
 
     def keep_checkpoints(self, run: str, kept: Collection[int], *, older_than: float) -> None:
-        """Throw away all checkpoints of a run but those of some rounds, and files that no row names.
-
-        Args:
-            run: The run.
-            kept: The rounds.
-            older_than: Seconds since a file was written whose row may still come.
-        """
+        """Throw away a run's checkpoints but those of some rounds, and files so many seconds old that no row names."""
         with self._writing("throw away checkpoints") as connection:
             mine = checkpoints.c.run == run
             connection.execute(sa.delete(checkpoints).where(mine, checkpoints.c.round.not_in(sorted(kept))))

@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shared.errors import ProcessError
+from shared.process.manager import Watchdog, tell
 from shared.process.parent import VARIABLE, heard
 
 FIRST_DELAY = 0.5  # seconds before the first restart; doubles with every further death
@@ -126,10 +127,11 @@ def supervise(
         ProcessError: A program does not exist, a child said why it cannot go on (`shared.process.parent`), or its
             `give_up` returned a sentence. All children are ended.
     """
-    lives = [_Life(child) for child in children]
+    lives, watchdog = [_Life(child) for child in children], Watchdog()
     with _bare_python(_WARDEN, stdin=subprocess.PIPE) as warden:
         try:
             while not stop.is_set():
+                watchdog.look()
                 for life in lives:
                     if life.process is None:
                         if time.monotonic() >= life.due:
@@ -139,6 +141,7 @@ def supervise(
                     _rotate(life)
                 stop.wait(POLL)
         finally:
+            tell("STOPPING=1")
             _end_all(lives, warden, grace)
 
 

@@ -3,8 +3,8 @@
     python -m simulations.benchmarks.growth --rounds 500
 
 Deploys the demonstration's federation over a random BERT of two layers, all processes real, and looks at them after
-every tenth of the rounds. Linux only. Memory is resident pages, shared ones divided among their processes (PSS); disk is
-what files take, a database's log included.
+every tenth of the rounds. Linux only. Memory is resident pages, shared ones divided among their processes (PSS); disk
+is what files take, a database's log included.
 """
 
 import os
