@@ -3,9 +3,12 @@
 The same app serves the resident executor, stock `flwr-clientapp` and the simulator; only the way to the site differs.
 """
 
+import fcntl
 import logging
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from threading import Lock
 
@@ -20,6 +23,7 @@ from client.opening import open_site
 from client.site import NO_RECEIPT, Site
 from shared.errors import LONGEST_LINE, CollegiumError, ConfigError, StoreError, plain
 from shared.process.files import private_umask
+from shared.process.machine import machine_errors
 from shared.protocol import (
     ConfirmRequest,
     EvaluateRequest,
@@ -42,15 +46,22 @@ INSTITUTION_VARIABLE = "COLLEGIUM_INSTITUTION"
 """Environment variable that names this process's institution.toml; a node's configuration may name it as well."""
 _sites: dict[Path, Site] = {}
 _opening = Lock()
+TURN, TURN_SECONDS = "turn.lock", 0.05
+"""Beside the ledger that several executors share; and between two tries to take the turn."""
 Renewed = Callable[[Context, Site, str], Site]
 
 
-def build_app(site_of: Callable[[Context], Site], renewed: Renewed = lambda context, site, digest: site) -> ClientApp:
+def build_app(
+    site_of: Callable[[Context], Site],
+    renewed: Renewed = lambda context, site, digest: site,
+    alone: Callable[[Context], AbstractContextManager[None]] = lambda context: nullcontext(),
+) -> ClientApp:
     """A ClientApp whose handlers answer.
 
     Args:
         site_of: Finds the site.
         renewed: The site as it is to be for a request under the agreement of this digest.
+        alone: Lasts while a request is worked on; the executors of one institution take turns in it.
     """
     client_app = ClientApp()
 
@@ -68,7 +79,8 @@ def build_app(site_of: Callable[[Context], Site], renewed: Renewed = lambda cont
                 request = decode(message.content, *kinds)
                 if request.spec_digest != site.federation.digest:
                     site = renewed(context, site, request.spec_digest)
-                reply = site.answer(request, run=run)
+                with alone(context):
+                    reply = site.answer(request, run=run)
             except Exception as error:
                 reply = site.refuse(error, run=run)
         return Message(encode(reply), reply_to=message)
@@ -116,6 +128,27 @@ def renewed_site(context: Context, site: Site, digest: str) -> Site:
     return site_of_process(context)
 
 
+@contextmanager
+def turn(context: Context) -> Iterator[None]:
+    """The turn of this process among those of the institution: one request at a time, over all federations."""
+    institution = load_institution(_institution_file(context))
+    if institution.runtime.ledger is None:  # of one federation alone
+        yield
+        return
+    file = institution.runtime.ledger.with_name(TURN)
+    with machine_errors():
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        stream = file.open("a")
+    with stream:
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(TURN_SECONDS)  # where an executor that is stopped can be interrupted
+        yield
+
+
 def _institution_file(context: Context | None) -> Path:
     named = (context.node_config.get("institution") if context else None) or os.environ.get(INSTITUTION_VARIABLE)
     if not named:
@@ -157,4 +190,4 @@ def warm() -> Site:
     return site_of_process()
 
 
-app = build_app(site_of_process, renewed_site)
+app = build_app(site_of_process, renewed_site, turn)

@@ -1,7 +1,7 @@
 """The institution's own file: who it is, where the coordinator is, where its data lie. It never leaves the site."""
 
 from pathlib import Path
-from typing import Annotated, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -9,6 +9,7 @@ from client.data.augmentation import Augmentation
 from client.data.sources import FORMATS, format_of
 from client.policy import Policy
 from shared.config import Model, Name, Scheme, parse, read_toml
+from shared.errors import ConfigError, listed, shown
 
 ADDRESS = r"^([^\s:/\[\]]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}$"
 """`host:port`."""
@@ -129,14 +130,41 @@ class Institution(Model):
     runtime: Runtime = Runtime()
 
 
+class Membership(Model):
+    """`[federation.NAME]`, in the place of the key `federation`, where an institution belongs to several federations.
+
+    What a table has here stands in the place of the file's own. All federations share one ledger, and take turns.
+    """
+
+    file: Path
+    """The federation file as this site has approved it."""
+    server: Server | None = None
+    identity: Identity | None = None
+    policy: Policy | None = None
+    tasks: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
+    """The tables under [data] that take part here; all of them if not given."""
+
+
+def federations_of(path: Path) -> list[str]:
+    """The names of the federations that a file has tables for; none where it is of one alone, or one is named."""
+    file, one = _apart(path)
+    named = None if one else read_toml(file).get("federation")
+    return list(named) if isinstance(named, dict) else []
+
+
 def load_institution(path: Path, *, data: Path | None = None) -> Institution:
     """Read `institution.toml`; ConfigError names every wrong key.
 
     Args:
-        path: The file; relative paths in it are relative to it.
+        path: The file; relative paths in it are relative to it. `institution.toml#NAME` is what holds in one of its
+            federations, with a state folder of its own.
         data: A folder to which the paths of data files are relative instead.
     """
-    institution = parse(Institution, read_toml(path), where=str(path))
+    path, named = _apart(path)
+    values = read_toml(path)
+    if named or isinstance(values.get("federation"), dict):
+        values = _of_federation(values, named, path)
+    institution = parse(Institution, values, where=str(path))
     if data is not None:
         files = {name: with_absolute_paths(source, data.resolve()) for name, source in institution.data.items()}
         institution = institution.model_copy(update={"data": files})
@@ -144,6 +172,46 @@ def load_institution(path: Path, *, data: Path | None = None) -> Institution:
     if institution.backbone is not None and (folder / institution.backbone).is_dir():
         institution = institution.model_copy(update={"backbone": str(folder / institution.backbone)})
     return with_absolute_paths(institution, folder)
+
+
+def _apart(path: Path) -> tuple[Path, str]:
+    """The file, and the federation that is named behind it."""
+    file, mark, named = path.name.rpartition("#")
+    return (path.with_name(file), named) if mark and not path.exists() else (path, "")
+
+
+def _of_federation(values: dict[str, Any], named: str, path: Path) -> dict[str, Any]:
+    """What a file says of one of its federations, as a file would that knows no other."""
+    tables = values.get("federation")
+    if not isinstance(tables, dict) or named not in tables:
+        known = listed(tables) if isinstance(tables, dict) else "none, but `federation` as a path"
+        raise ConfigError(
+            f"Expected one of the federations of {path}, {known}, but {shown(named) if named else 'none'} is named; "
+            f"write for example {path.name}#{next(iter(tables), 'NAME') if isinstance(tables, dict) else ''}."
+        )
+    where = f"{path}: federation.{named}"
+    own = parse(Membership, tables[named], where=where).model_dump(exclude_unset=True)
+    parse(Named, {"name": named}, where=where)
+    tasks, data = own.pop("tasks", None), values.get("data", {})
+    if tasks and (unknown := sorted(set(tasks) - set(data))):
+        raise ConfigError(f"{where}.tasks names {listed(unknown)}, for which there is no table under [data].")
+    runtime = dict(values.get("runtime", {}))
+    state = Path(runtime.get("state", "state"))
+    runtime["ledger"] = runtime.get("ledger", str(state / "ledger.sqlite"))
+    runtime["state"] = str(state / named)
+    return {
+        **values,
+        **{key: tables[named][key] for key in own if key != "file"},
+        "federation": str(own["file"]),
+        "data": {task: table for task, table in data.items() if tasks is None or task in tasks},
+        "runtime": runtime,
+    }
+
+
+class Named(Model):
+    """What a federation may be called here; it names a folder."""
+
+    name: Name
 
 
 def with_absolute_paths(model: MODEL, folder: Path) -> MODEL:

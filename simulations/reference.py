@@ -21,7 +21,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from client.data.augmentation import Augmentation
-from client.institution import AdapterSize, Data, Identity, Institution, Runtime, Server
+from client.institution import AdapterSize, Data, Identity, Institution, Membership, Runtime, Server
 from client.policy import Policy
 from server.home import Retention, ServerSettings
 from shared.federation import (
@@ -75,6 +75,7 @@ FEDERATION: Mapping[str, type[BaseModel]] = {
 }
 INSTITUTION: Mapping[str, type[BaseModel]] = {
     "": Institution,
+    "federation.NAME": Membership,
     "server": Server,
     "identity": Identity,
     "data.TASK": Data,

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TextIO
 
 from client.agreement import TOLD
-from client.institution import Institution, load_institution
+from client.institution import Institution, federations_of, load_institution
 from client.keys import read_private_key
 from client.service.endings import RUNTIME_HOST, Hopeless, Patience, port_taken
 from client.service.looking import looking
-from shared.errors import ConnectionFailedError, EnrolmentError, Reasons
+from shared.errors import CollegiumError, ConnectionFailedError, EnrolmentError, Reasons
 from shared.process.files import check_folder, private_folder, private_umask
 from shared.process.flower import flower_environment
 from shared.process.lock import only_one
@@ -38,6 +38,35 @@ Announce = Callable[[str], None]
 
 
 def serve(institution_file: Path, *, stop: threading.Event, announce: Announce) -> None:
+    """Run one institution's daemon until `stop` is set, for all federations that its file names.
+
+    One that fails is told, and the others go on; the error of the first is raised once none is left. As `serve_one`.
+    """
+    names = federations_of(institution_file)
+    if not names:
+        return serve_one(institution_file, stop=stop, announce=announce)
+    failed: list[CollegiumError] = []
+
+    def one(name: str) -> None:
+        file = institution_file.with_name(f"{institution_file.name}#{name}")
+        try:
+            serve_one(file, stop=stop, announce=lambda text: announce(f"{name}: {text}"))
+        except CollegiumError as error:
+            failed.append(error)
+            announce(f"{name}: error: {error}")
+
+    for name in names:  # a wrong file is told at once, and of all of them
+        load_institution(institution_file.with_name(f"{institution_file.name}#{name}"))
+    threads = [threading.Thread(target=one, args=(name,), name=name) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failed and not stop.is_set():
+        raise failed[0]
+
+
+def serve_one(institution_file: Path, *, stop: threading.Event, announce: Announce) -> None:
     """Run one institution's daemon until `stop` is set; its children are then stopped too, within 5 s.
 
     What a coordinator can mend is said once and tried again for ever: that it cannot be reached, shows a certificate
