@@ -21,9 +21,9 @@ from shared.errors import CollegiumError, ConnectionFailedError, EnrolmentError,
 from shared.process.files import check_folder, private_folder, private_umask
 from shared.process.flower import flower_environment
 from shared.process.lock import only_one
-from shared.process.manager import tell
 from shared.process.proxies import proxy_towards
 from shared.process.supervisor import Child, supervise
+from shared.upkeep.manager import tell
 
 GRACE_SECONDS = 4.0
 LOG_POLL = 0.5

@@ -19,8 +19,8 @@ from server.upkeep.retention import make_room
 from shared.process.files import private_folder, private_umask
 from shared.process.flower import flower_environment
 from shared.process.lock import holder, only_one
-from shared.process.manager import tell
 from shared.process.supervisor import Child, supervise
+from shared.upkeep.manager import tell
 
 START_SECONDS = 60.0
 POLL_SECONDS = 0.05

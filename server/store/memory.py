@@ -367,13 +367,15 @@ class Store:
 
     def keep_checkpoints(self, run: str, kept: Collection[int], *, older_than: float) -> None:
         """Throw away a run's checkpoints but those of some rounds, and files so many seconds old that no row names."""
+        gone = (checkpoints.c.run == run) & checkpoints.c.round.not_in(sorted(kept))
         with self._writing("throw away checkpoints") as connection:
-            mine = checkpoints.c.run == run
-            connection.execute(sa.delete(checkpoints).where(mine, checkpoints.c.round.not_in(sorted(kept))))
-        named = {row["file"] for row in self.rows(checkpoints, run)}
-        with self._writing("throw away checkpoints"):
+            files = set(connection.scalars(sa.select(checkpoints.c.file).where(gone)))
+            connection.execute(sa.delete(checkpoints).where(gone))
+        with self._writing("throw away checkpoints") as connection:
+            named = set(connection.scalars(sa.select(checkpoints.c.file).where(checkpoints.c.run == run)))
             for file in (self._folder / run).glob("round-*.safetensors"):
-                if file.name not in named and time.time() - file.stat().st_mtime > older_than:
+                old = file.name in files or time.time() - file.stat().st_mtime > older_than
+                if old and file.name not in named:
                     file.unlink(missing_ok=True)
 
     def forget_events(self, before: str) -> None:

@@ -27,8 +27,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shared.errors import ProcessError
-from shared.process.manager import Watchdog, tell
 from shared.process.parent import VARIABLE, heard
+from shared.upkeep.manager import Watchdog, tell
 
 FIRST_DELAY = 0.5  # seconds before the first restart; doubles with every further death
 LONGEST_DELAY = 8.0

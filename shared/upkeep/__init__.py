@@ -1,1 +1,1 @@
-"""Copies of what a process keeps while it runs, and how much that is."""
+"""What a machine room asks of a daemon: a copy of its folder while it runs, and a word to the service manager."""

@@ -47,9 +47,6 @@ def test_a_long_run_keeps_few_checkpoints(home: ServerHome, tiny_federation: Cal
         old = home.checkpoints / run / "round-00003-old.safetensors"
         old.write_text("its row was never written")
         os.utime(old, (0, time.time() - 7200))
-        for file in (home.checkpoints / run).glob("round-0000[13]-?*"):
-            if "young" not in file.name:
-                os.utime(file, (0, time.time() - 7200))
         thin_checkpoints(store, Retention(checkpoints=2))
         assert stored(store, run) == [0, 2, 5, 7, 8]
         assert store.best_round(run) == 2, "the earlier one of two that are as good"
@@ -63,7 +60,7 @@ def test_a_long_run_keeps_few_checkpoints(home: ServerHome, tiny_federation: Cal
 def test_the_best_round_has_a_checkpoint(home: ServerHome, tiny_federation: Callable[..., Federation]) -> None:
     with open_store(home.root) as store:
         run = write_run(store, tiny_federation(), [0.1, 0.9, 0.3, 0.4, None])
-        store.keep_checkpoints(run, [0, 3, 4, 5], older_than=0)
+        store.keep_checkpoints(run, [0, 3, 4, 5], older_than=3600)
         assert store.best_rounds(run) == [4, 3]
         assert store.best_round(run) == 4
         assert len(list((home.checkpoints / run).iterdir())) == 4

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.process.manager import Watchdog, tell
 from shared.process.supervisor import supervise
+from shared.upkeep.manager import Watchdog, tell
 
 
 @pytest.fixture(params=["path", "abstract"])
