@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from simulations import chaos
-from simulations.chaos import COORDINATOR, INSTITUTION, Kill, Report, play, processes, tables, tiny_experiment
+from simulations.chaos import COORDINATOR, INSTITUTION, play, processes, tiny_experiment
 
 
 @pytest.mark.slow
@@ -40,14 +40,6 @@ def test_processes_are_found_by_words_and_folder_with_all_that_they_started(tmp_
         finally:
             process.kill()
     assert processes("", tmp_path) == []
-
-
-def test_a_report_counts_by_what_died() -> None:
-    report = Report(
-        kills=[Kill("executor", "r", 2), Kill("executor", "r", 4), Kill("SuperLink", "r", 4)],
-        seconds={("r", 2): 5.0, ("r", 4): 9.0},
-    )
-    assert tables(report) == {"executor": (2, [5.0, 9.0]), "SuperLink": (1, [9.0])}
 
 
 def test_what_is_frozen_goes_on_afterwards(tmp_path: Path) -> None:
