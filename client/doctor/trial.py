@@ -265,7 +265,7 @@ def _folded(site: Site, before: Arrays) -> int:
     if not site.federation.method.folds:
         return 0
     values = sum(array.size for name, array in before.items() if factor_of(name))
-    others = max(1, len(site.federation.rounds.institutions) - 1)
+    others = len(site.federation.rounds.institutions) - 1
     return values * others * (4 if base_codec(site.federation.wire.down) == "float32" else 2)
 
 

@@ -112,7 +112,7 @@ def _folded(federation: Federation, state: Arrays) -> int:
     """About how many bytes a round's step of the frozen weights has: the others' factors (`fedex`)."""
     if not federation.method.folds:
         return 0
-    others = max(1, len(federation.rounds.institutions) - 1)
+    others = len(federation.rounds.institutions) - 1
     return sum(array.size for name, array in state.items() if factor_of(name)) * others * 2
 
 

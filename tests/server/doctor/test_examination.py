@@ -103,3 +103,15 @@ def test_the_forecast_counts_what_a_run_stores_and_sends(
     assert timed.seconds_per_round == 20.0
     assert timed.last_round == datetime(2026, 11, 29, 12, 1, 20, tzinfo=UTC)
     assert "20.0 s a round as before" in describe(timed)
+
+
+def test_steps_of_frozen_weights_are_sent_too(
+    home: ServerHome, tiny_federation: MakeFederation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, found = datetime(2026, 11, 29, 12, tzinfo=UTC), {}
+    state = get_state(build_model(tiny_federation()))
+    monkeypatch.setattr(forecast, "make_initial_state", lambda _: state)
+    for names in (["hospital"], ["hospital", "bank"], ["hospital", "bank", "clinic"]):
+        federation = tiny_federation(names, rounds={"method": "fedex"})
+        found[len(names)] = foresee(home, federation, None, now).bytes_down_per_round / len(names)
+    assert found[2] - found[1] == found[3] - found[2] > 0
