@@ -282,6 +282,26 @@ def decline(
         announce(told)
 
 
+@app.command(epilog="Example: collegium client report institution.toml --month 2026-11")
+def report(
+    month: Annotated[str, typer.Option(help="Such as 2026-11, in UTC.")],
+    institution: Annotated[Path, typer.Argument(help="Your institution.toml.")] = Path("institution.toml"),
+    as_json: JsonOption = False,
+) -> None:
+    """Write what left in a month, when, to whom and under which epsilon, as a page for those who must sign it.
+
+    It is made of the receipts, which are verified first: the exit code is 1 if one was edited, removed or moved.
+    """
+    from client.upkeep.report import as_markdown
+    from client.upkeep.report import report as of_month
+
+    told = of_month(institution, month)
+    if as_json:
+        print_json(told)
+    else:
+        print(as_markdown(told))
+
+
 @app.command(epilog="Example: collegium client backup /mnt/backups/2026-11-29.tar institution.toml")
 def backup(
     file: Annotated[Path, typer.Argument(help="File to make, outside the state folder.")],
