@@ -77,9 +77,7 @@ def _by_run(found: Sequence[Receipt]) -> list[dict[str, Any]]:
             "kind": kind,
             "what": KINDS.get(kind, kind),
             "replies": len(group),
-            "bytes": sum(
-                int(each["bytes"]) + len(str(each["body"]).encode()) * (each["norm"] is not None) for each in group
-            ),
+            "bytes": sum(_bytes(each) for each in group),
             "tasks": sorted({task for each in group for task in each["tasks"]}),
             "from": group[0]["time"],
             "until": group[-1]["time"],
@@ -87,6 +85,12 @@ def _by_run(found: Sequence[Receipt]) -> list[dict[str, Any]]:
         }
         for (agreement, run, kind), group in groups.items()
     ]
+
+
+def _bytes(receipt: Receipt) -> int:
+    """Of all of a reply: a receipt counts an update without what is sent beside it."""
+    beside = len(str(receipt["body"]).encode()) if receipt["norm"] is not None else 0
+    return int(receipt["bytes"]) + beside
 
 
 def _epsilon(found: Sequence[Receipt]) -> float | None:
@@ -115,8 +119,8 @@ def as_markdown(told: Mapping[str, Any]) -> str:
     lines += [
         "",
         "## Privacy budget",
-        f"Epsilon spent before this month: {_number(told['epsilon_before'])}; after it: {_number(told['epsilon_after'])};",
-        f"limit: {limit}. No epsilon means that the agreement has no differential privacy.",
+        f"Epsilon spent before this month: {_number(told['epsilon_before'])}.",
+        f"After it: {_number(told['epsilon_after'])}. Limit: {limit}. No epsilon means that the agreement has no differential privacy.",
         "",
         "## Each reply",
         "| receipt | time (UTC) | kind | run | round | bytes | epsilon after | SHA-256 |",

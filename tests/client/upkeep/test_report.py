@@ -67,7 +67,7 @@ def test_the_page_says_what_when_to_whom_and_under_which_epsilon(site: Path) -> 
     assert "# What left hospital in 2026-11" in page
     assert "To the coordinator at 127.0.0.1:8443." in page
     assert "| cdcdcdcdcdcd | 3f2a | an update of the model: how its numbers have moved | 2 | 2016 | notes |" in page
-    assert "before this month: 0.500; after it: 1.250;\nlimit: 3." in page
+    assert "before this month: 0.500.\nAfter it: 1.250. Limit: 3." in page
     assert "| 4 | 2026-11-30T23:59:59 | train | 3f2a | 3 | 1000 | 1.250 | `abababababababab` |" in page
 
 
@@ -86,7 +86,7 @@ def test_what_is_no_month(site: Path, month: str) -> None:
 def test_edited_receipts_are_not_reported(site: Path) -> None:
     log = site.parent / "state" / "receipts.jsonl"
     log.write_text(log.read_text().replace("0.75", "0.25"))
-    with pytest.raises(StoreError, match="Receipt 2 .* is not what was signed"):
+    with pytest.raises(StoreError, match=r"Receipt 2 .* is not what was signed"):
         report(site, "2026-11")
 
 
