@@ -26,23 +26,11 @@ SERVER_NODE = 1
 FIRST_NODE = 100
 
 
-class LocalGrid(Grid):
-    """Delivers each message by calling the ClientApp; a message is worked on when its reply is pulled.
+class VirtualGrid(Grid):
+    """What Grids over virtual institutions have in common: who there is, and the run that messages belong to."""
 
-    Working on one message per pull keeps one reply in memory at a time, whatever the number of institutions.
-    """
-
-    def __init__(self, sites: Mapping[str, Site]) -> None:
-        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = RUN_ID, RUN_ID, SERVER_NODE
-        self._names = dict(enumerate(sites, start=FIRST_NODE))
-        self._sites = {node: sites[name] for node, name in self._names.items()}
-        self._contexts = {
-            node: Context(run_id=RUN_ID, node_id=node, node_config={}, state=RecordDict(), run_config={})
-            for node in self._names
-        }
-        self._app: ClientApp = build_app(lambda context: self._sites[context.node_id])
-        self._pending: dict[str, Message] = {}
-        self._run = Run.create_empty(run_id=RUN_ID)
+    _names: Mapping[int, str]
+    _run: Run
 
     def set_run(self, run: Run) -> None:
         """Set the run that messages belong to."""
@@ -66,6 +54,25 @@ class LocalGrid(Grid):
     def get_nodes(self) -> Iterable[NodeInfo]:
         """All virtual institutions, by name, online."""
         return [NodeInfo(node_id=node, name=name, status="online") for node, name in self._names.items()]
+
+
+class LocalGrid(VirtualGrid):
+    """Delivers each message by calling the ClientApp; a message is worked on when its reply is pulled.
+
+    Working on one message per pull keeps one reply in memory at a time, whatever the number of institutions.
+    """
+
+    def __init__(self, sites: Mapping[str, Site]) -> None:
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = RUN_ID, RUN_ID, SERVER_NODE
+        self._names = dict(enumerate(sites, start=FIRST_NODE))
+        self._sites = {node: sites[name] for node, name in self._names.items()}
+        self._contexts = {
+            node: Context(run_id=RUN_ID, node_id=node, node_config={}, state=RecordDict(), run_config={})
+            for node in self._names
+        }
+        self._app: ClientApp = build_app(lambda context: self._sites[context.node_id])
+        self._pending: dict[str, Message] = {}
+        self._run = Run.create_empty(run_id=RUN_ID)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Queue messages; returns their identifiers."""

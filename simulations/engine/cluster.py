@@ -17,13 +17,12 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from flwr.app import Message, RecordDict
+from flwr.app import Message
 from flwr.clientapp import ClientApp
-from flwr.serverapp import Grid
 
 from shared.errors import ConfigError, ProcessError, plain
 from shared.flower.constants import SUPERLINK_NODE_ID, ErrorCode
-from shared.flower.messages import NodeInfo, Run, TaskIdentity
+from shared.flower.messages import Run, TaskIdentity
 from shared.flower.simulation import (
     FLWR_IN_MEMORY_DB_NAME,
     HEARTBEAT_INTERVAL_INF,
@@ -37,6 +36,7 @@ from shared.flower.simulation import (
     VceMetrics,
     start_vce,
 )
+from simulations.engine import VirtualGrid
 from simulations.engine.actor import InstitutionApp
 from simulations.experiment import Experiment
 
@@ -50,7 +50,7 @@ PAUSE_SECONDS = 0.02
 FILE = "experiment.json"
 
 
-class ClusterGrid(Grid):
+class ClusterGrid(VirtualGrid):
     """Delivers messages through Flower's state in memory, from which its Simulation Runtime takes them.
 
     Args:
@@ -96,29 +96,6 @@ class ClusterGrid(Grid):
         self._over.set()
         if self._runtime:
             self._runtime.join()
-
-    def set_run(self, run: Run) -> None:
-        """Set the run that messages belong to."""
-        self._run = run
-
-    @property
-    def run(self) -> Run:
-        """The run that messages belong to."""
-        return self._run
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        """Make a message from the coordinator to a virtual institution."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
-
-    def get_node_ids(self) -> Iterable[int]:
-        """All virtual institutions."""
-        return list(self._names)
-
-    def get_nodes(self) -> Iterable[NodeInfo]:
-        """All virtual institutions, by name, online."""
-        return [NodeInfo(node_id=node, name=name, status="online") for node, name in self._names.items()]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Queue messages; returns their identifiers."""
