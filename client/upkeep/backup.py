@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from client.agreement.approval import next_file
-from client.institution import load_institution
+from client.institution import federations_of, load_institution
 from client.keys import next_key
 from client.leaving import receipts
 from client.privacy import ledger as ledgers
@@ -35,41 +35,66 @@ def backup(file: Path, target: Path) -> Path:
         ConfigError: institution.toml is wrong, or the target exists or lies in the state folder.
         StoreError, OSError: Something cannot be read or written.
     """
-    site = load_institution(file)
-    folder, state = file.resolve().parent, site.runtime.state
-    if target.resolve().is_relative_to(state.resolve()):
-        raise ConfigError(f"Expected a file outside {state}, which it is a copy of, not {target}; name another disk.")
-    ledger = site.runtime.ledger or state / ledgers.FILE
-    named = {
-        "federation": site.federation,
-        "server.ca": site.server.ca,
-        "identity.key": site.identity.key,
-        "runtime.state": state,
-        "runtime.ledger": ledger,
-    }
-    names = {key: _name(key, path, folder) for key, path in named.items()}
-    if ledger.is_relative_to(state):
-        names["runtime.ledger"] = f"{names['runtime.state']}/{ledger.relative_to(state).as_posix()}"
+    names = federations_of(file)
+    sites = [_Site(each) for each in ([file.with_name(f"{file.name}#{name}") for name in names] or [file])]
+    for site in sites:
+        if target.resolve().is_relative_to(site.state.resolve()):
+            raise ConfigError(
+                f"Expected a file outside {site.state}, which it is a copy of, not {target}; name another disk."
+            )
 
     def collect(collected: Collected) -> Mapping[str, Any]:
-        for copied in receipts.copy(state, collected.folder) if state.exists() else ():
-            collected.add(f"{names['runtime.state']}/{copied.name}", copied)
-        if ledger.exists():
-            collected.add_database(names["runtime.ledger"], ledger)
-        collected.add_folder(names["runtime.state"], state, but=[state / "logs", ledger, *receipts.files(state)])
         collected.add(file.name, file)
-        for key in ("federation", "server.ca", "identity.key"):
-            collected.add(names[key], named[key])
-        private = site.identity.key
-        for of, beside in (("federation", next_file(site)), ("identity.key", next_key(private))):
-            if beside.exists():  # what takes the other's place before long
-                collected.add(str(PurePosixPath(names[of]).with_name(beside.name)), beside)
-        if (public := private.with_suffix(".pub")).exists():
-            collected.add(str(PurePosixPath(names["identity.key"]).with_name(public.name)), public)
-        moved = {key: name for key, name in names.items() if name.startswith(f"{ELSEWHERE}/{key}/")}
-        return {"name": site.name, "state": names["runtime.state"], "ledger": names["runtime.ledger"], "moved": moved}
+        for site in sites:
+            site.add_to(collected)
+        moved = {
+            key: name for site in sites for key, name in site.names.items() if name.startswith(f"{ELSEWHERE}/{key}/")
+        }
+        books = [{"state": site.names["runtime.state"], "ledger": site.names["runtime.ledger"]} for site in sites]
+        return {"name": sites[0].site.name, "books": books, "moved": moved}
 
     return pack(target, collect, kind=KIND)
+
+
+class _Site:
+    """What an institution keeps for one federation, or for its only one, and what that is called in the archive."""
+
+    def __init__(self, file: Path) -> None:
+        self.site = load_institution(file)
+        self.state = self.site.runtime.state
+        self.ledger = self.site.runtime.ledger or self.state / ledgers.FILE
+        self.named = {
+            "federation": self.site.federation,
+            "server.ca": self.site.server.ca,
+            "identity.key": self.site.identity.key,
+            "runtime.state": self.state,
+            "runtime.ledger": self.ledger,
+        }
+        folder = file.resolve().parent
+        self.names = {key: _name(key, path, folder) for key, path in self.named.items()}
+        if self.ledger.is_relative_to(self.state):
+            within = self.ledger.relative_to(self.state).as_posix()
+            self.names["runtime.ledger"] = f"{self.names['runtime.state']}/{within}"
+
+    def add_to(self, collected: Collected) -> None:
+        """Copy the receipts, then the ledger, then all else."""
+        state, names, into = self.state, self.names, collected.folder / str(len(collected.files))
+        into.mkdir()
+        for copied in receipts.copy(state, into) if state.exists() else ():
+            collected.add(f"{names['runtime.state']}/{copied.name}", copied)
+        if self.ledger.exists() and names["runtime.ledger"] not in collected.files:  # several may share it
+            collected.add_database(names["runtime.ledger"], self.ledger)
+        collected.add_folder(names["runtime.state"], state, but=[state / "logs", self.ledger, *receipts.files(state)])
+        for key in ("federation", "server.ca", "identity.key"):
+            collected.add(names[key], self.named[key])
+        private = self.named["identity.key"]
+        for of, beside in (
+            ("federation", next_file(self.site)),  # what takes the other's place before long
+            ("identity.key", next_key(private)),
+            ("identity.key", private.with_suffix(".pub")),
+        ):
+            if beside.exists():
+                collected.add(str(PurePosixPath(names[of]).with_name(beside.name)), beside)
 
 
 def restore(file: Path, folder: Path) -> Mapping[str, Path]:
@@ -88,9 +113,10 @@ def restore(file: Path, folder: Path) -> Mapping[str, Path]:
         StoreError, OSError: The receipts cannot be read, or the disk refuses.
     """
     with unpacked(file, folder, kind=KIND) as (building, manifest):
-        known = receipts.heads(building / manifest["state"])
-        if known or (building / manifest["ledger"]).exists():
-            ledgers.Ledger.open(building / manifest["ledger"], known=known)
+        for book in manifest["books"]:
+            ledger, known = building / book["ledger"], receipts.heads(building / book["state"])
+            if known or ledger.exists():
+                ledgers.Ledger.open(ledger, known=known)
     return {key: folder.absolute() / name for key, name in manifest["moved"].items()}
 
 

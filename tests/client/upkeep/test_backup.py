@@ -119,3 +119,24 @@ def test_before_the_first_start_there_is_little_to_copy(site: Path, tmp_path: Pa
 def test_a_copy_within_itself_is_refused(site: Path) -> None:
     with pytest.raises(ConfigError, match="outside"):
         backup(site, site.parent / "state" / "copy.tar")
+
+
+def test_all_federations_of_an_institution_come_back(site: Path, tmp_path: Path) -> None:
+    folder = site.parent
+    site.write_text(
+        'name = "hospital"\n[runtime]\nledger = "books.sqlite"\n[data.notes]\ntrain = "data/notes.jsonl"\n'
+        '[federation.north]\nfile = "north.toml"\n[federation.south]\nfile = "south.toml"\n'
+    )
+    for name in ("north", "south"):
+        (folder / f"{name}.toml").write_text(name)
+        one = load_institution(folder / f"institution.toml#{name}")
+        assert one.runtime.ledger is not None
+        Receipts(one.runtime.state, one.identity.key).append(release(Ledger.open(one.runtime.ledger)))
+    again = tmp_path / "again"
+    assert restore(backup(site, tmp_path / "copy.tar"), again) == {}
+    for name in ("north", "south"):
+        one = load_institution(again / f"institution.toml#{name}")
+        assert one.federation.read_text() == name
+        assert one.runtime.ledger is not None
+        Ledger.open(one.runtime.ledger, known=receipts.heads(one.runtime.state))
+        assert len(receipts.read(one.runtime.state)) == 1
