@@ -143,7 +143,8 @@ def test_postgresql_is_migrated_alike(tmp_path: Path) -> None:
         for name in ("spending", "evaluations", "findings", "cuts"):
             connection.execute(sa.text(f"DROP TABLE {name}"))
         later = (("replies", "refusal"), ("replies", "losses"), ("rounds", "norm"))
-        for name, column in (*later, ("runs", "attempt"), ("runs", "tries"), ("runs", "pausing")):
+        runs = (("runs", column) for column in ("attempt", "tries", "pausing", "parent", "parent_round"))
+        for name, column in (*later, *runs):
             connection.execute(sa.text(f"ALTER TABLE {name} DROP COLUMN {column}"))
         connection.execute(sa.text("UPDATE schema_version SET version = 1"))
         for line in (OLDER / "1f.sql").read_text(encoding="utf-8").splitlines():
