@@ -37,6 +37,8 @@ class Puppet:
     ) -> None:
         self.name, self.move, self.scores, self.steps = name, move, scores, steps
         self.records = {"train": train, "validation": validation}
+        self.federation: Federation | None = None
+        """The agreement; that of whoever plays it."""
 
     def answer(self, request: Any, run: str | None = None) -> Any:
         """Reply as an honest site would, but with these counts, scores and steps."""
@@ -78,7 +80,10 @@ def _play(folder: Path, liar: Puppet, *, move: float = 0.0, **rounds: Any) -> tu
     honest = {
         name: Puppet(name, train=RECORDS, validation=RECORDS, move=move, scores={1: 0.5, 2: 0.8}) for name in HONEST
     }
-    grid = LocalGrid(cast(Mapping[str, Site], honest | {LIAR: liar}))
+    everybody = honest | {LIAR: liar}
+    for puppet in everybody.values():
+        puppet.federation = federation
+    grid = LocalGrid(cast(Mapping[str, Site], everybody))
     with Store.open(f"sqlite:///{folder / 'store.db'}", checkpoints=folder / "checkpoints") as store:
         run = run_on(grid, federation, STATE, store)
         return store.best_round(run), store.load_checkpoint(run, 1).model

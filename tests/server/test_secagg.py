@@ -11,6 +11,7 @@ from flwr.app import Error, Message
 
 from client.round.secagg import Participant, SecureRounds
 from server.aggregation import fedavg
+from server.rounds import asking
 from server.rounds import loop as rounds
 from server.store import Store, events, replies
 from server.store import rounds as round_table
@@ -59,6 +60,13 @@ HELD: dict[str, dict[str, int]] = {
 LABELS: dict[str, dict[str, dict[str, int]]] = {"bank": {"clauses": {"payment": 7}}}
 ERROR = 2**-20
 """Half a step of 2^-24 per institution, over the weight that is left when one is lost after weights were told."""
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is lost here does not come back."""
+    monkeypatch.setattr(asking, "BLIP_SECONDS", 0.0)
+    monkeypatch.setattr(asking, "STATUS_SECONDS", 0.05)
 
 
 class Institution:

@@ -94,6 +94,7 @@ def test_follow_outlives_the_server_and_tells_every_event_once(home: ServerHome,
         home.lock_file.write_text(f"{os.getpid()}\n")  # up again
         store.add_event(run, "Round 2")
         wait(lambda: len(lines) == 3)
+        time.sleep(3 * steering.POLL_SECONDS)  # it has seen that the server is up
         home.lock_file.write_text("")
         wait(lambda: len(lines) == 4)
         store.move_run(run, "failed", reason="no quorum")
