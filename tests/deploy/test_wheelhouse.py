@@ -1,5 +1,6 @@
 """A machine without an index is served by a folder of wheels."""
 
+import os
 import subprocess
 import sys
 import venv
@@ -21,6 +22,9 @@ def test_the_script_is_one_that_the_shell_understands() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
+@pytest.mark.skipif(
+    "COLLEGIUM_WHEELHOUSE" not in os.environ, reason="downloads 2.3 GB; COLLEGIUM_WHEELHOUSE=1 has it run"
+)
 def test_it_installs_without_an_index(tmp_path: Path) -> None:
     reach = [
         sys.executable,
