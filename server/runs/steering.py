@@ -45,8 +45,8 @@ def start(folder: Path, parent: str | None = None) -> Queued:
         ConnectionFailedError: The coordinator is not up.
     """
     home = open_home(folder)
-    _check_up(folder)
     with open_store(folder) as store:
+        _check_up(folder)
         if parent is None:
             return Queued(store.create_run(agreement_for_run(home)))
         run, round = _state_of(store, parent)
@@ -66,8 +66,8 @@ def resume(folder: Path, run_id: str | None = None) -> Queued:
         ConnectionFailedError: The coordinator is not up.
     """
     home = open_home(folder)
-    _check_up(folder)
     with open_store(folder) as store:
+        _check_up(folder)
         row = store.run(run_id)
         run, note = str(row["run"]), None
         seen = _last_event(store, run)

@@ -107,6 +107,19 @@ def up(folder: Path) -> str:
     return complaint("client", "up", folder / "institution.toml")
 
 
+def waiting(folder: Path, words: str) -> str:
+    """The line with these words of a daemon that goes on waiting; it is ended then."""
+    command = [*COLLEGIUM, "client", "up", str(folder / "institution.toml")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as daemon:
+        assert daemon.stderr
+        said = next((line for line in daemon.stderr if words in line), "")
+        assert daemon.poll() is None, "it tries again, for ever"
+        daemon.terminate()
+        daemon.stderr.read()
+        assert daemon.wait(timeout=60) == 0
+    return said
+
+
 @pytest.mark.parametrize("door", ["public_port", "operator_port"])
 def test_port_in_use(tmp_path: Path, federation: Federation, door: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -122,13 +135,14 @@ def test_key_not_enrolled(institution: Path) -> None:
     for file in (institution / "node.key", institution / "node.pub"):
         file.unlink()
     generate_node_key(institution / "node.key")
-    assert re.search(r"to know the key .*node\.key, but it is not enrolled.*; send .*node\.pub", up(institution))
+    said = waiting(institution, "not enrolled")
+    assert re.search(r"does not know the key .*node\.key: it is not enrolled.* Send it .*node\.pub; trying again", said)
 
 
 def test_wrong_ca(tmp_path: Path, institution: Path) -> None:
     other = init_home(tmp_path / "other", hosts=["127.0.0.1"], public_port=1, operator_port=2)
     (institution / "ca.crt").write_bytes(other.ca_certificate.read_bytes())
-    assert re.search(r"certificate that .*ca\.crt vouches for, but it did not", up(institution))
+    assert re.search(r"certificate that .*ca\.crt", waiting(institution, "vouches for"))
 
 
 def test_backbone_digest_differs(institution: Path, federation: Federation) -> None:

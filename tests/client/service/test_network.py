@@ -114,7 +114,8 @@ def make_institution(
 ) -> Callable[[ServerHome], Path]:
     def make(home: ServerHome) -> Path:
         federation = tiny_federation().model_dump(mode="json", exclude_none=True)
-        (tmp_path / "federation.toml").write_text(tomli_w.dumps(federation), encoding="utf-8")
+        for file in (tmp_path / "federation.toml", home.federation_file):
+            file.write_text(tomli_w.dumps(federation), encoding="utf-8")
         generate_node_key(tmp_path / "node.key")
         values = {
             "name": "hospital",
