@@ -155,7 +155,7 @@ def test_an_institution_is_connected_through_a_proxy_and_nothing_else_is(
             client_says("is ready")  # the executor has reached the SuperNode
         assert proxy.heads
         for head in proxy.heads:
-            assert head.startswith(f"CONNECT {HOST}:{port} HTTP/1.1\r\n")
+            assert head.startswith(f"CONNECT {HOST}:{port} HTTP/1."), "1.0 where it looks at the certificate alone"
             assert f"Basic {b64encode(b'user:secret').decode()}" in head
 
 
