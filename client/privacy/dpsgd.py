@@ -98,6 +98,7 @@ def per_example_gradients(model: MultiTaskModel) -> Iterator[None]:
     Outside nothing is left of it, however it ended: no hook, no gradient, no activation of a record.
     """
     hooks = GradSampleHooks(model.heads if model.packs else model, loss_reduction="sum")
+    model.zero_grad(set_to_none=True)  # what was done before on this model is nobody's contribution
     try:
         yield
     finally:

@@ -54,7 +54,10 @@ def test_what_is_frozen_goes_on_afterwards(tmp_path: Path) -> None:
 
             class Over(threading.Event):
                 def wait(self, timeout: float | None = None) -> bool:
-                    states.append(stat.read_text().rpartition(")")[2].split()[0])
+                    end = time.monotonic() + 10  # a signal takes its time
+                    while (state := stat.read_text().rpartition(")")[2].split()[0]) != "T" and time.monotonic() < end:
+                        time.sleep(0.01)
+                    states.append(state)
                     return super().wait(0.1)
 
             assert chaos.freeze("", tmp_path, Over()) == 1

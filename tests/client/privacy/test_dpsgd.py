@@ -493,6 +493,20 @@ def test_steps_do_not_depend_on_the_data(epochs: int, rate: float, steps: int) -
     assert steps_per_round(settings, Training(epochs_per_round=epochs)) == steps
 
 
+def test_gradients_left_from_before_are_no_part_of_a_step(tiny_federation: MakeFederation) -> None:
+    model, examples = build(tiny_federation, "sentiment", "entities")
+    start = [parameter.detach().clone() for parameter in trained(model)]
+    for parameter in trained(model):
+        parameter.grad = torch.full_like(parameter, 1e6)
+    owners = {(e.task, e.record): f"{e.task} {e.record}" for e in examples}
+    optimizer = torch.optim.SGD(trained(model), lr=1.0)
+    settings = private(owners, 0.0, clip=1.0)
+    with dpsgd.private_steps(model, Training.model_validate(EXACT), settings, optimizer) as step:
+        step([example for example in examples if example.task == "sentiment"], {})  # a draw without the other task
+    both = zip(trained(model), start, strict=True)
+    assert 0 < max(float((parameter.detach() - before).abs().max()) for parameter, before in both) < 10
+
+
 def test_training_learns_without_noise_and_ends_as_no_seed_tells(tiny_federation: MakeFederation) -> None:
     training: dict[str, Any] = {"epochs_per_round": 20, "learning_rate": 1e-2}
     model, examples = build(tiny_federation, "sentiment", "entities", **training)
