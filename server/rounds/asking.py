@@ -171,12 +171,11 @@ class _Asking:
         return [name for name, one in self.open.items() if one.lost]
 
     def send(self, institution: str, one: _Open, node: int) -> bool:
-        """Send a request; whether Flower has taken it."""
+        """Send a request; whether Flower has taken it. If not, who has been asked before is still outstanding."""
         kind = MESSAGE_TYPES[type(one.request)]
         message = Message(encode(one.request), node, kind, ttl=self.left, group_id=self._group)
         identifier = next(iter(self._grid.push_messages([message])), None)
         if not identifier:
-            self.open.pop(institution, None)
             return False
         one.sent += sum(map(len, blobs_of(one.request).values()))
         one.tries, one.lost, one.process = one.tries + 1, None, self._processes.get(institution, "")

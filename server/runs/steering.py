@@ -89,7 +89,7 @@ def resume(folder: Path, run_id: str | None = None) -> Queued:
                 f"without this: {joined(changes, '; ')}"
             )
         ended = ("interrupted", "paused", "stopped", "failed", "created", *(("completed",) if longer else ()))
-        store.move_run(run, "queued", of=ended, tries=0)
+        store.move_run(run, "queued", of=ended, tries=0, pausing=False)
         return Queued(run, seen, note)
 
 

@@ -263,6 +263,13 @@ def test_a_request_is_sent_three_times_at_most(scripted_grid: Any) -> None:
     assert len(grid.pushed) == 3
 
 
+def test_whom_flower_takes_no_second_message_for_is_told_as_missing(scripted_grid: Any) -> None:
+    grid: Any = Blinking(scripted_grid({"a": lambda _: Error(ErrorCode.CLIENT_APP_CRASHED, "stopped responding")}))
+    found = ask_again(grid, ["a"], quorum=1, at={0.0: lambda: grid.unsent.add("a")})
+    assert (found["a"].status, len(grid.pushed)) == ("missing", 1)
+    assert "it has not come back" in str(found["a"].reason)
+
+
 def test_the_others_wait_for_a_moment_and_no_longer(scripted_grid: Any) -> None:
     gone = Error(ErrorCode.NODE_UNAVAILABLE, "unreachable")
     grid: Any = Blinking(scripted_grid({"a": lambda _: gone, "b": good("b")}))
