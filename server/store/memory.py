@@ -176,9 +176,7 @@ class Store:
 
     def unended_runs(self) -> list[dict[str, Any]]:
         """Runs that the server goes on with, in the order in which they were made."""
-        query = sa.select(runs).where(runs.c.status.in_(UNENDED)).order_by(runs.c.started)
-        with self._writing("read") as connection:
-            return [dict(row) for row in connection.execute(query).mappings()]
+        return self.select(sa.select(runs).where(runs.c.status.in_(UNENDED)).order_by(runs.c.started))
 
     def add_round(
         self,
@@ -239,8 +237,7 @@ class Store:
         heads: dict[str, str] = {}
         for table in (evaluations, spending):
             query = sa.select(table.c.institution, table.c.ledger).where(table.c.ledger.is_not(None))
-            with self._writing("read") as connection:
-                last = {row.institution: row.ledger for row in connection.execute(query.order_by(table.c.id))}
+            last = {row["institution"]: row["ledger"] for row in self.select(query.order_by(table.c.id))}
             for institution, head in last.items():
                 heads[institution] = max(head, heads.get(institution, head), key=lambda one: int(one.partition(":")[0]))
         return heads
@@ -265,12 +262,11 @@ class Store:
         """Per institution, the rounds before this one in which its update was taken, with its tasks in them."""
         taken: dict[str, dict[int, list[str]]] = {}
         query = sa.select(replies).where(replies.c.run == run, replies.c.kind == "train", replies.c.round < before)
-        with self._writing("read") as connection:
-            for row in connection.execute(query.order_by(replies.c.id)).mappings():
-                rounds = taken.setdefault(row["institution"], {})
-                rounds.pop(row["round"], None)  # a round that was trained again counts as it ended
-                if row["status"] == "ok":
-                    rounds[row["round"]] = sorted(row["examples"] or ())
+        for row in self.select(query.order_by(replies.c.id)):
+            rounds = taken.setdefault(row["institution"], {})
+            rounds.pop(row["round"], None)  # a round that was trained again counts as it ended
+            if row["status"] == "ok":
+                rounds[row["round"]] = sorted(row["examples"] or ())
         return taken
 
     def add_event(self, run: str, text: str) -> None:
@@ -334,13 +330,14 @@ class Store:
     def rows(self, table: sa.Table, run: str | None = None) -> list[dict[str, Any]]:
         """All rows of a table, of one run if named, in the order of their keys."""
         query = sa.select(table).order_by(*(table.c.started,) if table is runs else table.primary_key.columns)
-        with self._writing("read") as connection:
-            found = connection.execute(query.where(table.c.run == run) if run else query)
-            return [dict(row) for row in found.mappings()]
+        return self.select(query.where(table.c.run == run) if run else query)
 
     def events_after(self, run: str, last: int) -> list[dict[str, Any]]:
         """The events of a run that were added after the one with the id `last`; 0 is before all of them."""
-        query = sa.select(events).where(events.c.run == run, events.c.id > last).order_by(events.c.id)
+        return self.select(sa.select(events).where(events.c.run == run, events.c.id > last).order_by(events.c.id))
+
+    def select(self, query: sa.Select[Any]) -> list[dict[str, Any]]:
+        """What a question to the tables finds, a row each, by the names of its columns."""
         with self._writing("read") as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
