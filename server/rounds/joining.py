@@ -67,7 +67,7 @@ def query(run: Run, number: int) -> None:
             if holdings != known:
                 for line in describe(answer.institution, holdings, run.tasks):
                     run.say(line)
-        run.record(number, "query", good)
+        run.record(number, "query", good, software=getattr(good.reply, "software", None))
     if number == 0:
         for line in gaps(run.announced, run.tasks, [name for name, seat in run.seats.items() if not seat.holdings]):
             run.say(line)

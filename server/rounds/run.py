@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TypeVar
 
@@ -23,6 +24,7 @@ from shared.tasks import Task, build_task
 Announce = Callable[[str], None]
 R = TypeVar("R")
 T = TypeVar("T")
+YEAR = 365 * 86400.0
 LEDGER = re.compile(r"\d{1,18}:[0-9a-f]{64}", re.ASCII)
 """Number and SHA-256 of a ledger's entry."""
 
@@ -117,6 +119,7 @@ class Run:
         """
         again = kind == "query" or (kind in ("train", "evaluate") and not self.federation.privacy)
         nodes = self.online()
+        self._note_asking(requests, kind, min(longest, self.federation.rounds.deadline_seconds))
         for name in requests.keys() - nodes.keys():
             yield Answer(name, None, "missing", "gone offline just before it was asked")
         yield from asking.ask(
@@ -129,6 +132,20 @@ class Run:
             again=again,
             look=self.look,
         )
+
+    def _note_asking(self, requests: Mapping[str, Request], kind: str, seconds: float) -> None:
+        """Keep for whoever looks: whom the run waits for from now on, and how long at most."""
+        if not requests:
+            return
+        now = datetime.now(UTC)
+        asking = {
+            "round": getattr(next(iter(requests.values())), "round", None),
+            "kind": kind,
+            "since": now.isoformat(timespec="seconds"),
+            "until": (now + timedelta(seconds=min(seconds, YEAR))).isoformat(timespec="seconds"),
+            "names": sorted(requests),
+        }
+        self.store.update_run(self.run_id, asking=asking)
 
     def require_quorum(self, number: int, taken: Collection[str]) -> None:
         """Raise QuorumError unless enough institutions have taken part in a round."""
@@ -148,6 +165,7 @@ class Run:
         *,
         examples: Mapping[str, int] | None = None,
         losses: Mapping[str, float] | None = None,
+        software: str | None = None,
     ) -> None:
         """Record how an institution answered, loudly if badly."""
         seat, reason = self.seats[answer.institution], None if answer.reason is None else plain(answer.reason)
@@ -163,6 +181,7 @@ class Run:
             seconds=answer.seconds,
             examples=examples,
             losses=losses,
+            software=software,
         )
         self.store.add_reply(self.run_id, row)
         if answer.status == "ok":

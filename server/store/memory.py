@@ -62,6 +62,7 @@ class Reply:
     """Training records per task that an update rests on."""
     losses: Mapping[str, float] | None = None
     """Mean training loss per task, as the institution says."""
+    software: str | None = None
 
 
 @dataclass(frozen=True)
@@ -271,7 +272,7 @@ class Store:
 
     def add_event(self, run: str, text: str) -> None:
         """Record one line of the run's story."""
-        self._insert(events, run=run, text=text)
+        self._insert(events, run=run, text=text, time=_now())
 
     def save_checkpoint(self, run: str, round: int, state: State) -> str:
         """Store the state after a round: file first, synced, then the row; the file's SHA-256.
@@ -382,9 +383,8 @@ class Store:
             connection.execute(sa.delete(events).where(events.c.run.in_(ended)))
 
     def _one(self, query: sa.Select[Any]) -> dict[str, Any] | None:
-        with self._writing("read") as connection:
-            row = connection.execute(query).mappings().first()
-            return dict(row) if row else None
+        found = self.select(query)
+        return found[0] if found else None
 
     def _insert(self, table: sa.Table, **values: Any) -> None:
         with self._writing(f"store {table.name}") as connection:

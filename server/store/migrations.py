@@ -92,10 +92,18 @@ def _remember_parents(connection: sa.Connection) -> None:
         connection.execute(sa.text(f"ALTER TABLE runs ADD COLUMN {column} {kind}"))
 
 
+def _tell_the_time(connection: sa.Connection) -> None:
+    """To version 5: when an event was, whom a run asks at present until when, and what an institution has installed."""
+    later = (("events", "time", "VARCHAR(32)"), ("runs", "asking", "JSON"), ("replies", "software", "VARCHAR(64)"))
+    for table, column, kind in later:
+        connection.execute(sa.text(f"ALTER TABLE {table} ADD COLUMN {column} {kind}"))
+
+
 STEPS: Mapping[int, Callable[[sa.Connection], None]] = {
     2: _keep_kinds_of_refusals,
     3: _queue_runs,
     4: _remember_parents,
+    5: _tell_the_time,
 }
 """What makes a store one of each version, out of one of the version before."""
 

@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Of the tables below; `migrations.py` says how a store of each earlier version becomes one of the next."""
 metadata = sa.MetaData()
 RUN = ("run", sa.String(32))
@@ -29,6 +29,8 @@ runs = sa.Table(
     sa.Column("pausing", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("parent", sa.String(32)),
     sa.Column("parent_round", sa.Integer),
+    # What it has asked last, of whom, and when it stops waiting: round, kind, since, until (UTC, ISO 8601), names.
+    sa.Column("asking", sa.JSON(none_as_null=True)),
 )
 rounds = sa.Table(
     "rounds",
@@ -56,6 +58,7 @@ replies = sa.Table(
     sa.Column("seconds", sa.Float, nullable=False),
     sa.Column("examples", sa.JSON(none_as_null=True)),
     sa.Column("losses", sa.JSON(none_as_null=True)),
+    sa.Column("software", sa.String(64)),
 )
 scores = sa.Table(
     "scores",
@@ -123,6 +126,7 @@ events = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column(*RUN, sa.ForeignKey("runs.run"), nullable=False, index=True),
     sa.Column("text", sa.Text, nullable=False),
+    sa.Column("time", sa.String(32)),
 )
 checkpoints = sa.Table(
     "checkpoints",

@@ -1,6 +1,7 @@
 """A run in progress: what it keeps of every institution, and whom it can ask."""
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from server.rounds.replies import Holdings
 from server.rounds.run import Run
 from server.store import Store, events, replies
 from shared.federation import Federation
+from shared.protocol import EvaluateRequest
 
 NAMES = ("law_firm", "hospital", "bank")
 HELD = Holdings({"clauses": {"train": 4}})
@@ -56,6 +58,27 @@ def test_trouble_lasts_until_a_good_answer_and_is_the_reason_of_an_absence(run: 
     assert said(run)[0] == "bank refused (train, round 1): budget: no budget"
     run.record(3, "query", Answer("bank", None, "ok"))
     assert run.seats["bank"].trouble is None
+
+
+def test_whom_it_waits_for_and_how_long_is_kept_for_whoever_looks(run: Run) -> None:
+    requests = {
+        name: EvaluateRequest(spec_digest="0" * 64, run=run.run_id, round=7, split="test", state=b"")
+        for name in ("hospital", "bank")
+    }
+    answers = run.ask(requests, "evaluate", longest=20.0)
+    next(answers)
+    asking = run.store.run(run.run_id)["asking"]
+    assert (asking["round"], asking["kind"], asking["names"]) == (7, "evaluate", ["bank", "hospital"])
+    since, until = (datetime.fromisoformat(asking[key]) for key in ("since", "until"))
+    assert (until - since).total_seconds() == 20
+    list(run.ask({}, "train"))
+    assert run.store.run(run.run_id)["asking"] == asking, "who asks nobody waits for nobody"
+
+
+def test_events_tell_when_they_were(run: Run) -> None:
+    run.say("The round begins")
+    (row,) = run.store.rows(events, run.run_id)
+    assert abs((datetime.now(UTC) - datetime.fromisoformat(row["time"])).total_seconds()) < 60
 
 
 def test_a_cut_is_said_again_only_when_it_changes(run: Run) -> None:

@@ -142,9 +142,9 @@ def test_postgresql_is_migrated_alike(tmp_path: Path) -> None:
     with engine.begin() as connection:
         for name in ("spending", "evaluations", "findings", "cuts"):
             connection.execute(sa.text(f"DROP TABLE {name}"))
-        later = (("replies", "refusal"), ("replies", "losses"), ("rounds", "norm"))
-        runs = (("runs", column) for column in ("attempt", "tries", "pausing", "parent", "parent_round"))
-        for name, column in (*later, *runs):
+        later = (("replies", "refusal"), ("replies", "losses"), ("rounds", "norm"), ("replies", "software"))
+        runs = (("runs", column) for column in ("attempt", "tries", "pausing", "parent", "parent_round", "asking"))
+        for name, column in (*later, *runs, ("events", "time")):
             connection.execute(sa.text(f"ALTER TABLE {name} DROP COLUMN {column}"))
         connection.execute(sa.text("UPDATE schema_version SET version = 1"))
         for line in (OLDER / "1f.sql").read_text(encoding="utf-8").splitlines():
