@@ -131,7 +131,7 @@ def set_some(model: "MultiTaskModel", arrays: Mapping[str, np.ndarray]) -> None:
     own = tensors(model)
     with torch.no_grad():
         for name, array in arrays.items():
-            own[name].copy_(torch.from_numpy(np.asarray(array, dtype=np.float32)))
+            own[name].copy_(torch.tensor(array, dtype=torch.float32))  # an array for reading only becomes one
 
 
 def difference(new: Mapping[str, np.ndarray], old: Mapping[str, np.ndarray]) -> Arrays:

@@ -7,7 +7,7 @@ these checks, and nothing in their refusals, depends on a record.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +43,13 @@ class Received:
     """Of layers that were pruned, the components that are left."""
     steps: Steps
     """What the frozen weights are to be moved by, by layer."""
+
+    def arrays(self) -> Iterator[np.ndarray]:
+        """All that came."""
+        yield from self.state.model.values()
+        yield from self.state.control.values()
+        for step in self.steps.values():
+            yield from step
 
     @property
     def tasks(self) -> set[str]:

@@ -1,6 +1,6 @@
 """A model is left as it was, except for what was trained, however the work on it ends."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,29 +23,32 @@ def steady(model: MultiTaskModel) -> Iterator[None]:
     If the block raises, the frozen weights are also what they were, and have the version that they had.
     """
     modules, parameters = model.flat.modules, model.flat.parameters  # the work neither adds one nor replaces one
-    trained = {parameter: parameter.requires_grad for parameter in parameters}
-    hooks = {module: _hooks(module) for module in modules if _is_hooked(module)}
+    trained = [parameter.requires_grad for parameter in parameters]
+    hooks = {module: _hooks(module) for module in _hooked(modules)}
     try:
         with model.base.unless_refused():
             yield
     finally:
+        for module in _hooked(modules):
+            _drop_hooks(module, hooks.get(module, {}))
         for module in modules:
-            vars(module)["training"] = False
-            if _is_hooked(module):
-                _drop_hooks(module, hooks.get(module, {}))
-            _drop(module, LEFTOVERS)
-        for parameter, was in trained.items():
+            own = vars(module)
+            own["training"] = False
+            _drop(module, own, LEFTOVERS)
+        for parameter, was in zip(parameters, trained, strict=True):
             if parameter.requires_grad != was:
                 parameter.requires_grad_(was)
             parameter.grad = None
-            _drop(parameter, GRADIENTS)
+            _drop(parameter, vars(parameter), GRADIENTS)
 
 
-def _is_hooked(module: nn.Module) -> bool:
-    """Whether a module has any of HOOKS; in one line, because every message asks hundreds of modules."""
-    return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    )
+def _hooked(modules: Iterable[nn.Module]) -> list[nn.Module]:
+    """Those that have any of HOOKS; in one line, because every message asks hundreds of modules."""
+    return [
+        module
+        for module in modules
+        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    ]
 
 
 def _hooks(module: nn.Module) -> dict[str, set[int]]:
@@ -60,8 +63,7 @@ def _drop_hooks(module: nn.Module, known: dict[str, set[int]]) -> None:
                 del hooks[number]
 
 
-def _drop(of: Any, names: tuple[str, ...]) -> None:
-    own = vars(of)
+def _drop(of: Any, own: Mapping[str, Any], names: tuple[str, ...]) -> None:
     for name in names:
         if name in own:
             delattr(of, name)

@@ -77,7 +77,7 @@ def pull(pulls: Pulls, mu: float) -> None:
 def corrections(model: MultiTaskModel, tasks: Collection[str], arrays: Mapping[str, np.ndarray]) -> Pulls:
     """The trained parameters with c - c_i; those that it leaves as they are are not among them."""
     return [
-        (parameter, torch.from_numpy(arrays[name]).to(parameter))
+        (parameter, torch.tensor(arrays[name]).to(parameter))
         for name, parameter in _trained(model, tasks)
         if name in arrays and arrays[name].any()
     ]

@@ -32,6 +32,7 @@ class Encoder:
         self._model = model
         self._lower = lower
         self._lowest = min(adapted_layers(model))
+        self._modules = list(model.modules())  # found once, as in `Flat`
         self._kept: dict[tuple[int, torch.dtype], tuple[Stamp, torch.Tensor, torch.Tensor]] = {}
 
     def twin(self, model: PeftModel) -> "Encoder":
@@ -97,7 +98,7 @@ class Encoder:
             and not bert.config.is_decoder
             and getattr(bert.config, "position_embedding_type", "absolute") == "absolute"
             and bert.embeddings.word_embeddings.weight.dtype == torch.float32
-            and all(map(_is_known, self._model.modules()))
+            and all(map(_is_known, self._modules))
         )
 
     def _pass(

@@ -101,7 +101,7 @@ class Base:
         """A layer's weights after a step: from those of the backbone, if `afresh`, else from what they are."""
         weight = self._layers[name].weight
         original = self._original.get(name, weight)
-        b, a = (torch.from_numpy(factor).to(weight) for factor in step)
+        b, a = (torch.tensor(factor).to(weight) for factor in step)
         after = (original if afresh else weight) + b @ a
         if not (far := float((after - original).norm())) <= FARTHEST:
             raise ProtocolError(
