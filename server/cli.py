@@ -1,14 +1,11 @@
 """`collegium server ...`: the coordinator's verbs. Each is one function here over the module that does the work."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from shared.process.console import JsonOption, announce, print_json, verbs
-
-if TYPE_CHECKING:
-    from server.runs.steering import Queued
 
 app = verbs("The coordinator: enrol institutions, run rounds, release models.")
 Home = Annotated[Path, typer.Argument(help="The coordinator's folder, made by `collegium server init`.")]
@@ -280,25 +277,28 @@ def run(
 
     With --from, tasks that the earlier run had too keep their heads, new ones begin with fresh heads.
     """
+    from server.runs.following import tell_of
     from server.runs.steering import start
 
-    _follow(home, start(home, parent), "Run {} is queued.", as_json)
+    tell_of(home, start(home, parent), "Run {} is queued.", as_json)
 
 
 @app.command(epilog="Example: collegium server resume coordinator --run 3f2a")
 def resume(home: Home, run: RunOption = None, as_json: JsonOption = False) -> None:
     """Continue a failed, stopped or paused run after its last checkpoint, and follow it."""
+    from server.runs.following import tell_of
     from server.runs.steering import resume as go_on
 
-    _follow(home, go_on(home, run), "Run {} continues.", as_json)
+    tell_of(home, go_on(home, run), "Run {} continues.", as_json)
 
 
 @app.command(epilog="Example: collegium server follow coordinator")
 def follow(home: Home, run: RunOption = None, as_json: JsonOption = False) -> None:
     """Tell what happens in a run until it has ended, from its beginning."""
+    from server.runs.following import tell_of
     from server.runs.steering import look_up
 
-    _follow(home, look_up(home, run), "Run {}.", as_json)
+    tell_of(home, look_up(home, run), "Run {}.", as_json)
 
 
 @app.command(epilog="Example: collegium server runs coordinator")
@@ -353,6 +353,31 @@ def status(home: Home, run: RunOption = None, as_json: JsonOption = False) -> No
         print_status(report)
 
 
+@app.command(epilog="Example: collegium server page coordinator")
+def page(
+    home: Home,
+    show: Annotated[bool, typer.Option("--open/--no-open", help="Open it in your browser too.")] = True,
+    new_viewer_token: Annotated[
+        bool,
+        typer.Option("--new-viewer-token", help="Make a token for people who may look, and end the earlier one."),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Say where the coordinator's page is, on this machine, and open it: runs, curves, institutions, agreement.
+
+    You sign in with the operator's token. Your browser is shown the coordinator's own certificate: import
+    public/ca.crt, or compare the fingerprint before you go on.
+    """
+    from server.dashboard.address import new_viewer_token as renew
+    from server.dashboard.address import tell
+    from server.home import open_home
+
+    coordinator = open_home(home)
+    if new_viewer_token:
+        renew(coordinator)
+    tell(coordinator, as_json=as_json, show=show)
+
+
 @app.command(epilog="Example: collegium server release coordinator bundle")
 def release(
     home: Home,
@@ -405,24 +430,3 @@ def _tell_of_offer(digest: str, changes: list[str], as_json: bool) -> None:
     for line in changes:
         print(line)
     announce(f"Offered {digest}: `collegium server status` shows who has approved it.")
-
-
-def _follow(home: Path, queued: "Queued", text: str, as_json: bool) -> None:
-    """Tell of a run until it has ended; the exit code is 0 only if it completed."""
-    from server.runs.steering import follow
-
-    announce(text.format(queued.run_id))
-    if queued.note:
-        announce(queued.note)
-    try:
-        result = follow(home, queued.run_id, announce, seen=queued.seen)
-    except KeyboardInterrupt:
-        announce(
-            f"Run {queued.run_id} goes on without this window: `collegium server follow {home}` shows it again, "
-            f"`collegium server stop {home}` ends it."
-        )
-        raise typer.Exit(130) from None
-    if as_json:
-        print_json(result)
-    if result["status"] != "completed":
-        raise typer.Exit(1)

@@ -72,6 +72,11 @@ class ServerHome:
         return self.secrets / "operator.token"
 
     @property
+    def viewer_token_file(self) -> Path:
+        """The token of those who may look at the page and no more; there once one was made."""
+        return self.secrets / "viewer.token"
+
+    @property
     def superexec_secret_file(self) -> Path:
         """Shared by Flower's SuperLink and SuperExec, which read the file as raw bytes."""
         return self.secrets / "superexec.secret"

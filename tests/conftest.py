@@ -1,5 +1,6 @@
 """Fixtures for all rooms: a tiny random BERT and small federations over it."""
 
+import asyncio
 import json
 import os
 from collections import Counter
@@ -7,8 +8,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+import httpx
 import pytest
 import torch
+from starlette.types import ASGIApp
 from transformers import PreTrainedTokenizerFast
 
 from client.train import precision
@@ -67,6 +70,26 @@ def tokenizers_are_opened_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backbone, "_open_tokenizer", open_once)
         yield
+
+
+class InProcess(httpx.BaseTransport):
+    """Asks an ASGI application without a server around it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._inner = httpx.ASGITransport(app, raise_app_exceptions=True)
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        async def ask() -> httpx.Response:
+            answer = await self._inner.handle_async_request(request)
+            return httpx.Response(answer.status_code, headers=answer.headers, content=await answer.aread())
+
+        return asyncio.run(ask())
+
+
+@pytest.fixture(scope="session")
+def asking() -> Callable[[ASGIApp, str], httpx.Client]:
+    """A client of an application, which keeps cookies and follows nothing."""
+    return lambda app, base: httpx.Client(transport=InProcess(app), base_url=base, follow_redirects=False)
 
 
 @pytest.fixture(scope="session")

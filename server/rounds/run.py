@@ -8,13 +8,14 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TypeVar
 
+import sqlalchemy as sa
 from flwr.serverapp import Grid
 
 from server.aggregation import Cut
 from server.rounds import asking
 from server.rounds.asking import Answer, Look
 from server.rounds.replies import Holdings
-from server.store import Reply, Store
+from server.store import Reply, Store, replies
 from shared.errors import LONGEST_LINE, QuorumError, ReplyError, joined, plain
 from shared.federation import Federation
 from shared.federation.changes import describe_changes
@@ -138,12 +139,14 @@ class Run:
         if not requests:
             return
         now = datetime.now(UTC)
+        last = sa.select(sa.func.max(replies.c.id).label("id")).where(replies.c.run == self.run_id)
         asking = {
             "round": getattr(next(iter(requests.values())), "round", None),
             "kind": kind,
             "since": now.isoformat(timespec="seconds"),
             "until": (now + timedelta(seconds=min(seconds, YEAR))).isoformat(timespec="seconds"),
             "names": sorted(requests),
+            "after": self.store.select(last)[0]["id"] or 0,
         }
         self.store.update_run(self.run_id, asking=asking)
 

@@ -5,7 +5,7 @@ Here one server listens on two ports, and the port that a request came in by dec
 
     public door     institutions; TLS; /health, and /v1/fleet/* as far as `server.door` lets a node speak
     operator door   127.0.0.1 only; TLS; all but the fleet, with the operator token; /v1/runtime/* and /health without,
-                    because Flower protects the former with its SuperExec secret and task tokens
+                    because Flower protects the former with its SuperExec secret and task tokens; /page/* with a cookie
 """
 
 import argparse
@@ -30,6 +30,8 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.agreement import Offers
+from server.dashboard.address import ROOT as PAGE
+from server.dashboard.app import coordinator_page
 from server.door.allowances import Allowances
 from server.door.authentication import Authenticator
 from server.door.crowd import Crowd
@@ -70,19 +72,22 @@ RUNTIME_PATH = re.compile(r"/v1/runtime/[a-z-]+")
 FLEET_PREFIX = "/v1/fleet/"
 
 
-def operator_door(app: ASGIApp, token: str, inside: ASGIApp) -> ASGIApp:
+def operator_door(app: ASGIApp, token: str, inside: ASGIApp, page: ASGIApp) -> ASGIApp:
     """The coordinator's own door: everything but the fleet for who shows the token, 401 otherwise.
 
     Args:
         app: Flower's SuperLink.
         token: Expected as `Authorization: Bearer TOKEN`; compared in constant time.
         inside: Answers what is not Flower's; see `Inside`.
+        page: The page for people, which asks for the token in its own way (`shared.page.guard`).
     """
     expected = f"Bearer {token}".encode("latin-1")
 
     async def door(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await refuse_connection(scope, send)
+        if scope["path"] == PAGE or scope["path"].startswith(f"{PAGE}/"):
+            return await page(scope, receive, send)
         open_to_all = RUNTIME_PATH.fullmatch(scope["path"]) or scope["path"] == HEALTH_PATH
         shown = Headers(scope=scope).get("authorization", "").encode("latin-1")
         if not open_to_all and not hmac.compare_digest(shown, expected):
@@ -189,7 +194,7 @@ def doors_of(app: FastAPI, home: ServerHome, settings: ServerSettings) -> Doors:
     inside = Inside(state, records, allowances)
     return Doors(
         public_door(app, FleetJudge(authenticator, speech, crowd, allowances), fleet.answer),
-        operator_door(inside.around(app), home.operator_token, inside),
+        operator_door(inside.around(app), home.operator_token, inside, coordinator_page(home)),
         crowd,
         state.bell,
     )

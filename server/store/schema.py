@@ -29,7 +29,8 @@ runs = sa.Table(
     sa.Column("pausing", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("parent", sa.String(32)),
     sa.Column("parent_round", sa.Integer),
-    # What it has asked last, of whom, and when it stops waiting: round, kind, since, until (UTC, ISO 8601), names.
+    # What it has asked last, of whom, and when it stops waiting: round, kind, since, until (UTC, ISO 8601), names,
+    # and the last reply (its id) before that, since a round may be asked for again.
     sa.Column("asking", sa.JSON(none_as_null=True)),
 )
 rounds = sa.Table(

@@ -139,7 +139,7 @@ def test_what_the_public_door_passes() -> None:
 def test_only_plain_http_passes_a_door(kind: str) -> None:
     scope = http("/v1/fleet/pull-messages", KEY_HEADER) | {"type": kind}
     assert ask(public_door(reached, lets_all_in, answered), scope) == "closed"
-    assert ask(operator_door(reached, "token", reached), scope) == "closed"
+    assert ask(operator_door(reached, "token", reached, reached), scope) == "closed"
 
 
 @pytest.mark.parametrize("door", ["public", "operator"])
@@ -150,7 +150,7 @@ def test_flower_sees_the_path_that_the_door_judged(door: str) -> None:
     }
     doors = {
         "public": public_door(reached, judge(), answered),
-        "operator": operator_door(reached, "token", inside),
+        "operator": operator_door(reached, "token", inside, page),
     }
     scope = ask(doors[door], sly | ({"method": "GET"} if door == "public" else {}))
     assert isinstance(scope, dict)
@@ -163,8 +163,20 @@ async def inside(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "reached", "scope": {**scope, "inside": True}})
 
 
+async def page(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": "reached", "scope": {**scope, "page": True}})
+
+
+def test_the_page_asks_for_the_token_itself_and_only_its_own_paths_reach_it() -> None:
+    door = operator_door(reached, "secret", inside, page)
+    for path in ("/page", "/page/", "/page/sign-in", "/page/../v1/control/list-nodes"):
+        assert ask(door, http(path))["page"]  # type: ignore[index]
+    for path in ("/pages", "/Page/", "//page/", "/v1/page/"):
+        assert ask(door, http(path)) == 401
+
+
 def test_collegiums_own_requests_need_the_token_and_never_reach_flower() -> None:
-    door = operator_door(reached, "secret", inside)
+    door = operator_door(reached, "secret", inside, page)
     assert ask(door, http("/v1/collegium/answered")) == 401
     scope = ask(door, http("/v1/collegium/anything", (b"authorization", b"Bearer secret")))
     assert isinstance(scope, dict)
@@ -186,17 +198,17 @@ def test_collegiums_own_requests_need_the_token_and_never_reach_flower() -> None
     ],
 )
 def test_the_operator_door_wants_exactly_the_token(header: tuple[bytes, bytes], passes: bool) -> None:
-    answer = ask(operator_door(reached, "secret", inside), http("/v1/control/list-nodes", header))
+    answer = ask(operator_door(reached, "secret", inside, page), http("/v1/control/list-nodes", header))
     assert isinstance(answer, dict) if passes else answer == 401
 
 
 @pytest.mark.parametrize("path", ["/v1/runtime/../control/list-nodes", "/v1/runtime//x", "/v1/runtime/", "/health/x"])
 def test_tricks_with_the_path_need_the_token_at_the_operator_door(path: str) -> None:
-    assert ask(operator_door(reached, "secret", inside), http(path)) == 401
+    assert ask(operator_door(reached, "secret", inside, page), http(path)) == 401
 
 
 def test_the_port_of_the_socket_chooses_the_door() -> None:
-    public, operator = public_door(reached, judge(), answered), operator_door(reached, "secret", inside)
+    public, operator = public_door(reached, judge(), answered), operator_door(reached, "secret", inside, page)
     doors = two_doors(reached, public, operator, operator_port=8000)
     assert ask(doors, http("/docs", port=8443)) == 404
     assert ask(doors, http("/docs", port=8000)) == 401
