@@ -9,7 +9,8 @@ import asyncio
 import ipaddress
 import socket
 from collections import OrderedDict
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from server.door.limits import (
     CONNECTIONS_PER_NODE,
@@ -38,6 +39,17 @@ class Guest:
         self.transport: asyncio.Transport | None = None
         self.welcome: asyncio.Task[None] | None = None
         """The TLS handshake, while it lasts."""
+        self.judged = False
+        """Whether its headers are there and wait for us: what that takes is no time of its own."""
+
+    @contextmanager
+    def judging(self) -> Iterator[None]:
+        """While it is looked at who it is."""
+        self.judged = True
+        try:
+            yield
+        finally:
+            self.judged = False
 
     def close(self) -> None:
         """End it at once, whatever it is doing."""
@@ -78,9 +90,8 @@ class Crowd:
     def enter(self, guest: Guest) -> None:
         """Give a new connection its place and its time; another one may have to go."""
         self._loop = asyncio.get_running_loop()
-        timer = self._loop.call_later(self._seconds, self._show_out, guest)
         own = self._strangers.setdefault(guest.address, OrderedDict())
-        own[guest] = timer
+        own[guest] = self._loop.call_later(self._seconds, self._time_is_up, guest)
         if len(own) > self._per_address:
             self._show_out(next(iter(own)))
         if self.strangers > self._most:
@@ -122,6 +133,12 @@ class Crowd:
     def _drop_if_empty(self, node_id: int) -> None:
         if node_id in self._nodes and not self._nodes[node_id]:
             del self._nodes[node_id]
+
+    def _time_is_up(self, guest: Guest) -> None:
+        if guest.judged and self._loop is not None:  # a crowd of institutions would only come again, and again
+            self._strangers[guest.address][guest] = self._loop.call_later(self._seconds, self._time_is_up, guest)
+        else:
+            self._show_out(guest)
 
     def _show_out(self, guest: Guest) -> None:
         self._forget_stranger(guest)

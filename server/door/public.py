@@ -5,6 +5,7 @@ import hashlib
 import io
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from typing import Any
 from urllib.parse import quote
 
@@ -80,7 +81,8 @@ class FleetJudge:
             await self._allowances.check(guest.node_id)
         claim = self._authenticator.read(headers)
         length = announced_length(headers, self._speech.longest_body(path))
-        sender = await in_thread(self._authenticator.check, claim, method, path)
+        with guest.judging() if guest is not None else nullcontext():
+            sender = await in_thread(self._authenticator.check, claim, method, path)
         if guest is not None and guest.node_id not in (None, sender.node_id):
             raise RefusedError(401, f"node {sender.node_id} in a connection of node {guest.node_id}")
         if guest is not None and not self._crowd.recognise(guest, sender.node_id):

@@ -90,7 +90,10 @@ class LightNode:
             found = PullMessagesResponse.FromString(answer)
             came = {object_id(content) for content in read_carried(answer).objects}
             for message, tree in zip(found.messages_list, found.message_object_trees, strict=True):
-                await self._answer(message, {each.object_id for each in iterate_object_tree(tree)} - came)
+                try:
+                    await self._answer(message, {each.object_id for each in iterate_object_tree(tree)} - came)
+                except ForgottenError:
+                    _failed("message that was withdrawn")
 
     async def _answer(self, proto: Any, missing: set[str]) -> None:
         message = message_from_proto(proto)
@@ -129,17 +132,27 @@ class LightNode:
                 answer = await self._http.send(flower_signed(request, self._key, self._key.public_key()))
                 if answer.status_code == httpx.codes.OK:
                     return answer.content
+                if answer.status_code == httpx.codes.FORBIDDEN:
+                    raise ForgottenError
                 if answer.status_code not in (429, 502, 503, 504):
                     raise RuntimeError(f"{self.name}: {path}: {answer.status_code} {answer.text}")
-            except httpx.TransportError:
-                pass
-            failures[path] = failures.get(path, 0) + 1
+                _failed(f"{path}: {answer.status_code}")
+            except httpx.TransportError as error:
+                _failed(f"{path}: {type(error).__name__}")
             await asyncio.sleep(self._random.uniform(0, min(2.0**attempt, LONGEST_BACKOFF)))
         raise AssertionError
 
 
 failures: dict[str, int] = {}
-"""Requests that had to be made again, by path."""
+"""Requests that had to be made again, by path and reason."""
+
+
+class ForgottenError(Exception):
+    """The coordinator waits for the message no more; a SuperNode goes on then."""
+
+
+def _failed(what: str) -> None:
+    failures[what] = failures.get(what, 0) + 1
 
 
 def _update(name: str, round: int, update: bytes) -> TrainReply:

@@ -121,7 +121,7 @@ def measure(nodes: int, rounds: int, size: int, tell: Callable[[str], None] = an
                             "repeated": sum(told().values()),
                         }
                     )
-                    tell(str(rows[-1]))
+                    tell(f"{rows[-1]} {told()}")
     return rows
 
 

@@ -100,3 +100,25 @@ def test_who_shows_no_key_is_shown_out_in_time() -> None:
 )
 def test_what_counts_as_one_address(address: str, counts_as: str) -> None:
     assert network(address) == counts_as
+
+
+def test_who_waits_for_us_is_not_shown_out_for_that() -> None:
+    async def scene() -> None:
+        crowd = Crowd(seconds=0.02)
+        (waiting,) = enter(crowd, "10.0.0.1")
+        (silent,) = enter(crowd, "10.0.0.1")
+        with waiting.judging():
+            await asyncio.sleep(0.07)
+            assert silent.closed
+            assert not waiting.closed
+        await asyncio.sleep(0.05)
+        assert waiting.closed, "nobody knew it"
+        (other,) = enter(crowd, "10.0.0.2")
+        with other.judging():
+            await asyncio.sleep(0.05)
+            assert crowd.recognise(other, 7)
+        await asyncio.sleep(0.05)
+        assert not other.closed
+        assert crowd.strangers == 0
+
+    in_a_loop(scene)
