@@ -100,6 +100,16 @@ class Runtime(Model):
     """Seconds between two looks for work during a run, at a coordinator that does not hold the question for it."""
 
 
+class Watching(Model):
+    """For who looks after this site."""
+
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    """TCP port on 127.0.0.1 where `/metrics` is answered, with the token in `metrics.token` of the state folder.
+
+    Without it there is none. Each of several federations needs a port of its own.
+    """
+
+
 class AdapterSize(Model):
     """This institution's share of the adapter."""
 
@@ -128,6 +138,7 @@ class Institution(Model):
     policy: Policy = Policy()
     adapter: AdapterSize = AdapterSize()
     runtime: Runtime = Runtime()
+    watching: Watching = Watching()
 
 
 class Membership(Model):
@@ -141,6 +152,7 @@ class Membership(Model):
     server: Server | None = None
     identity: Identity | None = None
     policy: Policy | None = None
+    watching: Watching | None = None
     tasks: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
     """The tables under [data] that take part here; all of them if not given."""
 

@@ -77,6 +77,11 @@ class ServerHome:
         return self.secrets / "viewer.token"
 
     @property
+    def metrics_token_file(self) -> Path:
+        """The bearer token of `/metrics`, one line of text, made when it is first needed."""
+        return self.secrets / "metrics.token"
+
+    @property
     def superexec_secret_file(self) -> Path:
         """Shared by Flower's SuperLink and SuperExec, which read the file as raw bytes."""
         return self.secrets / "superexec.secret"

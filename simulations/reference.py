@@ -21,7 +21,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from client.data.augmentation import Augmentation
-from client.institution import AdapterSize, Data, Identity, Institution, Membership, Runtime, Server
+from client.institution import AdapterSize, Data, Identity, Institution, Membership, Runtime, Server, Watching
 from client.policy import Policy
 from server.home import Retention, ServerSettings
 from shared.federation import (
@@ -83,6 +83,7 @@ INSTITUTION: Mapping[str, type[BaseModel]] = {
     "policy": Policy,
     "adapter": AdapterSize,
     "runtime": Runtime,
+    "watching": Watching,
 }
 SERVER: Mapping[str, type[BaseModel]] = {"": ServerSettings, "retention": Retention}
 EXPERIMENT: Mapping[str, type[BaseModel]] = {"": Experiment, "partition.TASK": Partition}

@@ -6,6 +6,7 @@ import socket
 import ssl
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -17,6 +18,8 @@ from client.institution import Institution, federations_of, load_institution
 from client.keys import read_private_key
 from client.service.endings import RUNTIME_HOST, Hopeless, Patience, port_taken
 from client.service.looking import looking
+from client.watching.door import watched
+from client.watching.metrics import Link
 from shared.errors import CollegiumError, ConnectionFailedError, EnrolmentError, Reasons
 from shared.process.files import check_folder, private_folder, private_umask
 from shared.process.flower import flower_environment
@@ -98,10 +101,12 @@ def serve_one(institution_file: Path, *, stop: threading.Event, announce: Announ
     with only_one(state / LOCK, serving=f"the state folder {state}", advice=advice):
         children = _children(institution_file, institution, _runtime_port(institution), _new_secret(state))
         supernode, executor = children
+        link = Link()
         with (
+            watched(institution, link),
             looking(institution, announce),
-            _news(supernode.log, partial(_announce_connection, institution, announce)),
-            _news(executor.log, partial(_announce_ready, institution, announce)),
+            _news(supernode.log, partial(_announce_connection, institution, announce, link)),
+            _news(executor.log, partial(_announce_ready, institution, announce, link)),
         ):
             tell("READY=1")  # whether or not the coordinator answers yet
             supervise(children, stop=stop, announce=announce, grace=GRACE_SECONDS)
@@ -225,7 +230,7 @@ def _new_lines(log: TextIO, done: threading.Event) -> Iterator[str]:
         yield from lines
 
 
-def _announce_connection(institution: Institution, announce: Announce, lines: Iterator[str]) -> None:
+def _announce_connection(institution: Institution, announce: Announce, link: Link, lines: Iterator[str]) -> None:
     address = institution.server.address
     proxy = proxy_towards(address)
     way = f" through the proxy {proxy}" if proxy else ""
@@ -235,20 +240,21 @@ def _announce_connection(institution: Institution, announce: Announce, lines: It
             announce(line.removeprefix(TOLD))
         elif "SuperNode ID: " in line:
             announce(f"{institution.name} is connected to the coordinator at {address}.")
-            lost = False
+            lost, link.connected_since = False, time.time()
         elif "Connection attempt failed" in line and not lost:
             announce(f"The coordinator at {address} cannot be reached{way}; trying again until it can.")
-            lost = True
+            lost, link.connected_since = True, None
         elif "Connection successful" in line and lost:
             announce(f"The coordinator at {address} answers again.")
-            lost = False
+            lost, link.connected_since = False, time.time()
 
 
-def _announce_ready(institution: Institution, announce: Announce, lines: Iterator[str]) -> None:
+def _announce_ready(institution: Institution, announce: Announce, link: Link, lines: Iterator[str]) -> None:
     """Pass on what the executor says for people: that it is ready, and what became of every request."""
     for line in lines:
         _, found, news = line.partition(NEWS)
         if found:
             announce(news)
         if line.endswith(EXECUTOR_READY):
+            link.ready_since = time.time()
             announce(f"{institution.name} is ready: its model and its data are loaded.")

@@ -2,6 +2,7 @@
 
 import statistics
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -73,17 +74,15 @@ def runs_report(store: Store) -> list[dict[str, Any]]:
 
 def _run_report(row: dict[str, Any], store: Store) -> dict[str, Any]:
     done, count = store.rows(rounds, row["run"]), store.agreement(row["run"]).rounds.count
-    last = max((one["round"] for one in done), default=0)
-    lately = [one["seconds"] for one in done[-LATELY:]]
-    goes_on = row["status"] in UNENDED and lately
+    left = remaining(row, done, count)
     return {
         "run": row["run"],
         "federation": row["federation"],
         "status": row["status"],
         "pausing": bool(row["pausing"]),
-        "rounds": last,
+        "rounds": _last(done),
         "of": count,
-        "remaining_seconds": round(statistics.fmean(lately) * (count - last), 1) if goes_on else None,
+        "remaining_seconds": None if left is None else round(left, 1),
         "parent": row["parent"] and f"{row['parent']}:{row['parent_round']}",
         "started": row["started"][:19],
         "ended": row["ended"] and row["ended"][:19],
@@ -91,9 +90,27 @@ def _run_report(row: dict[str, Any], store: Store) -> dict[str, Any]:
     }
 
 
+def remaining(row: Mapping[str, Any], done: Sequence[Mapping[str, Any]], count: int) -> float | None:
+    """About how many seconds a run still takes; None if it does not go on, or no round tells.
+
+    Args:
+        row: The run's.
+        done: Of its rounds.
+        count: Rounds that it is to have.
+    """
+    lately = [one["seconds"] for one in done[-LATELY:]]
+    if row["status"] not in UNENDED or not lately:
+        return None
+    return statistics.fmean(lately) * (count - _last(done))
+
+
+def _last(done: Iterable[Mapping[str, Any]]) -> int:
+    return max((one["round"] for one in done), default=0)
+
+
 def _institutions(home: ServerHome, answers: list[dict[str, Any]], names: tuple[str, ...]) -> dict[str, Any]:
     """What is known of institutions; `missed` are rounds of the run that each has missed one after the other."""
-    missed = {name: _missed(answers, name) for name in names}
+    lacks = {name: missed(answers, name) for name in names}
     invitations = Invitations(home.enrolment_database)
     common = {
         "invited": {name: _moment(until) for name, until in invitations.open().items()},
@@ -103,7 +120,7 @@ def _institutions(home: ServerHome, answers: list[dict[str, Any]], names: tuple[
         with OperatorClient(home) as operator:
             nodes, refused = operator.nodes(), operator.refused()
     except ConnectionFailedError:
-        unknown = [{"name": name, "status": "unknown", "last_seen": None, "missed": missed[name]} for name in names]
+        unknown = [{"name": name, "status": "unknown", "last_seen": None, "missed": lacks[name]} for name in names]
         return {"server": "down", "institutions": unknown, "limited": [], **common}
     known = {node.node_id: node.name for node in nodes}
     return {
@@ -113,7 +130,7 @@ def _institutions(home: ServerHome, answers: list[dict[str, Any]], names: tuple[
                 "name": node.name,
                 "status": node.status,
                 "last_seen": node.last_seen and node.last_seen.isoformat(sep=" ", timespec="seconds"),
-                "missed": missed.get(node.name),
+                "missed": lacks.get(node.name),
             }
             for node in nodes
         ]
@@ -143,7 +160,8 @@ def _moment(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(sep=" ", timespec="seconds")
 
 
-def _missed(answers: list[dict[str, Any]], name: str) -> int:
+def missed(answers: Iterable[Mapping[str, Any]], name: str) -> int:
+    """Rounds that an institution has missed one after the other, from the answers to requests to train."""
     last: dict[int, bool] = {row["round"]: row["status"] == "ok" for row in answers if row["institution"] == name}
     took_part = [number for number, ok in last.items() if ok]
     return sum(number > max(took_part, default=0) for number in last)

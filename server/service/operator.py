@@ -176,7 +176,7 @@ class OperatorClient:
         with self._translated("list the nodes"):
             response = self._client.ListNodes(ListNodesRequest())
         enrolled = [info for info in response.nodes_info if info.status != NodeStatus.UNREGISTERED]
-        return [_node(info) for info in sorted(enrolled, key=lambda info: datetime.fromisoformat(info.registered_at))]
+        return [node_of(info) for info in sorted(enrolled, key=lambda info: datetime.fromisoformat(info.registered_at))]
 
     def start_run(self, fab: bytes, run_config: Mapping[str, str | int | float | bool]) -> int:
         """Start a run.
@@ -323,7 +323,8 @@ class _BearerInterceptor:
         return call_next(context)
 
 
-def _node(info: NodeInfo) -> Node:
+def node_of(info: NodeInfo) -> Node:
+    """What Flower's record of a node says."""
     last_seen = None
     if info.status == NodeStatus.ONLINE:
         last_seen = datetime.fromtimestamp(info.online_until - HEARTBEAT_PATIENCE * info.heartbeat_interval, UTC)

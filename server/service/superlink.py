@@ -5,7 +5,8 @@ Here one server listens on two ports, and the port that a request came in by dec
 
     public door     institutions; TLS; /health, and /v1/fleet/* as far as `server.door` lets a node speak
     operator door   127.0.0.1 only; TLS; all but the fleet, with the operator token; /v1/runtime/* and /health without,
-                    because Flower protects the former with its SuperExec secret and task tokens; /page/* with a cookie
+                    because Flower protects the former with its SuperExec secret and task tokens; /page/* with a cookie,
+                    /metrics with a token of its own
 """
 
 import argparse
@@ -46,8 +47,11 @@ from server.door.speech import Speech
 from server.home import ServerHome, ServerSettings, open_home, read_settings
 from server.service.inside import PREFIX, Inside
 from server.service.listeners import open_listeners
+from server.service.operator import node_of
+from server.watching.door import MetricsDoor
+from server.watching.metrics import AtTheDoor
 from shared.errors import LONGEST_LINE, CollegiumError, ConfigError, StoreError, plain
-from shared.flower.constants import ISOLATION_MODE_PROCESS, TRANSPORT_TYPE_GRPC_RERE, console_handler
+from shared.flower.constants import ISOLATION_MODE_PROCESS, TRANSPORT_TYPE_GRPC_RERE, NodeStatus, console_handler
 from shared.flower.superlink import (
     NodeAuthMiddleware,
     NoOpControlAuthnPlugin,
@@ -192,9 +196,15 @@ def doors_of(app: FastAPI, home: ServerHome, settings: ServerSettings) -> Doors:
     authenticator = Authenticator(records, body_signature=settings.require_body_signature)
     speech = Speech(records, MessageLimits(settings.max_message_bytes))
     inside = Inside(state, records, allowances)
+
+    def at_the_door() -> AtTheDoor:
+        known = [info for info in state.get_node_info() if info.status != NodeStatus.UNREGISTERED]
+        return AtTheDoor([node_of(info) for info in known], allowances.report())
+
+    metrics = MetricsDoor(home, at_the_door)
     return Doors(
         public_door(app, FleetJudge(authenticator, speech, crowd, allowances), fleet.answer),
-        operator_door(inside.around(app), home.operator_token, inside, coordinator_page(home)),
+        metrics.before(operator_door(inside.around(app), home.operator_token, inside, coordinator_page(home))),
         crowd,
         state.bell,
     )

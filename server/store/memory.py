@@ -337,7 +337,7 @@ class Store:
         """The events of a run that were added after the one with the id `last`; 0 is before all of them."""
         return self.select(sa.select(events).where(events.c.run == run, events.c.id > last).order_by(events.c.id))
 
-    def select(self, query: sa.Select[Any]) -> list[dict[str, Any]]:
+    def select(self, query: sa.Select[*tuple[Any, ...]]) -> list[dict[str, Any]]:
         """What a question to the tables finds, a row each, by the names of its columns."""
         with self._writing("read") as connection:
             return [dict(row) for row in connection.execute(query).mappings()]

@@ -40,7 +40,7 @@ def loading() -> Iterator[None]:
             gc.enable()
 
 
-def resident() -> int:
-    """Bytes of main memory that this process takes now."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+def resident(process: int | None = None) -> int:
+    """Bytes of main memory that a process takes now; this one if none is named."""
+    pages = int(Path(f"/proc/{process or 'self'}/statm").read_text(encoding="ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")

@@ -14,6 +14,7 @@ from client.agreement.approval import approve, next_file, read_agreements
 from client.institution import Institution, load_institution
 from client.keys import generate_node_key, read_private_key
 from client.service import daemon
+from client.watching.metrics import Link
 from server.enrolment.authority import create_authority
 from shared.errors import ConnectionFailedError, ProtocolError
 from shared.federation import Federation, federation_toml
@@ -160,5 +161,5 @@ def test_a_refusal_and_a_lost_connection_are_one_sentence(
 
 def test_the_daemon_passes_it_on(hospital: Callable[..., Path]) -> None:
     told: list[str] = []
-    daemon._announce_connection(load_institution(hospital()), told.append, iter([f"{TOLD}something new"]))
+    daemon._announce_connection(load_institution(hospital()), told.append, Link(), iter([f"{TOLD}something new"]))
     assert told == ["something new"]

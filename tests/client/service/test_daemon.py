@@ -25,6 +25,7 @@ from client.institution import load_institution
 from client.keys import generate_node_key
 from client.service import daemon, looking
 from client.service.daemon import _new_lines, serve
+from client.watching.metrics import Link
 from server.enrolment.keys import read_public_key
 from server.home import ServerHome, init_home, read_settings
 from server.service import daemon as coordinator_daemon
@@ -157,7 +158,7 @@ def test_a_proxy_is_named_where_it_matters(institution: Callable[..., Path], mon
     file = institution(server={"address": "fl.example.test:8443"})
     monkeypatch.setenv("HTTPS_PROXY", "http://user:secret@proxy.test:3128")
     said: list[str] = []
-    daemon._announce_connection(load_institution(file), said.append, iter(["Connection attempt failed"]))
+    daemon._announce_connection(load_institution(file), said.append, Link(), iter(["Connection attempt failed"]))
     assert said == [
         "The coordinator at fl.example.test:8443 cannot be reached through the proxy http://proxy.test:3128; "
         "trying again until it can."

@@ -1,0 +1,1 @@
+"""What an institution tells those who look after it."""

@@ -1,0 +1,1 @@
+"""What both sides tell those who look after them: metrics, health, logs, notices."""
