@@ -332,6 +332,23 @@ def restore(
     announce(f"Restored {folder}: put your data where institution.toml says, then: collegium client up")
 
 
+@app.command(epilog="Example: collegium client page institution.toml")
+def page(
+    institution: Annotated[Path, typer.Argument(help="Your institution.toml.")] = Path("institution.toml"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port on loopback; 0 picks a free one.")] = 0,
+    show: Annotated[bool, typer.Option("--open/--no-open", help="Open it in your browser too.")] = True,
+) -> None:
+    """Show your site in a browser on this machine until you stop it: what runs, left, waits for release, is spent.
+
+    You sign in with a token that is new at every start. Nobody but this machine can reach the page, the daemon need
+    not be up, and no text of a record is on it.
+    """
+    from client.dashboard.serving import serve
+    from shared.process.supervisor import run_until_signal
+
+    run_until_signal(lambda stop: serve(institution, port=port, show=show, stop=stop, announce=announce))
+
+
 @app.command(epilog="Example: collegium client up institution.toml")
 def up(
     institution: Annotated[Path, typer.Argument(help="Your institution.toml.")] = Path("institution.toml"),

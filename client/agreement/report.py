@@ -28,7 +28,7 @@ def examine(path: Path) -> dict[str, Any]:
         "offered": found.offered.digest if found.offered else None,
         "declined": found.offered is not None and found.offered.digest == found.declined,
         "changes": found.changes,
-        "obstacles": _obstacles(institution, found.offered) if found.offered else [],
+        "obstacles": obstacles(institution, found.offered) if found.offered else [],
         "not_heard": unheard,
     }
 
@@ -62,7 +62,7 @@ def decide(path: Path, digest: str, *, approved: bool) -> str:
     institution = load_institution(path)
     if approved:
         offer = read_agreements(institution).offered
-        if offer is not None and offer.digest == digest and (against := _obstacles(institution, offer)):
+        if offer is not None and offer.digest == digest and (against := obstacles(institution, offer)):
             raise ConfigError(f"Expected a file that this site can answer under, but {against[0]}")
         approve(institution, digest)
         done = f"Approved {digest}: in force with the first request under it; runs under the old one may end."
@@ -83,7 +83,7 @@ def _asked(institution: Institution) -> tuple[Agreements, str | None]:
         return read_agreements(institution), str(error)
 
 
-def _obstacles(institution: Institution, offer: Federation) -> list[str]:
+def obstacles(institution: Institution, offer: Federation) -> list[str]:
     """Why this site would refuse every request under an agreement."""
     found = list(objections(institution.policy, offer, {}))
     try:

@@ -40,8 +40,8 @@ def coordinator_page(home: ServerHome) -> ASGIApp:
     Args:
         home: Its folder.
     """
-    place = Place(ROOT, "__Secure-collegium", secure=True)
-    pages = Pages(TEMPLATES, ROOT)
+    place = Place(ROOT, ROOT, "__Secure-collegium", secure=True)
+    pages = Pages(TEMPLATES, ROOT, ROOT)
     site = Site(place, pages, title="Collegium coordinator", token_file=str(home.operator_token_file), links=LINKS)
     return site.app(Sessions(lambda: tokens(home)), Routes(home, site, View(home, pages)).all())
 

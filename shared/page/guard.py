@@ -52,12 +52,14 @@ class Place:
     """Where a page is.
 
     Attributes:
-        root: The path before all of its paths, such as `/page`; without a slash at its end.
+        root: The path before all of its paths, such as `/page`; without a slash at its end. The cookie is for it.
+        entry: The path before those of the page that asks for the token, and of static files, which all may see.
         cookie: The cookie's name.
         secure: Whether it is served over TLS.
     """
 
     root: str
+    entry: str
     cookie: str
     secure: bool
 
@@ -79,8 +81,8 @@ class Guard:
 
     def __init__(self, app: ASGIApp, place: Place, sessions: Sessions, ask: Ask) -> None:
         self._app, self._place, self._sessions, self._ask = app, place, sessions, ask
-        self._sign_in, self._sign_out = f"{place.root}/sign-in", f"{place.root}/sign-out"
-        self._static = f"{place.root}/static/"
+        self._sign_in, self._sign_out = f"{place.entry}/sign-in", f"{place.root}/sign-out"
+        self._static = f"{place.entry}/static/"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or hand it on."""

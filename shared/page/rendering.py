@@ -20,10 +20,10 @@ class Pages:
 
     Args:
         folder: Its own templates.
-        root: The path before all of its paths.
+        root, entry: See `shared.page.guard.Place`.
     """
 
-    def __init__(self, folder: Path, root: str) -> None:
+    def __init__(self, folder: Path, root: str, entry: str) -> None:
         self._environment = Environment(
             loader=FileSystemLoader([folder, FOLDER / "templates"]),
             autoescape=True,
@@ -41,7 +41,7 @@ class Pages:
             "moment": moment,
             "lines": lines,
         }
-        self._environment.globals |= {"root": root}
+        self._environment.globals |= {"root": root, "entry": entry}
 
     def render(self, template: str, values: Mapping[str, Any]) -> str:
         """A page, or a part of one."""

@@ -91,10 +91,10 @@ class Site:
             assert isinstance(error, HTTPException)
             return PlainTextResponse(error.detail, status_code=error.status_code)
 
-        static = Mount("/static", _Static(directory=STATIC))
-        inner: list[BaseRoute] = [static, *routes]
+        static = Mount(f"{self.place.entry}/static", _Static(directory=STATIC))
+        own = Mount(self.place.root, routes=list(routes))
         handlers: dict[Any, Any] = {CollegiumError: failed, HTTPException: refused}
-        app = Starlette(routes=[Mount(self.place.root, routes=inner)], exception_handlers=handlers)
+        app = Starlette(routes=[static, own], exception_handlers=handlers)
         return Guard(app, self.place, sessions, self.ask)
 
 

@@ -38,7 +38,7 @@
     const options = {
       width: box.clientWidth, height: 260, series, legend: { show: false }, padding: [8, 8, 0, 0],
       scales: { x: { time: false }, y: { range: (_, low, high) => [Math.max(0, low - 0.03), high + 0.03] } },
-      axes: [{ ...axis, label: "round", labelFont: "12px system-ui, sans-serif", labelSize: 18, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500] }, { ...axis, size: 46, values: (_, ticks) => ticks.map((tick) => tick.toFixed(2)) }],
+      axes: [{ ...axis, size: 32, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500] }, { ...axis, size: 46, values: (_, ticks) => ticks.map((tick) => tick.toFixed(2)) }],
       focus: { alpha: 0.35 }, cursor: { focus: { prox: 24 }, drag: { x: false, y: false } },
       hooks: { setSeries: [(plot, index) => show(plot, index)], setCursor: [(plot) => show(plot, plot.focused)] },
     };

@@ -20,7 +20,7 @@ from shared.page.rendering import Pages, duration, moment, size
 )
 def test_all_that_a_template_is_given_is_escaped(text: object, shown: str, tmp_path: Path) -> None:
     (tmp_path / "one.html").write_text("{{ text }}")
-    assert Pages(tmp_path, "/x").render("one.html", {"text": text}) == shown
+    assert Pages(tmp_path, "/x", "/x").render("one.html", {"text": text}) == shown
 
 
 def test_numbers_and_times_as_people_read_them() -> None:
