@@ -1,5 +1,11 @@
-"""The institution's own small door, on loopback: `/metrics` with a token, for Prometheus."""
+"""The institution's own small door, on loopback: `/metrics` with a token for Prometheus, `/health` without.
 
+`/health` says whether a round could run here (the coordinator is reached, model and data are loaded), `/health/live`
+that the daemon answers.
+"""
+
+import json
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from client.institution import Institution
 from client.watching.metrics import Left, Link, metrics
 from shared.errors import CollegiumError, ConnectionFailedError
-from shared.watching.metrics import CONTENT_TYPE_LATEST, PATH, exposition
+from shared.watching.metrics import CONTENT_TYPE_LATEST, PATH, exposition, processes
 from shared.watching.token import shows, token_of
 
 HOST = "127.0.0.1"
@@ -56,6 +62,11 @@ def _handler(institution: Institution, link: Link, token: str) -> type[BaseHTTPR
 
         def do_GET(self) -> None:
             """Answer one question."""
+            if self.path in ("/health", "/health/live"):
+                running = processes(os.getpid())
+                serving = self.path != "/health" or (link.connected(running) and link.ready(running))
+                told = json.dumps({"status": "SERVING" if serving else "NOT_SERVING"})
+                return self._answer(200 if serving else 503, told.encode(), "application/json")
             if self.path != PATH:
                 return self._answer(404, b"Not Found\n")
             if not shows(self.headers.get("authorization", ""), token):

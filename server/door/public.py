@@ -20,9 +20,7 @@ from server.door.limits import BODY_SECONDS, SLOWEST_BYTES_PER_SECOND
 from server.door.refusals import RefusedError, answer
 from server.door.speech import Speech
 from shared.process.carrying import Carried
-from shared.process.waiting import HEADER, replayed, seconds_asked
-
-HEALTH_PATH = "/health"
+from shared.process.waiting import HEADER, seconds_asked
 
 Judge = Callable[[Scope, Receive], Awaitable[Asked]]
 """A request that may pass; RefusedError otherwise."""
@@ -31,11 +29,10 @@ Answer = Callable[[Asked, Scope, Receive, Send], Awaitable[None]]
 log = logging.getLogger("server.door")
 
 
-def public_door(app: ASGIApp, judge: Judge, answer_asked: Answer) -> ASGIApp:
-    """Passes `/health`, and answers what the judge lets through.
+def public_door(judge: Judge, answer_asked: Answer) -> ASGIApp:
+    """Answers what the judge lets through.
 
     Args:
-        app: Flower's SuperLink.
         judge: See `FleetJudge`.
         answer_asked: See `Fleet.answer`.
     """
@@ -43,8 +40,6 @@ def public_door(app: ASGIApp, judge: Judge, answer_asked: Answer) -> ASGIApp:
     async def door(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await refuse_connection(scope, send)
-        if scope["path"] == HEALTH_PATH and scope["method"] == "GET":
-            return await app(as_judged(scope), replayed(b"", receive), send)
         try:
             await answer_asked(await judge(scope, receive), scope, receive, send)
         except RefusedError as refused:

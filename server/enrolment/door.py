@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 
 from server.door.refusals import FewLines
+from server.enrolment.health import HealthService
 from server.enrolment.reception import Reception
 from server.enrolment.tries import Tries
 from server.home import ServerHome, ServerSettings, bracketed, open_home, read_settings
@@ -125,7 +127,9 @@ def open_door(home: ServerHome, settings: ServerSettings, tries: Tries | None = 
         options=OPTIONS,
         maximum_concurrent_rpcs=MOST_REQUESTS,
     )
-    server.add_generic_rpc_handlers((Door(Reception(home), tries or Tries()).handler,))
+    counted = tries or Tries()
+    server.add_generic_rpc_handlers((Door(Reception(home), counted).handler,))
+    add_HealthServicer_to_server(HealthService(home, settings, counted), server)
     address = f"{bracketed(settings.public_host)}:{settings.enrolment_port}"
     try:
         return server, server.add_secure_port(address, _credentials(home))

@@ -9,6 +9,7 @@ Flower's SuperExec asks for a run to start ten times a second; that request is h
 """
 
 import json
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -51,6 +52,8 @@ class Inside:
 
     def __init__(self, state: Deliveries, records: Records, allowances: Allowances) -> None:
         self._state, self._bell, self._records, self._allowances = state, state.bell, records, allowances
+        self.superexec_asked: float | None = None
+        """When SuperExec has last asked for a task, by the monotonic clock."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request whose sender has shown the operator token."""
@@ -74,6 +77,8 @@ class Inside:
 
         async def held(scope: Scope, receive: Receive, send: Send) -> None:
             signed = SUPEREXEC_AUTH_SIGNATURE_HEADER in Headers(scope=scope)
+            if scope["path"] == ACQUIRE_PATH and signed:
+                self.superexec_asked = time.monotonic()
             if scope["path"] == ACQUIRE_PATH and signed and self._bell.count(TASKS) < MOST_TASK_REQUESTS:
                 try:
                     receive = await hold_request(

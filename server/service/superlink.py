@@ -3,8 +3,8 @@
 Flower serves its Control, Runtime and Fleet interfaces on one port, and whoever reaches that port may submit runs.
 Here one server listens on two ports, and the port that a request came in by decides what it may reach:
 
-    public door     institutions; TLS; /health, and /v1/fleet/* as far as `server.door` lets a node speak
-    operator door   127.0.0.1 only; TLS; all but the fleet, with the operator token; /v1/runtime/* and /health without,
+    public door     institutions; TLS; /health*, and /v1/fleet/* as far as `server.door` lets a node speak
+    operator door   127.0.0.1 only; TLS; all but the fleet, with the operator token; /v1/runtime/* and /health* without,
                     because Flower protects the former with its SuperExec secret and task tokens; /page/* with a cookie,
                     /metrics with a token of its own
 """
@@ -39,7 +39,7 @@ from server.door.crowd import Crowd
 from server.door.delivery import Deliveries
 from server.door.fleet import Fleet
 from server.door.limits import MessageLimits
-from server.door.public import HEALTH_PATH, FleetJudge, as_judged, public_door, refuse_connection
+from server.door.public import FleetJudge, as_judged, public_door, refuse_connection
 from server.door.records import Records
 from server.door.refusals import FewLines, NoRoutine
 from server.door.serving import DoorServer
@@ -49,6 +49,7 @@ from server.service.inside import PREFIX, Inside
 from server.service.listeners import open_listeners
 from server.service.operator import node_of
 from server.watching.door import MetricsDoor
+from server.watching.health import Health
 from server.watching.metrics import AtTheDoor
 from shared.errors import LONGEST_LINE, CollegiumError, ConfigError, StoreError, plain
 from shared.flower.constants import ISOLATION_MODE_PROCESS, TRANSPORT_TYPE_GRPC_RERE, NodeStatus, console_handler
@@ -92,7 +93,7 @@ def operator_door(app: ASGIApp, token: str, inside: ASGIApp, page: ASGIApp) -> A
             return await refuse_connection(scope, send)
         if scope["path"] == PAGE or scope["path"].startswith(f"{PAGE}/"):
             return await page(scope, receive, send)
-        open_to_all = RUNTIME_PATH.fullmatch(scope["path"]) or scope["path"] == HEALTH_PATH
+        open_to_all = RUNTIME_PATH.fullmatch(scope["path"])
         shown = Headers(scope=scope).get("authorization", "").encode("latin-1")
         if not open_to_all and not hmac.compare_digest(shown, expected):
             return await _answer(401, "Not authenticated", scope, receive, send)
@@ -199,12 +200,14 @@ def doors_of(app: FastAPI, home: ServerHome, settings: ServerSettings) -> Doors:
 
     def at_the_door() -> AtTheDoor:
         known = [info for info in state.get_node_info() if info.status != NodeStatus.UNREGISTERED]
-        return AtTheDoor([node_of(info) for info in known], allowances.report())
+        return AtTheDoor([node_of(info) for info in known], allowances.report(), ready=not health.obstacles())
 
+    health = Health(home, lambda: inside.superexec_asked, records.has_task)
     metrics = MetricsDoor(home, at_the_door)
+    operator = operator_door(inside.around(app), home.operator_token, inside, coordinator_page(home))
     return Doors(
-        public_door(app, FleetJudge(authenticator, speech, crowd, allowances), fleet.answer),
-        metrics.before(operator_door(inside.around(app), home.operator_token, inside, coordinator_page(home))),
+        health.before(public_door(FleetJudge(authenticator, speech, crowd, allowances), fleet.answer), reasons=False),
+        health.before(metrics.before(operator), reasons=True),
         crowd,
         state.bell,
     )

@@ -30,6 +30,8 @@ class AtTheDoor:
     nodes: Sequence[Node]
     refused: Sequence[Mapping[str, Any]]
     """`node_id`, `limit` and `times` of who asked too much since the server was started."""
+    ready: bool
+    """Whether rounds could run; see `server.watching.health`."""
 
 
 def metrics(home: ServerHome, store: Store, door: AtTheDoor, daemon: int | None = None) -> list[Metric]:
@@ -51,6 +53,7 @@ def metrics(home: ServerHome, store: Store, door: AtTheDoor, daemon: int | None 
     roster = {node.name for node in door.nodes if node.name} | set(agreed.rounds.institutions if agreed else ())
     return [
         family("collegium_info", "Versions.", {(version("collegium"), version("flwr")): 1}, "version", "flwr"),
+        family("collegium_ready", "Whether rounds could run, as far as the coordinator goes.", float(door.ready)),
         *_runs(store),
         *(_current_run(store, last, agreed) if last and agreed else ()),
         *_answers(store, roster),

@@ -103,6 +103,13 @@ def check_health(door: Door) -> Finding:
             f"{door.address} cannot be reached ({door.unreachable.rstrip('.')}).",
             "Ask whether the coordinator's server is up, and whether the firewalls between let this port through.",
         )
+    if door.status == httpx.codes.SERVICE_UNAVAILABLE:
+        return Finding(
+            "door",
+            "warning",
+            f"{door.address} answers, and says that no round could run now.",
+            "Its operator sees why at the operator door, under /health, and in the logs.",
+        )
     if door.status != httpx.codes.OK:
         return Finding(
             "door",

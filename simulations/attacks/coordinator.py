@@ -89,8 +89,8 @@ def serving(home: ServerHome) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def wait_until_up(home: ServerHome, seconds: float = 120.0) -> None:
-    """Wait for the public door's health."""
-    url = f"https://127.0.0.1:{read_settings(home).public_port}/health"
+    """Wait until the public door answers."""
+    url = f"https://127.0.0.1:{read_settings(home).public_port}/health/live"
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         with contextlib.suppress(httpx.HTTPError):

@@ -124,35 +124,27 @@ def http(path: str, *headers: tuple[bytes, bytes], port: int = 8443) -> dict[str
     ],
 )
 def test_tricks_with_the_path_end_at_the_public_door(path: str) -> None:
-    assert ask(public_door(reached, judge(), answered), http(path, KEY_HEADER)) == 404
+    assert ask(public_door(judge(), answered), http(path, KEY_HEADER)) == 404
 
 
 def test_what_the_public_door_passes() -> None:
-    assert ask(public_door(reached, judge(), answered), http("/v1/fleet/pull-messages")) == 401
-    assert ask(public_door(reached, judge(), answered), http("/v1/fleet/pull-messages", KEY_HEADER)) == 401
-    assert isinstance(ask(public_door(reached, lets_all_in, answered), http("/v1/fleet/pull-messages")), dict)
-    assert isinstance(ask(public_door(reached, judge(), answered), http("/health") | {"method": "GET"}), dict)
-    assert ask(public_door(reached, judge(), answered), http("/health")) == 404
+    assert ask(public_door(judge(), answered), http("/v1/fleet/pull-messages")) == 401
+    assert ask(public_door(judge(), answered), http("/v1/fleet/pull-messages", KEY_HEADER)) == 401
+    assert isinstance(ask(public_door(lets_all_in, answered), http("/v1/fleet/pull-messages")), dict)
+    assert ask(public_door(judge(), answered), http("/v1/fleet/pull-messages") | {"method": "GET"}) == 404
 
 
 @pytest.mark.parametrize("kind", ["websocket", "lifespan", "something"])
 def test_only_plain_http_passes_a_door(kind: str) -> None:
     scope = http("/v1/fleet/pull-messages", KEY_HEADER) | {"type": kind}
-    assert ask(public_door(reached, lets_all_in, answered), scope) == "closed"
+    assert ask(public_door(lets_all_in, answered), scope) == "closed"
     assert ask(operator_door(reached, "token", reached, reached), scope) == "closed"
 
 
-@pytest.mark.parametrize("door", ["public", "operator"])
-def test_flower_sees_the_path_that_the_door_judged(door: str) -> None:
-    path = {"public": "/health", "operator": "/v1/control/list-nodes"}[door]
-    sly = http(path, (b"authorization", b"Bearer token"), (b"host", b"x/v1/runtime/pull-object?")) | {
-        "root_path": "/v1"
-    }
-    doors = {
-        "public": public_door(reached, judge(), answered),
-        "operator": operator_door(reached, "token", inside, page),
-    }
-    scope = ask(doors[door], sly | ({"method": "GET"} if door == "public" else {}))
+def test_flower_sees_the_path_that_the_door_judged() -> None:
+    path = "/v1/control/list-nodes"
+    sly = http(path, (b"authorization", b"Bearer token"), (b"host", b"x/v1/runtime/pull-object?"))
+    scope = ask(operator_door(reached, "token", inside, page), sly | {"root_path": "/v1"})
     assert isinstance(scope, dict)
     assert Request(scope).url.path == scope["path"] == path
     assert scope["root_path"] == ""
@@ -181,7 +173,7 @@ def test_collegiums_own_requests_need_the_token_and_never_reach_flower() -> None
     scope = ask(door, http("/v1/collegium/anything", (b"authorization", b"Bearer secret")))
     assert isinstance(scope, dict)
     assert scope["inside"]
-    assert ask(public_door(reached, judge(), answered), http("/v1/collegium/answered", KEY_HEADER)) == 404
+    assert ask(public_door(judge(), answered), http("/v1/collegium/answered", KEY_HEADER)) == 404
 
 
 @pytest.mark.parametrize(
@@ -208,7 +200,7 @@ def test_tricks_with_the_path_need_the_token_at_the_operator_door(path: str) -> 
 
 
 def test_the_port_of_the_socket_chooses_the_door() -> None:
-    public, operator = public_door(reached, judge(), answered), operator_door(reached, "secret", inside, page)
+    public, operator = public_door(judge(), answered), operator_door(reached, "secret", inside, page)
     doors = two_doors(reached, public, operator, operator_port=8000)
     assert ask(doors, http("/docs", port=8443)) == 404
     assert ask(doors, http("/docs", port=8000)) == 401
@@ -319,7 +311,8 @@ def test_flower_protects_its_runtime_itself(doors: Doors, path: str) -> None:
 def test_the_token_and_health_open_the_operator_door(doors: Doors) -> None:
     assert doors.operator.post("/v1/control/list-nodes", headers=PROTOBUF | doors.token).status_code == 200
     assert doors.operator.get("/docs", headers=doors.token).status_code == 200
-    assert doors.operator.get("/health").status_code == doors.public.get("/health").status_code == 200
+    assert doors.operator.get("/health/live").status_code == doors.public.get("/health/live").status_code == 200
+    assert doors.operator.get("/health").status_code == doors.public.get("/health").status_code == 503, "no SuperExec"
 
 
 def raw(doors: Doors, request: bytes) -> bytes:

@@ -25,6 +25,7 @@ SEEN = datetime(2026, 11, 29, 12, tzinfo=UTC)
 DOOR = AtTheDoor(
     [Node(7, "hospital", "online", "SHA256:x", SEEN), Node(8, "law_firm", "offline", "SHA256:y", None)],
     [{"node_id": 7, "limit": "bytes", "times": 3}, {"node_id": 99, "limit": "bytes", "times": 1}],
+    ready=True,
 )
 
 

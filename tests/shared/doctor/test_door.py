@@ -117,3 +117,4 @@ def test_clocks(ahead: float, verdict: str) -> None:
 
 def test_another_answer_than_health() -> None:
     assert check_health(Door("a:1", days=100, ahead=0.0, status=404)).verdict == "warning"
+    assert "no round could run" in check_health(Door("a:1", days=100, ahead=0.0, status=503)).text
