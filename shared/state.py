@@ -6,6 +6,7 @@ A checkpoint and a message are flat collections of named arrays. Those of the mo
     control/NAME           with an update: by how much a control variate has changed; before it: the mean
     importance/LAYER       with an update: how much each component of a layer matters
     base/LAYER.B  .A       in a checkpoint, and in a blob of its own: a round's step of the frozen weights
+    base/LAYER.W           in a checkpoint: the step itself, where its two factors would take more room
     optimizer/m/NAME  v/   in a checkpoint: moments of the server optimizer
     scaffold/sum/NAME      in a checkpoint: the sum of all institutions' control variates
     scaffold/count/NAME    in a checkpoint: how many have sent one, row by row
@@ -90,7 +91,7 @@ def pack_state(state: State) -> Arrays:
         **_under(SECOND, state.moments.second),
         **_under(SUM, state.variates.sums),
         **_under(COUNT, state.variates.counts),
-        **pack_steps(state.steps),
+        **pack_steps(state.steps, dense=True),
     }
 
 
@@ -125,26 +126,47 @@ def unpack_update(named: Mapping[str, T]) -> Update[T]:
     return Update(*_split(CONTROL, rest), importance)
 
 
-def pack_steps(steps: Steps) -> Arrays:
-    """Steps of the frozen weights as named arrays."""
-    return {
-        f"{BASE}{layer}.{factor}": array
-        for layer, pair in steps.items()
-        for factor, array in zip("BA", pair, strict=True)
-    }
+def pack_steps(steps: Steps, *, dense: bool = False) -> Arrays:
+    """Steps of the frozen weights as named arrays.
+
+    Args:
+        steps: By layer, of the shape [outputs, inputs].
+        dense: Whether one whose factors are larger than itself is written as itself: those of many rounds added up, or
+            of many institutions, have ranks up to the smaller of outputs and inputs.
+    """
+    named: Arrays = {}
+    for layer, (b, a) in steps.items():
+        if dense and b.size + a.size > len(b) * a.shape[-1]:
+            named[f"{BASE}{layer}.W"] = (b.astype(np.float64) @ a).astype(np.float32)
+        else:
+            named |= {f"{BASE}{layer}.B": b, f"{BASE}{layer}.A": a}
+    return named
 
 
 def unpack_steps(arrays: Mapping[str, np.ndarray]) -> dict[str, Product]:
-    """The steps of the frozen weights among named arrays. Raises ProtocolError if one lacks a factor."""
+    """The steps of the frozen weights among named arrays, as products; a step itself is one with nothing (an identity).
+
+    Raises:
+        ProtocolError: One lacks a factor.
+    """
     _, factors = _split(BASE, arrays)
-    layers = sorted({name.rsplit(".", 1)[0] for name in factors})
+    whole = {name.removesuffix(".W"): array for name, array in factors.items() if name.endswith(".W")}
+    layers = sorted({name.rsplit(".", 1)[0] for name in factors} - whole.keys())
     try:
-        return {layer: (factors[f"{layer}.B"], factors[f"{layer}.A"]) for layer in layers}
+        return {layer: (factors[f"{layer}.B"], factors[f"{layer}.A"]) for layer in layers} | {
+            layer: _with_nothing(array) for layer, array in whole.items()
+        }
     except KeyError as error:
         missing = shown(BASE + error.args[0])
         raise ProtocolError(
             f"Expected both factors of every step of the frozen weights, but {missing} is missing."
         ) from None
+
+
+def _with_nothing(step: np.ndarray) -> Product:
+    """A matrix as a product with the smaller identity."""
+    outputs, inputs = step.shape
+    return (step, np.eye(inputs, dtype=step.dtype)) if inputs < outputs else (np.eye(outputs, dtype=step.dtype), step)
 
 
 def _under(prefix: str, named: Mapping[str, T]) -> dict[str, T]:

@@ -30,7 +30,10 @@ def arrays(*names: str) -> Arrays:
 
 def test_a_checkpoint_has_a_prefix_for_all_but_the_model() -> None:
     state = State(
-        arrays(A, W), Moments(arrays(A), arrays(W)), Variates(arrays(A), arrays(W)), {"x.y": (np.ones(1), np.zeros(1))}
+        arrays(A, W),
+        Moments(arrays(A), arrays(W)),
+        Variates(arrays(A), arrays(W)),
+        {"x.y": (np.ones((4, 1)), np.ones((1, 4)))},
     )
     named = pack_state(state)
     assert named.keys() == {
@@ -56,6 +59,20 @@ def test_messages_have_a_prefix_for_all_but_the_model() -> None:
     assert pack_broadcast(broadcast).keys() == {A, W, f"control/{A}"}
     assert unpack_broadcast(pack_broadcast(broadcast)).control.keys() == {A}
     assert "importance/x" in unpack_broadcast(arrays("importance/x")).model, "for the receiver to refuse"
+
+
+@pytest.mark.parametrize("shape", [(64, 16), (16, 64), (24, 24)])
+@pytest.mark.parametrize("rank", [4, 20, 200])
+def test_a_step_in_a_checkpoint_is_no_larger_than_its_layer(shape: tuple[int, int], rank: int) -> None:
+    rng, (outputs, inputs) = np.random.default_rng(rank), shape
+    b, a = (rng.standard_normal(each).astype(np.float32) for each in ((outputs, rank), (rank, inputs)))
+    named = pack_state(State({}, steps={"x.y": (b, a)}))
+    assert sum(array.nbytes for array in named.values()) <= 4 * min(outputs * inputs, rank * (outputs + inputs))
+    assert (list(named) == ["base/x.y.B", "base/x.y.A"]) == (rank * (outputs + inputs) <= outputs * inputs)
+    again_b, again_a = unpack_state(named).steps["x.y"]
+    assert np.allclose(again_b @ again_a, b @ a, atol=1e-4)
+    assert pack_state(unpack_state(named)).keys() == named.keys()
+    assert list(pack_steps({"x.y": (b, a)})) == ["base/x.y.B", "base/x.y.A"], "institutions get factors"
 
 
 def test_a_step_without_a_factor_is_refused() -> None:
