@@ -8,7 +8,8 @@ import re
 import secrets
 from base64 import b64decode, b64encode
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
@@ -16,6 +17,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 HEADER = "collegium-signature"
 """`1 TIME NONCE SHA256 SIGNATURE`: UTC in ISO 8601, 32 hexadecimal digits, 64 of them, and DER in base64."""
+
+TOLERATED_SECONDS = 2.0
+"""Between two clocks: a coordinator takes no signature that is 5 s ahead of its own."""
 
 _CONTEXT = "collegium request 1"
 _PATTERN = re.compile(
@@ -47,12 +51,26 @@ class RequestSignature:
         return True
 
 
-def sign_request(key: ec.EllipticCurvePrivateKey, method: str, path: str, body: bytes) -> str:
-    """The header's value for a request that is about to be sent."""
-    time, nonce = datetime.now(UTC).isoformat(), secrets.token_hex(16)
+def sign_request(key: ec.EllipticCurvePrivateKey, method: str, path: str, body: bytes, ahead: float = 0.0) -> str:
+    """The header's value for a request that is about to be sent, `ahead` seconds from now by this machine's clock."""
+    time, nonce = (datetime.now(UTC) + timedelta(seconds=ahead)).isoformat(), secrets.token_hex(16)
     digest = hashlib.sha256(body).hexdigest()
     signature = key.sign(_signed(method, path, time, nonce, digest), _ALGORITHM)
     return f"1 {time} {nonce} {digest} {b64encode(signature).decode('ascii')}"
+
+
+def seconds_ahead(date: str | None) -> float:
+    """By how much the coordinator's clock is ahead of this machine's, from the header `Date` of its answer.
+
+    0 if it says nothing, or both tell about the same time. One of the two may be wrong: what is signed is for the
+    coordinator alone, so its own time counts.
+    """
+    try:
+        told = parsedate_to_datetime(date or "").timestamp() + 0.5  # its seconds are cut
+    except (TypeError, ValueError):
+        return 0.0
+    ahead = told - datetime.now(UTC).timestamp()
+    return ahead if abs(ahead) > TOLERATED_SECONDS else 0.0
 
 
 def read_signature(header: str) -> RequestSignature:

@@ -7,9 +7,9 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +90,29 @@ def deploy(experiment: Experiment, workdir: Path, announce: Announce) -> tuple[S
     return home, run_id
 
 
+@dataclass(frozen=True)
+class Surroundings:
+    """What lies between and around the daemons: nothing, unless a test puts it there."""
+
+    port: Callable[[str, int], int] = lambda name, public: public
+    """Where an institution finds the coordinator's public port; called once for each."""
+    environment: Callable[[str], Mapping[str, str]] = lambda name: {}
+    """Variables of a daemon's processes, by its folder's name."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """More of the coordinator's server.toml."""
+
+
 @contextmanager
 def standing(
-    experiment: Experiment, workdir: Path, announce: Announce
+    experiment: Experiment, workdir: Path, announce: Announce, around: Surroundings = Surroundings()
 ) -> Iterator[tuple[ServerHome, Callable[[], None]]]:
     """An experiment's federation with real daemons under `workdir`, while the block lasts.
+
+    Args:
+        experiment: The federation, and its institutions' data.
+        workdir: For the daemons' folders.
+        announce: Told of every stage.
+        around: What lies around the daemons.
 
     Yields:
         The coordinator's folder, and a function that raises if a daemon has given up.
@@ -106,14 +124,18 @@ def standing(
     for name in experiment.institutions:
         private_folder(workdir / name)
         generate_node_key(workdir / name / "node.key")
-    home = _make_coordinator(workdir, _agreement(workdir, experiment.federation))
-    files = [_make_institution(workdir, home, experiment, name) for name in experiment.institutions]
+    home = _make_coordinator(workdir, _agreement(workdir, experiment.federation), around.settings)
+    public = read_settings(home).public_port
+    files = [
+        _make_institution(workdir, home, experiment, name, around.port(name, public))
+        for name in experiment.institutions
+    ]
     announce("2/5  Starting the coordinator: public door over TLS, operator door on loopback")
-    with _running([_daemon("coordinator", workdir, "server", "up", str(home.root))], announce) as check:
+    with _running([_daemon("coordinator", workdir, around, "server", "up", str(home.root))], announce) as check:
         _wait_for_coordinator(home, check)
         announce("3/5  Enrolling and starting " + joined(experiment.institutions) + ", one daemon each")
         _enrol(home, workdir, experiment)
-        daemons = [_daemon(file.parent.name, workdir, "client", "up", str(file)) for file in files]
+        daemons = [_daemon(file.parent.name, workdir, around, "client", "up", str(file)) for file in files]
         with _running(daemons, announce) as check_clients:
             yield home, check_clients
 
@@ -127,16 +149,18 @@ def _agreement(workdir: Path, federation: Federation) -> Federation:
     return federation.model_copy(update={"secure_aggregation": agreed.model_copy(update={"keys": keys})})
 
 
-def _make_coordinator(workdir: Path, federation: Federation) -> ServerHome:
+def _make_coordinator(workdir: Path, federation: Federation, settings: Mapping[str, str]) -> ServerHome:
     public, operator = free_ports(2)
     home = init_home(
         workdir / "coordinator", hosts=["localhost", "127.0.0.1"], public_port=public, operator_port=operator
     )
     home.federation_file.write_text(federation_toml(federation), encoding="utf-8")
+    file = home.settings_file
+    file.write_text(f"{tomli_w.dumps(settings)}{file.read_text(encoding='utf-8')}", encoding="utf-8")
     return home
 
 
-def _make_institution(workdir: Path, home: ServerHome, experiment: Experiment, name: str) -> Path:
+def _make_institution(workdir: Path, home: ServerHome, experiment: Experiment, name: str, port: int) -> Path:
     folder = workdir / name
     # The split of the simulator, so that training centrally and in one process can be compared.
     write_key(folder / "state", key_of_seed(experiment.federation.seed))
@@ -148,7 +172,7 @@ def _make_institution(workdir: Path, home: ServerHome, experiment: Experiment, n
     }
     institution = {
         "name": name,
-        "server": {"address": f"127.0.0.1:{read_settings(home).public_port}"},
+        "server": {"address": f"127.0.0.1:{port}"},
         "data": data,
         "runtime": {"threads": threads_for(len(experiment.institutions))},
     }
@@ -177,9 +201,9 @@ def _wait_for_coordinator(home: ServerHome, check: Callable[[], None]) -> None:
         time.sleep(0.2)
 
 
-def _daemon(name: str, workdir: Path, *verb: str) -> Child:
+def _daemon(name: str, workdir: Path, around: Surroundings, *verb: str) -> Child:
     argv = [sys.executable, "-m", "collegium", *verb]
-    return Child(name=name, argv=argv, log=workdir / "logs" / f"{name}.log")
+    return Child(name=name, argv=argv, log=workdir / "logs" / f"{name}.log", env=around.environment(name))
 
 
 @contextmanager

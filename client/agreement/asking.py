@@ -28,7 +28,7 @@ from shared.federation.offers import LONGEST, PATH, Word, read_offer
 from shared.flower.constants import FLEET_HTTP_PUBLIC_KEY_HEADER
 from shared.process.proxies import proxy_towards, without_proxies
 from shared.signing import HEADER as SIGNATURE
-from shared.signing import sign_request
+from shared.signing import seconds_ahead, sign_request
 
 SECONDS = 20.0
 """For one request."""
@@ -55,13 +55,7 @@ def ask(institution: Institution, *, transport: httpx.BaseTransport | None = Non
     found = read_agreements(institution)
     word = word_of(found)
     body = word.model_dump_json().encode()
-    key = read_private_key(institution.identity.key)
-    headers = {
-        FLEET_HTTP_PUBLIC_KEY_HEADER: _public(key.public_key()),
-        SIGNATURE: sign_request(key, "POST", PATH, body),
-        "content-type": "application/json",
-    }
-    answer = _send(institution, headers, body, transport)
+    answer = _send(institution, body, transport)
     _, offer = read_offer(answer)
     if offer is not None and offer.digest not in found.approved:
         keep_offer(institution, offer)
@@ -133,10 +127,13 @@ class Watch:
                 self._news.clear()
 
 
-def _send(
-    institution: Institution, headers: dict[str, str], body: bytes, transport: httpx.BaseTransport | None
-) -> bytes:
-    address = institution.server.address
+def _send(institution: Institution, body: bytes, transport: httpx.BaseTransport | None, ahead: float = 0.0) -> bytes:
+    address, key = institution.server.address, read_private_key(institution.identity.key)
+    headers = {
+        FLEET_HTTP_PUBLIC_KEY_HEADER: _public(key.public_key()),
+        SIGNATURE: sign_request(key, "POST", PATH, body, ahead),
+        "content-type": "application/json",
+    }
     try:
         trusted = ssl.create_default_context(cafile=str(institution.server.ca))
     except OSError as error:  # SSLError is one
@@ -149,6 +146,10 @@ def _send(
             _client(address, trusted, transport) as client,
             client.stream("POST", url, content=body, headers=headers) as response,
         ):
+            if response.status_code == httpx.codes.UNAUTHORIZED and not ahead:
+                ahead = seconds_ahead(response.headers.get("date"))
+                if ahead:  # one of the two clocks is wrong
+                    return _send(institution, body, transport, ahead)
             if response.status_code != httpx.codes.OK:
                 raise ConnectionFailedError(
                     f"Expected the coordinator at {address} to hear what this site has approved, but it answered "

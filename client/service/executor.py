@@ -73,6 +73,8 @@ LONGEST_RETRY = 60.0  # seconds; by then the SuperNode has given the task up
 LONGEST_WAIT = 5.0
 HEARTBEAT_SECONDS = (HEARTBEAT_DEFAULT_INTERVAL - HEARTBEAT_CALL_TIMEOUT) * HEARTBEAT_BASE_MULTIPLIER
 TRANSIENT = frozenset({httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT})
+MOST_REFUSALS = 4
+"""In a row; one alone is of a request during which somebody has set the clock."""
 REFUSED = frozenset({httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN})
 
 # A task is there before its arrays are; Flower waits 1 s before asking again, doubling to 10, though the next process
@@ -204,14 +206,16 @@ def _next_task(
     """Wait for a task; `None` once `stop` is set."""
     request = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
     wait = lost = 0.0
+    refused = 0
     while not stop.wait(wait):
         try:
             response = client.AcquireTask(request)
         except httpx.HTTPError as error:
-            if isinstance(error, httpx.HTTPStatusError) and error.response.status_code in REFUSED:
+            refused += isinstance(error, httpx.HTTPStatusError) and error.response.status_code in REFUSED
+            if refused >= MOST_REFUSALS:
                 raise ConnectionFailedError(
-                    f"Expected the SuperNode at {address} to accept the SuperExec secret, but it answered "
-                    f"{error.response.status_code}; start both with the same secret file, and check the clock."
+                    f"Expected the SuperNode at {address} to accept the SuperExec secret, but it refuses it ({error}); "
+                    "start both with the same secret file, and check the clock."
                 ) from None
             if not lost:
                 log.warning("The SuperNode at %s does not answer (%s); trying again until it does", address, error)
@@ -222,7 +226,7 @@ def _next_task(
             log.info("The SuperNode answers again after %.1f s", time.monotonic() - lost)
         if response.HasField("task") and response.token:
             return response
-        wait, lost = poll_seconds, 0.0
+        wait, lost, refused = poll_seconds, 0.0, 0
     return None
 
 
@@ -234,7 +238,7 @@ def _serve_task(
     on_error: Callable[[str, int], str],
 ) -> TaskRecord:
     """One task from its input to its output, in the order of `flwr-clientapp`."""
-    began = time.monotonic()
+    began = pulled = time.monotonic()
     message: Message | None = None
     reply: Message | None = None
     context: Context | None = None
@@ -248,13 +252,15 @@ def _serve_task(
         try:
             with watch.interruptible():
                 message, context, _run, _bundle = pull_task_input(client)
+                pulled = time.monotonic()
                 reply = _call(client_app, message, context)
         except (Exception, SystemExit, TaskInterruptedError) as error:
             sub_status, reason = SubStatus.FAILED, on_error(_reason(error, stop), acquired.task.run_id)
             log.error("Task %d failed", acquired.task.task_id, exc_info=error)
             if message:
                 reply = Message(Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason), reply_to=message)
-        if reply and context:
+        if message and reply and context:
+            keep_its_time(reply, message, time.monotonic() - pulled)
             try:
                 carrier.offer(reply)
                 push_message(client, reply, context)
@@ -269,6 +275,15 @@ def _serve_task(
         seconds=time.monotonic() - began,
         error=reason,
     )
+
+
+def keep_its_time(reply: Message, message: Message, seconds: float) -> None:
+    """Have a reply be made so many seconds after its message, and good for as long as that is.
+
+    By the coordinator's clock, which is the message's: by one of this machine's that is wrong it would be out of date.
+    """
+    of, mine = message.metadata, reply.metadata
+    mine.created_at, mine.ttl = of.created_at + seconds, max(of.ttl - seconds, 1.0)
 
 
 def _call(client_app: ClientApp, message: Message, context: Context) -> Message:

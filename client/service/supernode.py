@@ -10,21 +10,23 @@ loop wakes when the reply is there. Messages come and go with their arrays in on
 Every request is signed whole as well (`shared.signing`): Flower's own signature covers the time alone, and Collegium's
 coordinator does not accept it unless configured to.
 
-Three things more are mended. A task whose executor has died is given up as soon as the next one asks for a task, and a
+Both clocks need not agree: a signature that the coordinator takes for out of date is made again by its time. Nor need
+this one be steady: no task has taken less than no time.
+
+Some things more are mended. A task whose executor has died is given up as soon as the next one asks for a task, and a
 SuperNode that was killed is taken leave of by the next one on its machine: Flower waits a minute for either. When its
 loop ends by an error (a coordinator that answers with HTTP 500 is enough), its process lives on without ever asking for
-a message again; here it ends, so that the daemon starts it anew.
+a message again; here it ends, so that the daemon starts it anew. No answer ends its heartbeats, which Flower stops for
+good at HTTP 500. After a network was cut it is back within seconds.
 """
 
 import argparse
-import json
 import os
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, MutableMapping
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -36,28 +38,27 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from client.agreement.asking import Watch
+from client.service.requests import InTurn, LastNode, Patience, WholeRequestSigner
 from shared.errors import ConnectionFailedError
-from shared.federation.offers import HEADER as AGREEMENT_HEADER
 from shared.flower.constants import Status, console_handler
-from shared.flower.http import ProtobufCall, ProtobufClientInterceptor, ProtobufRequestContext
+from shared.flower.http import ProtobufClientInterceptor
 from shared.flower.messages import RunNotRunningException
 from shared.flower.supernode import (
-    ActivateNodeResponse,
-    DeactivateNodeRequest,
     InMemoryNodeState,
-    NodeAuthHttpInterceptor,
     NodeStateFactory,
     add_exit_handler,
+    exponential,
     fleet_http_connection,
     flower_supernode,
+    heartbeat,
+    http_retry,
     start_client_internal,
     supernode_main,
 )
 from shared.process.carrying import Carrier, Handlers
-from shared.process.files import private_umask, write_synced
-from shared.process.waiting import EXECUTOR_HEADER, LONGEST_SECONDS, Bell, GoneError, hold_request, seconds_asked
+from shared.process.files import private_umask
+from shared.process.waiting import EXECUTOR_HEADER, Bell, GoneError, hold_request, seconds_asked
 from shared.process.waiting import HEADER as WAIT_HEADER
-from shared.signing import HEADER, sign_request
 
 IDLE_SLEEP = 3
 """What Flower's loop passes to `time.sleep` when the coordinator has no message; it counts as the loop's mark."""
@@ -67,10 +68,6 @@ IDLE_POLL = 1.0
 LINGER = 60.0
 """Seconds after a message in which the next one is expected soon."""
 DEFAULT_POLL = 0.25
-PULL_PATH, CONFIRM_PATH = "/v1/fleet/pull-messages", "/v1/fleet/confirm-message-received"
-ACTIVATE_PATH, DEACTIVATE_PATH = "/v1/fleet/activate-node", "/v1/fleet/deactivate-node"
-OF_ONE_REQUEST = ("content-length", HEADER.lower(), "flwr-public-key", "flwr-signature", "flwr-timestamp")
-"""Headers that another request has its own of."""
 ACQUIRE_PATH = "/v1/runtime/acquire-task"
 EXECUTOR_NAME = EXECUTOR_HEADER.encode("latin-1")
 WAIT_NAME = WAIT_HEADER.encode("latin-1")
@@ -78,39 +75,10 @@ TASKS = "tasks"
 """What is rung for when a message has become a task."""
 MOST_HELD = 8
 """Of the executor's requests; nobody has checked yet who sends them."""
-RELEARN_SECONDS = 600.0
-LONGEST_PAUSE = 60.0
-CUT_BY_A_PROXY = frozenset({httpx.codes.REQUEST_TIMEOUT, httpx.codes.BAD_GATEWAY, httpx.codes.GATEWAY_TIMEOUT})
+LONGEST_RETRY = 5
+"""Seconds between two tries to reach the coordinator, at most; Flower: 20."""
 BACKOFF = {"initial_backoff": 0.1, "backoff_cap": 1.0}
 """Seconds before asking again for an array that has not arrived yet, doubling to the cap; Flower: 1 to 10."""
-
-
-class Patience:
-    """How long the coordinator may hold this process's question: what lies between them may end it sooner.
-
-    Such a cut halves the time, and for as long as RELEARN_SECONDS it stays so.
-
-    Args:
-        now: Seconds; a test may pass its own.
-    """
-
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        self._now = now
-        self._seconds, self._cut_at = LONGEST_SECONDS, -RELEARN_SECONDS
-        self.held = False
-        """Whether the coordinator holds questions at all, as it said with its last answer."""
-
-    @property
-    def seconds(self) -> float:
-        """For the next question."""
-        if self._now() - self._cut_at >= RELEARN_SECONDS:
-            self._seconds = LONGEST_SECONDS
-        return self._seconds
-
-    def cut(self, seconds: float) -> None:
-        """Note that a question ended without an answer, so many seconds after it was asked."""
-        if seconds > 1.0:  # else nobody has held it
-            self._seconds, self._cut_at = max(1.0, min(self._seconds, seconds) / 2), self._now()
 
 
 class Pauses:
@@ -152,107 +120,6 @@ class Pauses:
             self._last_message = self._now()
             self._news.wait(REPLY_SECONDS)
             self._news.clear()
-
-
-class WholeRequestSigner:
-    """Flower's signature of the time, and ours of the whole request.
-
-    It also lets the coordinator hold the question for a message, and asks again later what came too fast.
-
-    Args:
-        private_key: The node's, on P-384.
-        public_key: Its other half.
-        patience: How long a question may be held.
-        received: Called when a message is here with all its arrays.
-        offered: Told the digest of the agreement that the coordinator offers, with every answer to a question.
-        sleep: Replaced in tests.
-        last: The number under which the coordinator knows this site, from the last time.
-    """
-
-    def __init__(
-        self,
-        private_key: ec.EllipticCurvePrivateKey,
-        public_key: ec.EllipticCurvePublicKey,
-        patience: Patience,
-        received: Callable[[], None] = lambda: None,
-        offered: Callable[[str | None], None] = lambda digest: None,
-        sleep: Callable[[float], None] = time.sleep,
-        last: "LastNode | None" = None,
-    ) -> None:
-        self._key, self._flower = private_key, NodeAuthHttpInterceptor(private_key, public_key)
-        self._patience, self._received, self._offered, self._sleep = patience, received, offered, sleep
-        self._last = last
-
-    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
-        """Sign a request and pass it on."""
-        bare = context.request.headers.copy()
-        response = self._send(context, call_next)
-        if context.request.url.path == ACTIVATE_PATH and self._last:
-            if response.is_client_error and (number := self._last.read()) is not None:
-                self._take_leave(number, context, call_next)
-                context.request.headers = bare
-                response = self._send(context, call_next)
-            if response.is_success:
-                self._last.write(ActivateNodeResponse.FromString(response.content).node_id)
-        return response
-
-    def _take_leave(self, number: int, context: ProtobufRequestContext, call_next: ProtobufCall) -> None:
-        """Tell the coordinator that the last process, which it still counts as online, has gone."""
-        mine = context.request
-        request = httpx.Request(
-            "POST",
-            mine.url.copy_with(path=DEACTIVATE_PATH),
-            headers={name: value for name, value in mine.headers.items() if name.lower() not in OF_ONE_REQUEST},
-            content=DeactivateNodeRequest(node_id=number).SerializeToString(),
-        )
-        self._send(ProtobufRequestContext(rpc_method="", message=None, request=request), call_next)
-
-    def _send(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
-        request = context.request
-        if request.url.path == CONFIRM_PATH:
-            self._received()
-        bare = request.headers.copy()
-        while True:
-            request.headers = bare.copy()  # Flower's signature is made once for a request
-            request.headers[HEADER] = sign_request(self._key, request.method, request.url.path, request.content)
-            if request.url.path == PULL_PATH:
-                return self._question(context, call_next)
-            response = self._flower.intercept(context, call_next)
-            if response.status_code != httpx.codes.TOO_MANY_REQUESTS:
-                return response
-            self._sleep(_retry_after(response))
-
-    def _question(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
-        asked, began = self._patience.seconds, time.monotonic()
-        context.request.headers[WAIT_HEADER] = f"{asked:g}"
-        try:
-            response = self._flower.intercept(context, call_next)
-        except httpx.TransportError:
-            self._patience.cut(time.monotonic() - began)
-            raise
-        self._patience.held = WAIT_HEADER in response.headers
-        self._offered(response.headers.get(AGREEMENT_HEADER))
-        if response.status_code in CUT_BY_A_PROXY:
-            self._patience.cut(time.monotonic() - began)
-        return response
-
-
-class InTurn:
-    """One interceptor before another, where Flower has a place for one."""
-
-    def __init__(self, outer: ProtobufClientInterceptor, inner: ProtobufClientInterceptor) -> None:
-        self._outer, self._inner = outer, inner
-
-    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
-        """Let a request pass through both."""
-        return self._outer.intercept(context, lambda passed: self._inner.intercept(passed, call_next))
-
-
-def _retry_after(response: httpx.Response) -> float:
-    try:
-        return min(max(float(response.headers.get("retry-after", "1")), 1.0), LONGEST_PAUSE)
-    except ValueError:
-        return 1.0
 
 
 def holding(
@@ -307,31 +174,6 @@ def holding(
 
 def _header(scope: Scope, wanted: bytes) -> bytes | None:
     return next((value for name, value in scope["headers"] if name == wanted), None)
-
-
-class LastNode:
-    """The number under which the coordinator knew this site last, in a file.
-
-    It counts only on the machine, since it was started, and in the folder where it was written: a copy of the folder
-    may run elsewhere.
-    """
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._here = [Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip(), str(file.resolve())]
-
-    def read(self) -> int | None:
-        """The number; None if there is none that counts."""
-        try:
-            number, *where = json.loads(self._file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, TypeError):
-            return None
-        return number if where == self._here and isinstance(number, int) else None
-
-    def write(self, number: int) -> None:
-        """Remember a number; where that fails, a SuperNode that is killed is away for a minute."""
-        with suppress(OSError):
-            write_synced(self._file, json.dumps([number, *self._here]).encode())
 
 
 def give_up_tasks(state: InMemoryNodeState) -> None:
@@ -396,6 +238,10 @@ def _take_part_in_flower(poll: float, last: LastNode | None, offered: Callable[[
             news.set()
 
         factories.append(state_factory)
+        measured = state_factory.state().get_message_processing_duration
+        vars(state_factory.state())["get_message_processing_duration"] = lambda message_id: max(
+            0.0, measured(message_id)
+        )
         app = create_app(state_factory, superexec_auth_secret)
         app.state.runtime_handlers = Handlers(app.state.runtime_handlers)
         return holding(app, tasks, bell, news, abandon)
@@ -413,6 +259,8 @@ def _take_part_in_flower(poll: float, last: LastNode | None, offered: Callable[[
     vars(supernode_main)["FastAPI"] = partial(FastAPI, openapi_url=None)  # no /docs and no /openapi.json
     vars(supernode_main)["create_app"] = create_holding_app
     vars(fleet_http_connection)["NodeAuthHttpInterceptor"] = sign_and_carry
+    vars(http_retry)["MAX_RETRY_DELAY"] = LONGEST_RETRY
+    vars(heartbeat)["exponential"] = lambda max_delay: exponential(max_delay=min(max_delay, LONGEST_RETRY))
     add_exit_handler(bell.close, run_before_force_exit=True)
 
 

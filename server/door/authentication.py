@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
+from operator import sub
 from threading import Lock
 from typing import Protocol
 
@@ -75,24 +76,31 @@ class Nonces:
 
     def __init__(self, limit: int = REQUESTS_PER_WINDOW) -> None:
         self._limit = limit
-        self._seen: dict[int, dict[str, float]] = {}
+        self._seen: dict[int, dict[str, tuple[float, float]]] = {}
         self._lock = Lock()
 
-    def add(self, node_id: int, nonce: str, now: float) -> None:
+    def add(self, node_id: int, nonce: str, now: float, passed: float | None = None) -> None:
         """Remember a nonce.
+
+        Args:
+            node_id: Whose.
+            nonce: In a signature.
+            now: By the clock that signatures are judged by, which somebody may set.
+            passed: By one that nobody sets; without it the same.
 
         Raises:
             RefusedError: It has come before, or the node has sent too much to remember.
         """
         with self._lock:
             seen = self._seen.setdefault(node_id, {})
-            while seen and next(iter(seen.values())) < now - REMEMBERED_SECONDS:
+            both = (now, now if passed is None else passed)
+            while seen and max(map(sub, next(iter(seen.values())), both)) < -REMEMBERED_SECONDS:
                 del seen[next(iter(seen))]
             if nonce in seen:
                 raise RefusedError(401, "a request that has come before")
             if len(seen) >= self._limit:
                 raise RefusedError(429, f"more than {self._limit} requests in {REMEMBERED_SECONDS} s")
-            seen[nonce] = now
+            seen[nonce] = both
 
 
 class Authenticator:
@@ -102,11 +110,19 @@ class Authenticator:
         keys: The coordinator's records.
         body_signature: Whether a request must be signed whole, as Collegium's daemon does.
         clock: Seconds since 1970; a test may pass its own.
+        steady: Seconds since whenever, by a clock that nobody sets.
     """
 
-    def __init__(self, keys: KnownKeys, *, body_signature: bool, clock: Callable[[], float] = time.time) -> None:
-        self._keys, self._body_signature, self._clock = keys, body_signature, clock
-        self._nonces, self._started = Nonces(), clock()
+    def __init__(
+        self,
+        keys: KnownKeys,
+        *,
+        body_signature: bool,
+        clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._keys, self._body_signature, self._clock, self._steady = keys, body_signature, clock, steady
+        self._nonces, self._began = Nonces(), steady()
 
     def read(self, headers: Headers) -> Claim:
         """The claim in the headers; costs next to nothing.
@@ -146,7 +162,7 @@ class Authenticator:
         if not _is_signed(claim, key, method, path):
             raise RefusedError(401, f"a signature that node {node_id} did not make for this")
         if claim.signature:
-            self._nonces.add(node_id, claim.signature.nonce, self._clock())
+            self._nonces.add(node_id, claim.signature.nonce, self._clock(), self._steady())
         return Sender(node_id, claim.public_key, claim.signature.digest if claim.signature else None)
 
     def _unknown_key(self, public_key: bytes, path: str) -> RefusedError:
@@ -164,7 +180,8 @@ class Authenticator:
         if not -SYSTEM_TIME_TOLERANCE < age < TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE:
             raise ValueError(f"signed {age:.0f} s ago; check both clocks")
         # Nonces are remembered by this process: what was signed before it started may have come to the one before.
-        if signed.timestamp() < self._started:
+        # When that was is counted back by today's clock, which somebody may have set since.
+        if age > self._steady() - self._began:
             raise RefusedError(503, "a request signed before this coordinator was started")
 
 

@@ -1,5 +1,6 @@
 """Flower's database, which tells those who wait that there is something for them, and hands it out whole."""
 
+import math
 import secrets
 import threading
 import time
@@ -31,7 +32,9 @@ from shared.flower.store import (
     SqlObjectStore,
     StoredObject,
     Task,
+    check_node_availability,
     int64_to_uint64,
+    sql_linkstate,
     uint64_to_int64,
 )
 from shared.process.waiting import Bell
@@ -90,6 +93,7 @@ _STATUS = (
 _ENROLLED = select(*Node.__table__.columns).where(
     Node.node_id == bindparam("node"), Node.public_key == bindparam("key"), Node.status != NodeStatus.UNREGISTERED
 )
+_ACTIVATED = select(Node.last_activated_at).where(Node.status == NodeStatus.OFFLINE)
 _ROOTS = select(ObjectPushSessionRoot.root_object_id).where(ObjectPushSessionRoot.session_id == bindparam("session"))
 _ADDRESSEES = select(MessageIns.dst_node_id).where(MessageIns.message_id.in_(bindparam("messages", expanding=True)))
 _AWAITED_OBJECTS = (
@@ -125,6 +129,10 @@ class Deliveries(SqlLinkState):
     would hold up the coordinator for three minutes and more.
 
     A message that a node was handed and did not get, because its connection ended, is handed to it again.
+
+    A node that was cut off for longer than Flower waits for its heartbeat may still answer: its process works on.
+    Flower puts an error in the place of its reply, even of one that is there; here that is so only of a node that was
+    revoked. Nor is a heartbeat of such a node an activation, by which those who wait tell another process.
 
     The bell rings for a node when there is a message for it and when it is revoked, and for `REPLIES`, which those who
     wait for a revoked node hear as well. A node may get another key in the place of its own.
@@ -256,6 +264,16 @@ class Deliveries(SqlLinkState):
         super().delete_node(owner_aid, node_id)
         self._cut(node_id)
 
+    def acknowledge_node_heartbeat(self, node_id: int, heartbeat_interval: float) -> bool:
+        """Note that a node is there; by a heartbeat comes the process that was there before."""
+        with self.session() as session:
+            mine = Node.node_id == uint64_to_int64(node_id)
+            offline = session.execute(_ACTIVATED.where(mine)).first()
+            known = super().acknowledge_node_heartbeat(node_id, heartbeat_interval)
+            if known and offline:
+                session.execute(update(Node).where(mine).values(last_activated_at=offline[0]))
+        return known
+
     def replace_key(self, node_id: int, old: bytes, new: bytes) -> bool:
         """Give a node another public key (PEM); whether the old one was its own, and the new one nobody's, ever.
 
@@ -349,6 +367,14 @@ class Deliveries(SqlLinkState):
             self.bell.ring(int64_to_uint64(cast(int, node)))
         if not nodes:  # then they are replies
             self.bell.ring(REPLIES)
+
+
+def _tell_of_gone_nodes(*, node_id_to_online_until: Mapping[int, float], **about: Any) -> dict[str, Message]:
+    """Flower's errors in the place of replies, but of nodes alone that are enrolled no more."""
+    return check_node_availability(node_id_to_online_until=dict.fromkeys(node_id_to_online_until, math.inf), **about)
+
+
+vars(sql_linkstate)["check_node_availability_for_in_message"] = _tell_of_gone_nodes
 
 
 def _about(node_id: int) -> dict[str, Any]:

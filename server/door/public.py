@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from typing import Any
 from urllib.parse import quote
 
+from sqlalchemy.exc import OperationalError
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -42,7 +43,9 @@ def public_door(judge: Judge, answer_asked: Answer) -> ASGIApp:
             return await refuse_connection(scope, send)
         try:
             await answer_asked(await judge(scope, receive), scope, receive, send)
-        except RefusedError as refused:
+        except (RefusedError, OperationalError) as error:
+            reason = f"Flower's database: {getattr(error, 'orig', '')}"  # its disk is full, say
+            refused = error if isinstance(error, RefusedError) else RefusedError(503, reason)
             log.warning("%s %s: %s: %s", _client(scope), quote(scope["path"])[:100], refused.status, refused.reason)
             await answer(refused, scope, receive, send)
 

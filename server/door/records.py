@@ -61,7 +61,6 @@ _ANSWERED = (
         or_(
             and_(MessageRes.message_id.is_not(None), MessageIns.message_id.not_in(_INCOMPLETE)),
             MessageIns.created_at + MessageIns.ttl <= bindparam("now"),
-            Node.online_until < bindparam("now"),
             Node.status == NodeStatus.UNREGISTERED,
         ),
     )

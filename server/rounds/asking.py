@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from shared.enrolment.messages import GONE
-from shared.errors import ProtocolError
+from shared.errors import ProtocolError, joined
 from shared.flower.constants import PULL_MAX_TIME, ErrorCode
 from shared.flower.messages import NodeInfo
 from shared.protocol import MESSAGE_TYPES, REPLIES, Refusal, RefusalKind, Reply, Request, blobs_of, decode, encode
@@ -98,6 +98,7 @@ def ask(
     deadline_seconds: float,
     quorum: int,
     again: bool = False,
+    tell: Callable[[str], None] = lambda text: None,
     look: Look | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Answer]:
@@ -105,8 +106,8 @@ def ask(
 
     A reply whose arrays do not come is given up after the institution's share of the time that is left, so that it does
     not cost the others theirs. Waiting ends at the deadline, or once `quorum` have answered and everybody outstanding
-    has gone offline. Messages expire with the deadline, so that an institution that comes back late is not given a
-    stale request.
+    has gone offline. Who was cut off answers when the network is back: its process still has the request. Messages
+    expire with the deadline, so that an institution that comes back late is not given a stale request.
 
     Args:
         grid: Flower's Grid, or the simulator's.
@@ -115,13 +116,14 @@ def ask(
         group: Flower's group id, here the kind of request.
         deadline_seconds: Longest wait.
         quorum: Fewest good answers that allow to stop waiting for institutions gone offline.
-        again: Whether an institution whose process has died with the request, or that was cut off, is sent it once
-            more when it is back, MOST_TRIES times in all.
+        again: Whether an institution whose process has died with the request is sent it once more when it is back,
+            MOST_TRIES times in all.
+        tell: Told for whom there is waiting that has gone offline, and how long.
         look: Waits for replies; without one there are `pauses` between two looks.
         clock: Seconds; a test may pass its own.
     """
     _limit_pulls()
-    asking = _Asking(grid, group, deadline_seconds, again, look or pauses(), clock)
+    asking = _Asking(grid, group, deadline_seconds, again, tell, look or pauses(), clock)
     for institution, request in requests.items():
         if not asking.send(institution, _Open(request), nodes[institution]):
             yield Answer(
@@ -135,7 +137,11 @@ def ask(
             if answer := asking.pull(identifier):
                 good += answer.status == "ok"
                 yield answer
-        if not asking.open or asking.left <= 0 or asking.is_hopeless(good >= quorum):
+        if not asking.open or asking.left <= 0:
+            break
+        hopeless = asking.is_hopeless(good >= quorum)
+        yield from asking.ended()
+        if hopeless or not asking.open:
             break
         found = asking.wait(STATUS_SECONDS if good >= quorum or asking.lost else LOOK_SECONDS)
     yield from asking.give_up()
@@ -145,12 +151,21 @@ class _Asking:
     """Who has been asked, who is waited for, and whose request was lost."""
 
     def __init__(
-        self, grid: Grid, group: str, seconds: float, again: bool, look: Look, clock: Callable[[], float]
+        self,
+        grid: Grid,
+        group: str,
+        seconds: float,
+        again: bool,
+        tell: Callable[[str], None],
+        look: Look,
+        clock: Callable[[], float],
     ) -> None:
         self._grid, self._group, self._seconds, self._again = grid, group, seconds, again
-        self._look, self._clock = look, clock
+        self._tell, self._look, self._clock = tell, look, clock
         self._started = self._looked = clock()
-        self._processes = _processes(grid) if again else {}
+        self._processes = _processes(grid)
+        self._away: list[str] = []
+        self._ended: list[Answer] = []
         self.open: dict[str, _Open] = {}
         self.waiting: dict[str, str] = {}
         """The institution by the id of its message."""
@@ -207,27 +222,39 @@ class _Asking:
     def is_hopeless(self, enough: bool) -> bool:
         """Whether nobody outstanding can be expected to answer, looked at now and then; asks again who is back."""
         pause = STATUS_SECONDS if enough or self.lost else LOOK_SECONDS
-        if not (enough or self._again) or self._clock() - self._looked <= pause:
+        if self._clock() - self._looked <= pause:
             return False
         self._looked = self._clock()
         present = _present(self._grid)
-        if self._again:
-            self._processes = {name: node.last_activated_at for name, node in present.items()}
-            self._notice_new_processes()
-            for name in self.lost:
-                if name in present:
-                    self.send(name, self.open[name], present[name].node_id)
+        self._processes = {name: node.last_activated_at for name, node in present.items()}
+        self._notice_new_processes()
+        for name in self.lost:
+            if name in present:
+                self.send(name, self.open[name], present[name].node_id)
+        away = [name for name in self.open if name not in present]
+        if not enough and away and away != self._away:
+            self._tell(f"{joined(away)} went offline; waiting for at most {self.left:.0f} s")
+        self._away = away
         recent = any(self._clock() - self.open[name].lost_at < BLIP_SECONDS for name in self.lost)
         return enough and not recent and not any(name in present for name in self.open)
 
     def _notice_new_processes(self) -> None:
         for identifier, name in list(self.waiting.items()):
             one, now = self.open[name], self._processes.get(name, "")
-            if now and now != one.process and one.tries < MOST_TRIES:
+            if now and now != one.process:
                 del self.waiting[identifier]
-                reason = "It was started again, or cut off, while it worked on the request"
-                one.lost = Answer(name, None, "missing", reason, bytes_down=one.sent, lost=True)
-                one.lost_at = self._clock()
+                reason = "It was started again while it worked on the request"
+                answer = Answer(name, None, "missing", reason, bytes_down=one.sent, seconds=self.passed, lost=True)
+                if self._again and one.tries < MOST_TRIES:
+                    one.lost, one.lost_at = answer, self._clock()
+                else:
+                    del self.open[name]
+                    self._ended.append(answer)
+
+    def ended(self) -> list[Answer]:
+        """Of whom no answer can come any more, since the last call."""
+        ended, self._ended = self._ended, []
+        return ended
 
     def give_up(self) -> Iterator[Answer]:
         """What becomes of everybody outstanding."""

@@ -18,20 +18,25 @@ JOIN_SECONDS = 60.0
 """Longest wait, between two rounds, for the answer of an institution that has just come online."""
 
 
-def await_quorum(run: Run) -> None:
-    """Wait until all named institutions are online, but no longer than `rounds.grace_seconds` once the quorum is.
+def await_quorum(run: Run, *, grace: float | None = None) -> None:
+    """Wait until all named institutions are online, but no longer than `grace` seconds once the quorum is.
+
+    Args:
+        run: In progress.
+        grace: The agreement's `rounds.grace_seconds` if not given.
 
     Raises:
         QuorumError: The quorum was not online within `rounds.deadline_seconds`.
     """
     agreed = run.federation.rounds
+    grace = agreed.grace_seconds if grace is None else grace
     started = time.monotonic()
     announced: tuple[set[str], float] | None = None
     while True:
         absent = set(agreed.institutions) - run.online().keys()
         waited = time.monotonic() - started
         enough = len(agreed.institutions) - len(absent) >= agreed.quorum
-        longest = min(agreed.grace_seconds, agreed.deadline_seconds) if enough else agreed.deadline_seconds
+        longest = min(grace, agreed.deadline_seconds) if enough else agreed.deadline_seconds
         if not absent or (enough and waited >= longest):
             return
         if waited > agreed.deadline_seconds:

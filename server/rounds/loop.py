@@ -127,6 +127,7 @@ def _begin(run: Run, initial: Arrays | State | None) -> tuple[int, State]:
 def _round(run: Run, state: State, number: int) -> State:
     """One round: train, aggregate, checkpoint, validate."""
     started = time.perf_counter()
+    await_quorum(run, grace=0.0)  # some may have been cut off since the last round
     query(run, number)
     requests = _requests(run, state, number)
     run.record_absent(number, requests)

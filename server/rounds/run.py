@@ -131,6 +131,7 @@ class Run:
             deadline_seconds=min(longest, self.federation.rounds.deadline_seconds),
             quorum=quorum,
             again=again,
+            tell=self.say,
             look=self.look,
         )
 

@@ -49,6 +49,8 @@ class Queue:
         alive: Whether the process of a run lives.
         announce: Told what happens to a run, which its events keep too.
         clock: Seconds; a test may pass its own.
+        obstacle: What keeps all runs from going on, such as a full disk, as a sentence, or nothing. They wait until the
+            operator has mended it, and it costs them no try.
     """
 
     def __init__(
@@ -58,8 +60,10 @@ class Queue:
         alive: Callable[[str], bool],
         announce: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
+        obstacle: Callable[[], str] = str,
     ) -> None:
         self._store, self._flower, self._alive, self._announce, self._clock = store, flower, alive, announce, clock
+        self._obstacle, self._hindered = obstacle, ""
         self._institutions: dict[str, frozenset[str]] = {}
         self._not_before: dict[str, float] = {}
         self._asked: dict[str, float] = {}
@@ -75,11 +79,12 @@ class Queue:
             ConnectionFailedError: The SuperLink does not answer.
             StoreError: The store cannot be read or written.
         """
-        rows = self._store.unended_runs()
+        rows, hindered = self._store.unended_runs(), self._is_hindered()
         busy: dict[str, frozenset[str]] = {}
         for row in rows:
             if row["status"] == "interrupted":
-                self._take_up_again(row)
+                if not hindered:
+                    self._take_up_again(row)
             elif row["status"] != "queued":
                 self._watch(row)
                 busy[row["run"]] = self._taking_part(row)
@@ -89,9 +94,16 @@ class Queue:
                 others = frozenset(run for run, theirs in busy.items() if mine & theirs)
                 if others:
                     self._wait_behind(row, others)
-                elif self._clock() >= self._not_before.get(row["run"], 0.0):
+                elif not hindered and self._clock() >= self._not_before.get(row["run"], 0.0):
                     self._start(row)
                 busy[row["run"]] = mine  # so that nobody is overtaken by a later run
+
+    def _is_hindered(self) -> bool:
+        """Whether something keeps all runs from going on, which is said once."""
+        if (found := self._obstacle()) and not self._hindered:
+            self._announce(found)
+        self._hindered = found
+        return bool(found)
 
     def _start(self, row: Row) -> None:
         run, attempt = row["run"], row["attempt"] + 1

@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 import httpx
 
@@ -15,7 +16,7 @@ from server.runs.queue import Queue, conduct
 from server.service.keeping import look_after
 from server.service.listeners import OPERATOR_HOST, open_listeners
 from server.service.operator import OperatorClient
-from server.upkeep.retention import make_room
+from server.upkeep.retention import lack_of_room, make_room
 from shared.process.files import private_folder, private_umask
 from shared.process.flower import flower_environment
 from shared.process.lock import holder, only_one
@@ -56,7 +57,13 @@ def serve(home: ServerHome, *, stop: threading.Event, announce: Callable[[str], 
         watcher = threading.Thread(
             target=_announce_when_up, args=(home, settings, done, stop, announce), name="health", daemon=True
         )
-        queue = Queue(store, operator, lambda run: holder(home.run_lock(run)) is not None, announce)
+        queue = Queue(
+            store,
+            operator,
+            lambda run: holder(home.run_lock(run)) is not None,
+            announce,
+            obstacle=partial(lack_of_room, home),
+        )
         conductor = threading.Thread(
             target=conduct,
             args=(queue,),

@@ -6,6 +6,7 @@ the room of what is gone. Scores, answers and what they have cost are the record
 """
 
 import datetime
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -21,6 +22,8 @@ YOUNG_SECONDS = 3600.0
 LOOK_SECONDS = 60.0
 """Between two looks at checkpoints."""
 DAY_SECONDS = 24 * 3600.0
+LEAST_BYTES = 32 * 2**20
+"""Free on the disk: with less no run goes on."""
 FREE_PAGES = 256
 """A database with more free pages than this, and more than a quarter of all, is written anew."""
 
@@ -114,6 +117,17 @@ def shrink(database: Path, before: datetime.datetime) -> None:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     except sqlite3.Error as error:
         raise StoreError(f"Could not make room in Flower's database {database}: {error}; it is as it was.") from None
+
+
+def lack_of_room(home: ServerHome) -> str:
+    """The sentence that tells the operator that runs wait for room on the disk; empty if there is enough."""
+    free = shutil.disk_usage(home.root).free
+    if free >= LEAST_BYTES:
+        return ""
+    return (
+        f"Runs wait for room on the disk of {home.root}, where {free / 2**20:.0f} MiB are free; they go on once there "
+        f"are {LEAST_BYTES / 2**20:.0f} MiB, and nothing is lost meanwhile."
+    )
 
 
 def sizes(home: ServerHome) -> dict[str, int]:

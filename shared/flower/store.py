@@ -1,7 +1,9 @@
 """The SuperLink's database: its class, its tables, and how it writes unsigned numbers."""
 
+from flwr.server.superlink.linkstate import sql_linkstate
 from flwr.server.superlink.linkstate.linkstate_factory import LinkStateFactory
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
+from flwr.server.superlink.linkstate.utils import check_node_availability_for_in_message as check_node_availability
 from flwr.supercore.inflatable.inflatable_object import UnexpectedObjectContentError
 from flwr.supercore.inflatable.inflatable_utils import validate_object_content
 from flwr.supercore.object_store import NoObjectInStoreError
@@ -33,7 +35,9 @@ __all__ = [
     "StoredObject",
     "Task",
     "UnexpectedObjectContentError",
+    "check_node_availability",
     "int64_to_uint64",
+    "sql_linkstate",
     "uint64_to_int64",
     "validate_object_content",
 ]

@@ -1,28 +1,16 @@
-"""Kills processes of a real deployment at random moments of its runs, and looks whether anybody would have to help.
-
-    python -m simulations.chaos --kills 30 --folder /tmp/chaos
-
-A federation of the tiny BERT runs once undisturbed; then runs follow each other in which a process dies every few
-seconds, by SIGKILL, until there were enough kills. Each run must complete by itself, with every institution in every
-round and the final state of the undisturbed one. The table says how often each kind of process died.
-"""
+"""Plays faults to a real deployment at random moments of its runs, and looks whether anybody would have to help."""
 
 import json
-import os
+import math
 import random
-import signal
-import tempfile
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-import typer
 
 from client.institution import Data
 from server.home import ServerHome
@@ -30,44 +18,32 @@ from server.opening import open_store
 from server.runs.steering import follow, start
 from server.store import replies, rounds
 from shared.errors import CollegiumError, ProcessError
-from shared.process.console import announce, print_table
-from shared.process.parent import VARIABLE
 from simulations.attacks.stage import TINY_RECORDS, tiny_federation, write_tiny_bert
-from simulations.demo import standing
+from simulations.chaos.clock import HOUR, Clock
+from simulations.chaos.disk import fill, small_disk
+from simulations.chaos.killing import COORDINATOR, FROZEN, INSTITUTION, freeze, kill, left
+from simulations.chaos.network import Line
+from simulations.demo import Surroundings, standing
 from simulations.experiment import Experiment
 
-COORDINATOR = {
-    "ServerApp": "flwr-serverapp",
-    "SuperLink": "server.service.superlink",
-    "SuperExec": "server.service.superexec",
-    "server up": "collegium server up",
+CUT = "an institution's network is cut"
+CLOCKS = {
+    "the coordinator's clock an hour ahead": ("coordinator", HOUR),
+    "the coordinator's clock an hour behind": ("coordinator", -HOUR),
+    "an institution's clock an hour ahead": ("", HOUR),
+    "an institution's clock an hour behind": ("", -HOUR),
 }
-INSTITUTION = {
-    "executor": "client.service.executor",
-    "SuperNode": "client.service.supernode",
-    "client up": "collegium client up",
-    "a whole institution": "",
-}
-"""Words in the command line of each kind of process; none for `client up` and all that it has started."""
-FROZEN = {
-    "a frozen SuperLink": ("server.service.superlink", "coordinator"),
-    "a frozen SuperNode": ("client.service.supernode", ""),
-    "a frozen institution": ("", ""),
-}
-"""What gets no processor time for FROZEN_SECONDS: its words, and its folder where it is not one of the institutions'.
-
-To the other side that is a network that is cut: connections stay open, and nothing comes through them.
-"""
-FROZEN_SECONDS = 65.0
-"""Longer than Flower counts a silent node as online."""
+"""Whose clock jumps, by how much; after CLOCK_SECONDS it jumps back."""
+DISKS = {"the coordinator's disk is full": "coordinator", "an institution's disk is full": ""}
+CUT_SECONDS, CLOCK_SECONDS, DISK_SECONDS = 120.0, 40.0, 20.0
 LEAST_PAUSE, LONGEST_PAUSE = 3.0, 15.0
-"""Seconds between two kills."""
+"""Seconds between two faults."""
 CLOSE = 1e-4
 
 
 @dataclass(frozen=True)
-class Kill:
-    """One process that died."""
+class Fault:
+    """One thing that happened."""
 
     kind: str
     run: str
@@ -79,74 +55,103 @@ class Kill:
 class Report:
     """What became of the runs."""
 
-    kills: list[Kill] = field(default_factory=list)
+    happened: list[Fault] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
     """The disturbed ones."""
     faults: list[str] = field(default_factory=list)
     """What a human would have had to mend."""
 
 
-def processes(words: str, folder: Path) -> list[int]:
-    """Ids of processes that have the words in their command line, and the folder there or in their environment.
-
-    Without words, those of `collegium client up`, and all their descendants.
-    """
-    parents, roots = dict[int, int](), set[int]()
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            around = command + (entry / "environ").read_bytes().decode(errors="replace")
-            parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-        except OSError:
-            continue
-        if (words or INSTITUTION["client up"]) in command and str(folder) in around:
-            roots.add(int(entry.name))
-    while not words and (more := {child for child, parent in parents.items() if parent in roots} - roots):
-        roots |= more
-    return sorted(roots)
-
-
-def kill(words: str, folder: Path) -> int:
-    """Kill such processes; how many there were."""
-    return _signal(processes(words, folder), signal.SIGKILL)
-
-
-def freeze(words: str, folder: Path, over: threading.Event, seconds: float = FROZEN_SECONDS) -> int:
-    """Stop such processes for so many seconds, or until it is over; how many there were."""
-    found = processes(words, folder)
-    _signal(found, signal.SIGSTOP)
-    if found:
-        over.wait(seconds)
-    return _signal(found, signal.SIGCONT)
-
-
-def _signal(found: Sequence[int], number: int) -> int:
-    for pid in found:
-        with suppress(ProcessLookupError):
-            os.kill(pid, number)
-    return len(found)
-
-
-class Killer:
-    """Kills something at random every few seconds, while there is anything left to kill.
+class Deployment:
+    """What lies around the daemons of a deployment, where faults are played.
 
     Args:
         folder: The deployment's.
         institutions: Names of its institutions.
-        kinds: What may die, and how often in all.
-        rng: Chooses what and when.
+        kinds: Of the faults to come; a clock and a disk of its own are given only to whom one of them needs it.
+        cut_seconds: For which a network is cut.
     """
 
-    def __init__(self, folder: Path, institutions: Sequence[str], kinds: Sequence[str], rng: random.Random) -> None:
-        self._folder, self._institutions, self._rng = folder, institutions, rng
+    def __init__(
+        self, folder: Path, institutions: Sequence[str], kinds: Sequence[str], cut_seconds: float = CUT_SECONDS
+    ) -> None:
+        self._folder, self._institutions, self._cut_seconds = folder, institutions, cut_seconds
+        self._kinds = frozenset(kinds)
+        self._lines = dict[str, Line]()
+        self._clocks = dict[str, Clock]()
+
+    @contextmanager
+    def around(self) -> Iterator[Surroundings]:
+        """What the daemons are to be started in, while the block lasts."""
+        everyone = ("coordinator", *self._institutions)
+        with ExitStack() as ends:
+            if self._kinds & DISKS.keys():
+                for name in everyone:
+                    ends.enter_context(small_disk(self._folder / name))
+            if self._kinds & CLOCKS.keys():
+                self._clocks = {name: Clock(self._folder / "clocks" / name) for name in everyone}
+
+            def port(name: str, public: int) -> int:
+                self._lines[name] = line = Line(public)
+                ends.callback(line.close)
+                return line.port
+
+            def environment(name: str) -> Mapping[str, str]:
+                return self._clocks[name].environment if self._clocks else {}
+
+            yield Surroundings(port if CUT in self._kinds else Surroundings.port, environment)
+
+    def play(self, kind: str, someone: str, over: threading.Event) -> bool:
+        """Have something happen, to an institution where it concerns one; whether there was anything to hit."""
+        if kind in FROZEN:
+            words, place = FROZEN[kind]
+            return freeze(words, self._folder / (place or someone), over) > 0
+        if kind in COORDINATOR:
+            return kill(COORDINATOR[kind], self._folder / "coordinator") > 0
+        if kind in INSTITUTION:
+            return kill(INSTITUTION[kind], self._folder / someone) > 0
+        if kind in DISKS:
+            fill(self._folder / (DISKS[kind] or someone), over, DISK_SECONDS)
+        elif kind in CLOCKS:
+            place, seconds = CLOCKS[kind]
+            self._clocks[place or someone].set(seconds)
+            over.wait(CLOCK_SECONDS)
+            self._clocks[place or someone].set(0)
+        else:
+            self._lines[someone].cut()
+            over.wait(self._cut_seconds)
+            self._lines[someone].mend()
+        return True
+
+
+class Player:
+    """Plays faults every few seconds while a round is in progress, until there are none left.
+
+    Args:
+        deployment: Where.
+        institutions: Names of its institutions.
+        kinds: Of the faults, the last one first.
+        rng: Chooses when, and whom.
+        tell: Told what happens.
+    """
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        institutions: Sequence[str],
+        kinds: Sequence[str],
+        rng: random.Random,
+        tell: Callable[[str], None],
+    ) -> None:
+        self._deployment, self._institutions, self._rng, self._tell = deployment, institutions, rng, tell
         self.left = list(kinds)
-        self.kills: list[Kill] = []
+        self.happened: list[Fault] = []
         self.now = ("", 0)
         """The run and the round in progress."""
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="killer", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="chaos", daemon=True)
 
-    def __enter__(self) -> "Killer":
+    def __enter__(self) -> "Player":
         self._thread.start()
         return self
 
@@ -159,18 +164,12 @@ class Killer:
             run, number = self.now
             if not number:
                 continue
-            kind = self.left[-1]
-            someone = self._rng.choice(self._institutions)
-            if kind in FROZEN:
-                words, place = FROZEN[kind]
-                died = freeze(words, self._folder / (place or someone), self._over)
-            elif kind in COORDINATOR:
-                died = kill(COORDINATOR[kind], self._folder / "coordinator")
-            else:
-                died = kill(INSTITUTION[kind], self._folder / someone)
-            if died and not self._over.is_set():  # else it is starting; another moment will do
+            kind, someone = self.left[-1], self._rng.choice(self._institutions)
+            self._tell(f"[{kind}: {someone}]")
+            if self._deployment.play(kind, someone, self._over) and not self._over.is_set():
                 self.left.pop()
-                self.kills.append(Kill(kind, run, number))
+                self.happened.append(Fault(kind, run, number))
+            # else it is starting; another moment will do
 
 
 def play(
@@ -181,52 +180,60 @@ def play(
     *,
     seed: int = 13,
     most_runs: int = 1000,
+    cut_seconds: float = CUT_SECONDS,
+    seconds: float = math.inf,
+    store_url: str | None = None,
 ) -> Report:
-    """Run a federation undisturbed, then until everything in `kinds` has died once.
+    """Run a federation undisturbed, then until everything in `kinds` has happened once.
 
     Args:
         experiment: Its federation needs every institution in every round (`rounds.quorum`).
         folder: Empty; the deployment's.
-        kinds: Of processes, in the order in which they die, the last one first.
+        kinds: Of faults, in the order in which they happen, the last one first.
         tell: Told what happens.
         seed: Of the moments, and of which institution.
-        most_runs: After so many disturbed runs it ends, whoever is left.
+        most_runs: After so many disturbed runs it ends, whatever is left.
+        cut_seconds: For which a network is cut.
+        seconds: After so many no other run begins, whatever is left.
+        store_url: Where the coordinator keeps runs, if not in its folder.
 
     Raises:
-        CollegiumError: The deployment did not come up.
+        CollegiumError: The deployment did not come up, or this machine cannot play such faults.
     """
-    report, names = Report(), list(experiment.institutions)
-    with standing(experiment, folder, tell) as (home, check):
-        calm = _run(home, tell, check)
-        with Killer(folder, names, kinds, random.Random(seed)) as killer:
-            for _ in range(most_runs):
-                if not killer.left:
-                    break
-                try:
-                    run = _run(home, tell, check, killer)
-                except CollegiumError as error:
-                    report.faults.append(str(error))
-                    break
-                report.runs.append(run)
-                report.faults += faults_of(home, calm, run, names)
-        report.kills = killer.kills
-    everything = filter(None, (*COORDINATOR.values(), *INSTITUTION.values()))
-    report.faults += [f"process {pid} is left" for words in everything for pid in processes(words, folder)]
+    report, names, began = Report(), list(experiment.institutions), time.monotonic()
+    deployment = Deployment(folder, names, kinds, cut_seconds)
+    with deployment.around() as around:
+        around = replace(around, settings={"store_url": store_url} if store_url else {})
+        with standing(experiment, folder, tell, around) as (home, check):
+            calm = _run(home, tell, check)
+            with Player(deployment, names, kinds, random.Random(seed), tell) as player:
+                for _ in range(most_runs):
+                    if not player.left or time.monotonic() - began > seconds:
+                        break
+                    try:
+                        run = _run(home, tell, check, player)
+                    except CollegiumError as error:
+                        report.faults.append(str(error))
+                        break
+                    report.runs.append(run)
+                    report.faults += faults_of(home, calm, run, names)
+            report.happened = player.happened
+        report.faults += [f"process {pid} is left" for pid in left(folder)]
     return report
 
 
-def _run(home: ServerHome, tell: Callable[[str], None], check: Callable[[], None], killer: Killer | None = None) -> str:
+def _run(home: ServerHome, tell: Callable[[str], None], check: Callable[[], None], player: Player | None = None) -> str:
     """One run to its end; its id."""
     run = start(home.root).run_id
 
     def told(text: str) -> None:
         tell(text)
-        if killer and text.startswith(("Round ", "Having ")):
-            killer.now = run, int(text.split()[1]) + 1 if text.startswith("Round ") else 1
+        if player and text.startswith(("Round ", "Having ")):
+            player.now = run, int(text.split()[1]) + 1 if text.startswith("Round ") else 1
 
     result = follow(home.root, run, told, seen=0, check=check)
-    if killer:
-        killer.now = run, 0
+    if player:
+        player.now = run, 0
     if result["status"] != "completed":
         how = f"{result['status']}: {result['reason']}"
         raise ProcessError(f"Expected run {run} to complete by itself, but it is {how}")
@@ -268,37 +275,7 @@ def tiny_experiment(folder: Path) -> Experiment:
         institutions[name] = {task: Data(train=folder / name / f"{task}.jsonl") for task in tasks}
     federation = tiny_federation(
         write_tiny_bert(folder / "bert"),
-        rounds={"count": 6, "quorum": 3, "institutions": list(held)},
+        rounds={"count": 6, "quorum": 3, "institutions": list(held), "deadline_seconds": 1800.0},
         training={"epochs_per_round": 20},
     )
     return Experiment(federation=federation, institutions=institutions)
-
-
-def main(
-    folder: Annotated[Path | None, typer.Option(help="Empty; a temporary one if not given.")] = None,
-    kills: Annotated[int, typer.Option(help="How many.")] = 30,
-    seed: Annotated[int, typer.Option(help="Of what dies when.")] = 13,
-    frozen: Annotated[int, typer.Option(help="How often of each kind something is frozen for 65 s, besides.")] = 0,
-) -> None:
-    """Kill processes of a tiny federation at random moments."""
-    os.environ.pop(VARIABLE, None)
-    root = folder or Path(tempfile.mkdtemp(prefix="collegium-chaos-"))
-    rng = random.Random(seed)
-    kinds = [rng.choice([*COORDINATOR, *INSTITUTION]) for _ in range(kills)] + [*FROZEN] * frozen
-    rng.shuffle(kinds)
-    began = time.monotonic()
-    report = play(tiny_experiment(root / "records"), root / "deployed", kinds, announce, seed=seed)
-    counts = Counter(one.kind for one in report.kills)
-    print_table(
-        ["what died", "times"],
-        [[kind, count] for kind, count in sorted(counts.items())],
-        title=f"{len(report.kills)} in {len(report.runs)} runs and {time.monotonic() - began:.0f} s",
-    )
-    for fault in report.faults:
-        announce(fault)
-    if report.faults:
-        raise typer.Exit(1)
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from simulations import chaos
-from simulations.chaos import COORDINATOR, INSTITUTION, play, processes, tiny_experiment
+from simulations.chaos import killing
+from simulations.chaos.killing import COORDINATOR, INSTITUTION, processes
+from simulations.chaos.playing import play, tiny_experiment
 
 
 @pytest.mark.slow
@@ -20,7 +21,7 @@ def test_whatever_dies_the_runs_end_as_if_nothing_had(tmp_path: Path) -> None:
     lines: list[str] = []
     report = play(tiny_experiment(tmp_path / "records"), tmp_path / "deployed", kinds, lines.append, most_runs=6)
     assert report.faults == [], "\n".join(lines)
-    assert [one.kind for one in reversed(report.kills)] == kinds, "\n".join(lines)
+    assert [one.kind for one in reversed(report.happened)] == kinds, "\n".join(lines)
 
 
 def test_processes_are_found_by_words_and_folder_with_all_that_they_started(tmp_path: Path) -> None:
@@ -36,7 +37,7 @@ def test_processes_are_found_by_words_and_folder_with_all_that_they_started(tmp_
             assert process.pid in found
             assert processes("collegium client up", tmp_path) == [process.pid]
             assert processes("collegium client up", tmp_path / "other") == []
-            assert chaos.kill("", tmp_path) == 2
+            assert killing.kill("", tmp_path) == 2
         finally:
             process.kill()
     assert processes("", tmp_path) == []
@@ -60,7 +61,7 @@ def test_what_is_frozen_goes_on_afterwards(tmp_path: Path) -> None:
                     states.append(state)
                     return super().wait(0.1)
 
-            assert chaos.freeze("", tmp_path, Over()) == 1
+            assert killing.freeze("", tmp_path, Over()) == 1
             assert states == ["T"]
             assert stat.read_text().rpartition(")")[2].split()[0] != "T"
         finally:

@@ -108,6 +108,12 @@ class Tap:
         await asyncio.gather(_pump(reader, up, sent), _pump(above, writer, received), return_exceptions=True)
 
 
+@pytest.fixture(scope="session")
+def make_tap() -> Callable[[ServerHome], Tap]:
+    """Makes a tap."""
+    return Tap
+
+
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, kept: bytearray) -> None:
     try:
         while data := await reader.read(65536):
@@ -164,8 +170,8 @@ def deployed(tmp_path_factory: pytest.TempPathFactory, experiment: Experiment) -
     folder, taps = tmp_path_factory.mktemp("deployed"), dict[str, Tap]()
     make = demo._make_institution
 
-    def through_a_tap(workdir: Path, home: ServerHome, experiment: Experiment, name: str) -> Path:
-        file = make(workdir, home, experiment, name)
+    def through_a_tap(workdir: Path, home: ServerHome, experiment: Experiment, name: str, port: int) -> Path:
+        file = make(workdir, home, experiment, name, port)
         values = tomllib.loads(file.read_text(encoding="utf-8"))
         taps[name] = Tap(home)
         values["server"]["address"] = f"127.0.0.1:{taps[name].port}"

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,19 +21,25 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from starlette.types import Receive, Scope, Send
 
+from client.service.requests import (
+    ACTIVATE_PATH,
+    CONNECT_SECONDS,
+    DEACTIVATE_PATH,
+    HEARTBEAT_PATH,
+    PULL_PATH,
+    RELEARN_SECONDS,
+    LastNode,
+    Patience,
+    WholeRequestSigner,
+)
 from client.service.supernode import (
     ACQUIRE_PATH,
-    ACTIVATE_PATH,
-    DEACTIVATE_PATH,
     IDLE_POLL,
     IDLE_SLEEP,
     LINGER,
-    RELEARN_SECONDS,
+    LONGEST_RETRY,
     TASKS,
-    LastNode,
-    Patience,
     Pauses,
-    WholeRequestSigner,
     give_up_tasks,
     holding,
 )
@@ -184,6 +192,73 @@ def test_arrays_on_their_way_are_asked_for_soon() -> None:
         "    print(loop.pull_objects(['a'], pull_object_fn=pull), time.monotonic() - began < 0.6); sys.exit()"
     )
     assert run_main(flower).stdout.strip() == "{'a': b'content'} True"
+
+
+def test_who_was_cut_off_is_back_soon() -> None:
+    flower = (
+        "def flower():\n"
+        "    from itertools import islice\n"
+        "    from flwr.supercore.heartbeat import HeartbeatSender\n"
+        "    from flwr.supernode.fleet_http_connection import make_simple_http_retry_invoker\n"
+        "    both = (make_simple_http_retry_invoker(), HeartbeatSender(bool)._retry_invoker)\n"
+        "    print([max(islice(one.wait_gen_factory(), 50)) for one in both]); sys.exit()"
+    )
+    assert run_main(flower).stdout.strip() == str([LONGEST_RETRY] * 2)
+    limits = {"timeout": {"connect": 30.0, "read": 30.0}}
+    request = httpx.Request("POST", f"https://localhost{PULL_PATH}", extensions=limits)
+    context = ProtobufRequestContext(rpc_method="", message=None, request=request)
+    WholeRequestSigner(*generate_key_pairs(), Patience()).intercept(context, lambda _: httpx.Response(200))
+    assert request.extensions["timeout"] == {"connect": CONNECT_SECONDS, "read": 30.0}
+
+
+def test_no_answer_ends_the_heartbeats() -> None:
+    def answered(status: int) -> int:
+        request = httpx.Request("POST", f"https://localhost{HEARTBEAT_PATH}")
+        context = ProtobufRequestContext(rpc_method="", message=None, request=request)
+        signer = WholeRequestSigner(*generate_key_pairs(), Patience())
+        return signer.intercept(context, lambda _: httpx.Response(status)).status_code
+
+    assert answered(500) == 503, "Flower tries again after this"
+    assert (answered(200), answered(401)) == (200, 401)
+
+
+@pytest.mark.parametrize("path", [PULL_PATH, HEARTBEAT_PATH, "/v1/fleet/push-messages"])
+@pytest.mark.parametrize("hours", [1, -1])
+def test_a_signature_is_made_again_by_the_coordinators_clock(path: str, hours: int) -> None:
+    right = datetime.now(UTC) + timedelta(hours=hours)
+    times = list[float]()
+
+    def door(context: ProtobufRequestContext) -> httpx.Response:
+        signed = read_signature(context.request.headers[HEADER])
+        assert signed.verify(pair[1], "POST", path)
+        times.append((signed.time - right).total_seconds())
+        return httpx.Response(200 if abs(times[-1]) < 5 else 401, headers={"date": format_datetime(right, usegmt=True)})
+
+    pair = generate_key_pairs()
+    signer = WholeRequestSigner(*pair, Patience())
+
+    def ask() -> int:
+        request = httpx.Request("POST", f"https://localhost{path}")
+        return signer.intercept(ProtobufRequestContext(rpc_method="", message=None, request=request), door).status_code
+
+    assert (ask(), ask()) == (200, 200)
+    assert len(times) == 3, "the first one was refused"
+    right = datetime.now(UTC)  # and somebody has set the clock
+    assert ask() == 200
+    assert len(times) == 5
+
+
+def test_who_is_refused_for_another_reason_asks_once() -> None:
+    asked = list[ProtobufRequestContext]()
+
+    def door(context: ProtobufRequestContext) -> httpx.Response:
+        asked.append(context)
+        return httpx.Response(401, headers={"date": format_datetime(datetime.now(UTC), usegmt=True)})
+
+    request = httpx.Request("POST", f"https://localhost{HEARTBEAT_PATH}")
+    context = ProtobufRequestContext(rpc_method="", message=None, request=request)
+    assert WholeRequestSigner(*generate_key_pairs(), Patience()).intercept(context, door).status_code == 401
+    assert len(asked) == 1
 
 
 def test_every_request_is_signed_whole_and_as_flower_does() -> None:
@@ -406,3 +481,22 @@ def test_the_signer_takes_the_place_of_flowers() -> None:
         "    print(type(made._outer).__name__, type(made._inner).__name__); sys.exit()"
     )
     assert run_main(flower).stdout.strip() == "Carrier WholeRequestSigner"
+
+
+def test_a_clock_that_was_set_back_makes_no_time_negative() -> None:
+    flower = (
+        "def flower():\n"
+        "    from types import SimpleNamespace\n"
+        "    from flwr.supercore.object_store import ObjectStoreFactory\n"
+        "    from flwr.supernode import main\n"
+        "    from flwr.supernode.nodestate import NodeStateFactory\n"
+        "    factory = NodeStateFactory(ObjectStoreFactory())\n"
+        "    main.create_app(factory, b'secret')\n"
+        "    state = factory.state()\n"
+        "    times = {'m': SimpleNamespace(starting_at=5000.0, finished_at=1400.0)}\n"
+        "    state._cleanup_old_message_times = lambda: None\n"
+        "    state.time_store = times; print(state.get_message_processing_duration('m'))\n"
+        "    times['m'].finished_at = 5002.5; print(state.get_message_processing_duration('m')); sys.exit()"
+    )
+    ended = run_main(flower)
+    assert ended.stdout.split() == ["0.0", "2.5"], ended.stderr

@@ -44,7 +44,7 @@ def clock() -> Clock:
 
 def authenticator(clock: Any, *, strict: bool = True) -> Authenticator:
     clock.now -= 1  # the coordinator was up before
-    made = Authenticator(OneEnrolled(), body_signature=strict, clock=clock)
+    made = Authenticator(OneEnrolled(), body_signature=strict, clock=clock, steady=clock)
     clock.now += 1
     return made
 
@@ -106,8 +106,24 @@ def test_time_is_short_and_does_not_begin_before_the_process(clock: Clock) -> No
     clock.now -= TIMESTAMP_TOLERANCE + 20
     assert status(made, headers) == 401
     clock.now += 30
-    restarted = Authenticator(OneEnrolled(), body_signature=True, clock=clock)
+    restarted = Authenticator(OneEnrolled(), body_signature=True, clock=clock, steady=clock)
     assert status(restarted, headers) == 503, "it may have come to the process before"
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+def test_who_signs_by_a_clock_that_was_set_is_heard_at_once(hours: int) -> None:
+    clock, passed = Clock(), Clock()
+    made = Authenticator(OneEnrolled(), body_signature=True, clock=clock, steady=passed)
+    before = whole()
+    clock.now += 10
+    passed.now += 10
+    assert status(made, before) == 200
+    clock.now += hours * 3600
+    assert status(made, before) == 401
+    signed = sign_request(PAIR[0], "POST", PATH, b"body", ahead=hours * 3600 + 9)
+    assert status(made, Headers(dict(before) | {HEADER: signed})) == 200
+    clock.now -= hours * 3600
+    assert status(made, before) == 401, "it is still known"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """At a real coordinator: a message reaches who waits for it at once, whole, and again if it got lost."""
 
+import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -21,12 +22,15 @@ from shared.enrolment.messages import GONE
 from shared.flower.grid import HttpGrid, http_grid
 from shared.flower.messages import (
     ConfirmMessageReceivedRequest,
+    NodeInfo,
     PullMessagesRequest,
     PullMessagesResponse,
     PushMessagesResponse,
+    SendNodeHeartbeatRequest,
     iterate_object_tree,
     message_from_proto,
 )
+from shared.flower.store import uint64_to_int64
 from shared.process.carrying import carrying as objects_behind
 from shared.process.carrying import object_id, read_carried, taking
 from shared.process.waiting import HEADER
@@ -199,6 +203,39 @@ def test_the_coordinator_hears_of_a_reply_at_once(served_home: ServerHome, grid:
         replied = time.monotonic()
         thread.join(timeout=30)
     assert heard[0] - replied < 0.5
+
+
+def go_offline(home: ServerHome, site: Institution) -> None:
+    """As if nothing had been heard of it for a minute."""
+    with closing(sqlite3.connect(home.superlink_database)) as database, database:
+        changed = database.execute(
+            "UPDATE node SET online_until = 1 WHERE node_id = ?", [uint64_to_int64(site.node_id)]
+        )
+        assert changed.rowcount == 1
+
+
+def test_who_was_cut_off_still_answers(served_home: ServerHome, grid: HttpGrid, site: Institution) -> None:
+    def mine() -> list[NodeInfo]:
+        return [node for node in grid.get_nodes() if node.node_id == site.node_id]
+
+    message = instruct(grid, site, "take your time")
+    asked = site.pull()
+    assert asked is not None
+    (before,) = mine()
+    go_offline(served_home, site)
+    assert mine() == []
+    with own_requests(served_home) as http:
+        assert answered(http, [message], 0.5) == set()
+        assert list(grid.pull_messages([message])) == [], "Flower has an error in the place of the reply"
+        heartbeat = SendNodeHeartbeatRequest(node=site.node, heartbeat_interval=30)
+        assert site.ask("send-node-heartbeat", heartbeat).status_code == 200
+        (after,) = mine()
+        assert after.last_activated_at == before.last_activated_at, "the same process"
+        assert site.answer(asked, words("here"))
+        go_offline(served_home, site)
+        assert answered(http, [message], 0.5) == {message}
+    (reply,) = grid.pull_messages([message])
+    assert reply.content == words("here")
 
 
 def test_what_flower_does_not_know_counts_as_answered(served_home: ServerHome, grid: HttpGrid) -> None:

@@ -256,6 +256,60 @@ def test_a_new_process_is_asked_what_the_last_one_took_with_it(scripted_grid: An
     assert 50 < found["a"].seconds < 60
 
 
+def test_of_a_new_process_that_may_not_be_asked_again_no_answer_is_waited_for(scripted_grid: Any) -> None:
+    grid: Any = Blinking(scripted_grid({"a": lambda _: None, "b": good("b")}))
+    clock = Clock()
+
+    def look(messages: Any, waited: float, longest: float) -> Any:
+        if clock.now > 50:
+            grid.started.update(a="2")
+        return clock.look(messages, waited, longest)
+
+    answers = list(
+        ask(
+            grid,
+            {"a": QUERY, "b": QUERY},
+            online(grid),
+            group="x",
+            deadline_seconds=300,
+            quorum=2,
+            look=look,
+            clock=clock,
+        )
+    )
+    assert [(answer.institution, answer.status) for answer in answers] == [("b", "ok"), ("a", "missing")]
+    assert "started again" in str(answers[1].reason)
+    assert 50 < clock.now < 60
+
+
+def test_who_was_cut_off_is_not_asked_again_and_it_is_said_who_is_waited_for(scripted_grid: Any) -> None:
+    grid: Any = Blinking(scripted_grid({"silent": lambda _: None}))
+    said, clock = list[str](), Clock()
+
+    def look(messages: Any, waited: float, longest: float) -> Any:
+        grid.offline = grid.grid.offline = {"silent"} if 60 < clock.now < 400 else set()
+        if clock.now > 410:
+            grid.ready["message-0"] = [late()]
+        return clock.look(messages, waited, longest)
+
+    (answer,) = ask(
+        grid,
+        {"silent": QUERY},
+        online(grid),
+        group="x",
+        deadline_seconds=1000,
+        quorum=1,
+        again=True,
+        tell=said.append,
+        look=look,
+        clock=clock,
+    )
+    assert answer.status == "ok"
+    assert len(grid.pushed) == 1
+    assert len(said) == 1
+    assert "silent went offline; waiting for at most 93" in said[0]
+
+
 def test_a_request_is_sent_three_times_at_most(scripted_grid: Any) -> None:
     grid: Any = Blinking(scripted_grid({"a": lambda _: Error(ErrorCode.CLIENT_APP_CRASHED, "stopped responding")}))
     found = ask_again(grid, ["a"], quorum=1, at={})

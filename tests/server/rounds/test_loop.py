@@ -1,8 +1,10 @@
 """The round loop, with real sites and scripted ones: a fault drops one institution, and nothing stored is lost."""
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -478,6 +480,30 @@ def test_an_institutions_words_cannot_steer_the_terminal(store: Store, script: C
     assert said is not None
     assert said.isprintable()
     assert len(said) == 500
+
+
+def test_a_round_waits_for_the_quorum_that_was_cut_off_since_the_last_one(
+    store: Store, script: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation, grid = script(rounds={"count": 2, "quorum": 2})
+    hospital = grid.scripts["hospital"]
+
+    def cut(request: Any) -> Any:
+        grid.offline = {"law_firm"}
+        return request
+
+    hospital.change = changing(protocol.EvaluateRequest, lambda r: cut(r) if r.round == 1 else r)
+    waits: list[float] = []
+
+    def mend(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) > 3:
+            grid.offline = set()
+
+    monkeypatch.setattr("server.rounds.joining.time", SimpleNamespace(monotonic=time.monotonic, sleep=mend))
+    run_id = run(store, grid, federation, STATE)
+    assert [status for _, status in rows(store, run_id, "train", "law_firm")] == ["ok", "ok"]
+    assert len(waits) == 4
 
 
 def test_nobody_online_is_a_clear_end(store: Store, script: Callable[..., Any]) -> None:

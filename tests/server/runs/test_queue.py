@@ -52,12 +52,20 @@ class Bench:
         self.store, self.superlink, self.now = store, SuperLink(), 0.0
         self.alive: set[str] = set()
         self.lines: list[str] = []
+        self.obstacle = ""
         self._federation = federation
         self.queue = self.daemon()
 
     def daemon(self) -> Queue:
         """As a daemon that starts makes it."""
-        return Queue(self.store, self.superlink, self.alive.__contains__, self.lines.append, lambda: self.now)
+        return Queue(
+            self.store,
+            self.superlink,
+            self.alive.__contains__,
+            self.lines.append,
+            lambda: self.now,
+            obstacle=lambda: self.obstacle,
+        )
 
     def run(self, *institutions: str) -> str:
         agreed = {"institutions": list(institutions), "quorum": 1}
@@ -212,3 +220,26 @@ def test_an_ended_run_is_left_alone(bench: Bench, status: str) -> None:
         bench.now += 100
         bench.queue.look()
     assert (bench.status(run), len(bench.superlink.started)) == (status, 1)
+
+
+def test_what_keeps_runs_from_going_on_costs_them_no_try(bench: Bench) -> None:
+    first, second = bench.run("hospital"), bench.run("bank")
+    bench.queue.look()
+    assert bench.begin(first, 1)
+    assert bench.begin(second, 1)
+    bench.obstacle = "Runs wait for room on the disk."
+    bench.alive.clear()
+    for _ in range(2 * MOST_TRIES):
+        bench.queue.look()
+        bench.now += 100.0
+    assert (bench.status(first), bench.status(second)) == ("interrupted", "interrupted")
+    third = bench.run("court")
+    bench.queue.look()
+    assert bench.status(third) == "queued"
+    assert bench.lines.count(bench.obstacle) == 1
+    bench.obstacle = ""
+    bench.queue.look()
+    bench.now += PAUSES[0]
+    bench.queue.look()
+    assert [bench.status(run) for run in (first, second, third)] == ["starting"] * 3
+    assert bench.store.run(first)["tries"] == 1

@@ -14,7 +14,8 @@ from server.home import Retention, ServerHome
 from server.opening import open_store
 from server.store import Store, checkpoints, events
 from server.store.schema import metadata
-from server.upkeep.retention import make_room, rounds_to_keep, shrink, sizes, thin_checkpoints
+from server.upkeep import retention
+from server.upkeep.retention import lack_of_room, make_room, rounds_to_keep, shrink, sizes, thin_checkpoints
 from shared.errors import StoreError
 from shared.federation import Federation
 from shared.state import State
@@ -129,6 +130,12 @@ def test_what_goes_wrong_is_said_once_and_tried_again(home: ServerHome) -> None:
         make_room(home, store, Retention(), over=lambda seconds: next(looks), announce=said.append)
     assert len(said) == 1
     assert "make room" in said[0]
+
+
+def test_runs_wait_for_room(home: ServerHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert lack_of_room(home) == ""
+    monkeypatch.setattr(retention, "LEAST_BYTES", 2**60)
+    assert "Runs wait for room" in lack_of_room(home)
 
 
 def test_sizes_are_told_by_kind(home: ServerHome) -> None:

@@ -212,7 +212,7 @@ EXPECTED: Mapping[str, Mapping[str, Any]] = {
         "LinkStateFactory": Has("state"),
         "MessageIns": Has(MESSAGE_COLUMNS),
         "MessageRes": Has(MESSAGE_COLUMNS),
-        "Node": Has("node_id public_key status online_until"),
+        "Node": Has("node_id public_key status online_until last_activated_at"),
         "ObjectChild": Has("parent_id child_id"),
         "NoObjectInStoreError": Takes("message"),
         "ObjectPushSession": Has("session_id run_id pending_count expires_at"),
@@ -229,6 +229,10 @@ EXPECTED: Mapping[str, Mapping[str, Any]] = {
         "SqlObjectStore": Both(
             "database_path verify", "session _mutation_session preregister get_object_tree put get delete"
         ),
+        "check_node_availability": Takes(
+            "inquired_in_message_ids found_in_message_dict node_id_to_online_until current_time update_set"
+        ),
+        "sql_linkstate": Has("check_node_availability_for_in_message"),
         "StoredObject": Has("object_id content is_available ref_count"),
         "Task": Has("task_id starting_at finished_at"),
         "UnexpectedObjectContentError": Takes("object_id reason"),
@@ -259,12 +263,15 @@ EXPECTED: Mapping[str, Mapping[str, Any]] = {
     "supernode": {
         "ActivateNodeResponse": Has("node_id"),
         "DeactivateNodeRequest": Has("node_id"),
-        "InMemoryNodeState": Has("_cleanup_expired_task_tokens_locked"),
+        "InMemoryNodeState": Has("_cleanup_expired_task_tokens_locked get_message_processing_duration"),
         "NodeAuthHttpInterceptor": Both("private_key public_key", "intercept"),
         "NodeStateFactory": Both("objectstore_factory", "state"),
+        "exponential": Takes("max_delay"),
         "add_exit_handler": Takes("exit_handler run_before_force_exit"),
         "fleet_http_connection": Has("NodeAuthHttpInterceptor"),
         "flower_supernode": Takes(),
+        "heartbeat": Has("exponential HeartbeatSender"),
+        "http_retry": Has("MAX_RETRY_DELAY exponential make_simple_http_retry_invoker"),
         "start_client_internal": Has("time pull_objects"),
         "supernode_main": Has("FastAPI create_app"),
     },
