@@ -189,11 +189,16 @@ class Offers:
         self._seen: tuple[Path, int, int] | None = None
         self._offer: Federation | None = None
 
-    def current(self) -> Federation | None:
-        """What institutions are to answer under: the offered file, or else the folder's own, which may be edited too.
+    def current(self, name: str) -> Federation | None:
+        """What an institution is to answer under, if that names it; others hear nothing of it, not its digest either.
 
-        It is read again when it has changed, and nothing is said of one that is wrong.
+        That is the offered file, or else the folder's own, which may be edited too. It is read again when it has
+        changed, and nothing is said of one that is wrong.
         """
+        offer = self._latest()
+        return offer if offer and name in offer.rounds.institutions else None
+
+    def _latest(self) -> Federation | None:
         for file in (_offered_file(self._home), self._home.federation_file):
             with suppress(OSError):
                 about = file.stat()
@@ -220,7 +225,7 @@ class Offers:
         if before is None or (list(before.approved), before.declined) != (said["approved"], said["declined"]):
             record = said | {"holds": word.holds, "time": _now(), "signature": signature}
             _write(self._home.state / FOLDER / WORDS / f"{name}.json", json.dumps(record).encode())
-        return write_offer(self.current(), held=word.holds)
+        return write_offer(self.current(name), held=word.holds)
 
 
 def _offer(home: ServerHome, federation: Federation, text: bytes) -> None:

@@ -4,6 +4,7 @@ Flower's web framework takes several times as long over a request as the handler
 and has nothing left to do: sender, size, form and content are checked. Its answers are the same, errors too.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +12,9 @@ from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 import anyio
+from sqlalchemy.exc import OperationalError
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -22,6 +25,7 @@ from server.door.delivery import Deliveries
 from server.door.limits import THREADS
 from server.door.refusals import RefusedError
 from shared.errors import StoreError
+from shared.federation import Federation
 from shared.federation.offers import HEADER as AGREEMENT
 from shared.federation.offers import PATH as AGREEMENT_PATH
 from shared.flower.http import FlowerError
@@ -50,6 +54,7 @@ HANDLERS: dict[str, Callable[..., Any]] = {
 TAKE_THE_STORE = (PULL_PATH, CONFIRM_PATH)
 
 T = TypeVar("T")
+log = logging.getLogger("server.door")
 _threads = anyio.CapacityLimiter(THREADS)
 _turns: WeakValueDictionary[int, anyio.Lock] = WeakValueDictionary()
 """By node, as long as one of its requests has or awaits its turn."""
@@ -94,6 +99,7 @@ class Fleet:
         self, state: Deliveries, offers: Offers | None = None, name_of: Callable[[int], str] = lambda node: ""
     ) -> None:
         self._state, self._offers, self._name_of = state, offers, name_of
+        self._names: dict[int, str] = {}
         self._latest: dict[int, object] = {}
         """Of each node, the request that is held."""
 
@@ -110,7 +116,11 @@ class Fleet:
             )
 
         async def handle(_: Request) -> Response:
-            return Response(await in_turn(asked.sender.node_id, self._handle, asked), media_type=PROTOBUF)
+            try:
+                return Response(await in_turn(asked.sender.node_id, self._handle, asked), media_type=PROTOBUF)
+            except OperationalError as error:  # a full disk, say: an error of Flower's would be for good
+                log.warning("Flower's database: %s", error.orig)
+                raise HTTPException(503) from None
 
         if asked.path == PULL_PATH and asked.wait and not await self._held(asked.sender.node_id, asked.wait, receive):
             nothing = PullMessagesResponse().SerializeToString() + (taking() if asked.carried.takes else b"")
@@ -119,9 +129,17 @@ class Fleet:
             response = await http_error_translator(Request(scope), handle)
         if asked.wait:
             response.headers[HEADER] = f"{LONGEST_SECONDS:g}"
-        if asked.path == PULL_PATH and self._offers and (offer := self._offers.current()):
+        if asked.path == PULL_PATH and (offer := await self._offered(asked.sender.node_id)):
             response.headers[AGREEMENT] = offer.digest
         await response(scope, receive, send)
+
+    async def _offered(self, node_id: int) -> Federation | None:
+        """The agreement that is offered to a node."""
+        if self._offers is None:
+            return None
+        if node_id not in self._names:  # a node's name stays
+            self._names[node_id] = await in_turn(node_id, self._name_of, node_id)
+        return self._offers.current(self._names[node_id])
 
     def _hear(self, asked: Asked, signature: str) -> dict[str, Any]:
         """Keep an institution's word on agreements; what is offered to it."""

@@ -84,18 +84,25 @@ def test_an_institution_gets_what_it_does_not_hold(home: ServerHome, current: Fe
         withdraw(home)
 
 
+def test_whom_the_agreement_does_not_name_hears_nothing_of_it(home: ServerHome, current: Federation) -> None:
+    assert Offers(home).current("hospital") == current
+    assert Offers(home).current("stranger") is None
+    assert Offers(home).current("") is None, "an enrolled node without a name"
+    assert say(home, "stranger") == {"offered": None}
+
+
 def test_the_door_notices_another_file(home: ServerHome, current: Federation, next_file: Path) -> None:
     offers = Offers(home)
-    assert offers.current() == current
+    assert offers.current("hospital") == current
     propose(home, next_file)
-    first = offers.current()
+    first = offers.current("hospital")
     assert first is not None
-    assert offers.current() is first, "read once"
+    assert offers.current("hospital") is first, "read once"
     extend(home, 3)
-    assert (second := offers.current()) is not None
+    assert (second := offers.current("hospital")) is not None
     assert second.rounds.count == current.rounds.count + 3
     (home.state / "agreement" / "offered.toml").write_text("nonsense")
-    assert offers.current() is None
+    assert offers.current("hospital") is None
 
 
 def test_nothing_new_and_nothing_wrong_is_offered(home: ServerHome, current: Federation, tmp_path: Path) -> None:
