@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from shared.process.console import JsonOption, announce, print_json, verbs
+from shared.process.console import JsonOption, LogFormatOption, announce, print_json, verbs
+from shared.watching.logs import choose
 
 InstitutionOption = Annotated[Path, typer.Option("--institution", help="Your institution.toml.")]
 app = verbs("The institution: train beside your own data.")
@@ -352,9 +353,11 @@ def page(
 @app.command(epilog="Example: collegium client up institution.toml")
 def up(
     institution: Annotated[Path, typer.Argument(help="Your institution.toml.")] = Path("institution.toml"),
+    log_format: LogFormatOption = "text",
 ) -> None:
     """Run the institution's daemon until you stop it with Ctrl-C or SIGTERM."""
     from client.service.daemon import serve
     from shared.process.supervisor import run_until_signal
 
+    choose(log_format)
     run_until_signal(lambda stop: serve(institution, stop=stop, announce=announce))

@@ -108,6 +108,8 @@ class Watching(Model):
 
     Without it there is none. Each of several federations needs a port of its own.
     """
+    notify: Path | None = None
+    """File of URLs, one a line, to which notices are sent (mail, webhook, chat, as apprise names them); mode 0600."""
 
 
 class AdapterSize(Model):

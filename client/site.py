@@ -29,6 +29,7 @@ from shared.protocol import (
     TrainReply,
     TrainRequest,
 )
+from shared.watching.logs import about
 
 log = logging.getLogger("collegium.client")
 NO_RECEIPT = "This site could not write the receipt of its answer, and nothing leaves without one."
@@ -53,8 +54,9 @@ class Site(Learner):
             run: Flower's number of the run, for the receipt of a request that does not name it.
         """
         run = request.run or run
-        reply = self._answer(request, run)
-        news.tell(request, reply)
+        with about(run=run, round=getattr(request, "round", None)):
+            reply = self._answer(request, run)
+            news.tell(request, reply)
         return reply
 
     def _answer(self, request: Request, run: str | None) -> Reply:

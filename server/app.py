@@ -1,6 +1,7 @@
 """The Flower ServerApp: finds its run in the coordinator's store and hands it to the round loop."""
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,11 +34,13 @@ from shared.flower.messages import RunNotRunningException
 from shared.process.files import private_folder, private_umask
 from shared.process.lock import only_one
 from shared.state import State
+from shared.watching.logs import about, written
 
 LASTING = (ConfigError, BackboneError, DataError, EnrolmentError)
 """What another try would meet again."""
 
 app = ServerApp()
+log = logging.getLogger("server.run")
 
 
 @app.main()
@@ -45,8 +48,12 @@ def main(grid: Grid, context: Context) -> None:
     """Run the federation that the run configuration names, from the state that the store holds."""
     console_handler.colored = False  # what it logs ends up in a file
     private_umask()  # the folder's owner may have started the SuperLink, and this process, by other means
-    with _open(context) as (store, run_id), replies_held(os.environ.get(HOME_VARIABLE)) as look:
+    held = replies_held(os.environ.get(HOME_VARIABLE))
+    with _open(context) as (store, run_id), held as look, contextlib.ExitStack() as known:
         try:
+            known.enter_context(about(run=run_id))
+            if home := os.environ.get(HOME_VARIABLE):
+                known.enter_context(written(log, open_home(Path(home)).run_log(run_id), "run"))
             federation = store.agreement(run_id)
             initial = _initial(store, run_id, federation) if store.last_round(run_id) is None else None
             rounds.run(
@@ -116,4 +123,6 @@ def _reason(error: BaseException) -> str:
 
 
 def _print(text: str) -> None:
+    """Into Flower's own record of the process, and into the run's log."""
     print(text, flush=True)
+    log.info("%s", text)

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from shared.process.console import JsonOption, announce, print_json, verbs
+from shared.process.console import JsonOption, LogFormatOption, announce, print_json, verbs
+from shared.watching.logs import choose
 
 app = verbs("The coordinator: enrol institutions, run rounds, release models.")
 Home = Annotated[Path, typer.Argument(help="The coordinator's folder, made by `collegium server init`.")]
@@ -47,12 +48,13 @@ def init(
 
 
 @app.command(epilog="Example: collegium server up coordinator")
-def up(home: Home) -> None:
+def up(home: Home, log_format: LogFormatOption = "text") -> None:
     """Run the coordinator's daemon until you stop it with Ctrl-C or SIGTERM."""
     from server.home import open_home
     from server.service.daemon import serve
     from shared.process.supervisor import run_until_signal
 
+    choose(log_format)
     coordinator = open_home(home)
     run_until_signal(lambda stop: serve(coordinator, stop=stop, announce=announce))
 

@@ -117,6 +117,11 @@ class ServerHome:
         return self.state / "flower"
 
     @property
+    def notices(self) -> Path:
+        """Which notices were sent."""
+        return self.state / "notices.json"
+
+    @property
     def lock_file(self) -> Path:
         """Held by the one `collegium server up` of this folder; contains its process id."""
         return self.state / "server.lock"
@@ -125,9 +130,13 @@ class ServerHome:
         """Held by the process of a run."""
         return self.state / f"run-{run}.lock"
 
+    def run_log(self, run: str) -> Path:
+        """What happens in a run, line by line."""
+        return self.logs / f"run-{run}.log"
+
     @property
     def logs(self) -> Path:
-        """One file per child process."""
+        """One file per child process, and one per run."""
         return self.root / "logs"
 
     @property
@@ -197,6 +206,11 @@ class ServerSettings(Model):
     a BERT-large.
     """
 
+    notify: Path | None = None
+    """File of URLs, one a line, to which notices are sent (mail, webhook, chat, as apprise names them); mode 0600.
+
+    A relative path starts from the coordinator's folder.
+    """
     retention: Retention = Retention()
     """What is kept of runs, and for how long."""
 
@@ -347,6 +361,7 @@ def _settings_text(settings: ServerSettings) -> str:
         "# hosts: names in the server certificate; institutions connect to the first. The next start reissues it.\n"
         "# require_body_signature = false lets stock SuperNodes in, whose signature covers the time alone.\n"
         "# max_message_bytes: the largest reply of an institution.\n"
+        '# notify = "secrets/notify.urls" sends notices to the URLs in that file (docs/deploy/README.md).\n'
         "# [retention] at the end: how many checkpoints of a run are kept, and for how many days its events.\n"
         '# store_url = "postgresql+psycopg://..." keeps runs and metrics elsewhere than in state/collegium.db.\n'
         + tomli_w.dumps(settings.model_dump(exclude_none=True, exclude={"retention"}))

@@ -40,7 +40,8 @@ def refusal(error: Exception, *, institution: str, state: Path | None) -> Refusa
         state: The site's state folder, which a reason does not name.
     """
     foreseen = isinstance(error, CollegiumError)
-    log.error("refused: %s", plain(str(error), LONGEST_LINE), exc_info=None if foreseen else error)
+    why = plain(str(error), LONGEST_LINE) if foreseen else type(error).__name__  # whose text may quote a record
+    log.error("refused: %s", why, exc_info=None if foreseen else error)
     kind: RefusalKind = next((kind for of, kind in KINDS if isinstance(error, of)), "failure")
     reason = UNSAID if kind in ("data", "failure") else str(error)
     if state is not None:

@@ -19,7 +19,8 @@ from client.keys import read_private_key
 from client.service.endings import RUNTIME_HOST, Hopeless, Patience, port_taken
 from client.service.looking import looking
 from client.watching.door import watched
-from client.watching.metrics import Link
+from client.watching.metrics import Left, Link
+from client.watching.notices import Finder
 from shared.errors import CollegiumError, ConnectionFailedError, EnrolmentError, Reasons
 from shared.process.files import check_folder, private_folder, private_umask
 from shared.process.flower import flower_environment
@@ -27,6 +28,8 @@ from shared.process.lock import only_one
 from shared.process.proxies import proxy_towards
 from shared.process.supervisor import Child, supervise
 from shared.upkeep.manager import tell
+from shared.watching.logs import text_of
+from shared.watching.notices import Notifier, check_notifying, in_background
 
 GRACE_SECONDS = 4.0
 LOG_POLL = 0.5
@@ -90,7 +93,7 @@ def serve_one(institution_file: Path, *, stop: threading.Event, announce: Announ
     private_umask()
     institution = load_institution(institution_file)
     reasons = Reasons()
-    for check in (check_certificate, check_key, check_state, check_proxy):
+    for check in (check_certificate, check_key, check_state, check_proxy, check_notices):
         with reasons.gather():
             check(institution)
     reasons.end()
@@ -104,6 +107,7 @@ def serve_one(institution_file: Path, *, stop: threading.Event, announce: Announ
         link = Link()
         with (
             watched(institution, link),
+            notifying(institution, institution_file, announce),
             looking(institution, announce),
             _news(supernode.log, partial(_announce_connection, institution, announce, link)),
             _news(executor.log, partial(_announce_ready, institution, announce, link)),
@@ -134,6 +138,7 @@ def _children(institution_file: Path, institution: Institution, port: int, secre
             argv=supernode,
             log=state / "logs" / "supernode.log",
             env=environment,
+            about={"institution": institution.name},
             give_up=Hopeless(institution, port),
             wait=Patience(institution),
         ),
@@ -142,6 +147,7 @@ def _children(institution_file: Path, institution: Institution, port: int, secre
             argv=executor,
             log=state / "logs" / "executor.log",
             env=environment | threads,
+            about={"institution": institution.name},
         ),
     ]
 
@@ -166,6 +172,12 @@ def check_key(institution: Institution) -> None:
 def check_state(institution: Institution) -> None:
     """Raise StoreError unless the state folder can be written to."""
     check_folder(institution.runtime.state)
+
+
+def check_notices(institution: Institution) -> None:
+    """Raise ConfigError unless notices can be sent, where they are asked for."""
+    if institution.watching.notify:
+        check_notifying(institution.watching.notify)
 
 
 def check_proxy(institution: Institution) -> None:
@@ -205,6 +217,20 @@ def _new_secret(state: Path) -> Path:
 
 
 @contextmanager
+def notifying(institution: Institution, file: Path, announce: Announce) -> Iterator[None]:
+    """While the block lasts, send notices, where they are asked for."""
+    if institution.watching.notify is None:
+        yield
+        return
+    notifier = Notifier(institution.watching.notify, institution.runtime.state / "notices.json", announce)
+    end = in_background(notifier, Finder(institution, str(file), Left(institution)), announce)
+    try:
+        yield
+    finally:
+        end()
+
+
+@contextmanager
 def _news(log: Path, tell: Callable[[Iterator[str]], None]) -> Iterator[None]:
     """While the block lasts, run `tell` in a thread over the lines that are appended to `log`."""
     done = threading.Event()
@@ -227,7 +253,7 @@ def _new_lines(log: TextIO, done: threading.Event) -> Iterator[str]:
         if size < before:  # the supervisor has begun it anew
             log.seek(0)
         *lines, rest = (rest + log.read()).split("\n")
-        yield from lines
+        yield from map(text_of, lines)
 
 
 def _announce_connection(institution: Institution, announce: Announce, link: Link, lines: Iterator[str]) -> None:

@@ -60,6 +60,7 @@ from shared.process.parent import tell_parent
 from shared.process.proxies import without_proxies
 from shared.process.supervisor import run_until_signal
 from shared.process.waiting import EXECUTOR_HEADER, HEADER, LONGEST_SECONDS
+from shared.watching.logs import set_up
 
 READY = "ready"
 """The line that the daemon waits for."""
@@ -123,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     private_umask()
     keep_few_kernels()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    set_up()
     logging.getLogger("httpx").setLevel(logging.WARNING)  # one line per poll otherwise
     try:
         run_until_signal(lambda stop: _run(arguments.institution, arguments.runtime, arguments.secret_file, stop))

@@ -59,6 +59,8 @@ class Left:
     """The last receipt that names a round."""
     epsilon: float | None = None
     """What the data have spent, by the last receipt that says so."""
+    last_refusal: str = ""
+    """Of which kind the last reply to a request to train was, if it was a refusal."""
     _read: int = 0
 
     def look(self) -> None:
@@ -77,6 +79,11 @@ class Left:
     def _count(self, receipt: dict[str, Any]) -> None:
         self.kinds[str(receipt["kind"])] += 1
         self.bytes += int(receipt["bytes"])
+        if receipt["kind"] == "refusal":
+            with suppress(ValueError, KeyError, TypeError):
+                self.last_refusal = str(json.loads(receipt["body"])["kind"])
+        elif receipt["kind"] == "train":
+            self.last_refusal = ""
         if receipt.get("round") is not None:
             self.run = receipt
         if receipt.get("epsilon") is not None:

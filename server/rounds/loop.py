@@ -28,6 +28,7 @@ from shared.model import allocation
 from shared.protocol import TrainRequest
 from shared.rows import moved_rows
 from shared.state import Moments, State
+from shared.watching.logs import about
 
 Longer = Callable[[Federation], Federation | None]
 BOTH_FACTORS = (
@@ -89,7 +90,8 @@ def run(
             return state
         if run.federation.rounds.late and (agreed := longer(run.federation)):
             run.go_on_under(agreed, number)
-        state = _round(run, state, number)
+        with about(round=number):
+            state = _round(run, state, number)
     best = store.best_round(run_id)
     assert best is not None
     state = store.load_checkpoint(run_id, best)

@@ -21,6 +21,7 @@ from shared.federation import Federation
 from shared.federation.changes import describe_changes
 from shared.protocol import EvaluateReply, Request, TrainedReply, TrainReply
 from shared.tasks import Task, build_task
+from shared.watching.logs import about
 
 Announce = Callable[[str], None]
 R = TypeVar("R")
@@ -192,7 +193,8 @@ class Run:
             seat.trouble = None
         else:
             seat.trouble = replace(answer, reason=reason, reply=None)
-            self.say(f"{answer.institution} {answer.status} ({kind}, round {number}): {seat.trouble.why}")
+            with about(institution=answer.institution):
+                self.say(f"{answer.institution} {answer.status} ({kind}, round {number}): {seat.trouble.why}")
 
     def record_absent(self, number: int, requests: Mapping[str, Request]) -> None:
         """Record the institutions that this round goes without, and why."""

@@ -13,6 +13,7 @@ from server.bundle import RUN_KEY, pointer_bundle
 from server.service.operator import RunStatus
 from server.store import Store
 from shared.errors import CollegiumError, ConfigError, ConnectionFailedError, joined
+from shared.watching.logs import about
 
 LOOK_SECONDS = 0.3
 """Between two looks into the store."""
@@ -160,7 +161,8 @@ class Queue:
     def _fail(self, row: Row, status: str, reason: str) -> None:
         """End a run for good; who follows it reads the reason beside its status."""
         if self._store.move_run(row["run"], "failed", of=(status,), reason=reason):
-            self._announce(f"Run {row['run']} has failed: {reason}")
+            with about(run=row["run"]):
+                self._announce(f"Run {row['run']} has failed: {reason}")
 
     def _wait_behind(self, row: Row, others: frozenset[str]) -> None:
         if self._behind.get(row["run"]) != others:
@@ -182,7 +184,8 @@ class Queue:
 
     def _say(self, row: Row, text: str) -> None:
         self._store.add_event(row["run"], text)
-        self._announce(f"Run {row['run']}: {text}")
+        with about(run=row["run"]):
+            self._announce(f"Run {row['run']}: {text}")
 
 
 def conduct(queue: Queue, *, over: Callable[[float], bool], announce: Callable[[str], None]) -> None:

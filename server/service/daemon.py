@@ -16,12 +16,15 @@ from server.runs.queue import Queue, conduct
 from server.service.keeping import look_after
 from server.service.listeners import OPERATOR_HOST, open_listeners
 from server.service.operator import OperatorClient
+from server.store import Store
 from server.upkeep.retention import lack_of_room, make_room
+from server.watching.notices import Finder
 from shared.process.files import private_folder, private_umask
 from shared.process.flower import flower_environment
 from shared.process.lock import holder, only_one
 from shared.process.supervisor import Child, supervise
 from shared.upkeep.manager import tell
+from shared.watching.notices import Notifier, check_notifying, in_background
 
 START_SECONDS = 60.0
 POLL_SECONDS = 0.05
@@ -43,6 +46,8 @@ def serve(home: ServerHome, *, stop: threading.Event, announce: Callable[[str], 
     """
     private_umask()
     settings = read_settings(home)
+    if settings.notify:
+        check_notifying(home.root / settings.notify)
     for folder in (*home.private, home.flower):
         private_folder(folder)
     with (
@@ -80,6 +85,7 @@ def serve(home: ServerHome, *, stop: threading.Event, announce: Callable[[str], 
             name="room",
             daemon=True,
         )
+        end_notices = _notify(home, settings, store, announce)
         if renewed := keep_good(home, settings):
             announce(renewed)
         for thread in (watcher, conductor, keeper, room):
@@ -88,8 +94,18 @@ def serve(home: ServerHome, *, stop: threading.Event, announce: Callable[[str], 
             supervise(_children(home, settings), stop=stop, announce=announce)
         finally:
             done.set()
+            end_notices()
             for thread in (watcher, conductor, keeper, room):
                 thread.join()
+
+
+def _notify(
+    home: ServerHome, settings: ServerSettings, store: Store, announce: Callable[[str], None]
+) -> Callable[[], None]:
+    """Send notices in the background, where they are asked for; what ends it."""
+    if settings.notify is None:
+        return lambda: None
+    return in_background(Notifier(home.root / settings.notify, home.notices, announce), Finder(home, store), announce)
 
 
 def _children(home: ServerHome, settings: ServerSettings) -> list[Child]:

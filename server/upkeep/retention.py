@@ -87,6 +87,10 @@ def forget_old(home: ServerHome, store: Store, kept: Retention) -> None:
     """
     before = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=kept.days)
     store.forget_events(before.isoformat(timespec="microseconds"))
+    for file in home.logs.glob("run-*.log*"):
+        with suppress(OSError):  # it has gone meanwhile
+            if file.stat().st_mtime < before.timestamp():
+                file.unlink()
     if home.superlink_database.exists():
         shrink(home.superlink_database, before)
 

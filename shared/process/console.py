@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -17,9 +17,16 @@ from typer.core import TyperGroup
 from shared.errors import LONGEST_LINE, CollegiumError, plain
 from shared.process.machine import machine_errors
 from shared.process.parent import tell_parent
+from shared.watching import logs
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; all else goes to stderr.")]
 """The `--json` option of every verb."""
+
+LogFormatOption = Annotated[
+    Literal["text", "json"],
+    typer.Option("--log-format", envvar=logs.VARIABLE, help="Lines for people, or one JSON object each."),
+]
+"""The `--log-format` option of the daemons."""
 
 
 def verbs(help: str, *, cls: type[TyperGroup] = TyperGroup) -> typer.Typer:
@@ -40,9 +47,10 @@ def verbs(help: str, *, cls: type[TyperGroup] = TyperGroup) -> typer.Typer:
 
 
 def announce(text: str) -> None:
-    """Say what happens now: one plain line on stderr, with the time."""
+    """Say what happens now: one line on stderr, with the time."""
     with _lock:
-        print(f"{time.strftime('%H:%M:%S')}  {text}", file=sys.stderr, flush=True)
+        said = logs.line(text) if logs.as_json() else f"{time.strftime('%H:%M:%S')}  {text}"
+        print(said, file=sys.stderr, flush=True)
 
 
 def print_json(value: Mapping[str, Any]) -> None:

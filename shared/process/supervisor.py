@@ -13,6 +13,7 @@ Three lines of defence see to it that nothing outlives the supervisor:
 A grandchild that makes a session of its own escapes; Flower's processes do not. Linux only.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -25,10 +26,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from shared.errors import ProcessError
 from shared.process.parent import VARIABLE, heard
 from shared.upkeep.manager import Watchdog, tell
+from shared.watching.logs import FRAME, LOG_BYTES, as_json
 
 FIRST_DELAY = 0.5  # seconds before the first restart; doubles with every further death
 LONGEST_DELAY = 8.0
@@ -38,10 +41,10 @@ LONG_LIFE = 60.0  # a child that lived this long starts over with FIRST_DELAY
 POLL = 0.5
 """Seconds between two looks at the children, which cost an idle institution more than anything else at 0.1."""
 END_POLL = 0.05
+FRAME_SECONDS = 2.0
+"""Until the last lines of a child that has ended are written."""
 KILL_SECONDS = 1.0  # a killed process needs a moment to end
 TAIL_BYTES = 8192
-LOG_BYTES = 10 * 2**20
-"""A child's log that has grown beyond this becomes `NAME.1`, in the place of the one before."""
 
 # Run by a bare interpreter (`-I -S`), which starts in a few milliseconds. argv: the supervisor's pid, then the program.
 # The pid is compared because the supervisor may have died before the request was made.
@@ -88,6 +91,8 @@ class Child:
     env: Mapping[str, str] = field(default_factory=dict)
     give_up: Callable[[int, str], str | None] | None = None
     wait: Callable[[int, str], str | None] | None = None
+    about: Mapping[str, str] = field(default_factory=dict)
+    """Fields of all its lines, where logs are JSON."""
 
 
 @dataclass
@@ -96,6 +101,8 @@ class _Life:
 
     child: Child
     process: subprocess.Popen[bytes] | None = None
+    frame: subprocess.Popen[bytes] | None = None
+    """What makes JSON of its lines, where logs are."""
     pipe: int = -1
     """What the process may report before it ends."""
     log_start: int = 0
@@ -199,20 +206,32 @@ def _start(life: _Life, warden: subprocess.Popen[bytes]) -> None:
     try:
         with child.log.open("ab") as log:
             life.log_start = log.tell()
+            output = _frame(life) if as_json() else log
             life.process = _bare_python(
                 _LAUNCHER,
                 str(os.getpid()),
                 *child.argv,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdout=output,
+                stderr=output,
                 pass_fds=(writer,),
                 env={**os.environ, **child.env, VARIABLE: str(writer)},
             )
     finally:
         os.close(writer)
+        if life.frame and life.frame.stdin:
+            life.frame.stdin.close()
     life.started = time.monotonic()
     _tell(warden, f"+{life.process.pid}")
+
+
+def _frame(life: _Life) -> IO[bytes]:
+    """Start what makes JSON of a child's lines, and ends with the child; where the child is to print."""
+    fields = json.dumps({"process": life.child.name, **life.child.about})
+    command = [sys.executable, "-I", "-S", str(FRAME), str(life.child.log), fields]
+    life.frame = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    assert life.frame.stdin is not None
+    return life.frame.stdin
 
 
 def _rotate(life: _Life) -> None:
@@ -247,6 +266,10 @@ def _reap(life: _Life, warden: subprocess.Popen[bytes]) -> int:
     _tell(warden, f"-{life.process.pid}")
     life.process = None
     os.close(life.pipe)
+    if life.frame:
+        with suppress(subprocess.TimeoutExpired):  # a process of another session may hold its input
+            life.frame.wait(FRAME_SECONDS)
+        life.frame = None
     return code
 
 

@@ -183,6 +183,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory, experiment: Experiment) -
     before = children()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "_make_institution", through_a_tap)
+        patch.setenv("COLLEGIUM_LOG_FORMAT", "json")
         try:
             with watched(folder / "coordinator") as seen:
                 home, run_id = demo.deploy(experiment, folder, lambda _: None)

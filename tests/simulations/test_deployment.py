@@ -18,6 +18,7 @@ import torch
 from peft import PeftModel
 from transformers import BertModel
 
+from client.institution import Data
 from client.keys import read_public_key
 from client.leaving.receipts import verify
 from client.predict import open_bundle
@@ -269,3 +270,32 @@ def test_nothing_that_a_deployment_keeps_is_open_to_others(deployed: "Deployed")
     for folder in (deployed.home.root, *(deployed.folder / name for name in INSTITUTIONS)):
         assert len(list(folder.rglob("*"))) > 10
         assert open_to_others(folder) == []
+
+
+def test_no_log_holds_a_sentence_of_anybodys_data_and_every_line_is_an_object(
+    deployed: "Deployed", experiment: Experiment
+) -> None:
+    logs = [file for file in deployed.folder.rglob("*.log*") if file.is_file() and file.stat().st_size]
+    run_log = f"run-{deployed.run_id}.log"
+    assert {file.name for file in logs} >= {"superlink.log", "superexec.log", "supernode.log", "executor.log", run_log}
+    text = "".join(file.read_text(encoding="utf-8") for file in logs)
+    held = [source for tasks in experiment.institutions.values() for source in tasks.values()]
+    sentences = [sentence for source in held for sentence in _said(source)]
+    assert len(sentences) > 50
+    assert [sentence for sentence in sentences if sentence in text] == []
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert all({"time", "level", "event", "process"} <= line.keys() for line in lines)
+    assert {line.get("institution") for line in lines} >= {"hospital", "law_firm"}
+    mine = [line for line in lines if line.get("run") == deployed.run_id]
+    assert {line["process"] for line in mine} >= {"run", "executor"}
+    assert {line.get("round") for line in mine} >= {1, 2}
+
+
+def _said(source: Data) -> Iterator[str]:
+    """Every text of a data set's records, as it stands there and joined of its words."""
+    for file in (source.train, source.test):
+        for line in (file.read_text(encoding="utf-8") if file else "").splitlines():
+            for value in json.loads(line).values():
+                yield from (value,) if isinstance(value, str) and " " in value else ()
+                if isinstance(value, list) and all(isinstance(word, str) for word in value) and len(value) > 3:
+                    yield " ".join(value)
