@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 import anyio
+from fastapi import HTTPException
 from sqlalchemy.exc import OperationalError
 from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send

@@ -456,6 +456,19 @@ def test_a_lost_supernode_is_waited_for_and_logged_once(tmp_path: Path) -> None:
     assert process.text.count("answers again") == 2
 
 
+def test_a_reply_is_good_by_the_clock_of_its_message() -> None:
+    """Of a site whose clock is an hour ahead it would be out of date when it is made, by a day behind good too long."""
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
+    message = Message(RecordDict(), 1, "query", ttl=1800.0)
+    message.metadata.created_at -= 3600.0
+    reply = Message(RecordDict(), reply_to=message)
+    assert reply.metadata.ttl < 0
+    executor.keep_its_time(reply, message, 20.0)
+    assert (reply.metadata.created_at, reply.metadata.ttl) == (message.metadata.created_at + 20.0, 1780.0)
+    executor.keep_its_time(reply, message, 1800.0)
+    assert reply.metadata.ttl == 1.0, "Flower takes none that is not good at all"
+
+
 def test_a_wrong_secret_is_a_clear_error() -> None:
     node = SuperNode(bundle())
     with node.serving(), pytest.raises(ConnectionFailedError, match=r"accept the SuperExec secret.*401"):

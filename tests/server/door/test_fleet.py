@@ -1,10 +1,15 @@
 """Who asks the database has few threads, and no node has more than one of them."""
 
+import sqlite3
 import threading
+from typing import Any
 
 import anyio
+import pytest
+from sqlalchemy.exc import OperationalError
 
-from server.door.fleet import in_turn
+from server.door.authentication import Sender
+from server.door.fleet import PUSH_PATH, Asked, Fleet, in_turn
 from server.door.limits import THREADS
 
 
@@ -30,3 +35,22 @@ def test_a_node_has_one_thread_at_a_time() -> None:
     anyio.run(both)
     assert max(most) == 1
     assert len(most) == 2 * THREADS + 1
+
+
+def test_a_database_that_refuses_is_told_as_a_passing_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[dict[str, Any]] = []
+
+    def full(*_: object) -> bytes:
+        raise OperationalError("INSERT", None, sqlite3.OperationalError("database or disk is full"))
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    monkeypatch.setattr(Fleet, "_handle", full)
+    scope = {"type": "http", "path": PUSH_PATH, "method": "POST", "headers": []}
+    asked = Asked(PUSH_PATH, None, Sender(7, b"", None))
+    anyio.run(Fleet(None).answer, asked, scope, receive, send)  # type: ignore[arg-type]
+    assert sent[0]["status"] == 503

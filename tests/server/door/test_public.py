@@ -3,9 +3,11 @@
 import asyncio
 import hashlib
 import logging
+import sqlite3
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 from starlette.datastructures import Headers
 
 from server.door import public
@@ -134,3 +136,25 @@ def test_few_lines_a_minute_are_written_and_the_others_counted() -> None:
     now[0] = 61.0
     assert passes() == "refused (4 more lines were left out)"
     assert passes() == "refused"
+
+
+def test_a_database_that_refuses_is_no_fault_of_the_request(caplog: pytest.LogCaptureFixture) -> None:
+    """A full disk, say: Flower's SuperNode asks again after 503, and ends at 500."""
+
+    async def judge(scope: Any, receive: Any) -> Any:
+        raise OperationalError("INSERT", None, sqlite3.OperationalError("database or disk is full"))
+
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    door = public.public_door(judge, judge)  # type: ignore[arg-type]
+    scope = {"type": "http", "path": "/v1/fleet/pull-messages", "method": "POST", "headers": []}
+
+    async def knock() -> None:
+        await door(scope, receiving(), send)
+
+    asyncio.run(knock())
+    assert sent[0]["status"] == 503
+    assert "disk is full" in caplog.text
