@@ -107,15 +107,16 @@ class Trainers:
 
     def epoch(self, seed: int) -> float:
         """As `Side`."""
-        return cpu_seconds(self._trainer(seed).train)
+        return cpu_seconds(self._trainer(seed, by_length=self._tuning.by_length).train)
 
     def scores(self) -> Mapping[str, float]:
         """As `Side`."""
-        logits = np.asarray(self._trainer(0).predict(self._test).predictions)  # type: ignore[arg-type]
+        # Grouped by length, answers would come in that order.
+        logits = np.asarray(self._trainer(0, by_length=False).predict(self._test).predictions)  # type: ignore[arg-type]
         found = [self._scene.labels[row.argmax()] for row in logits]
         return self._scene.model.tasks[TASK].score(self._scene.data["test"].records, found)
 
-    def _trainer(self, seed: int) -> Trainer:
+    def _trainer(self, seed: int, *, by_length: bool) -> Trainer:
         training, examples = self._scene.federation.training, self._scene.examples
         steps = len(training_batches(examples, training.batch_tokens, np.random.default_rng(seed)))
         with tempfile.TemporaryDirectory() as folder:  # nothing is saved to it
@@ -124,7 +125,7 @@ class Trainers:
                 num_train_epochs=1,
                 per_device_train_batch_size=round(len(examples) / steps),
                 bf16=self._tuning.bf16,
-                train_sampling_strategy="group_by_length" if self._tuning.by_length else "random",
+                train_sampling_strategy="group_by_length" if by_length else "random",
                 seed=seed,
                 use_cpu=True,
                 report_to=[],
