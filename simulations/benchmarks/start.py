@@ -21,7 +21,8 @@ from shared.process.console import announce, print_table
 from simulations.benchmarks.measured import Asked, Cell, Findings, Table
 
 HELP = "import runpy; sys.argv = ['collegium', '--help']; runpy.run_module('collegium', run_name='__main__')"
-STARTS = {"server.app": "import server.app", "client.app": "import client.app", "collegium --help": HELP}
+EXECUTOR = "from shared.process.memory import loading\nwith loading(): import client.app"
+STARTS = {"server.app": "import server.app", "client.app": EXECUTOR, "collegium --help": HELP}
 """What is measured, as Python."""
 TOLD = """
 import atexit, json, resource, sys
