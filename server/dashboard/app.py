@@ -42,8 +42,16 @@ def coordinator_page(home: ServerHome) -> ASGIApp:
     """
     place = Place(ROOT, ROOT, "__Secure-collegium", secure=True)
     pages = Pages(TEMPLATES, ROOT, ROOT)
-    site = Site(place, pages, title="Collegium coordinator", token_file=str(home.operator_token_file), links=LINKS)
-    return site.app(Sessions(lambda: tokens(home)), Routes(home, site, View(home, pages)).all())
+    view = View(home, pages)
+    site = Site(
+        place,
+        pages,
+        title="Collegium coordinator",
+        token_file=str(home.operator_token_file),
+        links=LINKS,
+        prepare=view.prepare,
+    )
+    return site.app(Sessions(lambda: tokens(home)), Routes(home, site, view).all())
 
 
 def tokens(home: ServerHome) -> Mapping[Role, str]:

@@ -1,13 +1,13 @@
 """A run out of the store, for pages that follow it: what is new is read and added, however long the run has been going.
 
-A run of 500 rounds and 50 institutions has about 150,000 rows. They are read once; from then on one question tells
-whether there is anything new, and only that is read.
+A run of 500 rounds and 50 institutions has more than 100,000 rows. What is shown of them is read once; from then on one
+question tells whether there is anything new, and only that is read.
 """
 
 import json
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -21,6 +21,8 @@ from shared.federation import Federation
 from shared.tasks import build_task
 
 KEPT_EVENTS = 100
+MOST_ROUNDS = 150
+"""Of which scores are read when a run is seen for the first time."""
 Row = dict[str, Any]
 Curve = dict[int, float]
 """Scores by round."""
@@ -106,17 +108,15 @@ class Reader:
         self._store, self._run, self._lock = store, run, threading.Lock()
         self._picture = Picture(row := store.run(run), _agreement(row))
         self._stamp: Row = {}
-        self._version = 0
 
-    def read(self) -> tuple[Picture, int]:
-        """The run as it is now, and a number that is another one whenever something has changed."""
+    def read(self) -> tuple[Picture, Row]:
+        """The run as it is now, and the last row of each table that is in it, which tells whether something is new."""
         with self._lock:
             stamp = self._store.select(_question(self._run))[0]
             if stamp != self._stamp:
                 self._add(self._stamp, stamp)
                 self._stamp = stamp
-                self._version += 1
-            return self._picture, self._version
+            return self._picture, self._stamp
 
     def _add(self, before: Row, now: Row) -> None:
         picture = self._picture
@@ -130,12 +130,29 @@ class Reader:
         picture.row = row
         if before.get("rounds") != now["rounds"]:
             picture.rounds = self._store.rows(rounds, self._run)
+        if not before:
+            self._sum_up(now)
         for name, add in READ.items():
             if (last := before.get(name)) != now[name]:
-                table = TABLES[name]
-                new = (table.c.id > (last or 0)) & (table.c.id <= now[name])
-                query = sa.select(table).where(table.c.run == self._run, new)
-                add(picture, self._store.select(_narrowed(name, query, picture).order_by(table.c.id)))
+                table, (add_rows, columns) = TABLES[name], add
+                new = (table.c.run == self._run) & (table.c.id > (last or 0)) & (table.c.id <= now[name])
+                if name in NEEDED and not before:
+                    new &= NEEDED[name](picture, new, now)
+                query = sa.select(table.c.id, *(table.c[column] for column in columns)).where(new)
+                add_rows(picture, self._store.select(query.order_by(table.c.id)))
+                if name == "replies" and before:
+                    self._count(self._store.select(_sums(new)))
+
+    def _sum_up(self, now: Row) -> None:
+        """The bytes of all replies so far, by institution."""
+        if now["replies"]:
+            self._count(self._store.select(_sums((replies.c.run == self._run) & (replies.c.id <= now["replies"]))))
+
+    def _count(self, sums: Sequence[Row]) -> None:
+        for row in sums:
+            seat = self._picture.seat(row["institution"])
+            seat.bytes_up += row["up"]
+            seat.bytes_down += row["down"]
 
 
 def _agreement(row: Row) -> Federation:
@@ -153,22 +170,48 @@ def _question(run: str) -> sa.Select[Any]:
     return sa.select(*own, last, *newest.values()).where(runs.c.run == run)
 
 
-def _narrowed(name: str, query: sa.Select[Any], picture: Picture) -> sa.Select[Any]:
-    """Of scores only those that are shown, of events only the last."""
-    if name == "scores":
-        return query.where(scores.c.metric.in_(set(picture.metrics.values())))
-    if name == "events":
-        newest = sa.select(events.c.id).where(events.c.run == picture.row["run"]).order_by(events.c.id.desc())
-        return query.where(events.c.id.in_(newest.limit(KEPT_EVENTS).scalar_subquery()))
-    return query
+def _sums(which: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    up, down = sa.func.sum(replies.c.bytes_up).label("up"), sa.func.sum(replies.c.bytes_down).label("down")
+    return sa.select(replies.c.institution, up, down).where(which).group_by(replies.c.institution)
+
+
+Narrow = Callable[[Picture, sa.ColumnElement[bool], Row], sa.ColumnElement[bool]]
+
+
+def _needed_replies(picture: Picture, new: sa.ColumnElement[bool], _: Row) -> sa.ColumnElement[bool]:
+    """Of all replies so far: who trained last, who did not, what is asked now, and who said what it holds."""
+    train = replies.c.kind == "train"
+    last = (
+        sa.select(sa.func.max(replies.c.id)).where(new, train, replies.c.status == "ok").group_by(replies.c.institution)
+    )
+    after = (picture.row["asking"] or {}).get("after", 0)
+    asked = (replies.c.id > after) if after else sa.false()
+    return (train & ((replies.c.status != "ok") | replies.c.id.in_(last))) | (replies.c.kind == "query") | asked
+
+
+def _needed_scores(picture: Picture, new: sa.ColumnElement[bool], now: Row) -> sa.ColumnElement[bool]:
+    """Of all scores so far: those that are drawn of a long run, the last ones, and what is not a curve's."""
+    step = 1 + (now["rounds"] or 0) // MOST_ROUNDS
+    best = max(picture.rounds, key=lambda each: (each["score"] or 0.0, -each["round"]), default={"round": 0})["round"]
+    of = (scores.c.institution, scores.c.task, scores.c.metric)
+    last = sa.select(sa.func.max(scores.c.id)).where(new, scores.c.split == "validation").group_by(*of)
+    drawn = (scores.c.round % step == 0) | scores.c.round.in_((1, best)) | scores.c.id.in_(last)
+    return (scores.c.split != "validation") | drawn
+
+
+def _needed_events(_: Picture, new: sa.ColumnElement[bool], __: Row) -> sa.ColumnElement[bool]:
+    newest = sa.select(events.c.id).where(new).order_by(events.c.id.desc()).limit(KEPT_EVENTS)
+    return events.c.id.in_(newest.scalar_subquery())
+
+
+NEEDED: Mapping[str, Narrow] = {"replies": _needed_replies, "scores": _needed_scores, "events": _needed_events}
+"""Which rows are read when a run is seen for the first time, so that a page of 500 rounds is there at once."""
 
 
 def _add_replies(picture: Picture, rows: Sequence[Row]) -> None:
     asking = picture.row["asking"] or {}
     for row in rows:
         seat = picture.seat(row["institution"])
-        seat.bytes_up += row["bytes_up"]
-        seat.bytes_down += row["bytes_down"]
         seat.software = row["software"] or seat.software
         if _answers(row, asking):
             picture.answered[row["institution"]] = row["status"]
@@ -233,12 +276,12 @@ TABLES = {
     "findings": findings,
     "events": events,
 }
-READ = {
-    "replies": _add_replies,
-    "scores": _add_scores,
-    "spending": _add_spending,
-    "evaluations": _add_evaluations,
-    "findings": _add_findings,
-    "events": _add_events,
+READ: Mapping[str, tuple[Callable[[Picture, Sequence[Row]], None], tuple[str, ...]]] = {
+    "replies": (_add_replies, ("round", "kind", "institution", "status", "refusal", "reason", "seconds", "software")),
+    "scores": (_add_scores, ("round", "split", "institution", "task", "metric", "value")),
+    "spending": (_add_spending, ("institution", "epsilon")),
+    "evaluations": (_add_evaluations, ("institution", "split", "epsilon")),
+    "findings": (_add_findings, ("institution", "verdict", "reason")),
+    "events": (_add_events, ("text", "time")),
 }
-"""How the rows of each table are added to a picture."""
+"""How the rows of each table are added to a picture, and which columns that takes."""

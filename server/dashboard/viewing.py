@@ -2,8 +2,9 @@
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -31,6 +32,17 @@ NODES_SECONDS = 5.0
 MOST_READERS = 8
 MOST_RUNS = 12
 """Of the latest, in the list of runs."""
+TABLE_SECONDS = 5.0
+"""A table of all institutions is made anew at most so often: of fifty, an answer comes every second."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A rendered part of a page: what it was made of, and when."""
+
+    state: Any
+    time: float
+    html: str
 
 
 class View:
@@ -43,7 +55,7 @@ class View:
     def __init__(self, home: ServerHome, pages: Pages) -> None:
         self.home, self._pages = home, pages
         self._readers: dict[str, Reader] = {}
-        self._rendered: dict[str, tuple[Any, dict[str, str]]] = {}
+        self._rendered: dict[str, dict[str, Part]] = {}
         self._lock = threading.RLock()
         self._operator: OperatorClient | None = None
         self._nodes: tuple[Sequence[Node] | None, Mapping[str, int]] = (None, {})
@@ -55,12 +67,17 @@ class View:
         """The coordinator's."""
         return open_store(self.home.root)
 
+    def prepare(self) -> None:
+        """Read and render the latest run, whoever may look then."""
+        with suppress(CollegiumError):
+            self.run_page(None)
+
     def latest(self) -> str | None:
         """The run that was made last."""
         rows = self.store.rows(runs)
         return str(rows[-1]["run"]) if rows else None
 
-    def picture(self, run: str) -> tuple[Picture, int]:
+    def picture(self, run: str) -> tuple[Picture, dict[str, Any]]:
         """A run as it is now; see `Reader.read`."""
         with self._lock:
             if run not in self._readers:
@@ -97,24 +114,44 @@ class View:
         return tables.institutions(picture, nodes, self._departures, passed)
 
     def parts(self, run: str) -> dict[str, str]:
-        """The parts of a run's page that change, rendered once for all who look."""
+        """The parts of a run's page that change, rendered once for all who look, and only those that have changed."""
         with self._lock:
-            picture, version = self.picture(run)
-            rows = self.institutions(picture)
-            state = version, self._nodes
-            last, parts = self._rendered.get(run, (None, {}))
-            if state != last:
-                parts = {
-                    "progress": self._pages.render("progress.html", {"p": tables.progress(picture)}),
-                    "institutions": self._pages.render("institutions.html", {"rows": rows}),
-                    "events": self._pages.render("events.html", {"events": list(reversed(picture.events))}),
-                }
-                found = tables.score_tables(picture)
-                for number, task in enumerate(picture.federation.tasks, start=1):
-                    values = {"task": task, "rows": found.get(task, [])}
-                    parts[f"scores-{number}"] = self._pages.render("scores.html", values)
-                self._rendered[run] = state, parts
-            return parts
+            picture, stamp = self.picture(run)
+            self.nodes()
+            made = self._rendered.setdefault(run, {})
+            told = [stamp[name] for name in ("replies", "spending", "evaluations", "findings")]
+            self._render(made, "progress", dict(stamp), lambda: {"p": tables.progress(picture)})
+            self._render(made, "events", stamp["events"], lambda: {"events": list(reversed(picture.events))})
+            self._render(
+                made, "institutions", (told, self._nodes), lambda: {"rows": self.institutions(picture)}, slow=True
+            )
+            scored = stamp["scores"], stamp["rounds"], stamp["digest"]
+            found: dict[str, list[tables.Scores]] | None = None
+            for number, task in enumerate(picture.federation.tasks, start=1):
+
+                def of_task(task: str = task) -> dict[str, Any]:
+                    nonlocal found
+                    found = tables.score_tables(picture) if found is None else found
+                    return {"task": task, "rows": found.get(task, [])}
+
+                self._render(made, f"scores-{number}", scored, of_task, template="scores.html", slow=True)
+            return {name: part.html for name, part in made.items()}
+
+    def _render(
+        self,
+        made: dict[str, Part],
+        name: str,
+        state: Any,
+        values: Callable[[], Mapping[str, Any]],
+        *,
+        template: str = "",
+        slow: bool = False,
+    ) -> None:
+        """Make a part anew, if it was made of something else; one of many rows not more often than TABLE_SECONDS."""
+        now, last = time.monotonic(), made.get(name)
+        if last is not None and (last.state == state or (slow and now - last.time < TABLE_SECONDS)):
+            return
+        made[name] = Part(state, now, self._pages.render(template or f"{name}.html", values()))
 
     def run_page(self, run: str | None) -> dict[str, Any]:
         """What `run.html` shows; `run` is the latest if not named."""

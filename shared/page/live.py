@@ -16,7 +16,7 @@ from starlette.responses import StreamingResponse
 from shared.errors import plain
 
 log = logging.getLogger("collegium.page")
-LOOK_SECONDS = 1.0
+LOOK_SECONDS = 2.0
 """Between two looks, while a page is open."""
 BEAT_SECONDS = 15.0
 """Without a change, a line is sent that says nothing, so that both ends notice when the other has gone."""

@@ -1,6 +1,7 @@
 """A page put together: its own routes, what both pages have, and the guard before all of them."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -31,12 +32,23 @@ class Site:
         title: What it is called, in the head of every page.
         token_file: Where the token stands, as the page that asks for it says.
         links: What stands in the head of every page: words, by their path under the root.
+        prepare: Called once, beside, when the page is first looked for: what takes time is done while a token is typed.
     """
 
-    def __init__(self, place: Place, pages: Pages, *, title: str, token_file: str, links: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        place: Place,
+        pages: Pages,
+        *,
+        title: str,
+        token_file: str,
+        links: Mapping[str, str],
+        prepare: Callable[[], object] | None = None,
+    ) -> None:
         self.place, self.pages = place, pages
         self._common = {"title": title, "token_file": token_file, "links": links}
         self._acting = asyncio.Lock()
+        self._prepare = prepare
 
     def show(self, request: Request, template: str, values: Values, *, status: int = 200) -> Response:
         """A whole page."""
@@ -47,6 +59,9 @@ class Site:
 
     def ask(self, status: int, text: str) -> Response:
         """The page that asks for a token."""
+        if self._prepare is not None:
+            prepare, self._prepare = self._prepare, None
+            threading.Thread(target=prepare, name="page", daemon=True).start()
         values = {**self._common, "session": None, "said": "", "path": "", "wrong": text}
         return HTMLResponse(self.pages.render("sign_in.html", values), status_code=status)
 

@@ -32,7 +32,7 @@
       : { label: name, stroke: colour("curve"), width: 1 });
     const series = [{}, ...names.map(style), { label: "mean", stroke: colour("mean"), width: 2.5 }];
     const few = found.rounds.length < 30;
-    for (const each of series.slice(1)) Object.assign(each, { spanGaps: true, points: { show: few, size: 5 } });
+    for (const each of series.slice(1)) Object.assign(each, { spanGaps: true, points: { show: few, size: 5, fill: colour("card") } });
     const axis = { stroke: colour("soft"), grid: { stroke: colour("line"), width: 1 }, ticks: { show: false }, font: "12px system-ui, sans-serif" };
     const near = box.parentElement.querySelector(".near");
     const options = {
