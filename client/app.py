@@ -20,11 +20,14 @@ from client.institution import load_institution
 from client.leaving import gate
 from client.leaving.receipts import Receipts
 from client.opening import open_site
+from client.policy import offered
+from client.service.once import OneRound
 from client.site import NO_RECEIPT, Site
 from shared.errors import LONGEST_LINE, CollegiumError, ConfigError, StoreError, plain
 from shared.process.files import private_umask
 from shared.process.machine import machine_errors
 from shared.protocol import (
+    SPOKEN,
     ConfirmRequest,
     EvaluateRequest,
     MaskRequest,
@@ -38,6 +41,7 @@ from shared.protocol import (
     UnmaskRequest,
     decode,
     encode,
+    version_of,
 )
 
 log = logging.getLogger("collegium.client")
@@ -49,12 +53,14 @@ _opening = Lock()
 TURN, TURN_SECONDS = "turn.lock", 0.05
 """Beside the ledger that several executors share; and between two tries to take the turn."""
 Renewed = Callable[[Context, Site, str], Site]
+Answered = Callable[[Site | None, Request | None, Reply], None]
 
 
 def build_app(
     site_of: Callable[[Context], Site],
     renewed: Renewed = lambda context, site, digest: site,
     alone: Callable[[Context], AbstractContextManager[None]] = lambda context: nullcontext(),
+    answered: Answered = lambda site, request, reply: None,
 ) -> ClientApp:
     """A ClientApp whose handlers answer.
 
@@ -62,12 +68,15 @@ def build_app(
         site_of: Finds the site.
         renewed: The site as it is to be for a request under the agreement of this digest.
         alone: Lasts while a request is worked on; the executors of one institution take turns in it.
+        answered: Told the site, the request and the answer before that leaves; None for a site or request that there
+            is not.
     """
     client_app = ClientApp()
 
     def handle(message: Message, context: Context, *kinds: type[Request]) -> Message:
         run = str(context.run_id)
         reply: Reply
+        site, request = None, None
         try:
             site = site_of(context)
         except Exception as error:  # it may quote a path or a record: that stays here
@@ -83,7 +92,8 @@ def build_app(
                     reply = site.answer(request, run=run)
             except Exception as error:
                 reply = site.refuse(error, run=run)
-        return Message(encode(reply), reply_to=message)
+        answered(site, request, reply)
+        return Message(encode(reply, version_of(message.content) or SPOKEN[0]), reply_to=message)
 
     @client_app.query()
     def query(message: Message, context: Context) -> Message:
@@ -190,4 +200,21 @@ def warm() -> Site:
     return site_of_process()
 
 
-app = build_app(site_of_process, renewed_site, turn)
+def app_of_process(once: OneRound | None = None) -> ClientApp:
+    """The ClientApp of this process; one that is to answer one round has it followed."""
+
+    def answered(site: Site | None, request: Request | None, reply: Reply) -> None:
+        if once:
+            scores = site is not None and announces_validation(site)
+            once.answered(request, reply, scores=scores, masks=bool(site and site.federation.secure_aggregation))
+
+    return build_app(site_of_process, renewed_site, turn, answered)
+
+
+def announces_validation(site: Site) -> bool:
+    """Whether the coordinator hears of records that choose the round: only who has some is asked to score."""
+    shown = offered(site.policy, site.holdings.owners)
+    return any(split == "validation" and split in shown[task] for task, splits in site.data.items() for split in splits)
+
+
+app = app_of_process()

@@ -8,6 +8,8 @@ import typer
 from shared.process.console import JsonOption, LogFormatOption, announce, print_json, verbs
 from shared.watching.logs import choose
 
+LONGEST_WAIT = 3600.0
+"""Seconds that `up --once` waits for a request, unless it is told otherwise."""
 InstitutionOption = Annotated[Path, typer.Option("--institution", help="Your institution.toml.")]
 app = verbs("The institution: train beside your own data.")
 
@@ -129,21 +131,21 @@ def doctor(
 
     Data: bad rows, duplicates, leaks between splits, lengths, broken text, labels. Site: agreement, permissions,
     backbone, memory, disk, privacy budget. Way to the coordinator: name, proxy, TLS, clocks, whether your key is
-    enrolled. With [secure_aggregation] it also shows the fingerprints of the node keys that the federation file names.
+    enrolled. Of a file with several federations it looks at each. With [secure_aggregation] it also shows the
+    fingerprints of the node keys that the federation file names.
 
     Nothing of your data leaves this machine. The exit code is 1 if the verdict is `blocked`, and 0 for `ready` and
     `review`.
     """
-    from client.doctor.examination import as_json as plain_data
-    from client.doctor.examination import examine, print_examination
+    from client.doctor.examination import all_as_json, examine_all, print_all, verdicts_of
     from shared.doctor.findings import worst
 
-    found = examine(institution, data, tried=forecast)
+    found = examine_all(institution, data, tried=forecast)
     if as_json:
-        print_json(plain_data(found))
+        print_json(all_as_json(found))
     else:
-        print_examination(found)
-    if worst(found.verdicts) == "error":
+        print_all(found)
+    if worst(verdicts_of(found)) == "error":
         raise typer.Exit(1)
 
 
@@ -353,11 +355,25 @@ def page(
 @app.command(epilog="Example: collegium client up institution.toml")
 def up(
     institution: Annotated[Path, typer.Argument(help="Your institution.toml.")] = Path("institution.toml"),
+    once: Annotated[
+        bool, typer.Option("--once", help="Answer one round, then end: for jobs of a batch system.")
+    ] = False,
+    wait: Annotated[
+        float | None,
+        typer.Option(min=1, metavar="SECONDS", help="With --once: end if nobody asks for so long; 3600 if not given."),
+    ] = None,
     log_format: LogFormatOption = "text",
 ) -> None:
-    """Run the institution's daemon until you stop it with Ctrl-C or SIGTERM."""
+    """Run the institution's daemon until you stop it with Ctrl-C or SIGTERM.
+
+    With --once it ends when it has trained and scored one round, when the run is over, or when nobody asks for anything
+    within --wait. The exit code is 1 if it could not answer: it refused, was not connected, or was stopped before.
+    """
     from client.service.daemon import serve
     from shared.process.supervisor import run_until_signal
 
     choose(log_format)
-    run_until_signal(lambda stop: serve(institution, stop=stop, announce=announce))
+    if wait is not None and not once:
+        raise typer.BadParameter("give --wait with --once alone")
+    seconds = (wait or LONGEST_WAIT) if once else None
+    run_until_signal(lambda stop: serve(institution, stop=stop, announce=announce, once=seconds))

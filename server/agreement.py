@@ -155,6 +155,21 @@ def agreement_for_run(home: ServerHome) -> Federation:
     return offer
 
 
+def waited_for(home: ServerHome, digest: str) -> str | None:
+    """For whom a run under the offered agreement waits, as a clause; None if it waits for nobody.
+
+    Once all have approved it, it is put in force; raises as `agreement_for_run`.
+    """
+    offer = offered(home)
+    if offer is None or offer.digest != digest:
+        return None
+    found = standing(home, offer)
+    if found.ready:
+        agreement_for_run(home)
+        return None
+    return found.describe()
+
+
 def longer_agreement(home: ServerHome, current: Federation) -> Federation | None:
     """The agreement under which a run can go on: one that only adds institutions or rounds, and that all have approved.
 

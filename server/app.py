@@ -65,6 +65,7 @@ def main(grid: Grid, context: Context) -> None:
                 announce=_print,
                 look=look,
                 longer=_longer,
+                patient=True,
             )
         except BaseException as error:
             with contextlib.suppress(StoreError):  # a full disk must not hide what went wrong

@@ -18,7 +18,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from pydantic import Field
 
-from shared.errors import ProtocolError, shown
+from shared.errors import ProtocolError, joined, shown
 from shared.fields import (
     LONGEST_LIST,
     MOST_ROUNDS,
@@ -42,6 +42,11 @@ from shared.fields import (
 )
 
 PROTOCOL_VERSION = 2
+SPOKEN = (2,)
+"""Versions that this release reads and writes: its own and, if it is another, that of the release before."""
+LATER: Mapping[str, frozenset[str]] = {}
+"""Fields, by the message's kind, that came after the first release. Each has a default, and is not said where it has
+that, so that the release before reads the message."""
 LONGEST_BODY = 2**25
 """Characters of a message's JSON."""
 T = TypeVar("T")
@@ -321,19 +326,35 @@ def blobs_of(message: Request | Reply) -> dict[str, bytes]:
 
 def body_of(message: Request | Reply) -> str:
     """All of a message but its blobs, as the JSON that travels."""
-    blobs = blobs_of(message)
-    return json.dumps({key: value for key, value in asdict(message).items() if key not in blobs}, sort_keys=True)
+    later = LATER.get(type(message).__name__, frozenset())
+    unsaid = {f.name for f in fields(message) if f.name in later and getattr(message, f.name) == f.default}
+    unsaid |= blobs_of(message).keys()
+    return json.dumps({key: value for key, value in asdict(message).items() if key not in unsaid}, sort_keys=True)
 
 
-def encode(message: Request | Reply) -> RecordDict:
-    """Turn a message into Flower records: `header` (JSON) and, if it carries arrays, `arrays` (one blob)."""
-    header = ConfigRecord({"version": PROTOCOL_VERSION, "kind": type(message).__name__, "body": body_of(message)})
+def encode(message: Request | Reply, version: int = PROTOCOL_VERSION) -> RecordDict:
+    """Turn a message into Flower records: `header` (JSON) and, if it carries arrays, `arrays` (one blob).
+
+    Args:
+        message: What is said.
+        version: One of SPOKEN: the receiver's, as far as it is known. An institution answers in that of the request.
+    """
+    header = ConfigRecord({"version": version, "kind": type(message).__name__, "body": body_of(message)})
     blobs = blobs_of(message)
     records = RecordDict({"header": header})
     if blobs:
         arrays = {name: Array(np.frombuffer(blob, dtype=np.uint8)) for name, blob in blobs.items()}
         records["arrays"] = ArrayRecord(arrays)
     return records
+
+
+def version_of(records: RecordDict) -> int | None:
+    """The version of a message, if it is one of SPOKEN."""
+    try:
+        version = records.config_records["header"]["version"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return version if isinstance(version, int) and version in SPOKEN else None
 
 
 def decode(records: RecordDict, *expected: type[T]) -> T:
@@ -343,10 +364,10 @@ def decode(records: RecordDict, *expected: type[T]) -> T:
         version, name, text = header["version"], str(header["kind"]), str(header["body"])
     except (KeyError, TypeError, ValueError) as error:
         raise ProtocolError(f"Expected a Collegium message, but it is malformed ({type(error).__name__}).") from error
-    if version != PROTOCOL_VERSION:
+    if version not in SPOKEN:
         raise ProtocolError(
-            f"Expected protocol version {PROTOCOL_VERSION}, but the message is version {shown(version)}; "
-            "install the same Collegium release on both sides."
+            f"Expected protocol version {joined(SPOKEN, ' or ')}, but the message is version {shown(version)}; "
+            "a release works with itself and with the one before: upgrade the side that is behind."
         )
     kind: Any = MESSAGES.get(name)
     if kind not in expected:

@@ -11,9 +11,9 @@ from client.data.verdicts import Finding as RecordFinding
 from client.doctor.coordinator import look_at_coordinator
 from client.doctor.forecast import Forecast, describe, forecast_as_json, foresee, judge_trial, try_round
 from client.doctor.records import agreed_keys, examine_records, print_records
-from client.institution import Institution, load_institution
+from client.institution import Institution, federations_of, load_institution
 from client.privacy.account import ledger_file
-from shared.doctor.findings import OVERALL, Finding, Verdict, print_findings, summed_up, worst
+from shared.doctor.findings import OVERALL, Finding, Verdict, as_finding, print_findings, summed_up, worst
 from shared.doctor.machine import check_private
 from shared.federation import Federation, load_federation
 
@@ -89,6 +89,49 @@ def examine(path: Path, data: Path | None = None, *, tried: bool = True) -> Exam
             forecast = foresee(trial, federation, datetime.now().astimezone())
             site += judge_trial(trial, forecast, institution, federation)
     return Examination(report, records, site, forecast, keys)
+
+
+def examine_all(path: Path, data: Path | None = None, *, tried: bool = True) -> dict[str, Examination]:
+    """Look at everything, in each federation that the file has a table for; as `examine`.
+
+    Returns:
+        By the federation's name, which is empty where the file is of one alone. What keeps one of several from being
+        looked at is a finding, and the others are looked at.
+    """
+    names = federations_of(path)
+    if not names:
+        return {"": examine(path, data, tried=tried)}
+    found: dict[str, Examination] = {}
+    for name in names:
+        obstacles: list[Finding] = []
+        with as_finding("start", obstacles):
+            found[name] = examine(path.with_name(f"{path.name}#{name}"), data, tried=tried)
+        if obstacles:
+            found[name] = Examination({}, [], obstacles, None, {})
+    return found
+
+
+def verdicts_of(found: Mapping[str, Examination]) -> list[Verdict]:
+    """Of all findings in all federations."""
+    return [verdict for each in found.values() for verdict in each.verdicts]
+
+
+def all_as_json(found: Mapping[str, Examination]) -> dict[str, Any]:
+    """As plain data: of one federation alone as `as_json`; of several the verdict on all, and each by its name."""
+    if "" in found:
+        return as_json(found[""])
+    each = {name: as_json(examination) for name, examination in found.items()}
+    return {"verdict": OVERALL[worst(verdicts_of(found))], "federations": each}
+
+
+def print_all(found: Mapping[str, Examination]) -> None:
+    """As `print_examination`; of several federations one after the other, and then the verdict on all."""
+    for name, examination in found.items():
+        if name:
+            print(f"\nFederation {name}")
+        print_examination(examination)
+    if "" not in found:
+        print(f"\nOf all {len(found)} federations: {summed_up(verdicts_of(found))}")
 
 
 def as_json(found: Examination) -> dict[str, Any]:

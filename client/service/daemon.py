@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TextIO
@@ -18,6 +19,7 @@ from client.institution import Institution, federations_of, load_institution
 from client.keys import read_private_key
 from client.service.endings import RUNTIME_HOST, Hopeless, Patience, port_taken
 from client.service.looking import looking
+from client.service.once import Ending
 from client.watching.door import watched
 from client.watching.metrics import Left, Link
 from client.watching.notices import Finder
@@ -43,20 +45,20 @@ EXECUTOR_READY = ": ready"
 Announce = Callable[[str], None]
 
 
-def serve(institution_file: Path, *, stop: threading.Event, announce: Announce) -> None:
+def serve(institution_file: Path, *, stop: threading.Event, announce: Announce, once: float | None = None) -> None:
     """Run one institution's daemon until `stop` is set, for all federations that its file names.
 
     One that fails is told, and the others go on; the error of the first is raised once none is left. As `serve_one`.
     """
     names = federations_of(institution_file)
     if not names:
-        return serve_one(institution_file, stop=stop, announce=announce)
+        return serve_one(institution_file, stop=stop, announce=announce, once=once)
     failed: list[CollegiumError] = []
 
     def one(name: str) -> None:
         file = institution_file.with_name(f"{institution_file.name}#{name}")
         try:
-            serve_one(file, stop=stop, announce=lambda text: announce(f"{name}: {text}"))
+            serve_one(file, stop=stop, announce=lambda text: announce(f"{name}: {text}"), once=once)
         except CollegiumError as error:
             failed.append(error)
             announce(f"{name}: error: {error}")
@@ -72,7 +74,7 @@ def serve(institution_file: Path, *, stop: threading.Event, announce: Announce) 
         raise failed[0]
 
 
-def serve_one(institution_file: Path, *, stop: threading.Event, announce: Announce) -> None:
+def serve_one(institution_file: Path, *, stop: threading.Event, announce: Announce, once: float | None = None) -> None:
     """Run one institution's daemon until `stop` is set; its children are then stopped too, within 5 s.
 
     What a coordinator can mend is said once and tried again for ever: that it cannot be reached, shows a certificate
@@ -82,6 +84,7 @@ def serve_one(institution_file: Path, *, stop: threading.Event, announce: Announ
         institution_file: The site's institution.toml.
         stop: Set by the caller, for example on SIGTERM.
         announce: Receives one plain line when the site is connected, when it is ready, and whenever that changes.
+        once: End when one round is answered, when the run is over, or when nobody has asked for so many seconds.
 
     Raises:
         ConfigError: The file or the environment's proxy is wrong, or another daemon serves the same state folder.
@@ -89,6 +92,7 @@ def serve_one(institution_file: Path, *, stop: threading.Event, announce: Announ
         StoreError: The state folder cannot be written to.
         EnrolmentError: The node key or the CA certificate is missing or unreadable.
         ProcessError: A child gave up: the key was revoked, or the executor found the configuration or the data wrong.
+            Or no round was answered where one was to be, though not because nobody asked.
     """
     private_umask()
     institution = load_institution(institution_file)
@@ -101,19 +105,23 @@ def serve_one(institution_file: Path, *, stop: threading.Event, announce: Announ
     for folder in (state, state / "logs", state / "flower"):
         private_folder(folder)
     advice = "stop that one first, or give this institution a runtime.state of its own"
+    ending = Ending()
     with only_one(state / LOCK, serving=f"the state folder {state}", advice=advice):
-        children = _children(institution_file, institution, _runtime_port(institution), _new_secret(state))
-        supernode, executor = children
-        link = Link()
+        link, port, secret = Link(), _runtime_port(institution), _new_secret(state)
+        supernode, executor = _children(institution_file, institution, port, secret)
+        if once is not None:
+            executor = replace(executor, argv=[*executor.argv, "--once", f"{once:g}"], give_up=ending.give_up)
         with (
             watched(institution, link),
             notifying(institution, institution_file, announce),
             looking(institution, announce),
-            _news(supernode.log, partial(_announce_connection, institution, announce, link)),
-            _news(executor.log, partial(_announce_ready, institution, announce, link)),
+            _news(supernode.log, partial(_announce_connection, institution, announce, link), ending),
+            _news(executor.log, partial(_announce_ready, institution, announce, link), ending),
         ):
             tell("READY=1")  # whether or not the coordinator answers yet
-            supervise(children, stop=stop, announce=announce, grace=GRACE_SECONDS)
+            supervise([supernode, executor], stop=stop, announce=announce, grace=GRACE_SECONDS, until=ending.reached)
+    if once is not None:
+        announce(ending.outcome(institution, connected=link.connected_since is not None))
 
 
 def _children(institution_file: Path, institution: Institution, port: int, secret_file: Path) -> list[Child]:
@@ -231,12 +239,12 @@ def notifying(institution: Institution, file: Path, announce: Announce) -> Itera
 
 
 @contextmanager
-def _news(log: Path, tell: Callable[[Iterator[str]], None]) -> Iterator[None]:
-    """While the block lasts, run `tell` in a thread over the lines that are appended to `log`."""
+def _news(log: Path, tell: Callable[[Iterator[str]], None], ending: Ending) -> Iterator[None]:
+    """While the block lasts, run `tell` in a thread over the lines that are appended to `log`, and not for `ending`."""
     done = threading.Event()
     with log.open("a+", encoding="utf-8", errors="replace") as file:
         file.seek(0, os.SEEK_END)  # what an earlier daemon wrote is not news
-        thread = threading.Thread(target=tell, args=(_new_lines(file, done),), name=log.stem, daemon=True)
+        thread = threading.Thread(target=tell, args=(ending.sift(_new_lines(file, done)),), name=log.stem, daemon=True)
         thread.start()
         try:
             yield

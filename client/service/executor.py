@@ -27,6 +27,7 @@ import httpx
 from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 
+from client.service.once import OneRound, SaysItIsOver
 from shared.errors import LONGEST_LINE, CollegiumError, ConfigError, ConnectionFailedError, plain
 from shared.flower.constants import (
     HEARTBEAT_BASE_MULTIPLIER,
@@ -121,13 +122,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--institution", type=Path, required=True, help="the site's institution.toml")
     parser.add_argument("--runtime", required=True, metavar="HOST:PORT", help="Runtime API of the SuperNode")
     parser.add_argument("--secret-file", type=Path, required=True, help="SuperExec secret, shared with the SuperNode")
+    parser.add_argument("--once", type=float, metavar="SECONDS", help="answer one round; longest wait for a request")
     arguments = parser.parse_args(argv)
     private_umask()
     keep_few_kernels()
     set_up()
     logging.getLogger("httpx").setLevel(logging.WARNING)  # one line per poll otherwise
     try:
-        run_until_signal(lambda stop: _run(arguments.institution, arguments.runtime, arguments.secret_file, stop))
+        run_until_signal(
+            lambda stop: _run(arguments.institution, arguments.runtime, arguments.secret_file, stop, arguments.once)
+        )
     except CollegiumError as error:
         print(f"error: {plain(str(error), LONGEST_LINE)}", file=sys.stderr, flush=True)
         tell_parent(error)
@@ -135,7 +139,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(institution: Path, runtime_address: str, secret_file: Path, stop: threading.Event) -> None:
+def _run(
+    institution: Path, runtime_address: str, secret_file: Path, stop: threading.Event, once: float | None = None
+) -> None:
     threading.Thread(target=_exit_soon_after, args=(stop,), name="last-resort", daemon=True).start()
     try:
         secret = secret_file.read_bytes()
@@ -149,20 +155,25 @@ def _run(institution: Path, runtime_address: str, secret_file: Path, stop: threa
 
     load_institution(institution)  # what is wrong with it is told before PyTorch is loaded
     with loading():
-        from client.app import INSTITUTION_VARIABLE, app, record_error, warm
+        from client.app import INSTITUTION_VARIABLE, app_of_process, record_error, warm
 
     os.environ[INSTITUTION_VARIABLE] = str(institution.resolve())
     with machine_errors():
         warm()
     log.info(READY)
+    round = OneRound(once) if once else None
     serve(
-        client_app=app,
+        client_app=app_of_process(round),
         runtime_address=runtime_address,
         secret=secret,
         stop=stop,
         on_task=_after_task,
         on_error=record_error,
+        once=round,
     )
+    if round and not stop.is_set():
+        print(round.waited().line(), flush=True)
+        stop.wait()
 
 
 def serve(
@@ -174,6 +185,7 @@ def serve(
     stop: threading.Event,
     on_task: Callable[[TaskRecord], None] | None = None,
     on_error: Callable[[str, int], str] = lambda reason, run: reason,
+    once: OneRound | None = None,
 ) -> None:
     """Serve the SuperNode's tasks, one after the other, in the calling thread until `stop` is set.
 
@@ -187,6 +199,7 @@ def serve(
         stop: Ends the loop; a task at hand is interrupted and answered with an error.
         on_task: Called after every task.
         on_error: Called with the reason of an error and the run before it leaves; returns what leaves instead.
+        once: Follows whether a round was answered: then, and when nobody has asked for long enough, this ends too.
 
     Raises:
         ConnectionFailedError: The SuperNode does not accept the secret.
@@ -194,21 +207,26 @@ def serve(
     signer = SuperExecAuthHttpInterceptor(
         master_secret=secret, protected_methods=frozenset({"/flwr.proto.Runtime/AcquireTask"})
     )
-    with _client(runtime_address, signer, _LetsItWait()) as client:
-        while acquired := _next_task(client, runtime_address, poll_seconds, stop):
-            record = _serve_task(client_app, runtime_address, acquired, stop, on_error)
+    with _client(runtime_address, signer, _LetsItWait(once)) as client:
+        while acquired := _next_task(client, runtime_address, poll_seconds, stop, once):
+            record = _serve_task(client_app, runtime_address, acquired, stop, on_error, once)
             if on_task:
                 on_task(record)
 
 
 def _next_task(
-    client: RuntimeHttpClient, address: str, poll_seconds: float, stop: threading.Event
+    client: RuntimeHttpClient, address: str, poll_seconds: float, stop: threading.Event, once: OneRound | None
 ) -> AcquireTaskResponse | None:
-    """Wait for a task; `None` once `stop` is set."""
+    """Wait for a task; `None` once `stop` is set, or nobody is to be waited for any longer."""
     request = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
     wait = lost = 0.0
     refused = 0
     while not stop.wait(wait):
+        if once and once.over:  # the SuperNode tells the daemon
+            stop.wait()
+            return None
+        if once and once.left <= 0:
+            return None
         try:
             response = client.AcquireTask(request)
         except httpx.HTTPError as error:
@@ -237,6 +255,7 @@ def _serve_task(
     acquired: AcquireTaskResponse,
     stop: threading.Event,
     on_error: Callable[[str, int], str],
+    once: OneRound | None,
 ) -> TaskRecord:
     """One task from its input to its output, in the order of `flwr-clientapp`."""
     began = pulled = time.monotonic()
@@ -246,7 +265,7 @@ def _serve_task(
     sub_status, reason = SubStatus.COMPLETED, ""
     token, carrier = RuntimeTokenHttpInterceptor(acquired.token), Carrier(confirms=True)
     with (
-        _client(address, carrier, token, retry=_retry(stop)) as client,
+        _client(address, carrier, token, SaysItIsOver(once), retry=_retry(stop)) as client,
         _client(address, token) as heartbeats,
         _Watch(heartbeats, stop) as watch,
     ):
@@ -269,6 +288,8 @@ def _serve_task(
                 sub_status, reason = SubStatus.FAILED, reason or _reason(error, stop)
                 log.error("The reply of task %d was not delivered", acquired.task.task_id, exc_info=error)
         push_task_output(client, context=context, sub_status=sub_status, details=reason)
+    if once:
+        once.task_over()
     return TaskRecord(
         task_id=acquired.task.task_id,
         run_id=acquired.task.run_id,
@@ -358,11 +379,12 @@ class _Watch:
 class _LetsItWait:
     """Tells the SuperNode that it may hold a request, and that this is another executor than the last one."""
 
-    def __init__(self) -> None:
-        self._name = secrets.token_hex(8)
+    def __init__(self, once: OneRound | None) -> None:
+        self._name, self._once = secrets.token_hex(8), once
 
     def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
-        context.request.headers[HEADER] = f"{LONGEST_SECONDS:g}"
+        seconds = min(LONGEST_SECONDS, max(self._once.left, 0.1)) if self._once else LONGEST_SECONDS
+        context.request.headers[HEADER] = f"{seconds:g}"
         context.request.headers[EXECUTOR_HEADER] = self._name
         return call_next(context)
 

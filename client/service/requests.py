@@ -14,10 +14,11 @@ from shared.flower.http import ProtobufCall, ProtobufClientInterceptor, Protobuf
 from shared.flower.supernode import ActivateNodeResponse, DeactivateNodeRequest, NodeAuthHttpInterceptor
 from shared.process.files import write_synced
 from shared.process.waiting import HEADER as WAIT_HEADER
-from shared.process.waiting import LONGEST_SECONDS
+from shared.process.waiting import LEAVES_HEADER, LONGEST_SECONDS
 from shared.signing import HEADER, TOLERATED_SECONDS, seconds_ahead, sign_request
 
-PULL_PATH, CONFIRM_PATH = "/v1/fleet/pull-messages", "/v1/fleet/confirm-message-received"
+PULL_PATH, PUSH_PATH = "/v1/fleet/pull-messages", "/v1/fleet/push-messages"
+CONFIRM_PATH = "/v1/fleet/confirm-message-received"
 ACTIVATE_PATH, DEACTIVATE_PATH = "/v1/fleet/activate-node", "/v1/fleet/deactivate-node"
 HEARTBEAT_PATH = "/v1/fleet/send-node-heartbeat"
 OF_ONE_REQUEST = ("content-length", HEADER.lower(), "flwr-public-key", "flwr-signature", "flwr-timestamp")
@@ -70,6 +71,7 @@ class WholeRequestSigner:
         offered: Told the digest of the agreement that the coordinator offers, with every answer to a question.
         sleep: Replaced in tests.
         last: The number under which the coordinator knows this site, from the last time.
+        leaves: Whether the reply at hand is the last one, which the coordinator is told with it.
     """
 
     def __init__(
@@ -81,10 +83,11 @@ class WholeRequestSigner:
         offered: Callable[[str | None], None] = lambda digest: None,
         sleep: Callable[[float], None] = time.sleep,
         last: "LastNode | None" = None,
+        leaves: Callable[[], bool] = lambda: False,
     ) -> None:
         self._key, self._flower = private_key, NodeAuthHttpInterceptor(private_key, public_key)
         self._patience, self._received, self._offered, self._sleep = patience, received, offered, sleep
-        self._last = last
+        self._last, self._leaves = last, leaves
         self._ahead = 0.0
         """Seconds by which the coordinator's clock is."""
 
@@ -117,6 +120,8 @@ class WholeRequestSigner:
         path = request.url.path
         if path == CONFIRM_PATH:
             self._received()
+        if path == PUSH_PATH and self._leaves():
+            request.headers[LEAVES_HEADER] = "1"
         if "timeout" in request.extensions:
             limits = request.extensions["timeout"]
             limits["connect"] = min(limits["connect"] or CONNECT_SECONDS, CONNECT_SECONDS)

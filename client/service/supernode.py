@@ -38,6 +38,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from client.agreement.asking import Watch
+from client.service.once import OVER_HEADER, Over, read_header
 from client.service.requests import InTurn, LastNode, Patience, WholeRequestSigner
 from shared.errors import ConnectionFailedError
 from shared.flower.constants import Status, console_handler
@@ -70,7 +71,7 @@ LINGER = 60.0
 DEFAULT_POLL = 0.25
 ACQUIRE_PATH = "/v1/runtime/acquire-task"
 EXECUTOR_NAME = EXECUTOR_HEADER.encode("latin-1")
-WAIT_NAME = WAIT_HEADER.encode("latin-1")
+WAIT_NAME, OVER_NAME = WAIT_HEADER.encode("latin-1"), OVER_HEADER.encode("latin-1")
 TASKS = "tasks"
 """What is rung for when a message has become a task."""
 MOST_HELD = 8
@@ -122,12 +123,40 @@ class Pauses:
             self._news.clear()
 
 
+class Leaving:
+    """What ends a SuperNode whose site has answered its round (`client.service.once`)."""
+
+    def __init__(self) -> None:
+        self.over: Over | None = None
+
+    def push(self, push: Callable[..., None], *, send: Callable[..., Any], **options: Any) -> None:
+        """Flower's, which sends a reply. After the last one nothing more is asked for, until the daemon ends this."""
+        arrived = False
+
+        def sending(*arguments: Any) -> Any:
+            nonlocal arrived
+            try:
+                sent = send(*arguments)
+            except RunNotRunningException:
+                arrived = True  # nobody waits for it any more
+                raise
+            arrived = True
+            return sent
+
+        push(send=sending, **options)
+        if self.over and arrived:
+            print(self.over.line(), flush=True)
+            threading.Event().wait()
+        self.over = None  # the coordinator asks again
+
+
 def holding(
     app: ASGIApp,
     tasks: Callable[[], bool],
     bell: Bell,
     news: threading.Event,
     abandon: Callable[[], None] = lambda: None,
+    leaving: Leaving | None = None,
 ) -> ASGIApp:
     """The SuperNode's interface for its executor: a request for a task is held until there is one.
 
@@ -138,6 +167,7 @@ def holding(
         news: Set whenever the executor has told something.
         abandon: Gives up the tasks of the last executor; called when another one, whose secret Flower has checked, has
             asked for its first task.
+        leaving: Told when the executor says that an answer is the last one.
     """
     executors: set[bytes] = set()
 
@@ -156,6 +186,8 @@ def holding(
 
     async def held(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path")
+        if leaving and (over := _header(scope, OVER_NAME)):
+            leaving.over = read_header(over.decode("latin-1"))
         executor = _header(scope, EXECUTOR_NAME) if path == ACQUIRE_PATH else None
         if executor is not None and executor not in executors:
             send = noticing(executor, send)
@@ -224,7 +256,7 @@ def _pull_objects(pull: Callable[..., dict[str, bytes]], *arguments: Any, **opti
 
 def _take_part_in_flower(poll: float, last: LastNode | None, offered: Callable[[str | None], None]) -> None:
     """Put this module's parts in the place of Flower's."""
-    bell, news, patience = Bell(), threading.Event(), Patience()
+    bell, news, patience, leaving = Bell(), threading.Event(), Patience(), Leaving()
     create_app, factories = supernode_main.create_app, list[NodeStateFactory]()
 
     def create_holding_app(state_factory: NodeStateFactory, superexec_auth_secret: bytes | None) -> ASGIApp:
@@ -244,18 +276,26 @@ def _take_part_in_flower(poll: float, last: LastNode | None, offered: Callable[[
         )
         app = create_app(state_factory, superexec_auth_secret)
         app.state.runtime_handlers = Handlers(app.state.runtime_handlers)
-        return holding(app, tasks, bell, news, abandon)
+        return holding(app, tasks, bell, news, abandon, leaving)
 
     def sign_and_carry(
         private_key: ec.EllipticCurvePrivateKey, public_key: ec.EllipticCurvePublicKey
     ) -> ProtobufClientInterceptor:
-        received = partial(bell.ring, TASKS)
-        signer = WholeRequestSigner(private_key, public_key, patience, received, offered=offered, last=last)
+        signer = WholeRequestSigner(
+            private_key,
+            public_key,
+            patience,
+            partial(bell.ring, TASKS),
+            offered=offered,
+            last=last,
+            leaves=lambda: leaving.over is not None,
+        )
         return InTurn(Carrier(factories[0].state().object_store.get), signer)
 
     loop = vars(start_client_internal)
     loop["time"] = Pauses(poll, patience, news)
     loop["pull_objects"] = partial(_pull_objects, loop["pull_objects"])
+    loop["_push_messages"] = partial(leaving.push, loop["_push_messages"])
     vars(supernode_main)["FastAPI"] = partial(FastAPI, openapi_url=None)  # no /docs and no /openapi.json
     vars(supernode_main)["create_app"] = create_holding_app
     vars(fleet_http_connection)["NodeAuthHttpInterceptor"] = sign_and_carry

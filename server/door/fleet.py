@@ -84,6 +84,8 @@ class Asked:
     """Seconds for which the sender lets it be held; 0 from a stock SuperNode."""
     carried: Carried = NOTHING
     """What stands behind the message."""
+    leaves: bool = False
+    """Whether it is a reply after which the sender leaves."""
 
 
 class Fleet:
@@ -172,6 +174,8 @@ class Fleet:
                 self._state.store_objects, asked.message.messages_list[0].metadata.run_id, answer.session_id
             )
             take_in(carried.objects, answer, store)
+            if asked.leaves and not answer.objects_to_push:  # before the next round is asked for, on this reply
+                self._state.deactivate_node(asked.sender.node_id)
         elif asked.path == PULL_PATH and carried.takes:
             run_id = answer.messages_list[0].metadata.run_id if answer.messages_list else 0
             before = answer.ByteSize()

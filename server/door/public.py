@@ -21,7 +21,7 @@ from server.door.limits import BODY_SECONDS, SLOWEST_BYTES_PER_SECOND
 from server.door.refusals import RefusedError, answer
 from server.door.speech import Speech
 from shared.process.carrying import Carried
-from shared.process.waiting import HEADER, seconds_asked
+from shared.process.waiting import HEADER, LEAVES_HEADER, seconds_asked
 
 Judge = Callable[[Scope, Receive], Awaitable[Asked]]
 """A request that may pass; RefusedError otherwise."""
@@ -89,7 +89,7 @@ class FleetJudge:
         with self._allowances.reading(sender.node_id, length):
             body = await receive_body(receive, length)
             message, carried = await in_turn(sender.node_id, self._listen, path, body, sender)
-        return Asked(path, message, sender, seconds_asked(headers.get(HEADER)), carried)
+        return Asked(path, message, sender, seconds_asked(headers.get(HEADER)), carried, LEAVES_HEADER in headers)
 
     def _listen(self, path: str, body: bytes, sender: Sender) -> tuple[Any, Carried]:
         if sender.digest is not None and hashlib.sha256(body).hexdigest() != sender.digest:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -14,7 +15,19 @@ from shared.enrolment.messages import GONE
 from shared.errors import ProtocolError, joined
 from shared.flower.constants import PULL_MAX_TIME, ErrorCode
 from shared.flower.messages import NodeInfo
-from shared.protocol import MESSAGE_TYPES, REPLIES, Refusal, RefusalKind, Reply, Request, blobs_of, decode, encode
+from shared.protocol import (
+    MESSAGE_TYPES,
+    PROTOCOL_VERSION,
+    REPLIES,
+    Refusal,
+    RefusalKind,
+    Reply,
+    Request,
+    blobs_of,
+    decode,
+    encode,
+    version_of,
+)
 
 Look = Callable[[Collection[str], float, float], Collection[str]]
 """Called with the ids of messages, the seconds waited for them, and those to wait at most: which may have an answer."""
@@ -62,6 +75,8 @@ class Answer:
     seconds: float = 0.0
     lost: bool = False
     """Whether the institution had no chance to answer: its process died, or it was cut off."""
+    version: int | None = None
+    """Of the protocol that it speaks, as far as its answer says."""
 
     @property
     def why(self) -> str | None:
@@ -74,6 +89,7 @@ class _Open:
     """A request that has no answer yet."""
 
     request: Request
+    version: int
     sent: int = 0
     """Bytes, at the last time."""
     tries: int = 0
@@ -98,6 +114,7 @@ def ask(
     deadline_seconds: float,
     quorum: int,
     again: bool = False,
+    versions: Mapping[str, int] | None = None,
     tell: Callable[[str], None] = lambda text: None,
     look: Look | None = None,
     clock: Callable[[], float] = time.monotonic,
@@ -118,6 +135,7 @@ def ask(
         quorum: Fewest good answers that allow to stop waiting for institutions gone offline.
         again: Whether an institution whose process has died with the request is sent it once more when it is back,
             MOST_TRIES times in all.
+        versions: Of the protocol, by institution; the latest one if not given.
         tell: Told for whom there is waiting that has gone offline, and how long.
         look: Waits for replies; without one there are `pauses` between two looks.
         clock: Seconds; a test may pass its own.
@@ -125,7 +143,8 @@ def ask(
     _limit_pulls()
     asking = _Asking(grid, group, deadline_seconds, again, tell, look or pauses(), clock)
     for institution, request in requests.items():
-        if not asking.send(institution, _Open(request), nodes[institution]):
+        version = (versions or {}).get(institution, PROTOCOL_VERSION)
+        if not asking.send(institution, _Open(request, version), nodes[institution]):
             yield Answer(
                 institution, None, "missing", "Flower took no message for it; see whether it is still enrolled"
             )
@@ -188,7 +207,7 @@ class _Asking:
     def send(self, institution: str, one: _Open, node: int) -> bool:
         """Send a request; whether Flower has taken it. If not, who has been asked before is still outstanding."""
         kind = MESSAGE_TYPES[type(one.request)]
-        message = Message(encode(one.request), node, kind, ttl=self.left, group_id=self._group)
+        message = Message(encode(one.request, one.version), node, kind, ttl=self.left, group_id=self._group)
         identifier = next(iter(self._grid.push_messages([message])), None)
         if not identifier:
             return False
@@ -335,8 +354,7 @@ def _read(message: Message, institution: str, sent: int, seconds: float) -> Answ
         reply = decode(message.content, *REPLIES)
     except ProtocolError as error:
         return Answer(institution, None, "dropped", str(error), bytes_down=sent, seconds=seconds)
+    about: dict[str, Any] = {"bytes_down": sent, "seconds": seconds, "version": version_of(message.content)}
     if isinstance(reply, Refusal):
-        kind, reason = reply.kind, reply.reason
-        return Answer(institution, reply, "refused", reason, kind, bytes_down=sent, seconds=seconds)
-    got = len(getattr(reply, "update", b""))
-    return Answer(institution, reply, "ok", bytes_up=got, bytes_down=sent, seconds=seconds)
+        return Answer(institution, reply, "refused", reply.reason, reply.kind, **about)
+    return Answer(institution, reply, "ok", bytes_up=len(getattr(reply, "update", b"")), **about)

@@ -14,6 +14,8 @@ WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.2, 2.0
 """Between two looks for institutions that are not online yet: at first, and when some time has passed."""
 WAIT_FRACTION = 0.03
 """Of the time waited so far, in between."""
+AGAIN_SECONDS, LONGEST_AGAIN_SECONDS = 15.0, 600.0
+"""Before those who refuse are asked again what they hold, where a round waits for them: at first, doubling, at most."""
 JOIN_SECONDS = 60.0
 """Longest wait, between two rounds, for the answer of an institution that has just come online."""
 
@@ -26,7 +28,7 @@ def await_quorum(run: Run, *, grace: float | None = None) -> None:
         grace: The agreement's `rounds.grace_seconds` if not given.
 
     Raises:
-        QuorumError: The quorum was not online within `rounds.deadline_seconds`.
+        QuorumError: The quorum was not online within `rounds.deadline_seconds`, and the run is not patient.
     """
     agreed = run.federation.rounds
     grace = agreed.grace_seconds if grace is None else grace
@@ -39,7 +41,11 @@ def await_quorum(run: Run, *, grace: float | None = None) -> None:
         longest = min(grace, agreed.deadline_seconds) if enough else agreed.deadline_seconds
         if not absent or (enough and waited >= longest):
             return
-        if waited > agreed.deadline_seconds:
+        if run.patient and not enough:
+            if run.is_to_pause():
+                return
+            longest = math.inf
+        elif waited > agreed.deadline_seconds:
             raise QuorumError(
                 f"Expected at least {agreed.quorum} of {listed(agreed.institutions)} online within "
                 f"{agreed.deadline_seconds:g} s, but {listed(sorted(absent))} are not; start their daemons and "
@@ -47,8 +53,41 @@ def await_quorum(run: Run, *, grace: float | None = None) -> None:
             )
         if (absent, longest) != announced:
             announced = absent, longest
-            run.say(f"Waiting for {joined(sorted(absent))}, for at most {longest - waited:.0f} s")
+            until = f"for at most {longest - waited:.0f} s" if enough or not run.patient else "until there is a quorum"
+            run.say(f"Waiting for {joined(sorted(absent))}, {until}")
         time.sleep(min(LONGEST_WAIT_SECONDS, max(WAIT_SECONDS, WAIT_FRACTION * waited)))
+
+
+def gather(run: Run, number: int) -> bool:
+    """Ask institutions what they hold, until there is a quorum that can be asked to train, if the run is patient.
+
+    Who refuses is asked again: in its turn, and whenever somebody comes or goes.
+
+    Returns:
+        False if the operator wants the run to pause meanwhile.
+    """
+    if not run.patient:
+        await_quorum(run, grace=0.0)  # some may have been cut off since the last round
+        query(run, number)
+        return True
+    pause, told = AGAIN_SECONDS, set[str]()
+    while True:
+        query(run, number)
+        present = run.present()
+        if len(present) >= run.federation.rounds.quorum:
+            return True
+        if missing := run.seats.keys() - present - told:
+            told |= missing
+            run.say(
+                f"Round {number} waits for {joined(sorted(run.seats.keys() - present))}: of the "
+                f"{run.federation.rounds.quorum} that it needs {len(present)} can be asked to train"
+            )
+        there, until = run.online().keys(), time.monotonic() + pause
+        while time.monotonic() < until and run.online().keys() == there:
+            if run.is_to_pause():
+                return False
+            time.sleep(LONGEST_WAIT_SECONDS)
+        pause = min(2 * pause, LONGEST_AGAIN_SECONDS)
 
 
 def query(run: Run, number: int) -> None:

@@ -18,7 +18,7 @@ from server.rounds.asking import IDLE_SECONDS, Look, pauses
 from server.rounds.collecting import collect, sent_shapes
 from server.rounds.comparing import Compared, compared
 from server.rounds.encoding import encode_base, encode_state
-from server.rounds.joining import await_quorum, query
+from server.rounds.joining import await_quorum, gather, query
 from server.rounds.run import Announce, Run
 from server.store import UNENDED, Store, rounds, scores
 from shared.codec import Arrays
@@ -48,6 +48,7 @@ def run(
     poll_seconds: float = IDLE_SECONDS,
     look: Look | None = None,
     longer: Longer = lambda federation: None,
+    patient: bool = False,
 ) -> State:
     """Run a federation to its end, or go on after the last checkpoint of an unfinished run.
 
@@ -60,6 +61,7 @@ def run(
         announce: Told what happens.
         poll_seconds: First pause between two looks for replies.
         look: Waits for them in the place of pauses.
+        patient: Whether to wait without an end for a quorum that is away, and says for whom.
         longer: Under `rounds.late`, asked before every round for an agreement that only adds to the one in force.
 
     Returns:
@@ -70,7 +72,7 @@ def run(
         QuorumError: Fewer institutions than the quorum gave a valid update; the last checkpoint is kept.
         StoreError: A record or a checkpoint could not be stored.
     """
-    run = Run(grid, federation, store, run_id, announce, look or pauses(poll_seconds))
+    run = Run(grid, federation, store, run_id, announce, look or pauses(poll_seconds), patient)
     if not store.move_run(run_id, "running", of=(*UNENDED, "failed")):
         raise ConfigError(f"Expected a run to go on with, but run {run_id} is {store.run(run_id)['status']}.")
     name, reason = federation.choice
@@ -84,12 +86,10 @@ def run(
         if _exhausted(run, number):
             run.say(f"No better validation score for {run.federation.rounds.patience} rounds: stopping early")
             break
-        if store.run(run_id)["pausing"]:
+        if not _ready(run, number, longer):
             run.say(f"Paused after round {number - 1}")
             store.move_run(run_id, "paused", of=("running",), pausing=False)
             return state
-        if run.federation.rounds.late and (agreed := longer(run.federation)):
-            run.go_on_under(agreed, number)
         with about(round=number):
             state = _round(run, state, number)
     best = store.best_round(run_id)
@@ -126,11 +126,18 @@ def _begin(run: Run, initial: Arrays | State | None) -> tuple[int, State]:
     return last, state
 
 
+def _ready(run: Run, number: int, longer: Longer) -> bool:
+    """Have a quorum there for a round, under the agreement that it is to be under; False if the run is to pause."""
+    if run.is_to_pause():
+        return False
+    if run.federation.rounds.late and (agreed := longer(run.federation)):
+        run.go_on_under(agreed, number)
+    return gather(run, number)
+
+
 def _round(run: Run, state: State, number: int) -> State:
     """One round: train, aggregate, checkpoint, validate."""
     started = time.perf_counter()
-    await_quorum(run, grace=0.0)  # some may have been cut off since the last round
-    query(run, number)
     requests = _requests(run, state, number)
     run.record_absent(number, requests)
     if run.federation.secure_aggregation:

@@ -19,7 +19,7 @@ from server.store import Reply, Store, replies
 from shared.errors import LONGEST_LINE, QuorumError, ReplyError, joined, plain
 from shared.federation import Federation
 from shared.federation.changes import describe_changes
-from shared.protocol import EvaluateReply, Request, TrainedReply, TrainReply
+from shared.protocol import PROTOCOL_VERSION, EvaluateReply, Request, TrainedReply, TrainReply
 from shared.tasks import Task, build_task
 from shared.watching.logs import about
 
@@ -43,6 +43,8 @@ class Seat:
     """The version of its frozen weights, as far as is known."""
     scored: bool = False
     """Whether it has scored the initial state."""
+    version: int = PROTOCOL_VERSION
+    """Of the protocol that it speaks, as far as is known."""
     cuts: dict[tuple[str, str], Cut] = field(default_factory=dict)
     """By split and task, its count that was last announced as above its share."""
 
@@ -63,6 +65,8 @@ class Run:
     announce: Announce
     look: Look
     """Waits for replies."""
+    patient: bool = False
+    """Whether a quorum that is away is waited for without an end: in a deployment it may come back."""
     seats: dict[str, Seat] = field(init=False)
     """One for every institution that the federation file names, in its order."""
 
@@ -102,6 +106,10 @@ class Run:
         self.store.add_event(self.run_id, text)
         self.announce(text)
 
+    def is_to_pause(self) -> bool:
+        """Whether the operator wants the run to pause."""
+        return bool(self.store.run(self.run_id)["pausing"])
+
     def online(self) -> dict[str, int]:
         """Node ids of whoever is online, by name."""
         return asking.online(self.grid)
@@ -124,7 +132,8 @@ class Run:
         self._note_asking(requests, kind, min(longest, self.federation.rounds.deadline_seconds))
         for name in requests.keys() - nodes.keys():
             yield Answer(name, None, "missing", "gone offline just before it was asked")
-        yield from asking.ask(
+        behind: dict[str, Request] = {}
+        for answer in asking.ask(
             self.grid,
             {name: request for name, request in requests.items() if name in nodes},
             nodes,
@@ -133,8 +142,24 @@ class Run:
             quorum=quorum,
             again=again,
             tell=self.say,
+            versions={name: seat.version for name, seat in self.seats.items()},
             look=self.look,
-        )
+        ):
+            if answer.status == "refused" and self._is_behind(answer):
+                behind[answer.institution] = requests[answer.institution]
+            else:
+                yield answer
+        if behind:
+            yield from self.ask(behind, kind, quorum=quorum, longest=longest)
+
+    def _is_behind(self, answer: Answer) -> bool:
+        """Whether an institution speaks an earlier version than it was asked in, as is learnt by this."""
+        seat = self.seats[answer.institution]
+        if answer.version is None or answer.version >= seat.version:
+            return False
+        seat.version = answer.version
+        self.say(f"{answer.institution} has the release before this one, and is asked as that one asks")
+        return True
 
     def _note_asking(self, requests: Mapping[str, Request], kind: str, seconds: float) -> None:
         """Keep for whoever looks: whom the run waits for from now on, and how long at most."""

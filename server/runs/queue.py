@@ -52,6 +52,7 @@ class Queue:
         clock: Seconds; a test may pass its own.
         obstacle: What keeps all runs from going on, such as a full disk, as a sentence, or nothing. They wait until the
             operator has mended it, and it costs them no try.
+        waited_for: For whom a run under an agreement of this digest waits, to approve it; None if for nobody.
     """
 
     def __init__(
@@ -62,13 +63,16 @@ class Queue:
         announce: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
         obstacle: Callable[[], str] = str,
+        waited_for: Callable[[str], str | None] = lambda digest: None,
     ) -> None:
+        self._waited_for = waited_for
         self._store, self._flower, self._alive, self._announce, self._clock = store, flower, alive, announce, clock
         self._obstacle, self._hindered = obstacle, ""
         self._institutions: dict[str, frozenset[str]] = {}
         self._not_before: dict[str, float] = {}
         self._asked: dict[str, float] = {}
         self._behind: dict[str, frozenset[str]] = {}
+        self._unapproved: dict[str, str] = {}
         for row in store.unended_runs():
             if row["status"] != "queued" and store.move_run(row["run"], "queued"):
                 self._say(row, "The server was stopped in the middle of the run, which goes on now")
@@ -90,7 +94,7 @@ class Queue:
                 self._watch(row)
                 busy[row["run"]] = self._taking_part(row)
         for row in rows:
-            if row["status"] == "queued":
+            if row["status"] == "queued" and not self._waits_for_a_word(row):
                 mine = self._taking_part(row)
                 others = frozenset(run for run, theirs in busy.items() if mine & theirs)
                 if others:
@@ -168,6 +172,18 @@ class Queue:
         if self._behind.get(row["run"]) != others:
             self._behind[row["run"]] = others
             self._say(row, f"Waiting for run {joined(sorted(others))}, in which the same institutions take part")
+
+    def _waits_for_a_word(self, row: Row) -> bool:
+        """Whether a run that has never begun waits for an agreement to be approved: others may go before it."""
+        run = row["run"]
+        waits = None if row["attempt"] else self._waited_for(row["digest"])
+        if waits and self._unapproved.get(run) != waits:
+            self._say(row, f"Waiting for the agreement {row['digest'][:12]}... to be approved: {waits}")
+        if waits:
+            self._unapproved[run] = waits
+        elif self._unapproved.pop(run, None):
+            self._say(row, f"The agreement {row['digest'][:12]}... is not waited for any more")
+        return waits is not None
 
     def _stop_in_flower(self, number: int) -> None:
         try:

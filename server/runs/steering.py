@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from server.agreement import agreement_for_run, longer_agreement, offered, standing
+from server.agreement import agreement_for_run, longer_agreement, offered, standing, waited_for
 from server.home import ServerHome, open_home
 from server.initial import check_inheritance
 from server.opening import open_store
 from server.service.operator import OperatorClient
 from server.store import UNENDED, Store, events
 from shared.errors import ConfigError, ConnectionFailedError, joined, shown
-from shared.federation import load_federation
+from shared.federation import Federation, load_federation
 from shared.federation.changes import describe_changes
 from shared.process.lock import is_served
 
@@ -34,26 +34,28 @@ class Queued:
 
 
 def start(folder: Path, parent: str | None = None) -> Queued:
-    """Queue a new run under the folder's federation.toml, or the offered one once all have approved it.
+    """Queue a new run under the offered agreement, or the folder's own where none is offered.
+
+    Under an offered one it begins when all whom that names have approved it.
 
     Args:
         folder: The coordinator's.
         parent: `RUN` or `RUN:ROUND`, the best round if not named: the run begins with the state after it.
 
     Raises:
-        ConfigError: The federation file is wrong, or another one is offered that not all have approved.
+        ConfigError: The federation file is wrong, or there is no such state to begin with.
         ConnectionFailedError: The coordinator is not up.
     """
     home = open_home(folder)
     with open_store(folder) as store:
         _check_up(folder)
+        federation, notes = _agreement_to_come(home)
         if parent is None:
-            return Queued(store.create_run(agreement_for_run(home)))
+            return Queued(store.create_run(federation), note=_noted(notes))
         run, round = _state_of(store, parent)
-        federation = agreement_for_run(home)
         check_inheritance(store.agreement(run), federation, run)
-        note = f"It begins with the state of run {run} after round {round}"
-        return Queued(store.create_run(federation, (run, round)), note=note)
+        notes.append(f"It begins with the state of run {run} after round {round}")
+        return Queued(store.create_run(federation, (run, round)), note=_noted(notes))
 
 
 def resume(folder: Path, run_id: str | None = None) -> Queued:
@@ -103,6 +105,18 @@ def _state_of(store: Store, named: str) -> tuple[str, int]:
     if last is None or best is None or (number and int(number) > last):
         raise ConfigError(f"Expected a round of run {run} up to {last or 0}, but {shown(named)} was named.")
     return run, int(number) if number else best
+
+
+def _agreement_to_come(home: ServerHome) -> tuple[Federation, list[str]]:
+    """The agreement of a run that is queued now, and what the operator should know of it."""
+    offer = offered(home)
+    if offer is None or (waits := waited_for(home, offer.digest)) is None:
+        return agreement_for_run(home), []
+    return offer, [f"It begins once all have approved the agreement {offer.digest[:12]}... that is offered: {waits}"]
+
+
+def _noted(notes: list[str]) -> str | None:
+    return joined(notes, ". ") or None
 
 
 def _waits_for(home: ServerHome) -> str:

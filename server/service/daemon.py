@@ -9,6 +9,7 @@ from functools import partial
 
 import httpx
 
+from server.agreement import waited_for
 from server.enrolment.certificates import keep_good
 from server.home import HOME_VARIABLE, ServerHome, ServerSettings, bracketed, read_settings
 from server.opening import open_store
@@ -68,6 +69,7 @@ def serve(home: ServerHome, *, stop: threading.Event, announce: Callable[[str], 
             lambda run: holder(home.run_lock(run)) is not None,
             announce,
             obstacle=partial(lack_of_room, home),
+            waited_for=partial(waited_for, home),
         )
         conductor = threading.Thread(
             target=conduct,

@@ -25,6 +25,10 @@ from shared.federation.rules import violations
 from shared.federation.training import Training
 from shared.tasks import TaskSpec, build_task
 
+LATER: tuple[str, ...] = ()
+"""Keys, such as `rounds.late`, that came after the first release: where one has its default it is neither in the digest
+nor written, so that an institution with the release before has the same agreement."""
+
 
 class Federation(Model):
     """One agreement between a coordinator and its institutions."""
@@ -123,14 +127,28 @@ class Federation(Model):
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the canonical form: defaults filled in, keys sorted, no white space."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        """SHA-256 of the canonical form: defaults filled in but for LATER, keys sorted, no white space."""
+        canonical = json.dumps(_written(self), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def federation_toml(federation: Federation) -> str:
     """The agreement as TOML; reading it back gives the same digest."""
-    return tomli_w.dumps(federation.model_dump(mode="json", exclude_none=True))
+    return tomli_w.dumps(_written(federation, exclude_none=True))
+
+
+def _written(federation: Federation, **options: Any) -> dict[str, Any]:
+    """All keys, but those of LATER that have their defaults."""
+    values = federation.model_dump(mode="json", **options)
+    for path in LATER:
+        *tables, key = path.split(".")
+        model: Any = federation
+        found = values
+        for table in tables:
+            model, found = getattr(model, table, None), found.get(table) or {}
+        if model is not None and getattr(model, key) == type(model).model_fields[key].default:
+            found.pop(key, None)
+    return values
 
 
 def load_federation(path: Path) -> Federation:

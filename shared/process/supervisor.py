@@ -119,6 +119,7 @@ def supervise(
     stop: threading.Event,
     announce: Callable[[str], None],
     grace: float = 10.0,
+    until: Callable[[], bool] = lambda: False,
 ) -> None:
     """Start the children in order and restart whichever dies, until `stop` is set; then end them all.
 
@@ -129,6 +130,7 @@ def supervise(
         stop: Set it to end everything and return.
         announce: Called with one plain line for every death.
         grace: Seconds between SIGTERM (last child first) and SIGKILL.
+        until: Says at every look whether to end as if `stop` were set.
 
     Raises:
         ProcessError: A program does not exist, a child said why it cannot go on (`shared.process.parent`), or its
@@ -137,7 +139,7 @@ def supervise(
     lives, watchdog = [_Life(child) for child in children], Watchdog()
     with _bare_python(_WARDEN, stdin=subprocess.PIPE) as warden:
         try:
-            while not stop.is_set():
+            while not (stop.is_set() or until()):
                 watchdog.look()
                 for life in lives:
                     if life.process is None:

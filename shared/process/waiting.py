@@ -10,6 +10,8 @@ HEADER = "collegium-wait"
 """In a request: the seconds for which it may be held. In the answer: those for which it would have been."""
 EXECUTOR_HEADER = "collegium-executor"
 """In an executor's request for a task: which of its site's executors it is, one after the other."""
+LEAVES_HEADER = "collegium-leaves"
+"""In an institution's reply: it is the last one, and it counts as offline once that is there."""
 LONGEST_SECONDS = 25.0
 """Flower's clients give up a request after 30 s, and many proxies after 60."""
 

@@ -1,6 +1,6 @@
 """What a federation that goes on for hundreds of rounds takes: memory of both sides and bytes on disk, on the way.
 
-    python -m simulations.benchmarks.growth --rounds 500
+    python -m simulations.benchmarks.growth --rounds 500 --method rolora
 
 Deploys the demonstration's federation over a random BERT of two layers, all processes real, and looks at them after
 every tenth of the rounds. Linux only. Memory is resident pages, shared ones divided among their processes (PSS); disk
@@ -22,7 +22,9 @@ from server.home import ServerHome
 from server.opening import open_store
 from server.store import rounds as rounds_of
 from server.upkeep.retention import sizes
+from shared.config import parse
 from shared.errors import CollegiumError
+from shared.federation.rounds import Rounds
 from shared.model.backbone import fingerprint
 from shared.process.console import announce, print_table
 from simulations.attacks.stage import write_tiny_bert
@@ -45,11 +47,14 @@ class Look:
     disk: dict[str, int] = field(default_factory=dict)
 
 
-def main(rounds: Annotated[int, typer.Option(min=10, help="Rounds of the federation.")] = 500) -> None:
+def main(
+    rounds: Annotated[int, typer.Option(min=10, help="Rounds of the federation.")] = 500,
+    method: Annotated[str, typer.Option(help="rounds.method; fedex keeps all checkpoints.")] = "rolora",
+) -> None:
     """Run the federation and print a table."""
     with TemporaryDirectory() as name:
         folder = Path(name)
-        experiment = long_experiment(folder, rounds)
+        experiment = long_experiment(folder, rounds, method)
         with watched(folder, every=max(1, rounds // 10)) as looks:
             deploy(experiment, folder, announce)
     mib = [[look.disk[part] / 2**20 for part in (*PARTS, "institutions")] for look in looks]
@@ -58,16 +63,17 @@ def main(rounds: Annotated[int, typer.Option(min=10, help="Rounds of the federat
     print_table(["after round", "coordinator, MB", "institutions, MB", *columns], rows)
 
 
-def long_experiment(folder: Path, rounds: int) -> Experiment:
+def long_experiment(folder: Path, rounds: int, method: str) -> Experiment:
     """The demonstration's federation over a tiny BERT, for this many rounds, none of them the last by patience."""
     backbone = folder / "backbone"
     backbone.mkdir()
     write_tiny_bert(backbone)
     experiment = load_experiment(CONFIG, data=SAMPLES)
     agreed = experiment.federation
+    own = agreed.rounds.model_dump() | {"count": rounds, "patience": 0, "method": method}
     changed = {
         "backbone": agreed.backbone.model_copy(update={"name": str(backbone), "sha256": fingerprint(backbone)}),
-        "rounds": agreed.rounds.model_copy(update={"count": rounds, "patience": 0}),
+        "rounds": parse(Rounds, own, where="--method"),
     }
     return experiment.model_copy(update={"federation": agreed.model_copy(update=changed)})
 

@@ -1,6 +1,8 @@
 """A small site over the tiny BERT."""
 
-from collections.abc import Callable
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ from client.opening import build_site
 from client.policy import Policy
 from client.preflight import Kept
 from client.site import Site
+from server.home import ServerHome
+from server.service import daemon as coordinator_daemon
 from shared.federation import Federation
 from shared.model.multitask import build_model
 from simulations.nodekeys import node_key
@@ -39,3 +43,31 @@ def make_site(
         return build_site(institution, federation, build_model(federation), Kept(node_key=node_key(name)))
 
     return make
+
+
+Coordinating = Callable[[ServerHome], contextlib.AbstractContextManager[None]]
+
+
+@pytest.fixture(scope="session")
+def coordinating() -> Coordinating:
+    """Has a coordinator's daemon serve a folder, all of its processes real, while a `with` block lasts."""
+
+    @contextlib.contextmanager
+    def serve(home: ServerHome) -> Iterator[None]:
+        stop, up, said = threading.Event(), threading.Event(), list[str]()
+
+        def say(text: str) -> None:
+            said.append(text)
+            if "server is up" in text:
+                up.set()
+
+        thread = threading.Thread(target=coordinator_daemon.serve, args=(home,), kwargs={"stop": stop, "announce": say})
+        thread.start()
+        try:
+            assert up.wait(120), said
+            yield
+        finally:
+            stop.set()
+            thread.join(30)
+
+    return serve

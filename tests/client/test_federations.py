@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,19 @@ from client import app
 from client.institution import federations_of, load_institution
 from client.keys import generate_node_key
 from client.opening import open_site
+from client.privacy import chain
 from client.privacy.account import ledger_file
+from client.privacy.report import examine_ledger
 from client.service import daemon
+from server.enrolment.keys import read_public_key
+from server.home import ServerHome, init_home
+from server.opening import open_store
+from server.runs.steering import follow, start
+from server.service.operator import OperatorClient
+from server.store import spending
 from shared.errors import BudgetError, ConfigError
 from shared.federation import Federation, federation_toml
+from simulations.demo import free_ports
 
 PRIVATE = {
     "privacy": {"epsilon": 3.0, "sampling_rate": 0.5},
@@ -165,7 +175,10 @@ def test_the_daemon_serves_all_and_one_failure_ends_one(write: Write, monkeypatc
     told: list[str] = []
     served: list[str] = []
 
-    def serve_one(path: Path, *, stop: threading.Event, announce: Callable[[str], None]) -> None:
+    def serve_one(
+        path: Path, *, stop: threading.Event, announce: Callable[[str], None], once: float | None = None
+    ) -> None:
+        assert once == 60.0, "each of them"
         served.append(path.name)
         if path.name.endswith("north"):
             raise ConfigError("no")
@@ -174,9 +187,57 @@ def test_the_daemon_serves_all_and_one_failure_ends_one(write: Write, monkeypatc
 
     monkeypatch.setattr(daemon, "serve_one", serve_one)
     threading.Timer(0.5, stop.set).start()
-    daemon.serve(file, stop=stop, announce=told.append)
+    daemon.serve(file, stop=stop, announce=told.append, once=60.0)
     assert sorted(served) == ["institution.toml#north", "institution.toml#south"]
     assert sorted(told) == ["north: error: no", "south: ready"]
     monkeypatch.setattr(daemon, "serve_one", lambda *_, **__: (_ for _ in ()).throw(ConfigError("no")))
     with pytest.raises(ConfigError, match="no"):
         daemon.serve(file, stop=threading.Event(), announce=told.append)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_one_daemon_answers_two_coordinators_in_turn_and_both_pay_from_one_ledger(
+    tmp_path: Path,
+    write: Write,
+    coordinating: Callable[[ServerHome], AbstractContextManager[None]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    homes, servers = {}, {}
+    for name in ("north", "south"):
+        public, operator = free_ports(2)
+        homes[name] = init_home(
+            tmp_path / f"{name}-home", hosts=["localhost"], public_port=public, operator_port=operator
+        )
+        servers[name] = {"server": {"address": f"localhost:{public}", "ca": str(homes[name].ca_certificate)}}
+    generate_node_key(tmp_path / "south.key")
+    south = servers["south"] | {"identity": {"key": "south.key"}}
+    file = write(north=servers["north"], south=south, policy={"max_epsilon": 8.0})
+    for name, home in homes.items():
+        home.federation_file.write_bytes((tmp_path / f"{name}.toml").read_bytes())
+    command = [sys.executable, "-m", "collegium", "client", "up", str(file)]
+    with coordinating(homes["north"]), coordinating(homes["south"]), subprocess.Popen(command) as daemon_process:
+        try:
+            for name, key in (("north", "node.pub"), ("south", "south.pub")):
+                with OperatorClient(homes[name]) as known:
+                    known.register_node("hospital", read_public_key(tmp_path / key))
+            runs = {name: start(home.root).run_id for name, home in homes.items()}
+            for name, run in runs.items():
+                assert follow(homes[name].root, run, print, seen=0)["status"] == "completed"
+        finally:
+            daemon_process.terminate()
+            daemon_process.wait(20)
+    with chain.transaction(tmp_path / "state" / "ledger.sqlite", write=False) as found:
+        kinds = [entry.kind for entry in found.entries if entry.kind in ("reserve", "commit")]
+    assert kinds == ["reserve", "commit"] * 2, "a training of one is settled before one of the other begins"
+    spent = {}
+    for name, home in homes.items():
+        report = examine_ledger(of(file, name), verify=True)
+        assert len(report.datasets) == 1
+        with open_store(home.root) as store:
+            (row,) = store.rows(spending, runs[name])
+            spent[name] = row["epsilon"]
+    first, second = sorted(spent.values())
+    assert first == pytest.approx(3.0, abs=0.1)
+    assert 3.5 < second < 6.0, "of both together, which is less than the sum of both"

@@ -1,5 +1,6 @@
 """The messages: each survives Flower's own serialisation, and a wrong one is refused."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -80,6 +81,29 @@ def test_another_version_is_refused() -> None:
     records["header"] = ConfigRecord(dict(records.config_records["header"]) | {"version": 99})
     with pytest.raises(ProtocolError, match="version 2, but the message is version '99'"):
         protocol.decode(records, protocol.QueryRequest)
+
+
+def test_what_the_release_before_says_is_read_and_answered_as_it_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "SPOKEN", (1, 2))
+    older = protocol.encode(MESSAGES[0], 1)
+    assert protocol.version_of(older) == 1
+    assert protocol.decode(older, protocol.QueryRequest) == MESSAGES[0]
+    assert protocol.version_of(protocol.encode(MESSAGES[0])) == 2
+    for broken in (RecordDict(), RecordDict({"header": ConfigRecord({"version": 99})})):
+        assert protocol.version_of(broken) is None
+    monkeypatch.setattr(protocol, "SPOKEN", (2,))
+    with pytest.raises(ProtocolError, match=r"version 2, but the message is version '1'; .* upgrade the side"):
+        protocol.decode(older, protocol.QueryRequest)
+
+
+def test_a_later_field_is_not_said_where_it_has_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the release before would refuse the message for a field that it does not know."""
+    monkeypatch.setattr(protocol, "LATER", {"TrainRequest": frozenset({"taken"})})
+    first, again = MESSAGES[2], replace(MESSAGES[2], taken=3)
+    assert '"taken"' not in protocol.body_of(first)
+    assert '"taken": 3' in protocol.body_of(again)
+    for message in (first, again):
+        assert protocol.decode(protocol.encode(message), protocol.TrainRequest) == message
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from hashlib import sha256
@@ -21,12 +22,15 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from starlette.types import Receive, Scope, Send
 
+from client.service.once import OVER_HEADER, Over
 from client.service.requests import (
     ACTIVATE_PATH,
+    CONFIRM_PATH,
     CONNECT_SECONDS,
     DEACTIVATE_PATH,
     HEARTBEAT_PATH,
     PULL_PATH,
+    PUSH_PATH,
     RELEARN_SECONDS,
     LastNode,
     Patience,
@@ -39,6 +43,7 @@ from client.service.supernode import (
     LINGER,
     LONGEST_RETRY,
     TASKS,
+    Leaving,
     Pauses,
     give_up_tasks,
     holding,
@@ -46,13 +51,14 @@ from client.service.supernode import (
 from shared.flower.constants import ErrorCode, TaskType
 from shared.flower.http import ProtobufRequestContext
 from shared.flower.keys import generate_key_pairs
+from shared.flower.messages import RunNotRunningException
 from shared.flower.supernode import (
     ActivateNodeResponse,
     DeactivateNodeRequest,
     InMemoryNodeState,
     start_client_internal,
 )
-from shared.process.waiting import EXECUTOR_HEADER, LONGEST_SECONDS, Bell
+from shared.process.waiting import EXECUTOR_HEADER, LEAVES_HEADER, LONGEST_SECONDS, Bell
 from shared.process.waiting import HEADER as WAIT_HEADER
 from shared.signing import HEADER, read_signature
 
@@ -143,6 +149,65 @@ def test_flowers_loop_is_as_this_module_takes_it_to_be() -> None:
     assert set(re.findall(r"\btime\.\w+", source)) == {"time.sleep"}
     assert re.findall(r"time\.sleep\((.*)\)", source) == [str(IDLE_SLEEP), "0.5", "0.5"]
     assert f"if run_id is None:\n{' ' * 16}# If no message was received, wait for a while" in source
+
+
+def test_flower_pushes_replies_as_this_module_takes_it_to() -> None:
+    source = inspect.getsource(start_client_internal)
+    (call,) = re.findall(r"\n +_push_messages\(\n((?:.+\n)+?) +\)", source)
+    assert re.findall(r"(\w+)=", call) == ["state", "object_store", "send", "push_object"]
+
+
+@pytest.mark.parametrize(("error", "ends"), [(None, True), (RunNotRunningException(), True), (OSError(), False)])
+def test_after_the_last_reply_nothing_more_is_asked_for(
+    error: Exception | None, ends: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else the next round's request would be taken by a process that is about to end."""
+    leaving = Leaving()
+
+    def send() -> None:
+        if error:
+            raise error
+
+    def push(send: Callable[[], None], state: str) -> None:
+        assert state == "handed on"
+        with contextlib.suppress(OSError, RunNotRunningException):  # as Flower's
+            send()
+
+    leaving.push(push, send=send, state="handed on")
+    assert not capsys.readouterr().out
+    leaving.over = over = Over("round 1")
+    last = threading.Thread(target=leaving.push, args=(push,), kwargs={"send": send, "state": "handed on"}, daemon=True)
+    last.start()
+    last.join(0.5)
+    assert last.is_alive() == ends
+    assert capsys.readouterr().out == (f"{over.line()}\n" if ends else "")
+    assert (leaving.over is None) != ends, "a reply that did not arrive is asked for again"
+
+
+def test_the_executor_says_that_an_answer_is_the_last_one(patience: Patience) -> None:
+    leaving, over = Leaving(), Over("Round 3 — über", failed=True)
+    app = holding(_nothing, lambda: False, Bell(), threading.Event(), leaving=leaving)
+    scope = {"path": "/v1/runtime/push-messages", "headers": [(OVER_HEADER.encode(), over.header().encode())]}
+
+    async def talk() -> None:
+        await app(scope, _nothing, _nothing)
+
+    asyncio.run(talk())
+    assert leaving.over == over
+    asked = list[httpx.Request]()
+
+    def call(context: ProtobufRequestContext) -> httpx.Response:
+        asked.append(context.request)
+        return httpx.Response(200)
+
+    signer = WholeRequestSigner(*generate_key_pairs(), patience, leaves=lambda: leaving.over is not None)
+    for path in (PUSH_PATH, CONFIRM_PATH):
+        request = httpx.Request("POST", f"https://server{path}", content=b"")
+        signer.intercept(ProtobufRequestContext(rpc_method="", message=None, request=request), call)
+    assert [LEAVES_HEADER in request.headers for request in asked] == [True, False]
+
+
+async def _nothing(*_: object) -> Any: ...
 
 
 def run_main(flower: str, *options: str) -> "subprocess.CompletedProcess[str]":

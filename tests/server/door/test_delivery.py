@@ -33,7 +33,7 @@ from shared.flower.messages import (
 from shared.flower.store import uint64_to_int64
 from shared.process.carrying import carrying as objects_behind
 from shared.process.carrying import object_id, read_carried, taking
-from shared.process.waiting import HEADER
+from shared.process.waiting import HEADER, LEAVES_HEADER
 from simulations.attacks.coordinator import Institution, Reply, instruct, running, words
 
 
@@ -238,6 +238,32 @@ def test_who_was_cut_off_still_answers(served_home: ServerHome, grid: HttpGrid, 
     assert reply.content == words("here")
 
 
+def test_who_leaves_with_a_reply_is_not_online_when_the_reply_is_there(
+    served_home: ServerHome, grid: HttpGrid, site: Institution
+) -> None:
+    message = instruct(grid, site, "the last one")
+    asked = site.pull()
+    assert asked is not None
+    reply = Reply.to(asked, words("and gone"))
+    some, rest = list(reply.objects.values())[:-1], list(reply.objects)[-1]
+
+    def online() -> bool:
+        return any(node.node_id == site.node_id and node.status == "online" for node in grid.get_nodes())
+
+    taken = PushMessagesResponse.FromString(announce(site, reply, some, LEAVES_HEADER).content)
+    assert online(), "the rest of it is to come"
+    run_id = asked.metadata.run_id
+    assert site.push_object(run_id, taken.session_id, rest, reply.objects[rest]).status_code == 200
+    (back,) = grid.pull_messages([message])
+    assert back.content == words("and gone")
+    instruct(grid, site, "really the last one")
+    asked = site.pull()
+    assert asked is not None
+    last = Reply.to(asked, words("bye"))
+    assert announce(site, last, last.objects.values(), LEAVES_HEADER).status_code == 200
+    assert not online()
+
+
 def test_what_flower_does_not_know_counts_as_answered(served_home: ServerHome, grid: HttpGrid) -> None:
     with own_requests(served_home) as http:
         assert answered(http, ["0" * 64], 20.0) == {"0" * 64}
@@ -280,6 +306,8 @@ def question(site: Institution) -> bytes:
     return asked + taking()
 
 
-def announce(site: Institution, reply: Reply, objects: Iterable[bytes]) -> httpx.Response:
+def announce(site: Institution, reply: Reply, objects: Iterable[bytes], *headers: str) -> httpx.Response:
     body = reply.request(site.node).SerializeToString() + objects_behind(objects)
-    return site.http.send(site.request("push-messages", body))
+    request = site.request("push-messages", body)
+    request.headers.update(dict.fromkeys(headers, "1"))
+    return site.http.send(request)

@@ -29,7 +29,9 @@ class Clock:
 def wait(monkeypatch: pytest.MonkeyPatch, tiny_federation: Callable[..., Federation]) -> Callable[..., Any]:
     """Seconds that `await_quorum` took, and what it said; `came` maps institutions to when they come online."""
 
-    def run(came: dict[str, float], **rounds: Any) -> tuple[float, list[str]]:
+    def run(
+        came: dict[str, float], *, patient: bool = False, paused_at: float = 1e9, **rounds: Any
+    ) -> tuple[float, list[str]]:
         clock, said = Clock(), list[str]()
         monkeypatch.setattr(joining, "time", clock)
         federation = tiny_federation(rounds={"institutions": ["bank", "clinic", "firm"], **rounds})
@@ -37,6 +39,8 @@ def wait(monkeypatch: pytest.MonkeyPatch, tiny_federation: Callable[..., Federat
             federation=federation,
             online=lambda: {name: 1 for name, at in came.items() if clock.now >= at},
             say=said.append,
+            patient=patient,
+            is_to_pause=lambda: clock.now >= paused_at,
         )
         joining.await_quorum(cast(Run, there))
         return clock.now, said
@@ -63,3 +67,68 @@ def test_below_it_the_deadline_is(wait: Callable[..., Any]) -> None:
     assert said == ["Waiting for clinic, firm, for at most 60 s"]
     with pytest.raises(QuorumError, match=r"at least 2 of .* online within 60 s, but .'clinic', 'firm'. are not"):
         wait({"bank": 0}, quorum=2, deadline_seconds=60.0)
+
+
+def test_a_patient_run_waits_for_its_quorum_without_an_end(wait: Callable[..., Any]) -> None:
+    agreed = {"quorum": 2, "deadline_seconds": 60.0, "grace_seconds": 5.0, "patient": True}
+    seconds, said = wait({"bank": 0, "clinic": 5000.0}, **agreed)
+    assert seconds == pytest.approx(5000, abs=3)
+    assert said == ["Waiting for clinic, firm, until there is a quorum"]
+    seconds, said = wait({"bank": 0, "clinic": 3.0}, **agreed)
+    assert seconds == pytest.approx(5.0, abs=0.3), "with a quorum the grace is the longest wait, as ever"
+    seconds, _ = wait({"bank": 0}, paused_at=100.0, **agreed)
+    assert seconds == pytest.approx(100.0, abs=3)
+
+
+@pytest.fixture
+def gathered(monkeypatch: pytest.MonkeyPatch, tiny_federation: Callable[..., Federation]) -> Callable[..., Any]:
+    """What `gather` returns, when it does, what it said, and when it asked what they hold."""
+
+    def run(
+        able: dict[str, float], online: dict[str, float] | None = None, *, patient: bool = True, paused_at: float = 1e9
+    ) -> tuple[bool, float, list[str], list[float]]:
+        clock, said, asked = Clock(), list[str](), list[float]()
+        there, names = able if online is None else online, ["bank", "clinic", "firm"]
+        known: list[str] = []
+
+        def query(_run: Run, _number: int) -> None:
+            asked.append(clock.now)
+            known[:] = [name for name, at in able.items() if clock.now >= at]
+
+        monkeypatch.setattr(joining, "time", clock)
+        monkeypatch.setattr(joining, "query", query)
+        one = SimpleNamespace(
+            federation=tiny_federation(rounds={"institutions": names, "quorum": 2}),
+            seats=dict.fromkeys(names),
+            present=lambda: list(known),
+            online=lambda: {name: 1 for name, at in there.items() if clock.now >= at},
+            say=said.append,
+            patient=patient,
+            is_to_pause=lambda: clock.now >= paused_at,
+        )
+        return joining.gather(cast(Run, one), 3), clock.now, said, asked
+
+    return run
+
+
+def test_a_round_waits_for_who_is_away_and_says_for_whom(gathered: Callable[..., Any]) -> None:
+    assert gathered({"bank": 0, "clinic": 0}) == (True, 0.0, [], [0.0])
+    done, seconds, said, asked = gathered({"bank": 0, "clinic": 500.0})
+    assert done
+    assert 500.0 <= seconds <= 503.0, "who comes is asked at once"
+    assert said == ["Round 3 waits for clinic, firm: of the 2 that it needs 1 can be asked to train"]
+    assert len(asked) < 10
+
+
+def test_who_refuses_is_asked_again_seldom(gathered: Callable[..., Any]) -> None:
+    done, seconds, said, asked = gathered({"bank": 0, "clinic": 7200.0}, {"bank": 0, "clinic": 0, "firm": 0})
+    assert done
+    assert 7200.0 <= seconds <= 7900.0
+    assert len(said) == 1
+    assert len(asked) < 20
+
+
+def test_a_round_that_waits_can_be_paused_and_a_simulation_does_not_wait(gathered: Callable[..., Any]) -> None:
+    assert gathered({"bank": 0}, paused_at=50.0)[:2] == (False, 50.0)
+    online = {"bank": 0.0, "clinic": 0.0}
+    assert gathered({"bank": 0}, online, patient=False) == (True, 0.0, [], [0.0])

@@ -233,6 +233,32 @@ def test_another_agreement_is_a_refusal_with_a_name(store: Store, make: Callable
     assert "approved the federation file" in refused[0]["reason"]
 
 
+def test_an_institution_with_the_release_before_is_asked_as_that_one_asks(
+    store: Store, make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "SPOKEN", (1, 2))
+    asked: list[int | None] = []
+
+    class Behind(FaultyGrid):
+        def _deliver(self, message: Message) -> Message:
+            if self._names[message.metadata.dst_node_id] != "law_firm":
+                return super()._deliver(message)
+            asked.append(protocol.version_of(message.content))
+            if asked[-1] == 1:
+                return super()._deliver(message)
+            refusal = protocol.Refusal(institution="law_firm", kind="request", reason="Expected protocol version 1.")
+            return Message(protocol.encode(refusal, 1), reply_to=message)
+
+    federation, sites, initial = make()
+    run_id = run(store, Behind(sites), federation, initial)
+    assert asked[0] == 2
+    assert set(asked[1:]) == {1}, "it has learnt that once"
+    assert len(asked) > 4
+    assert {row["status"] for row in store.rows(replies, run_id)} == {"ok"}
+    said = [event["text"] for event in store.rows(events, run_id)]
+    assert said.count("law_firm has the release before this one, and is asked as that one asks") == 1
+
+
 # From here on institutions are scripted: a state of three arrays, and every update moves each value by `move`.
 
 STATE: Arrays = {

@@ -53,6 +53,7 @@ class Bench:
         self.alive: set[str] = set()
         self.lines: list[str] = []
         self.obstacle = ""
+        self.unapproved: dict[str, str] = {}
         self._federation = federation
         self.queue = self.daemon()
 
@@ -65,6 +66,7 @@ class Bench:
             self.lines.append,
             lambda: self.now,
             obstacle=lambda: self.obstacle,
+            waited_for=self.unapproved.get,
         )
 
     def run(self, *institutions: str) -> str:
@@ -243,3 +245,29 @@ def test_what_keeps_runs_from_going_on_costs_them_no_try(bench: Bench) -> None:
     bench.queue.look()
     assert [bench.status(run) for run in (first, second, third)] == ["starting"] * 3
     assert bench.store.run(first)["tries"] == 1
+
+
+def test_a_run_waits_for_its_agreement_and_others_go_before_it(bench: Bench) -> None:
+    first = bench.run("hospital", "law_firm")
+    digest = str(bench.store.run(first)["digest"])
+    bench.unapproved[digest] = "law_firm not yet"
+    second = bench.run("hospital")
+    for _ in range(3):
+        bench.queue.look()
+    assert (bench.status(first), bench.status(second)) == ("queued", "starting")
+    assert bench.events(first) == [f"Waiting for the agreement {digest[:12]}... to be approved: law_firm not yet"]
+    bench.unapproved[digest] = "law_firm declined"
+    bench.queue.look()
+    assert bench.events(first)[-1].endswith("to be approved: law_firm declined")
+    bench.store.move_run(second, "completed")
+    bench.unapproved.clear()
+    bench.queue.look()
+    assert bench.status(first) == "starting"
+    assert bench.events(first)[-1] == f"The agreement {digest[:12]}... is not waited for any more"
+    bench.begin(first, 1)
+    bench.unapproved[digest] = "hospital not yet"  # of one that is offered again, say
+    bench.store.move_run(first, "interrupted")
+    bench.queue.look()
+    bench.now += PAUSES[0]
+    bench.queue.look()
+    assert bench.status(first) == "starting", "a run that has begun goes on"

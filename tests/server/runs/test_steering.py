@@ -186,3 +186,24 @@ def test_what_a_resumed_run_goes_on_without_is_said(
     note = steering.resume(home.root, run).note or ""
     assert "goes on under the agreement it began with, without this: rounds 2 -> 5; rounds.patience: 0 -> 1" in note
     assert row(home, run)["digest"] == federation.digest
+
+
+def test_a_run_under_an_offered_agreement_is_queued_until_all_have_approved_it(
+    home: ServerHome, federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steering, "_check_up", lambda folder: None)
+    home.federation_file.write_text(federation_toml(federation), encoding="utf-8")
+    digest, _ = agreement.extend(home, 3)
+    agreement.Offers(home).hear("hospital", Word(approved=(digest,)), "")
+    queued = steering.start(home.root)
+    assert queued.note == (
+        f"It begins once all have approved the agreement {digest[:12]}... that is offered: law_firm not yet"
+    )
+    assert (row(home, queued.run_id)["status"], row(home, queued.run_id)["digest"]) == ("queued", digest)
+    assert agreement.waited_for(home, digest) == "law_firm not yet"
+    assert agreement.waited_for(home, federation.digest) is None, "a run under the one in force waits for nobody"
+    assert load_federation(home.federation_file).digest == federation.digest
+    agreement.Offers(home).hear("law_firm", Word(approved=(digest,)), "")
+    assert agreement.waited_for(home, digest) is None
+    assert load_federation(home.federation_file).digest == digest, "in force now"
+    assert steering.start(home.root).note is None

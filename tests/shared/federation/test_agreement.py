@@ -1,5 +1,6 @@
 """The federation file: every error at once, and a digest that means the agreement."""
 
+import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from shared.errors import ConfigError
-from shared.federation import Federation, Privacy, Training, load_federation
+from shared.federation import Federation, Privacy, Training, agreement, federation_toml, load_federation
 from simulations.nodekeys import public_keys
 
 VALID = """
@@ -107,6 +108,25 @@ def test_the_digest_ignores_form_and_sees_meaning(tmp_path: Path) -> None:
     assert plain == explicit
     assert plain != weighty
     assert plain != changed
+
+
+def test_a_later_key_with_its_default_leaves_the_agreement_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that an institution with the release before, which does not know the key, has approved the same file."""
+    file = write(tmp_path, VALID)
+    whole = load_federation(file).digest
+    later = ("rounds.late", "privacy.epsilon", "personal.keep")
+    monkeypatch.setattr(agreement, "LATER", later)
+    plain = load_federation(file)
+    assert plain.digest != whole
+    assert "late" not in tomllib.loads(federation_toml(plain))["rounds"]
+    assert load_federation(write(tmp_path, federation_toml(plain))).digest == plain.digest
+    late = load_federation(write(tmp_path, VALID.replace("[rounds]", "[rounds]\nlate = true")))
+    assert late.digest != plain.digest
+    assert tomllib.loads(federation_toml(late))["rounds"]["late"] is True
+    monkeypatch.setattr(agreement, "LATER", ())
+    assert load_federation(write(tmp_path, VALID)).digest == whole
 
 
 def test_a_preset_of_layers_is_only_another_form(tmp_path: Path) -> None:
