@@ -177,6 +177,17 @@ class Retention(Model):
     """After so many days the events of a run that has ended, and what its process wrote, are thrown away."""
 
 
+class Tracking(Model):
+    """Where runs are tracked, by a process beside them: parameters, scores, epsilon, bytes, and the release."""
+
+    tensorboard: Path | None = None
+    """Folder for event files, as `tensorboard --logdir` is given it; a relative one starts from the folder."""
+    mlflow: str | None = None
+    """MLflow's tracking URI: `http://...`, or `sqlite:////absolute/path/mlflow.db`."""
+    wandb: str | None = None
+    """Project of Weights & Biases; WANDB_MODE=offline and WANDB_API_KEY in the environment are heeded."""
+
+
 class ServerSettings(Model):
     """`server.toml`: where the two doors listen and under which names they are reached."""
 
@@ -213,6 +224,8 @@ class ServerSettings(Model):
     """
     retention: Retention = Retention()
     """What is kept of runs, and for how long."""
+    tracking: Tracking = Tracking()
+    """Where runs are tracked."""
 
     @field_validator("hosts")
     @classmethod
@@ -363,8 +376,9 @@ def _settings_text(settings: ServerSettings) -> str:
         "# max_message_bytes: the largest reply of an institution.\n"
         '# notify = "secrets/notify.urls" sends notices to the URLs in that file (docs/deploy/README.md).\n'
         "# [retention] at the end: how many checkpoints of a run are kept, and for how many days its events.\n"
+        "# [tracking] at the end: tensorboard, mlflow, wandb, a line each (docs/coordinator.md).\n"
         '# store_url = "postgresql+psycopg://..." keeps runs and metrics elsewhere than in state/collegium.db.\n'
-        + tomli_w.dumps(settings.model_dump(exclude_none=True, exclude={"retention"}))
+        + tomli_w.dumps(settings.model_dump(exclude_none=True, exclude={"retention", "tracking"}))
     )
 
 

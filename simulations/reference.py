@@ -23,7 +23,7 @@ from pydantic_core import PydanticUndefined
 from client.data.augmentation import Augmentation
 from client.institution import AdapterSize, Data, Identity, Institution, Membership, Runtime, Server, Watching
 from client.policy import Policy
-from server.home import Retention, ServerSettings
+from server.home import Retention, ServerSettings, Tracking
 from shared.federation import (
     Adapter,
     Backbone,
@@ -85,7 +85,7 @@ INSTITUTION: Mapping[str, type[BaseModel]] = {
     "runtime": Runtime,
     "watching": Watching,
 }
-SERVER: Mapping[str, type[BaseModel]] = {"": ServerSettings, "retention": Retention}
+SERVER: Mapping[str, type[BaseModel]] = {"": ServerSettings, "retention": Retention, "tracking": Tracking}
 EXPERIMENT: Mapping[str, type[BaseModel]] = {"": Experiment, "partition.TASK": Partition}
 
 

@@ -18,6 +18,7 @@ from server.service.keeping import look_after
 from server.service.listeners import OPERATOR_HOST, open_listeners
 from server.service.operator import OperatorClient
 from server.store import Store
+from server.tracking.trackers import check_trackers
 from server.upkeep.retention import lack_of_room, make_room
 from server.watching.notices import Finder
 from shared.process.files import private_folder, private_umask
@@ -49,6 +50,7 @@ def serve(home: ServerHome, *, stop: threading.Event, announce: Callable[[str], 
     settings = read_settings(home)
     if settings.notify:
         check_notifying(home.root / settings.notify)
+    check_trackers(settings.tracking)
     for folder in (*home.private, home.flower):
         private_folder(folder)
     with (
@@ -136,15 +138,24 @@ def _children(home: ServerHome, settings: ServerSettings) -> list[Child]:
         log=home.logs / "superexec.log",
         env=environment,
     )
+    children = [superlink, superexec]
+    if any(dict(settings.tracking).values()):
+        tracking = Child(
+            name="tracking",
+            argv=[*python, "server.tracking.process", "--home", str(root)],
+            log=home.logs / "tracking.log",
+            env=environment,
+        )
+        children.append(tracking)
     if settings.enrolment_port is None:
-        return [superlink, superexec]
+        return children
     enrolment = Child(
         name="enrolment",
         argv=[*python, "server.enrolment.door", "--home", str(root)],
         log=home.logs / "enrolment.log",
         env={**environment, "GRPC_VERBOSITY": "NONE"},  # strangers' broken handshakes fill no log
     )
-    return [superlink, superexec, enrolment]
+    return [*children, enrolment]
 
 
 def _announce_when_up(

@@ -1,0 +1,1 @@
+"""Runs in TensorBoard, MLflow and Weights & Biases, by a process beside them."""
