@@ -351,7 +351,13 @@ def open_home(root: Path) -> ServerHome:
                 f"Expected a complete coordinator's folder, but {path} is missing; restore it from your copy of the "
                 "folder, or make a new folder with `collegium server init` and enrol the institutions again."
             )
-    for path in (home.ca_key, home.server_key, home.operator_token_file, home.superexec_secret_file):
+    for path in (
+        home.ca_key,
+        home.server_key,
+        home.operator_token_file,
+        home.viewer_token_file,
+        home.superexec_secret_file,
+    ):
         check_private(path)
     return home
 

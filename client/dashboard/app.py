@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -21,6 +20,7 @@ from shared.page.live import Live
 from shared.page.rendering import Pages
 from shared.page.sessions import Sessions
 from shared.page.site import Site, field
+from shared.page.threads import in_thread
 
 ENTRY = ""
 """The page that asks for the token stands at `/sign-in`; the rest at a path that is told to who has shown it."""
@@ -67,7 +67,7 @@ class Routes:
 
     async def front(self, request: Request) -> Response:
         """What runs, what waits, what is spent."""
-        parts = await run_in_threadpool(self._view.parts)
+        parts = await in_thread(self._view.parts)
         # They are rendered, and escaped, by `View.parts`.
         return self._site.show(request, "site.html", {"parts": {name: Markup(part) for name, part in parts.items()}})
 
@@ -77,7 +77,7 @@ class Routes:
 
     async def receipts(self, request: Request) -> Response:
         """All receipts, some at a time."""
-        written = await run_in_threadpool(self._view.receipts)
+        written = await in_thread(self._view.receipts)
         before = request.query_params.get("before", "")
         last = min(int(before[:9]), len(written)) if before.isascii() and before.isdigit() else len(written)
         rows = list(reversed(written[max(0, last - SHOWN) : last]))
@@ -86,7 +86,7 @@ class Routes:
 
     async def agreement(self, request: Request) -> Response:
         """What is agreed, and what is offered."""
-        return self._site.show(request, "agreement.html", await run_in_threadpool(self._view.agreement))
+        return self._site.show(request, "agreement.html", await in_thread(self._view.agreement))
 
     async def confirm(self, request: Request) -> Response:
         """Ask whether a decision is meant."""

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from starlette.background import BackgroundTask
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
@@ -28,6 +27,7 @@ from shared.page.live import Live
 from shared.page.rendering import Pages
 from shared.page.sessions import Role, Sessions
 from shared.page.site import Site
+from shared.page.threads import in_thread
 
 TEMPLATES = Path(__file__).parent / "templates"
 LINKS = {"/": "Runs", "/agreement": "Agreement and members"}
@@ -89,17 +89,17 @@ class Routes:
 
     async def run(self, request: Request) -> Response:
         """A run, the latest if not named."""
-        values = await run_in_threadpool(self._view.run_page, request.path_params.get("run"))
+        values = await in_thread(self._view.run_page, request.path_params.get("run"))
         return self._site.show(request, "run.html", values)
 
     async def agreement(self, request: Request) -> Response:
         """What is agreed, and with whom."""
-        return self._site.show(request, "agreement.html", await run_in_threadpool(self._view.agreement_page))
+        return self._site.show(request, "agreement.html", await in_thread(self._view.agreement_page))
 
     async def live(self, request: Request) -> Response:
         """What changes on a run's page."""
         run = request.path_params["run"]
-        await run_in_threadpool(self._view.picture, run)  # ConfigError if there is none
+        await in_thread(self._view.picture, run)  # ConfigError if there is none
         for gone in [each for each, live in self._live.items() if not live.followed]:
             del self._live[gone]
         live = self._live.setdefault(run, Live(lambda: self._view.parts(run)))
@@ -107,15 +107,15 @@ class Routes:
 
     async def curves(self, request: Request) -> Response:
         """A task's curves as they are drawn."""
-        picture, _ = await run_in_threadpool(self._view.picture, request.path_params["run"])
+        picture, _ = await in_thread(self._view.picture, request.path_params["run"])
         task = request.path_params["task"]
         if task not in picture.federation.tasks:
             raise HTTPException(404, "The run has no such task.")
-        return JSONResponse(await run_in_threadpool(tables.curves, picture, task))
+        return JSONResponse(await in_thread(tables.curves, picture, task))
 
     async def federation(self, request: Request) -> Response:
         """The agreement of a run, as a file."""
-        picture, _ = await run_in_threadpool(self._view.picture, request.path_params["run"])
+        picture, _ = await in_thread(self._view.picture, request.path_params["run"])
         headers = {"content-disposition": 'attachment; filename="federation.toml"'}
         return PlainTextResponse(federation_toml(picture.federation), headers=headers, media_type="application/toml")
 
@@ -123,13 +123,13 @@ class Routes:
         """The release as an archive, for operators; made by a process of its own, one at a time."""
         if session_of(request.scope).role != "operator":
             raise HTTPException(403, "A viewer may look, and not take the model along.")
-        picture, _ = await run_in_threadpool(self._view.picture, request.path_params["run"])
+        picture, _ = await in_thread(self._view.picture, request.path_params["run"])
         run = str(picture.row["run"])
         if not self._releasing.acquire(blocking=False):
             raise HTTPException(503, "Another bundle is being made: try again in a moment.")
         try:
             folder = Path(tempfile.mkdtemp(prefix="collegium-", dir=self._home.state))
-            file = await run_in_threadpool(self._release, run, folder)
+            file = await in_thread(self._release, run, folder)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise

@@ -5,6 +5,7 @@ no token; another site in the operator's browser, which can send forms and name 
 an institution, whose words are shown here and must stay words.
 """
 
+import asyncio
 import hmac
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
 }
-LONGEST_FORM = 16_384
+LONGEST_FORM, FORM_SECONDS = 16_384, 10.0
 TOO_MANY = "Too many attempts to sign in: wait a minute, then try again."
 
 Ask = Callable[[int, str], Response]
@@ -97,7 +98,10 @@ class Guard:
             return await self._app(scope, receive, answer)
         form: Mapping[str, str] = {}
         if scope["method"] == "POST":
-            found = await _read_form(scope, receive)
+            try:
+                found = await asyncio.wait_for(_read_form(receive), FORM_SECONDS)
+            except TimeoutError:
+                return await _refusal(408, "The form did not come in time.")(scope, receive, answer)
             if found is None:
                 return await _refusal(413, "Too large")(scope, receive, answer)
             form = found
@@ -162,7 +166,7 @@ def _foreign(scope: Scope, place: Place) -> Response | None:
     return None
 
 
-async def _read_form(scope: Scope, receive: Receive) -> Mapping[str, str] | None:
+async def _read_form(receive: Receive) -> Mapping[str, str] | None:
     """The fields of a form; None if it is too long."""
     body = b""
     while True:

@@ -9,11 +9,11 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import StreamingResponse
 
 from shared.errors import plain
+from shared.page.threads import in_thread
 
 log = logging.getLogger("collegium.page")
 LOOK_SECONDS = 2.0
@@ -80,7 +80,7 @@ class Live:
         failed = ""
         while self._followers:
             try:
-                found = await run_in_threadpool(self._look)
+                found = await in_thread(self._look)
                 failed = ""
             except Exception as error:  # the next look may succeed; a page that follows for days outlives a failure
                 found = {}

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
@@ -18,6 +17,7 @@ from shared.errors import CollegiumError
 from shared.page.guard import Guard, Place, session_of
 from shared.page.rendering import STATIC, Pages
 from shared.page.sessions import Sessions
+from shared.page.threads import in_thread
 
 T = TypeVar("T")
 Values = Mapping[str, Any]
@@ -86,7 +86,7 @@ class Site:
         session = session_of(request.scope)
         async with self._acting:
             try:
-                session.said = await run_in_threadpool(action)
+                session.said = await in_thread(action)
             except CollegiumError as error:
                 session.said = f"That was not done. {error}"
         return RedirectResponse(f"{self.place.root}{back}", status_code=303)

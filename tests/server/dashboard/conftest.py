@@ -113,7 +113,8 @@ def sign_in(page: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> SignIn:
     def sign_in(token: str) -> str:
         answer = page.post("/page/sign-in", data={"token": token}, headers={"origin": HOST})
         assert answer.status_code == 303, answer.text
-        assert page.get("/page/").status_code == 200
+        front = page.get("/page/")
+        assert front.status_code == 200, front.text
         return opened[-1]
 
     return sign_in

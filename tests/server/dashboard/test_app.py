@@ -33,8 +33,8 @@ SignIn = Callable[[str], str]
 
 @pytest.fixture
 def viewer(home: ServerHome, sign_in: SignIn) -> str:
-    home.viewer_token_file.write_text("window\n")
-    return sign_in("window")
+    new_viewer_token(home)
+    return sign_in(home.viewer_token_file.read_text().strip())
 
 
 @pytest.fixture

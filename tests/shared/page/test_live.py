@@ -1,9 +1,12 @@
 """One reader for all pages that are open; each is sent what has changed since it was sent something last."""
 
 import asyncio
+import threading
+import time
 from collections.abc import AsyncIterator
 
 from shared.page.live import NOTHING, Live, message
+from shared.page.threads import in_thread
 
 
 async def part(stream: AsyncIterator[str]) -> str:
@@ -78,3 +81,23 @@ def test_a_part_of_several_lines_is_one_message() -> None:
     sent = message({"a": "one\ntwo"})
     assert sent.endswith("two</hx-partial>\n\n")
     assert all(line.startswith("data: ") for line in sent.splitlines() if line)
+
+
+def test_pages_leave_threads_to_others() -> None:
+    busy, most = 0, 0
+    lock = threading.Lock()
+
+    def work() -> None:
+        nonlocal busy, most
+        with lock:
+            busy += 1
+            most = max(most, busy)
+        time.sleep(0.05)
+        with lock:
+            busy -= 1
+
+    async def many() -> None:
+        await asyncio.gather(*(in_thread(work) for _ in range(20)))
+
+    asyncio.run(many())
+    assert 1 < most <= 4
