@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from shared.process.console import JsonOption, LogFormatOption, announce, print_json, verbs
+from shared.process.console import JsonOption, LogFormatOption, WatchOption, announce, print_json, print_table, verbs
 from shared.watching.logs import choose
 
 LONGEST_WAIT = 3600.0
@@ -350,6 +350,28 @@ def page(
     from shared.process.supervisor import run_until_signal
 
     run_until_signal(lambda stop: serve(institution, port=port, show=show, stop=stop, announce=announce))
+
+
+@app.command(epilog="Example: collegium client status institution.toml --watch")
+def status(
+    institution: Annotated[Path, typer.Argument(help="Your institution.toml.")] = Path("institution.toml"),
+    watch: WatchOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what your site does: last round, what left and waits, privacy, agreement; the daemon need not be up."""
+    from client.institution import load_institution
+    from client.watching.metrics import Left
+    from client.watching.status import report, shown
+    from client.watching.status import watch as keep_showing
+
+    if watch:
+        return keep_showing(institution, announce)
+    site = load_institution(institution)
+    told = report(site, Left(site))
+    if as_json:
+        print_json(told)
+    else:
+        print_table(("", site.name), list(shown(told).items()), wrapped=site.name)
 
 
 @app.command(epilog="Example: collegium client up institution.toml")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from shared.process.console import JsonOption, LogFormatOption, announce, print_json, verbs
+from shared.process.console import JsonOption, LogFormatOption, WatchOption, announce, print_json, verbs
 from shared.watching.logs import choose
 
 app = verbs("The coordinator: enrol institutions, run rounds, release models.")
@@ -343,8 +343,12 @@ def stop(home: Home, run: RunOption = None) -> None:
 
 
 @app.command(epilog="Example: collegium server status coordinator")
-def status(home: Home, run: RunOption = None, as_json: JsonOption = False) -> None:
+def status(home: Home, run: RunOption = None, watch: WatchOption = False, as_json: JsonOption = False) -> None:
     """Show who is enrolled and online, and how the runs went; without a server, what the store knows."""
+    if watch:
+        from server.runs.live import watch as keep_showing
+
+        return keep_showing(home, run)
     from server.runs.status import status_report
     from server.runs.tables import print_status
 

@@ -22,6 +22,7 @@ from shared.watching import logs
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; all else goes to stderr.")]
 """The `--json` option of every verb."""
 
+WatchOption = Annotated[bool, typer.Option("--watch", help="Keep showing it, as it changes, until Ctrl-C.")]
 LogFormatOption = Annotated[
     Literal["text", "json"],
     typer.Option("--log-format", envvar=logs.VARIABLE, help="Lines for people, or one JSON object each."),
