@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-KERNELS = 128
-"""Compiled products that oneDNN keeps, each of about half a megabyte; by default it is 1,024 (see
+KERNELS = 64
+"""Compiled products that oneDNN keeps, each of about a megabyte; by default it is 1,024 (see
 `shared.model.packed.TOKEN_MULTIPLE`)."""
 
 
