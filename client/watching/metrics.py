@@ -56,7 +56,7 @@ class Left:
     """How many replies of each kind."""
     bytes: int = 0
     run: dict[str, Any] = field(default_factory=dict)
-    """The last receipt that names a round."""
+    """The last receipt of an update."""
     epsilon: float | None = None
     """What the data have spent, by the last receipt that says so."""
     last_refusal: str = ""
@@ -84,8 +84,7 @@ class Left:
                 self.last_refusal = str(json.loads(receipt["body"])["kind"])
         elif receipt["kind"] == "train":
             self.last_refusal = ""
-        if receipt.get("round") is not None:
-            self.run = receipt
+            self.run = receipt  # not of scores: in the end those of an earlier round may be asked for
         if receipt.get("epsilon") is not None:
             self.epsilon = float(receipt["epsilon"])
 
@@ -130,10 +129,10 @@ def metrics(institution: Institution, link: Link, left: Left) -> list[Metric]:
 def _last_round(left: Left) -> Iterable[Metric]:
     if not left.run:
         return
-    yield family("collegium_site_round", "Round of the last reply to a round.", left.run["round"])
+    yield family("collegium_site_round", "Round of the last update.", left.run["round"])
     yield family(
         "collegium_site_last_answer_timestamp_seconds",
-        "When the last reply to a round left.",
+        "When the last update left.",
         datetime.fromisoformat(left.run["time"]).timestamp(),
     )
 

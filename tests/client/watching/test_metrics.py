@@ -81,3 +81,8 @@ def test_every_metric_of_the_code_is_told(site: Institution) -> None:
     (site.runtime.state / FILE).write_bytes(receipt("train", 1000, 1, 2.0))
     named = re.findall(r'"(collegium_\w+)"', Path(client.watching.metrics.__file__).read_text(encoding="utf-8"))
     assert set(named) <= {name.split()[0] for name in figures(site, Link(), Left(site))}
+
+
+def test_scores_of_an_earlier_round_that_is_released_are_no_step_back(site: Institution) -> None:
+    (site.runtime.state / FILE).write_bytes(receipt("train", 1000, 2) + receipt("evaluate", 10, 1))
+    assert figures(site, Link(), Left(site))["collegium_site_round"] == 2
