@@ -15,7 +15,7 @@ from server.opening import open_store
 from server.store import Store, checkpoints, events
 from server.store.schema import metadata
 from server.upkeep import retention
-from server.upkeep.retention import lack_of_room, make_room, rounds_to_keep, shrink, sizes, thin_checkpoints
+from server.upkeep.retention import forget_old, lack_of_room, make_room, rounds_to_keep, shrink, sizes, thin_checkpoints
 from shared.errors import StoreError
 from shared.federation import Federation
 from shared.state import State
@@ -159,3 +159,12 @@ def test_postgresql_throws_away_alike(tmp_path: Path, tiny_federation: Callable[
         store.forget_events("2026-02-01")
         assert store.rows(events) == []
     metadata.drop_all(engine)
+
+
+def test_logs_of_runs_go_with_their_events(home: ServerHome) -> None:
+    for name, days in (("run-old.log", 91), ("run-old.log.1", 91), ("run-new.log", 89), ("superlink.log", 91)):
+        (home.logs / name).touch()
+        os.utime(home.logs / name, (time.time() - days * 86400,) * 2)
+    with open_store(home.root) as store:
+        forget_old(home, store, Retention(days=90))
+    assert {file.name for file in home.logs.iterdir()} == {"run-new.log", "superlink.log"}
