@@ -87,11 +87,14 @@ class View:
             rounds = None
         mine = [each for each in written if last and each["run"] == last["run"]]
         trained = [each for each in mine if each["kind"] == "train"]
+        # Not the last one's: a run ends with scores of its best round.
+        round = max((each["round"] for each in mine if each["round"] is not None), default=0)
         return {
             "up": holder(self.state / LOCK) is not None,
             "last": last,
             "rounds": rounds,
-            "percent": round(100 * min(1.0, last["round"] / rounds), 1) if last and rounds else 0,
+            "round": round,
+            "percent": min(100.0, 100 * round / rounds) if last and rounds else 0,
             "trained": len(trained),
             "bytes": sum(each["bytes"] for each in mine),
             "refused": sum(each["kind"] == "refusal" for each in mine),

@@ -141,9 +141,11 @@ def test_a_run_is_started_released_and_watched_and_an_institution_revoked(
     expect = playwright.expect
     expect(coordinator.get_by_role("status").first).to_contain_text("is queued")
     for number in (1, 2):
+        coordinator.bring_to_front()
         progress = coordinator.locator("#progress")
         expect(progress).to_contain_text(f"Round {number} of 2", timeout=SECONDS)
         expect(progress).to_contain_text("Waiting for hospital, until", timeout=SECONDS)
+        hospital.bring_to_front()  # a page that is not seen waits with what it is sent
         approve = hospital.get_by_role("link", name="Approve")
         expect(approve).to_be_visible(timeout=SECONDS)
         look_at(hospital)
@@ -151,6 +153,7 @@ def test_a_run_is_started_released_and_watched_and_an_institution_revoked(
         confirm(hospital, "Approve")
         expect(hospital.get_by_role("status").first).to_contain_text("is approved")
         expect(hospital.locator("#now")).to_contain_text(f"Round {number}", timeout=SECONDS)
+    coordinator.bring_to_front()
     expect(coordinator.locator("#progress")).to_contain_text("completed", timeout=SECONDS)
     expect(coordinator.locator("#events")).to_contain_text("The run has completed", timeout=SECONDS)
     expect(hospital.locator("#left")).to_contain_text("train")
