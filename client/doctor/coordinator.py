@@ -54,7 +54,7 @@ def check_authority(institution: Institution) -> Finding:
 def check_enrolled(institution: Institution, door: Door) -> Finding:
     """Whether the coordinator knows the site's key, asked by a signed request to its Fleet interface."""
     key_file = institution.identity.key
-    if door.status != httpx.codes.OK:
+    if door.status not in (httpx.codes.OK, httpx.codes.SERVICE_UNAVAILABLE):  # which is of rounds, not of the door
         return Finding("enrolled", "warning", "Whether the key is enrolled is not known.", "See `door`.")
     try:
         key = read_private_key(key_file)

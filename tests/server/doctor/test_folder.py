@@ -61,10 +61,10 @@ def test_a_server_that_is_up_and_one_that_does_not_answer(home: ServerHome) -> N
     with only_one(home.lock_file, serving="it", advice="stop it"):
         assert [found.verdict for found in check_ports(home, settings)] == ["warning", "warning"]
         with serving(home):
-            assert [(found.check, found.verdict) for found in check_ports(home, settings)] == [
-                ("door", "ok"),
-                ("tls", "ok"),
-            ]
+            door, tls = check_ports(home, settings)
+            assert (door.check, door.verdict) == ("door", "warning")
+            assert "no round could run now" in door.text, "a SuperLink alone has nobody who starts a run"
+            assert (tls.check, tls.verdict) == ("tls", "ok")
 
 
 def test_a_store_is_looked_at_and_not_made(home: ServerHome) -> None:

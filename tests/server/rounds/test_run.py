@@ -60,7 +60,9 @@ def test_trouble_lasts_until_a_good_answer_and_is_the_reason_of_an_absence(run: 
     assert run.seats["bank"].trouble is None
 
 
-def test_whom_it_waits_for_and_how_long_is_kept_for_whoever_looks(run: Run) -> None:
+def test_whom_it_waits_for_and_how_long_is_kept_for_whoever_looks(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.rounds.asking.BLIP_SECONDS", 0.0)
+    monkeypatch.setattr("server.rounds.asking.STATUS_SECONDS", 0.05)
     requests = {
         name: EvaluateRequest(spec_digest="0" * 64, run=run.run_id, round=7, split="test", state=b"")
         for name in ("hospital", "bank")
