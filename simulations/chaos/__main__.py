@@ -22,7 +22,7 @@ from shared.process.console import announce, print_table
 from shared.process.machine import machine_errors
 from shared.process.parent import VARIABLE
 from simulations.chaos.killing import COORDINATOR, FROZEN, INSTITUTION
-from simulations.chaos.playing import CLOCKS, CUT, CUT_SECONDS, DISKS, play, tiny_experiment
+from simulations.chaos.playing import CLOCKS, CUT, DISKS, Lengths, play, tiny_experiment
 
 
 def main(
@@ -31,7 +31,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Of what happens when.")] = 13,
     frozen: Annotated[int, typer.Option(help="How often of each kind something is frozen for 65 s.")] = 0,
     cuts: Annotated[int, typer.Option(help="How often an institution's network is cut.")] = 0,
-    cut_seconds: Annotated[float, typer.Option(help="How long it is.")] = CUT_SECONDS,
+    cut_seconds: Annotated[float, typer.Option(help="How long it is.")] = Lengths.cut,
     clocks: Annotated[int, typer.Option(help="How often each side's clock jumps an hour, and back; needs cc.")] = 0,
     minutes: Annotated[float, typer.Option(help="After so many no other run begins.")] = math.inf,
     disks: Annotated[int, typer.Option(help="How often each side's disk is full; needs the right to mount.")] = 0,
@@ -52,7 +52,7 @@ def main(
             kinds,
             announce,
             seed=seed,
-            cut_seconds=cut_seconds,
+            lengths=Lengths(cut=cut_seconds),
             seconds=60 * minutes,
         )
     counts = Counter(one.kind for one in report.happened)

@@ -33,12 +33,23 @@ CLOCKS = {
     "an institution's clock an hour ahead": ("", HOUR),
     "an institution's clock an hour behind": ("", -HOUR),
 }
-"""Whose clock jumps, by how much; after CLOCK_SECONDS it jumps back."""
+"""Whose clock jumps, by how much; it jumps back afterwards."""
 DISKS = {"the coordinator's disk is full": "coordinator", "an institution's disk is full": ""}
-CUT_SECONDS, CLOCK_SECONDS, DISK_SECONDS = 120.0, 40.0, 20.0
 LEAST_PAUSE, LONGEST_PAUSE = 3.0, 15.0
 """Seconds between two faults."""
 CLOSE = 1e-4
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How many seconds a network is cut, a clock is wrong, and a disk is full."""
+
+    cut: float = 120.0
+    clock: float = 40.0
+    disk: float = 20.0
+
+
+AS_USUAL = Lengths()
 
 
 @dataclass(frozen=True)
@@ -69,13 +80,11 @@ class Deployment:
         folder: The deployment's.
         institutions: Names of its institutions.
         kinds: Of the faults to come; a clock and a disk of its own are given only to whom one of them needs it.
-        cut_seconds: For which a network is cut.
+        lengths: Of what lasts.
     """
 
-    def __init__(
-        self, folder: Path, institutions: Sequence[str], kinds: Sequence[str], cut_seconds: float = CUT_SECONDS
-    ) -> None:
-        self._folder, self._institutions, self._cut_seconds = folder, institutions, cut_seconds
+    def __init__(self, folder: Path, institutions: Sequence[str], kinds: Sequence[str], lengths: Lengths) -> None:
+        self._folder, self._institutions, self._lengths = folder, institutions, lengths
         self._kinds = frozenset(kinds)
         self._lines = dict[str, Line]()
         self._clocks = dict[str, Clock]()
@@ -111,15 +120,15 @@ class Deployment:
         if kind in INSTITUTION:
             return kill(INSTITUTION[kind], self._folder / someone) > 0
         if kind in DISKS:
-            fill(self._folder / (DISKS[kind] or someone), over, DISK_SECONDS)
+            fill(self._folder / (DISKS[kind] or someone), over, self._lengths.disk)
         elif kind in CLOCKS:
             place, seconds = CLOCKS[kind]
             self._clocks[place or someone].set(seconds)
-            over.wait(CLOCK_SECONDS)
+            over.wait(self._lengths.clock)
             self._clocks[place or someone].set(0)
         else:
             self._lines[someone].cut()
-            over.wait(self._cut_seconds)
+            over.wait(self._lengths.cut)
             self._lines[someone].mend()
         return True
 
@@ -180,7 +189,7 @@ def play(
     *,
     seed: int = 13,
     most_runs: int = 1000,
-    cut_seconds: float = CUT_SECONDS,
+    lengths: Lengths = AS_USUAL,
     seconds: float = math.inf,
     store_url: str | None = None,
 ) -> Report:
@@ -193,7 +202,7 @@ def play(
         tell: Told what happens.
         seed: Of the moments, and of which institution.
         most_runs: After so many disturbed runs it ends, whatever is left.
-        cut_seconds: For which a network is cut.
+        lengths: Of what lasts.
         seconds: After so many no other run begins, whatever is left.
         store_url: Where the coordinator keeps runs, if not in its folder.
 
@@ -201,7 +210,7 @@ def play(
         CollegiumError: The deployment did not come up, or this machine cannot play such faults.
     """
     report, names, began = Report(), list(experiment.institutions), time.monotonic()
-    deployment = Deployment(folder, names, kinds, cut_seconds)
+    deployment = Deployment(folder, names, kinds, lengths)
     with deployment.around() as around:
         around = replace(around, settings={"store_url": store_url} if store_url else {})
         with standing(experiment, folder, tell, around) as (home, check):
