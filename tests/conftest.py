@@ -38,13 +38,13 @@ def pytest_collection() -> Iterator[None]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A worker takes a whole file: those that may take longest come first, so that in the end no worker waits.
 
-    By the longest time that one of its tests asks for, and then by how many tests it has.
+    By the longest time that one of its tests asks for, and a second for each of them.
     """
     tests = Counter(item.path for item in items)
     longest = dict.fromkeys(tests, 0)
     for item in items:
         longest[item.path] = max([longest[item.path], *(mark.args[0] for mark in item.iter_markers("timeout"))])
-    items.sort(key=lambda item: (-longest[item.path], -tests[item.path]))
+    items.sort(key=lambda item: -longest[item.path] - tests[item.path])
 
 
 @pytest.fixture(scope="session", autouse=True)
