@@ -147,6 +147,11 @@ def plain(text: str, longest: int = LONGEST_TEXT) -> str:
     return line if len(line) <= longest else line[: longest - 3] + "..."
 
 
+def printable(text: str) -> str:
+    """Text whose lines stay, and in which nothing else steers a terminal."""
+    return "".join(c if c == "\n" or c.isprintable() else " " for c in text)
+
+
 def _cut_repr(value: object, longest: int = 80) -> str:
     text = repr(value)
     return text if len(text) <= longest else f"{text[: longest - 4]}...{text[-1]}"

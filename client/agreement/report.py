@@ -9,6 +9,7 @@ from client.institution import Institution, load_institution
 from client.policy import objections
 from shared.errors import CollegiumError, ConfigError, ConnectionFailedError
 from shared.federation import Federation
+from shared.process.console import print_lines
 
 
 def examine(path: Path) -> dict[str, Any]:
@@ -35,21 +36,21 @@ def examine(path: Path) -> dict[str, Any]:
 
 def print_report(report: dict[str, Any], path: Path) -> None:
     """For a terminal."""
-    print(f"In force: {report['in_force']}")
+    print_lines(f"In force: {report['in_force']}")
     if report["coming"]:
-        print(f"Approved, in force with the first request under it: {report['coming']}")
+        print_lines(f"Approved, in force with the first request under it: {report['coming']}")
     if report["not_heard"]:
-        print(report["not_heard"])
+        print_lines(report["not_heard"])
     if not report["offered"]:
         print("Nothing else is offered.")
         return
-    print(f"Offered{' and declined' if report['declined'] else ''}: {report['offered']}")
+    print_lines(f"Offered{' and declined' if report['declined'] else ''}: {report['offered']}")
     for line in report["changes"]:
-        print(f"  {line}")
+        print_lines(f"  {line}")
     for line in report["obstacles"]:
-        print(f"It cannot be answered under as things are: {line}")
-    print(f"To answer: collegium client approve {report['offered']} --institution {path}")
-    print(f"       or: collegium client decline {report['offered']} --institution {path}")
+        print_lines(f"It cannot be answered under as things are: {line}")
+    print_lines(f"To answer: collegium client approve {report['offered']} --institution {path}")
+    print_lines(f"       or: collegium client decline {report['offered']} --institution {path}")
 
 
 def decide(path: Path, digest: str, *, approved: bool) -> str:

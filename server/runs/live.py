@@ -15,7 +15,7 @@ from server.opening import open_store
 from server.runs.status import remaining
 from server.runs.steering import follow
 from server.runs.tables import about
-from shared.process.console import announce
+from shared.process.console import announce, cell
 from shared.watching.live import live, on_terminal
 
 BAR = 30
@@ -50,9 +50,9 @@ def view(picture: Picture, now: datetime | None = None) -> RenderableType:
         bars.add_row(
             Text(word if asking["round"] is None else f"Round {asking['round']}, {word}"),
             ProgressBar(total=max(1, asked), completed=answered, width=BAR),
-            Text(f"{answered} of {asked} {times}"),
+            cell(f"{answered} of {asked} {times}"),
         )
-    events = [Text(str(each["text"]), no_wrap=True, overflow="ellipsis", style="dim") for each in picture.events]
+    events = [cell(each["text"], no_wrap=True, overflow="ellipsis", style="dim") for each in picture.events]
     return Group(bars, _institutions(picture), *events[-3:])
 
 
@@ -103,7 +103,7 @@ def _institutions(picture: Picture) -> RenderableType:
             *epsilon,
             seat.trouble or "",
         )
-        table.add_row(*map(Text, cells))
+        table.add_row(*map(cell, cells))
     curve = [each["score"] for each in picture.rounds if each["score"] is not None]
     if curve:
         table.caption = f"validation score {curve[-1]:.3f}, best {max(curve):.3f}, mean {statistics.fmean(curve):.3f}"

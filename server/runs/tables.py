@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from shared.process.console import announce, print_table
+from shared.process.console import announce, print_lines, print_table
 
 Report = Mapping[str, Any]
 TABLES: Sequence[tuple[str, str, Mapping[str, str]]] = (
@@ -53,10 +53,11 @@ def print_status(report: Report) -> None:
         title="Institutions",
     )
     for name, until in report["invited"].items():
-        print(f"{name} is invited until {until}.")
+        print_lines(f"{name} is invited until {until}.")
     days = report["days_left"]
-    print(f"Days left: {days['server']} of the server certificate, {days['authority']} of its authority.")
-    print("On disk: " + ", ".join(f"{what} {size / 2**20:.1f} MiB" for what, size in report["bytes"].items()) + ".")
+    print_lines(f"Days left: {days['server']} of the server certificate, {days['authority']} of its authority.")
+    sizes = ", ".join(f"{what} {size / 2**20:.1f} MiB" for what, size in report["bytes"].items())
+    print_lines(f"On disk: {sizes}.")
     if offer := report["offer"]:
         announce(f"Offered: {offer['digest']}")
         for word in ("approved", "declined", "silent"):
@@ -80,7 +81,7 @@ def print_status(report: Report) -> None:
             title="Refusals",
         )
         for row in report["refusals"]:
-            print(f"{row['institution']} ({row['kind']}): {row['reason']}")
+            print_lines(f"{row['institution']} ({row['kind']}): {row['reason']}")
 
 
 def print_runs(runs: Sequence[Report]) -> None:
@@ -102,7 +103,7 @@ def print_runs(runs: Sequence[Report]) -> None:
     )
     for run in runs:
         if run["reason"]:
-            print(f"Run {run['run']}: {run['reason']}")
+            print_lines(f"Run {run['run']}: {run['reason']}")
 
 
 def about(seconds: float | None) -> str | None:
@@ -126,9 +127,9 @@ def _print_rounds(report: Report) -> None:
     )
     for row in report["rounds"]:
         if row["absent"]:
-            print(f"Round {row['round']} went without {row['absent']}")
+            print_lines(f"Round {row['round']} went without {row['absent']}")
         if row["carried"]:
-            print(f"Round {row['round']}'s score was compared with {row['carried']}, since they were away")
+            print_lines(f"Round {row['round']}'s score was compared with {row['carried']}, since they were away")
 
 
 def _print_outliers(outliers: Sequence[Report]) -> None:
@@ -142,4 +143,4 @@ def _print_outliers(outliers: Sequence[Report]) -> None:
     )
     for row in outliers:
         if row["reason"]:
-            print(f"{row['institution']} ({row['part']}): {row['reason']}")
+            print_lines(f"{row['institution']} ({row['part']}): {row['reason']}")

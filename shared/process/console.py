@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
-from shared.errors import LONGEST_LINE, CollegiumError, plain
+from shared.errors import LONGEST_LINE, CollegiumError, plain, printable
 from shared.process.machine import machine_errors
 from shared.process.parent import tell_parent
 from shared.watching import logs
@@ -50,13 +50,18 @@ def verbs(help: str, *, cls: type[TyperGroup] = TyperGroup) -> typer.Typer:
 def announce(text: str) -> None:
     """Say what happens now: one line on stderr, with the time."""
     with _lock:
-        said = logs.line(text) if logs.as_json() else f"{time.strftime('%H:%M:%S')}  {text}"
+        said = logs.line(text) if logs.as_json() else f"{time.strftime('%H:%M:%S')}  {printable(text)}"
         print(said, file=sys.stderr, flush=True)
 
 
 def print_json(value: Mapping[str, Any]) -> None:
     """Print one JSON object on stdout."""
     print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def print_lines(text: str) -> None:
+    """Print text on stdout in which others may have written: whatever would steer a terminal is a space."""
+    print(printable(text))
 
 
 def print_table(
@@ -68,7 +73,7 @@ def print_table(
         numeric = any(isinstance(row[index], int | float) for row in rows)
         table.add_column(column, justify="right" if numeric else "left", no_wrap=column != wrapped)
     for row in rows:
-        table.add_row(*(Text(_cell(value)) for value in row))  # not a string: brackets in data are no markup
+        table.add_row(*(cell(value) for value in row))
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
@@ -89,10 +94,16 @@ def run(app: Callable[[], Any]) -> None:
         raise SystemExit(1) from None
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any, **style: Any) -> Text:
+    """A value in a table of rich, None as a dash: no markup in it, and nothing that steers a terminal.
+
+    Args:
+        value: Whoever wrote it.
+        style: Further arguments of `rich.text.Text`.
+    """
     if value is None:
-        return "-"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+        return Text("-", **style)
+    return Text(printable(f"{value:.3f}" if isinstance(value, float) else str(value)), **style)
 
 
 _lock = threading.Lock()

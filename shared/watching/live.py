@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.table import Table
-from rich.text import Text
 
+from shared.process.console import cell
 from shared.watching.logs import as_json
 
 LOOK_SECONDS = 1.0
@@ -47,5 +47,5 @@ def facts(title: str, rows: Mapping[str, object]) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
     for name, value in rows.items():
-        table.add_row(Text(name), Text("-" if value is None else str(value)))  # no string: brackets are no markup
+        table.add_row(cell(name), cell(value))
     return table
