@@ -197,6 +197,8 @@ def use_an_operators_browser(folder: Path) -> Outcome:
             for csrf in ("", "x", mark[::-1]):  # the page's own origin, and no form of the session
                 answer = each.http.post(f"{each.root}{act}", data={"run": run, "csrf": csrf}, headers=each.origin)
                 tries, done = tries + 1, done + (answer.status_code < 400)
+            for other in ({"host": "evil.example"}, {"sec-fetch-site": "same-site", "sec-fetch-mode": "no-cors"}):
+                tries, done = tries + 1, done + (each.http.get(f"{each.root}/", headers=other).status_code < 400)
             framed = each.http.get(f"{each.root}/").headers
             tries += 1
             done += framed.get("x-frame-options") != "DENY" or "unsafe" in framed["content-security-policy"]
