@@ -285,6 +285,27 @@ def decline(
         announce(told)
 
 
+@app.command(epilog="Example: collegium client consent bundle --key release.pub --institution institution.toml")
+def consent(
+    release: Annotated[Path, typer.Argument(help="The bundle that the coordinator has released and handed to you.")],
+    institution: InstitutionOption = Path("institution.toml"),
+    out: Annotated[Path | None, typer.Option(help="File to make; NAME.consent if not given.")] = None,
+    key: Annotated[Path | None, typer.Option(help="The coordinator's public/release.pub.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Sign that a release may name your institution, with its rounds, counts and scores, and the licences of your data.
+
+    The bundle is verified first. Nothing is sent: hand the file to the coordinator, which releases once more with it.
+    """
+    from client.agreement.consent import consent as agree
+
+    file, signed = agree(institution, release, out, key)
+    if as_json:
+        print_json({"file": str(file), "release": signed.release, "licences": signed.licences})
+    else:
+        announce(f"{signed.name} consents to release {signed.release}; hand {file} to the coordinator.")
+
+
 @app.command(epilog="Example: collegium client report institution.toml --month 2026-11")
 def report(
     month: Annotated[str, typer.Option(help="Such as 2026-11, in UTC.")],

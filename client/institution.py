@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 from client.data.augmentation import Augmentation
 from client.data.sources import FORMATS, format_of
 from client.policy import Policy
-from shared.config import Model, Name, Scheme, parse, read_toml
+from shared.config import Licence, Model, Name, Scheme, parse, read_toml
 from shared.errors import ConfigError, listed, shown
 
 ADDRESS = r"^([^\s:/\[\]]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}$"
@@ -68,6 +68,8 @@ class Data(Model):
     """
     scheme: Scheme = "BIO"
     """How the tags of entities are written: `BIO`, `IOB` (an entity begins with I-), or `BIOES` (also `BILOU`)."""
+    licence: Licence | None = None
+    """Of these data, as releases tell it that you consent to: an SPDX identifier, or a few words."""
     augmentation: Augmentation | None = None
     """Reword training texts at random, differently in every epoch; for tasks whose labels hold then."""
 

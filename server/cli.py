@@ -28,8 +28,9 @@ def init(
     backbone: Annotated[str, typer.Option(help="Alias, folder or hub id of the BERT.")] = "minilm-l6",
     as_json: JsonOption = False,
 ) -> None:
-    """Make a coordinator's folder: CA, server certificate, operator token, a commented federation.toml."""
+    """Make a coordinator's folder: CA, certificate, tokens, the key that signs releases, a federation.toml."""
     from server.home import init_home
+    from server.release.key import signing_key
     from server.template import federation_template
 
     made = init_home(
@@ -40,6 +41,7 @@ def init(
         enrolment_port=enrolment_port,
         federation=federation_template(name=name, institutions=institution or ["hospital", "bank"], backbone=backbone),
     )
+    signing_key(made)
     if as_json:
         print_json({"home": str(made.root), "federation": str(made.federation_file), "ca": str(made.ca_certificate)})
         return

@@ -47,6 +47,11 @@ class ServerHome:
         return self.root / "public" / "ca.crt"
 
     @property
+    def release_public_key(self) -> Path:
+        """By which anybody can tell that a bundle is this coordinator's; for readers of bundles."""
+        return self.root / "public" / "release.pub"
+
+    @property
     def secrets(self) -> Path:
         """Folder that only its owner may open."""
         return self.root / "secrets"
@@ -65,6 +70,11 @@ class ServerHome:
     def server_key(self) -> Path:
         """Private key of the server certificate."""
         return self.secrets / "server.key"
+
+    @property
+    def release_key(self) -> Path:
+        """Signs bundles (Ed25519); made when it is first needed in a folder that was made without."""
+        return self.secrets / "release.key"
 
     @property
     def operator_token_file(self) -> Path:
@@ -357,6 +367,7 @@ def open_home(root: Path) -> ServerHome:
         home.operator_token_file,
         home.viewer_token_file,
         home.superexec_secret_file,
+        home.release_key,
     ):
         check_private(path)
     return home

@@ -14,6 +14,8 @@ from shared.errors import ConfigError, joined, plain
 
 NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,47}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+Licence = Annotated[str, Field(pattern=r"^[A-Za-z0-9 .,:;()+/_-]{1,100}$")]
+"""An SPDX identifier, or a few words."""
 Scheme = Literal["BIO", "IOB", "BIOES"]
 """How tags of entities are written (`shared.tasks.tags`); here, because an institution's file says so without torch."""
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")

@@ -3,6 +3,7 @@
     CollegiumError
     ├── ConfigError       a file or an option the user wrote is wrong
     ├── DataError         a record is wrong; names the file and the line
+    ├── BundleError       a released bundle, or a consent to it, is not as it was signed
     ├── BackboneError     weights are missing, unreadable or not the agreed ones
     ├── ProtocolError     a message does not follow the protocol
     │   ├── RefusalError  an institution declined a request, and says why
@@ -34,6 +35,10 @@ class ConfigError(CollegiumError):
 
 class DataError(CollegiumError):
     """A record is wrong; the message names the file and the line."""
+
+
+class BundleError(CollegiumError):
+    """A released bundle, or an institution's consent to it, is not as it was signed."""
 
 
 class BackboneError(CollegiumError):

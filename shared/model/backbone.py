@@ -144,6 +144,24 @@ def load_backbone(name: str, sha256: str) -> LoadedBackbone:
         return LoadedBackbone(encoder, _open_tokenizer(folder), config.hidden_size, config.max_position_embeddings)
 
 
+def load_plain(name: str, sha256: str) -> "tuple[BertModel, PreTrainedTokenizerFast]":
+    """The BERT as it was saved, with its own dropout and any pooler, and its tokenizer; raises as `load_backbone`."""
+    from transformers import BertModel
+
+    with _agreed(name, sha256) as folder:
+        config = _open_config(folder, name)
+        with quiet():
+            bert = BertModel.from_pretrained(
+                folder,
+                config=config,
+                add_pooling_layer=has_pooler(str(folder)),
+                use_safetensors=True,
+                **ONLY_THERE,
+            )
+        bert.name_or_path = bert.config._name_or_path = str(locate(name))  # that folder is gone in a moment
+        return bert, _open_tokenizer(folder)
+
+
 def load_skeleton(name: str, sha256: str) -> LoadedBackbone:
     """As `load_backbone`, its encoder without numbers (on torch's meta device): enough to say what does not fit."""
     import torch

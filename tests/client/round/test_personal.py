@@ -129,7 +129,7 @@ def test_the_bundle_predicts_as_the_site_does(
         np.testing.assert_allclose(predictor.logits("clauses", record), row, atol=2e-5)
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["scores"] == reply.scores
-    assert metrics["settings"]["notes_qa"].keys() == {"null_threshold"}
+    assert load_bundle(out).settings["notes_qa"].keys() == {"null_threshold"}
     assert f"| clauses | macro_f1 | {reply.scores['clauses']['macro_f1']:.3f} |" in (out / "README.md").read_text()
     predicted = CliRunner().invoke(
         app, ["predict", str(out), "--task", "clauses", "--file", str(tmp_path / "clauses.test.jsonl"), "--json"]

@@ -1,16 +1,18 @@
 """Releasing a run: the best round as a bundle that plain peft and `collegium predict` can load."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from server.aggregation.shares import capped_mean
+from server.home import open_home
 from server.opening import open_store
+from server.release.key import signing_key
 from server.rounds.comparing import compared
 from server.rounds.outcomes import outcomes
 from server.store import Store, rounds, scores
 from shared.adapter import is_kept
-from shared.bundle import heads_of, write_bundle
+from shared.bundle import heads_of, seal, write_bundle
 from shared.errors import ConfigError, joined
 from shared.federation import Federation
 from shared.model.deployed import MOST_RANK, deployed
@@ -31,12 +33,24 @@ WITHOUT_HEADS = "no task head (every institution keeps its heads at home)"
 
 
 def release_run(folder: Path, run_id: str | None, target: Path, most: int = MOST_RANK) -> Path:
-    """Write the best round of a run of a coordinator's folder, the latest if not named; raises as `release`."""
+    """Write and sign the best round of a run of a coordinator's folder, the latest if not named; raises as `release`.
+
+    It raises ConfigError too where the key that signs cannot be read.
+    """
+    key = signing_key(open_home(folder))
     with open_store(folder) as store:
-        return release(store, str(store.run(run_id)["run"]), target, most)
+        run = str(store.run(run_id)["run"])
+        return release(store, run, target, most, finish=lambda building: seal(building, key))
 
 
-def release(store: Store, run: str, folder: Path, most: int = MOST_RANK) -> Path:
+def release(
+    store: Store,
+    run: str,
+    folder: Path,
+    most: int = MOST_RANK,
+    *,
+    finish: Callable[[Path], object] = lambda building: None,
+) -> Path:
     """Write the best round of a run to a new folder; it appears whole or not at all.
 
     Where institutions keep their heads at home the bundle is the adapter alone. Of an adapter that has taken in steps
@@ -77,7 +91,15 @@ def release(store: Store, run: str, folder: Path, most: int = MOST_RANK) -> Path
         "settings": tuned_settings(federation, store.rows(scores, row["run"]), best),
         "cut_off": made.error,
     }
-    return write_bundle(folder, federation, arrays, made.ranks, metrics=metrics, readme=_readme(federation, metrics))
+    return write_bundle(
+        folder,
+        federation,
+        arrays,
+        made.ranks,
+        metrics=metrics,
+        readme=_readme(federation, metrics),
+        finish=finish,
+    )
 
 
 def tuned_settings(

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ FEDERATION_FILE = Path("federation.toml")
 PREFIX = "base_model.model."
 """What peft puts before the names of the encoder's layers."""
 METRICS_FILE = Path("metrics.json")
+THRESHOLDS_FILE = Path("thresholds.json")
 README_FILE = Path("README.md")
 PREDICT = """\
     collegium predict . --task {task} --text "..."
@@ -70,6 +71,7 @@ def write_bundle(
     *,
     metrics: Mapping[str, Any],
     readme: str,
+    finish: Callable[[Path], object] = lambda building: None,
 ) -> Path:
     """Write a new folder; it appears whole or not at all.
 
@@ -78,8 +80,10 @@ def write_bundle(
         federation: The agreement.
         arrays: Adapter and heads as `shared.model.deployed` makes them.
         ranks: As well.
-        metrics: Among them `settings` as `Bundle` has them, and `tasks`, those whose heads there are, if not all.
+        metrics: What is told of it; `settings` as `Bundle` has them are put apart, and `tasks` are those whose heads
+            there are, if not all.
         readme: What the bundle is, in Markdown; how to use it is added.
+        finish: Called with the folder when all is in it, before it appears: to sign it.
 
     Raises:
         ConfigError: The folder exists.
@@ -93,13 +97,16 @@ def write_bundle(
         (building / ADAPTER_FILE).parent.mkdir(parents=True)
         layers = {layer_of(name) for name in arrays if name.startswith(ADAPTER)}
         described = peft_config(federation, ranks, layers)
-        (building / PEFT_FILE).write_text(json.dumps(described, indent=2), encoding="utf-8")
+        (building / PEFT_FILE).write_text(_json(described), encoding="utf-8")
         for file, prefix in ((ADAPTER_FILE, ADAPTER), (HEADS_FILE, HEAD)):
             part = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
             save_file(part, building / file)
         (building / FEDERATION_FILE).write_text(federation_toml(federation), encoding="utf-8")
-        (building / METRICS_FILE).write_text(json.dumps(metrics, indent=2), encoding="utf-8")
-        (building / README_FILE).write_text(f"{readme}\n{_usage(federation, arrays)}", encoding="utf-8")
+        told = {key: value for key, value in metrics.items() if key != "settings"}
+        (building / THRESHOLDS_FILE).write_text(_json(metrics["settings"]), encoding="utf-8")
+        (building / METRICS_FILE).write_text(_json(told), encoding="utf-8")
+        (building / README_FILE).write_text(with_usage(readme, federation, heads_of(arrays)), encoding="utf-8")
+        finish(building)
         building.replace(folder)
     except (OSError, SafetensorError) as error:
         raise StoreError(f"Could not write the bundle {folder}: {error}; make room and release again.") from error
@@ -120,14 +127,14 @@ def load_bundle(folder: Path) -> Bundle:
         adapter.base_model_name_or_path = None  # it may lie elsewhere here, of which peft would warn
     except (OSError, ValueError, SafetensorError) as error:
         raise ConfigError(f"Expected a released bundle in {folder}, but it could not be read: {error}.") from error
-    metrics = _metrics(folder / METRICS_FILE)
+    metrics, settings = load_metrics(folder), _settings(folder)
     heads, expected = heads_of(arrays), set(metrics.get("tasks", federation.tasks))
     if heads != expected or not any(name.startswith(ADAPTER) for name in arrays):
         raise ConfigError(
             f"Expected an adapter and the heads of {listed(sorted(expected))} in {folder}, but it has the heads of "
             f"{listed(sorted(heads))}; take the whole bundle as it was released."
         )
-    return Bundle(federation, arrays, adapter, metrics["settings"])
+    return Bundle(federation, arrays, adapter, settings)
 
 
 def peft_config(federation: Federation, ranks: Mapping[str, int], layers: Collection[str]) -> dict[str, Any]:
@@ -159,17 +166,35 @@ def heads_of(arrays: Mapping[str, np.ndarray]) -> set[str]:
     return {task for name in arrays if (task := task_of(name)) is not None}
 
 
-def _usage(federation: Federation, arrays: Mapping[str, np.ndarray]) -> str:
-    tasks = sorted(heads_of(arrays))
+def with_usage(readme: str, federation: Federation, tasks: Collection[str]) -> str:
+    """What a bundle is, and after it how to use the heads of these tasks and the adapter."""
     name = federation.backbone.name
     pooler = "" if has_pooler(name) else ", add_pooling_layer=False"
     peft = PEFT.format(backbone=name, sha256=federation.backbone.sha256, pooler=pooler)
-    return f"{PREDICT.format(task=tasks[0])}\n{peft}" if tasks else peft
+    return "\n".join([readme, *([PREDICT.format(task=min(tasks))] if tasks else []), peft])
 
 
-def _metrics(file: Path) -> dict[str, Any]:
+def load_metrics(folder: Path) -> dict[str, Any]:
+    """What a bundle's metrics.json tells; ConfigError if it cannot be read."""
+    return _read(folder / METRICS_FILE)
+
+
+def _settings(folder: Path) -> dict[str, dict[str, float]]:
+    """The tuned settings by task; bundles of before have them among the metrics."""
+    there = (folder / THRESHOLDS_FILE).exists()
     try:
-        metrics = dict(json.loads(file.read_text(encoding="utf-8")))
-        return metrics | {"settings": dict(metrics["settings"])}
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise ConfigError(f"Expected the tuned settings in {file}, but they could not be read: {error}.") from error
+        found = _read(folder / THRESHOLDS_FILE) if there else load_metrics(folder)["settings"]
+        return {task: dict(values) for task, values in found.items()}
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"Expected the tuned settings in {folder}, but they cannot be read: {error}.") from error
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"Expected a released bundle's {file.name} in {file}, but it has none: {error}.") from error
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2)

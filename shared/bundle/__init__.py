@@ -1,0 +1,38 @@
+"""A released bundle: the folder, the signed manifest of its files, consents to it, and the model it amounts to."""
+
+from shared.bundle.folder import (
+    ADAPTER_FILE,
+    FEDERATION_FILE,
+    HEADS_FILE,
+    METRICS_FILE,
+    PEFT_FILE,
+    README_FILE,
+    THRESHOLDS_FILE,
+    Bundle,
+    heads_of,
+    load_bundle,
+    load_metrics,
+    write_bundle,
+)
+from shared.bundle.manifest import Manifest, Verified, is_sealed, release_id, seal, verify_bundle
+
+__all__ = [
+    "ADAPTER_FILE",
+    "FEDERATION_FILE",
+    "HEADS_FILE",
+    "METRICS_FILE",
+    "PEFT_FILE",
+    "README_FILE",
+    "THRESHOLDS_FILE",
+    "Bundle",
+    "Manifest",
+    "Verified",
+    "heads_of",
+    "is_sealed",
+    "load_bundle",
+    "load_metrics",
+    "release_id",
+    "seal",
+    "verify_bundle",
+    "write_bundle",
+]
