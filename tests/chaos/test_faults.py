@@ -1,4 +1,4 @@
-"""What faults are made of: cut lines, clocks that jump, full disks; and a deployment that meets them."""
+"""What faults are made of: cut lines, clocks that jump, full disks."""
 
 import errno
 import os
@@ -17,7 +17,6 @@ from shared.errors import ProcessError
 from simulations.chaos.clock import Clock, has_compiler
 from simulations.chaos.disk import fill, may_mount, small_disk
 from simulations.chaos.network import Line
-from simulations.chaos.playing import CLOCKS, CUT, DISKS, Lengths, play, tiny_experiment
 
 needs_compiler = pytest.mark.skipif(not has_compiler(), reason="no C compiler, which a clock that jumps needs")
 needs_mount = pytest.mark.skipif(not may_mount(), reason="this user may not mount a small disk")
@@ -125,17 +124,3 @@ def test_who_may_not_mount_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: refused)
     with pytest.raises(ProcessError, match="must be superuser; run it as root"), small_disk(tmp_path / "small"):
         pass
-
-
-@needs_compiler
-@needs_mount
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_a_deployment_meets_them_and_ends_as_if_nothing_had_been(tmp_path: Path) -> None:
-    kinds = [CUT, *CLOCKS, *DISKS]
-    lines: list[str] = []
-    lengths = Lengths(cut=40.0, clock=15.0, disk=10.0)
-    experiment = tiny_experiment(tmp_path / "records")
-    report = play(experiment, tmp_path / "deployed", kinds, lines.append, most_runs=8, lengths=lengths)
-    assert report.faults == [], "\n".join(lines)
-    assert [one.kind for one in reversed(report.happened)] == kinds, "\n".join(lines)
