@@ -6,7 +6,7 @@ from typing import Annotated, Any, Self, TypeVar
 from pydantic import AfterValidator, Field, model_validator
 
 from client.data.augmentation import Augmentation
-from client.data.sources import FORMATS, format_of
+from client.data.readers.options import ASKED, SUFFIXES, Database, Reading
 from client.policy import Policy
 from shared.config import Licence, Model, Name, Scheme, parse, read_toml
 from shared.errors import ConfigError, listed, shown
@@ -40,15 +40,20 @@ class Identity(Model):
     """Private key made by `collegium client keygen`; it never leaves the site."""
 
 
-class Data(Model):
-    """Where the records of one task lie."""
+class Files(Model):
+    """Where the records of one task lie, by split."""
 
     train: Path
-    """What it trains on: .jsonl, .jsonl.gz, .csv or .parquet."""
+    """What it trains on: a file, whose ending says what it is, or what `format` says."""
     validation: Path | None = None
     """Chooses the best round; without it, about a tenth of the owners of `train` is held out, by a key of this site."""
     test: Path | None = None
     """Scored before and after a run; never used to train or to choose a round."""
+
+
+class Data(Reading, Files):
+    """The records of one task."""
+
     limit: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | None = None
     """Use at most this many records of each split or, below 1, about this share of the owners; by the same key.
 
@@ -76,9 +81,20 @@ class Data(Model):
     @model_validator(mode="after")
     def _formats(self) -> Self:
         for path in (self.train, self.validation, self.test):
-            if path is not None and format_of(path) is None:
-                raise ValueError(f"a data file must end in one of {', '.join(FORMATS)}, not {path.name!r}")
+            kind = self.kind_of(path) if path is not None else "jsonl"
+            if path is not None and kind is None:
+                raise ValueError(
+                    f"a data file must end in one of {', '.join(SUFFIXES)}, or `format` must say what it is, not "
+                    f"{path.name!r}"
+                )
+            if kind in ASKED and self.database is None:
+                raise ValueError(f"expected a table `database` that says where {path} is asked, but there is none")
         return self
+
+    def as_written(self, **files: Path | None) -> Self:
+        """The same for records that have been read already, and stand in files of JSON Lines."""
+        plain = {name: field.get_default(call_default_factory=True) for name, field in Reading.model_fields.items()}
+        return self.model_copy(update={**plain, **files})
 
 
 class Runtime(Model):
@@ -236,6 +252,8 @@ def with_absolute_paths(model: MODEL, folder: Path) -> MODEL:
     for key, value in model:
         if isinstance(value, Path):
             changed[key] = folder / value.expanduser()
+        elif isinstance(value, Database):
+            changed[key] = with_absolute_paths(value.beside(folder), folder)
         elif isinstance(value, Model):
             changed[key] = with_absolute_paths(value, folder)
         elif isinstance(value, dict):

@@ -7,7 +7,7 @@ import torch
 from client.data.augmentation import open_rewording
 from client.data.holdout import key_of_seed
 from client.data.identity import count_owners
-from client.data.loading import load_data
+from client.data.loading import Row, load_data
 from client.data.readiness import examine, summary
 from client.institution import Institution, load_institution
 from client.keys import check_agreed_key
@@ -38,7 +38,6 @@ from shared.errors import Reasons
 from shared.federation import Federation, load_federation
 from shared.model.multitask import MultiTaskModel, build_model
 from shared.protocol import Split
-from shared.tasks import Record
 
 SIMULATED = Kept()
 """Of a site from which nothing leaves."""
@@ -120,7 +119,7 @@ def _hold(
     readiness, owners = {}, {}
     for name, splits in data.items():
         task, source = model.tasks[name], sources[name]
-        examined: dict[Split, list[tuple[int, Record]]] = {
+        examined: dict[Split, list[Row]] = {
             split: list(enumerate(own.records, 1))
             for split, own in splits.items()
             if split == "train" or not hidden  # the numbers would reveal records whose scores are noisy

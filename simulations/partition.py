@@ -90,7 +90,7 @@ def partition(split: Partition, task: Task, folder: Path, announce: Callable[[st
 
     rng = np.random.default_rng(split.seed)
     held: dict[Split, list[Record]] = {
-        name: keep(read_records(path, task, split.data), split.data.limit, owner, key_of_seed(split.seed))
+        name: keep(read_records(path, task, split.data, name), split.data.limit, owner, key_of_seed(split.seed))
         for name, path in paths_of(split.data).items()
     }
     shares = assign(split, task, held, rng)
@@ -227,4 +227,4 @@ def _written(source: Data, held: Mapping[Split, Sequence[Record]], share: Mappin
         if rows:
             files[name] = path = stem.with_name(f"{stem.name}.{name}.jsonl")
             path.write_text("".join(json.dumps(held[name][row], default=str) + "\n" for row in rows), encoding="utf-8")
-    return source.model_copy(update={**files, "limit": None, "rename": {}, "scheme": "BIO"})
+    return source.as_written(**files).model_copy(update={"limit": None, "rename": {}, "scheme": "BIO"})

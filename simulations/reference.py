@@ -21,6 +21,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from client.data.augmentation import Augmentation
+from client.data.readers.options import Database
 from client.institution import AdapterSize, Data, Identity, Institution, Membership, Runtime, Server, Watching
 from client.policy import Policy
 from server.home import Retention, ServerSettings, Tracking
@@ -79,6 +80,7 @@ INSTITUTION: Mapping[str, type[BaseModel]] = {
     "server": Server,
     "identity": Identity,
     "data.TASK": Data,
+    "data.TASK.database": Database,
     "data.TASK.augmentation": Augmentation,
     "policy": Policy,
     "adapter": AdapterSize,
@@ -203,6 +205,8 @@ def _is_table(part: Any) -> bool:
 
 
 def _kind(field: FieldInfo) -> str:
+    if field.description:  # where the type alone would be hard to read
+        return field.description
     if get_origin(field.annotation) is dict:
         return "table of " + _alternatives(get_args(field.annotation)[1])
     return " ".join([_alternatives(field.annotation), *(bound for item in field.metadata for bound in _bounds(item))])

@@ -10,7 +10,8 @@ import pytest
 
 from client import keys
 from client.data.augmentation import read_synonyms
-from client.data.sources import FORMATS, read_rows
+from client.data.readers.options import SUFFIXES
+from client.data.sources import read_rows
 from client.institution import Institution, Server, load_institution
 from client.keys import generate_node_key
 from client.service.daemon import check_certificate
@@ -38,6 +39,8 @@ READERS: dict[str, tuple[Callable[[Path], bytes], Callable[[Path], Any]]] = {
     "institution.toml": (lambda _: b'name = "a"\n[data.t]\ntrain = "t.csv"\n', institution),
     "a.jsonl": (lambda _: b'{"text": "x"}\r\n{"text": "y"}\n', lambda path: list(read_rows(path))),
     "a.csv": (lambda _: b"text,label\r\nx,y\r\n", lambda path: list(read_rows(path))),
+    "a.json": (lambda _: b'[{"text": "x"}, {"text": "y"}]', lambda path: list(read_rows(path))),
+    "a.tsv": (lambda _: b"text\tlabel\r\nx\ty\r\n", lambda path: list(read_rows(path))),
     "synonyms.json": (lambda _: b'{"pain": ["ache"]}', read_synonyms),
     "node.pub at the coordinator": (public_key, read_public_key),
     "node.pub": (public_key, lambda path: keys.fingerprint(keys.read_public_key(path))),
@@ -64,4 +67,5 @@ def test_also_in_compressed_lines(tmp_path: Path) -> None:
 
 
 def test_every_format_of_text_is_here() -> None:
-    assert set(FORMATS) == {".jsonl", ".jsonl.gz", ".csv", ".parquet"}, "another format of text needs a row above"
+    known = {".jsonl", ".json", ".csv", ".tsv", ".parquet", ".sql"}
+    assert {suffix.removesuffix(".gz") for suffix in SUFFIXES} == known, "another format of text needs a row above"

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from client.data.augmentation import open_rewording
 from client.data.holdout import check_limit, choose
 from client.data.identity import owner_of
-from client.data.sources import BadRow, scan_rows
+from client.data.readers.options import AS_IT_IS
+from client.data.sources import BadRow, Place, named, scan_rows
 from client.institution import Data
 from shared.errors import CollegiumError, ConfigError, DataError, Reasons, listed
 from shared.protocol import Split
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
 SHOWN = 5
 """Bad rows spelt out in one error."""
-Row = tuple[int, Record]
-"""Line or row number, and the record."""
+Row = tuple[Place, Record]
+"""Where a record stands, and the record."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class FileReport:
 
     path: Path
     rows: int
-    bad: tuple[tuple[int, BadRow], ...]
-    """Line or row number, and what is wrong."""
+    bad: tuple[tuple[Place, BadRow], ...]
+    """Where they stand, and what is wrong."""
     broken: str | None = None
     """Why reading ended early, or did not begin."""
 
@@ -42,7 +43,7 @@ class FileReport:
             return self.broken or f"Expected records of task {task} in {self.path}, but the file is empty; {advice}."
         if not self.bad:
             return None
-        lines = "; ".join(f"line {number}: {row.what}" for number, row in self.bad[:SHOWN])
+        lines = "; ".join(f"{named(place)}: {row.what}" for place, row in self.bad[:SHOWN])
         more = f"; and {len(self.bad) - SHOWN} more bad rows" if len(self.bad) > SHOWN else ""
         part = f"{len(self.bad)} of {self.rows} rows ({len(self.bad) / self.rows:.1%})"
         return f"{part} of {self.path} are no records of task {task}: {lines}{more}."
@@ -147,7 +148,7 @@ def read_task(name: str, source: Data, tasks: Mapping[str, Task], key: bytes, *,
             if source.augmentation:
                 open_rewording(source.augmentation, task)
         for split, path in paths_of(source).items():
-            files[split], rows[split] = _read(path, check_rows(path, task, source))
+            files[split], rows[split] = _read(path, check_rows(path, task, source, split))
         with choice.gather():
             try:
                 used = choose(rows, source.limit, lambda row: owner_of(row[1], task, source.group_by), key)
@@ -177,17 +178,27 @@ def mark_known(examples: Sequence[Example], task: Task, annotates: Sequence[str]
     return [replace(e, target={**e.target, "known": known}) if e.target else e for e in examples]
 
 
-def check_rows(path: Path, task: Task, source: Data | None = None) -> Iterator[tuple[int, Record | BadRow]]:
-    """Yield line number and record, checked by `task`, or what is wrong with it; DataError if there is no reading.
+def rows_of(
+    path: Path, task: Task, source: Data | None = None, split: Split = "train"
+) -> Iterator[tuple[Place, Record | BadRow]]:
+    """Yield the rows of a source as records of a task, not checked yet; arguments and DataError as `check_rows`."""
+    return scan_rows(path, task.lists, source or AS_IT_IS, split)
+
+
+def check_rows(
+    path: Path, task: Task, source: Data | None = None, split: Split = "train"
+) -> Iterator[tuple[Place, Record | BadRow]]:
+    """Yield place and record, checked by `task`, or what is wrong with it; DataError if there is no reading.
 
     Args:
-        path: The file.
+        path: The source.
         task: Whose records they are.
-        source: How the file's labels become the federation's; None if they are spelt like those.
+        source: How it is read, and how its labels become the federation's; None if nothing need be said.
+        split: Which split is read.
     """
-    for number, row in scan_rows(path, task.lists):
+    for place, row in rows_of(path, task, source, split):
         if isinstance(row, BadRow):
-            yield number, row
+            yield place, row
             continue
         try:
             record = task.relabel(row, source.rename if source else {}, source.scheme if source else "BIO")
@@ -196,12 +207,12 @@ def check_rows(path: Path, task: Task, source: Data | None = None) -> Iterator[t
             if source and source.group_by:
                 owner_of(record, task, source.group_by)
         except ValueError as error:
-            yield number, BadRow(f"{error}{_other_column(str(error), row)}")
+            yield place, BadRow(f"{error}{_other_column(str(error), row, source)}")
         else:
-            yield number, record
+            yield place, record
 
 
-def check_inputs(path: Path, task: Task) -> Iterator[tuple[int, Record | BadRow]]:
+def check_inputs(path: Path, task: Task) -> Iterator[tuple[Place, Record | BadRow]]:
     """As `check_rows`, but of what the model reads alone, for prediction: labels are left out, right or wrong."""
     for number, row in scan_rows(path, [name for name in task.lists if name not in task.targets]):
         if isinstance(row, BadRow):
@@ -222,18 +233,20 @@ def input_of(record: Record, task: Task) -> Record:
     return kept
 
 
-def _other_column(error: str, row: Record) -> str:
-    """A hint where the field that an error misses has another case or spaces around it in the file."""
+def _other_column(error: str, row: Record, source: Data | None = None) -> str:
+    """A hint where the field that an error misses is called otherwise in the file."""
     for field in re.findall(r"'(\w+)'", error):
+        if source and field in source.columns and field not in row:
+            return f"; `columns` has it stand in {source.columns[field]!r}, but there are only {listed(sorted(row))}"
         alike = [name for name in row if name.strip().casefold() == field.casefold() != name]
         if field not in row and alike:
             return f"; its column is called {alike[0]!r}, so rename it to {field!r}"
     return ""
 
 
-def read_records(path: Path, task: Task, source: Data | None = None) -> list[Record]:
+def read_records(path: Path, task: Task, source: Data | None = None, split: Split = "train") -> list[Record]:
     """All records of a file, as `check_rows` yields them; DataError lists the bad rows together."""
-    file, rows = _read(path, check_rows(path, task, source))
+    file, rows = _read(path, check_rows(path, task, source, split))
     if refusal := file.refusal(task.name):
         raise DataError(refusal)
     return [record for _, record in rows]
@@ -253,10 +266,10 @@ def paths_of(source: Data) -> dict[Split, Path]:
     return {split: path for split, path in paths.items() if path}
 
 
-def _read(path: Path, rows: Iterator[tuple[int, Record | BadRow]]) -> tuple[FileReport, list[Row]]:
+def _read(path: Path, rows: Iterator[tuple[Place, Record | BadRow]]) -> tuple[FileReport, list[Row]]:
     """The rows sorted into good and bad ones; where reading breaks off, what was read up to there."""
     good: list[Row] = []
-    bad: list[tuple[int, BadRow]] = []
+    bad: list[tuple[Place, BadRow]] = []
     broken = None
     try:
         for number, row in rows:

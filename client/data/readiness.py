@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from client.data.identity import hash_texts, owner_of
 from client.data.loading import FileReport, Row, read_task
 from client.data.quality import troubles_of
+from client.data.sources import Place
 from client.institution import Data
 from shared.protocol import Split
 from shared.tasks import Record, Task
@@ -62,7 +63,7 @@ class SplitReport:
     """Records that bear no label, such as a sentence without entities."""
     lengths: Lengths | None
     """None where there is no record."""
-    troubles: Mapping[str, tuple[int, ...]]
+    troubles: Mapping[str, tuple[Place, ...]]
     """Kind of trouble (see `client.data.quality`), and the lines or rows that have it."""
 
 
@@ -230,7 +231,7 @@ def _examine_split(
     seen: dict[tuple[str, ...], list[str]] = {}
     duplicates = contradictions = overlap = non_ascii = unlabelled = 0
     labels: Counter[str] = Counter()
-    troubles: dict[str, list[int]] = {}
+    troubles: dict[str, list[Place]] = {}
     for number, record in rows:
         texts, own = task.texts_of(record), task.labels_of(record)
         labels.update(own)

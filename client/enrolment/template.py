@@ -29,7 +29,8 @@ ca = "ca.crt"                      # the coordinator's CA certificate
 [identity]
 key = "node.key"                   # proves who you are; it never leaves this machine
 
-# One table for each task that you hold: take the # away from its lines. Files are .jsonl, .jsonl.gz, .csv or .parquet.
+# One table for each task that you hold: take the # away from its lines. Files are .jsonl, .json, .csv, .parquet
+# or .sql, and folders of several kinds: docs/data.md has an example of each.
 
 {data}
 

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from client.data.holdout import check_limit
 from client.data.identity import owner_of
-from client.data.sources import BadRow, scan_rows
+from client.data.loading import paths_of, rows_of
+from client.data.sources import BadRow
 from client.institution import Data, Institution
 from client.opening import build_site
 from client.privacy.account import mechanism_of_round, privacy_of
@@ -34,7 +35,7 @@ from shared.codec import Arrays
 from shared.errors import ConfigError
 from shared.federation import Federation
 from shared.model.multitask import MultiTaskModel
-from shared.protocol import TrainReply, TrainRequest
+from shared.protocol import Split, TrainReply, TrainRequest
 from shared.tasks import Record, Task
 from simulations.auditing.planting import weaken
 
@@ -139,7 +140,7 @@ def _reported(federation: Federation) -> float:
 
 
 def _records_by_owner(institution: Institution, tasks: Mapping[str, Task]) -> Mapping[Owner, set[Key]]:
-    """By owner, tasks and line numbers of the training records."""
+    """By owner, tasks and numbers of the training records."""
     found: dict[Owner, set[Key]] = {}
     for task, source in sorted(institution.data.items()):
         for number, record in _rows(source, tasks[task]):
@@ -147,9 +148,10 @@ def _records_by_owner(institution: Institution, tasks: Mapping[str, Task]) -> Ma
     return found
 
 
-def _rows(source: Data, task: Task) -> list[tuple[int, Record]]:
-    """The training records as they stand in the file, by line number."""
-    return [(n, row) for n, row in scan_rows(source.train, task.lists) if not isinstance(row, BadRow)]
+def _rows(source: Data, task: Task, split: Split = "train") -> list[tuple[int, Record]]:
+    """The records of a split as they stand in the source, numbered."""
+    rows = enumerate(rows_of(paths_of(source)[split], task, source, split), start=1)
+    return [(number, row) for number, (_, row) in rows if not isinstance(row, BadRow)]
 
 
 def _without(
@@ -159,10 +161,13 @@ def _without(
     folder.mkdir(parents=True)
     data = dict(institution.data)
     for task in {task for task, _ in records}:
-        left = [row for number, row in _rows(data[task], tasks[task]) if (task, number) not in records]
-        if not left:
-            raise ConfigError(f"Expected records of other owners in task {task}, but there are none; add some.")
-        file = folder / f"{task}.jsonl"
-        file.write_text("".join(json.dumps(record) + "\n" for record in left), encoding="utf-8")
-        data[task] = data[task].model_copy(update={"train": file})
+        source, files = data[task], dict[str, Path | None]()
+        for split in paths_of(source):
+            rows = _rows(source, tasks[task], split)
+            left = [row for number, row in rows if split != "train" or (task, number) not in records]
+            if not left:
+                raise ConfigError(f"Expected records of other owners in task {task}, but there are none; add some.")
+            files[split] = file = folder / f"{task}.{split}.jsonl"
+            file.write_text("".join(json.dumps(record, default=str) + "\n" for record in left), encoding="utf-8")
+        data[task] = source.as_written(**files)
     return institution.model_copy(update={"data": data})
