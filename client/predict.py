@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from client.data.loading import input_of, read_inputs
+from client.data.loading import input_of
 from client.train import trainer
 from shared.adapter import set_state
 from shared.bundle import load_bundle
@@ -67,27 +67,7 @@ class Predictor:
 def open_bundle(folder: Path, *, backbone: str | None = None) -> Predictor:
     """Load a bundle, whoever wrote it; `backbone` says where its BERT is, if not as named there."""
     bundle = load_bundle(folder)
-    model = build_model(bundle.federation, backbone=backbone, released=bundle.adapter)
+    model = build_model(bundle.federation, backbone=backbone, released=bundle.peft)
     set_state(model, bundle.arrays)
     model.tasks = {name: model.tasks[name].calibrated(bundle.settings.get(name, {})) for name in bundle.tasks}
     return Predictor(bundle.federation, model.eval())
-
-
-def records_of(
-    predictor: Predictor, task: str, *, text: str | None, second: str | None, file: Path | None
-) -> list[Record]:
-    """The records that a command line names: one text, or a file of records.
-
-    Raises:
-        ConfigError: Neither or both were given, the task is unknown, or it needs a second text.
-        DataError: Rows of the file are wrong; names file and lines.
-    """
-    if (text is None) == (file is None):
-        raise ConfigError("Expected either --text or --file, but neither or both came; give one of them.")
-    found = predictor.task(task)
-    if file is not None:
-        return read_inputs(file, found)
-    try:
-        return [input_of(found.from_text(text or "", second), found)]
-    except ValueError as error:
-        raise ConfigError(f"Task {task}: {error}.") from error

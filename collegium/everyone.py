@@ -3,11 +3,13 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
+from shared.errors import ConfigError
 from shared.process.console import JsonOption, announce, print_json, verbs
+from shared.process.memory import loading
 
 BundleArgument = Annotated[Path, typer.Argument(help="A bundle that `collegium server release` wrote.")]
 KeyOption = Annotated[
@@ -64,27 +66,38 @@ def tasks(as_json: JsonOption = False) -> None:
 @app.command(epilog="Example: collegium predict bundle --task clauses --text 'The buyer pays within 30 days.'")
 def predict(
     bundle: BundleArgument,
-    task: Annotated[str, typer.Option(help="One of the bundle's tasks.")],
+    task: Annotated[
+        list[str] | None, typer.Option(help="One of the bundle's tasks; may be repeated. Without it all are asked.")
+    ] = None,
     text: Annotated[str | None, typer.Option(help="The text to read.")] = None,
     second: Annotated[str | None, typer.Option(help="The question, or the other text of a pair.")] = None,
-    file: Annotated[Path | None, typer.Option(help="A file of records instead of one text.")] = None,
+    file: Annotated[str | None, typer.Option(help="A file of records instead of a text; - is standard input.")] = None,
+    out: Annotated[str, typer.Option(help="A new file for answers: .jsonl, .csv or .parquet; - prints them.")] = "-",
+    read_as: Annotated[Literal["jsonl", "csv"], typer.Option("--from", help="What standard input is.")] = "jsonl",
+    write_as: Annotated[Literal["jsonl", "csv"], typer.Option("--to", help="What is printed.")] = "jsonl",
+    whole: Annotated[bool, typer.Option("--with-records", help="Write each record before its answers.")] = False,
     backbone: Annotated[str | None, typer.Option(help="Where the BERT is, if not where the bundle says.")] = None,
-    logits: Annotated[bool, typer.Option("--logits", help="Also print the head's raw output.")] = False,
+    logits: Annotated[bool, typer.Option("--logits", help="Also print the heads' raw output, by window.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Apply a released bundle to new text."""
-    from client.predict import open_bundle, records_of
+    """Apply a released bundle to new text: a JSON object for each record, the answers by task."""
+    if (text is None) == (file is None):
+        raise ConfigError("Expected either --text or --file, but neither or both came; give one of them.")
+    if as_json and file is not None:
+        raise ConfigError("Expected --text with --json; the answers to a file are a JSON object a line as they are.")
+    with loading():
+        from client.serving.predicting import open_quietly, predict_stream, predict_text
 
-    predictor = open_bundle(bundle, backbone=backbone)
-    records = records_of(predictor, task, text=text, second=second, file=file)
-    rows = [{"prediction": prediction} for prediction in predictor.predict(task, records)]
-    if logits:
-        rows = [row | {"logits": predictor.logits(task, r).tolist()} for row, r in zip(rows, records, strict=True)]
-    if as_json:
-        print_json({"task": task, "rows": rows})
+    model = open_quietly(bundle, backbone)
+    if file is not None:
+        targets: dict[str, Any] = {"read_as": read_as, "write_as": write_as if out == "-" else None}
+        predict_stream(model, task or (), file, out, whole=whole, logits=logits, **targets)
         return
-    for row in rows:
-        print(json.dumps(row, ensure_ascii=False) if logits else json.dumps(row["prediction"], ensure_ascii=False))
+    row = predict_text(model, task or (), text or "", second, logits=logits)
+    if as_json:
+        print_json(row)
+    else:
+        print(json.dumps(row, ensure_ascii=False))
 
 
 @app.command(epilog="Example: collegium verify bundle --key release.pub")

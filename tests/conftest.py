@@ -9,18 +9,24 @@ from functools import partial
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 import torch
 from starlette.types import ASGIApp
 from transformers import PreTrainedTokenizerFast
 
 from client.train import precision
+from shared.adapter import get_state
+from shared.bundle import write_bundle
 from shared.federation import Federation
+from shared.inference.model import ReleasedModel
+from shared.inference.opening import open_model
 from shared.model import backbone
+from shared.model.multitask import build_model
 from shared.process.memory import loading
 from shared.process.proxies import PROXIES, SPARED
 from simulations.attacks import stage
-from simulations.attacks.stage import TINY_RECORDS, write_tiny_bert
+from simulations.attacks.stage import EVERY_TASK, TINY_RECORDS, write_tiny_bert
 
 for name in (*PROXIES, *SPARED):  # tests speak to this machine alone; those about proxies set their own
     os.environ.pop(name, None)
@@ -102,6 +108,24 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_federation(tiny_bert: Path) -> Callable[..., Federation]:
     """Makes a small float32 federation over the tiny BERT; keyword tables override its defaults."""
     return partial(stage.tiny_federation, tiny_bert)
+
+
+@pytest.fixture(scope="session")
+def everything(tiny_federation: Callable[..., Federation], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with every type of task, whose adapter is no longer what it began as."""
+    federation = tiny_federation(tasks=EVERY_TASK)
+    rng, state = np.random.default_rng(0), get_state(build_model(federation))
+    for name in state:
+        if "lora_B" in name:
+            state[name] = rng.normal(0, 0.3, state[name].shape).astype(np.float32)
+    folder = tmp_path_factory.mktemp("release") / "everything"
+    return write_bundle(folder, federation, state, {}, metrics={"settings": {}}, readme="untrained")
+
+
+@pytest.fixture(scope="session")
+def released(everything: Path) -> ReleasedModel:
+    """The model in it."""
+    return open_model(everything)
 
 
 @pytest.fixture(scope="session")

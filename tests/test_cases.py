@@ -16,8 +16,8 @@ from client.data.loading import check_rows, paths_of
 from client.data.sources import BadRow
 from client.institution import load_institution
 from client.keys import generate_node_key
-from client.predict import Predictor, open_bundle, records_of
 from client.service import daemon
+from client.serving.predicting import predict_stream
 from collegium.__main__ import app
 from server.enrolment.authority import create_authority
 from shared.adapter import get_state
@@ -25,6 +25,8 @@ from shared.bundle import write_bundle
 from shared.config import read_toml
 from shared.errors import CollegiumError, ConfigError
 from shared.federation import Federation, load_federation
+from shared.inference.model import ReleasedModel
+from shared.inference.opening import open_model
 from shared.model.backbone import fingerprint
 from shared.model.multitask import build_model
 from shared.tasks import build_task
@@ -327,11 +329,11 @@ UNPREDICTABLE = [
 
 
 @pytest.fixture(scope="module")
-def predictor(tiny_federation: Callable[..., Federation], tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+def released(tiny_federation: Callable[..., Federation], tmp_path_factory: pytest.TempPathFactory) -> ReleasedModel:
     federation = tiny_federation(tasks=MORE_TASKS)
     folder = tmp_path_factory.mktemp("release") / "bundle"
     state = get_state(build_model(federation))
-    return open_bundle(write_bundle(folder, federation, state, {}, metrics={"settings": {}}, readme="untrained"))
+    return open_model(write_bundle(folder, federation, state, {}, metrics={"settings": {}}, readme="untrained"))
 
 
 def test_every_file_to_predict_is_a_test() -> None:
@@ -340,12 +342,14 @@ def test_every_file_to_predict_is_a_test() -> None:
 
 
 @pytest.mark.parametrize(("path", "task", "count"), PREDICTIONS)
-def test_it_is_predicted(predictor: Predictor, path: str, task: str, count: int) -> None:
-    records = records_of(predictor, task, text=None, second=None, file=CASES / path)
-    assert len(predictor.predict(task, records)) == count
+def test_it_is_predicted(
+    released: ReleasedModel, capsys: pytest.CaptureFixture[str], path: str, task: str, count: int
+) -> None:
+    predict_stream(released, [task], str(CASES / path), "-")
+    assert len(capsys.readouterr().out.splitlines()) == count
 
 
 @pytest.mark.parametrize(("path", "task", "said"), UNPREDICTABLE)
-def test_a_row_that_cannot_be_read_is_named(predictor: Predictor, path: str, task: str, said: str) -> None:
+def test_a_row_that_cannot_be_read_is_named(released: ReleasedModel, path: str, task: str, said: str) -> None:
     with pytest.raises(CollegiumError, match=said):
-        records_of(predictor, task, text=None, second=None, file=CASES / path)
+        predict_stream(released, [task], str(CASES / path), "-")

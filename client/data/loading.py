@@ -207,23 +207,9 @@ def check_rows(
             if source and source.group_by:
                 owner_of(record, task, source.group_by)
         except ValueError as error:
-            yield place, BadRow(f"{error}{_other_column(str(error), row, source)}")
+            yield place, BadRow(f"{error}{other_column(str(error), row, source)}")
         else:
             yield place, record
-
-
-def check_inputs(path: Path, task: Task) -> Iterator[tuple[Place, Record | BadRow]]:
-    """As `check_rows`, but of what the model reads alone, for prediction: labels are left out, right or wrong."""
-    for number, row in scan_rows(path, [name for name in task.lists if name not in task.targets]):
-        if isinstance(row, BadRow):
-            yield number, row
-            continue
-        try:
-            record = input_of(row, task)
-        except ValueError as error:
-            yield number, BadRow(f"{error}{_other_column(str(error), row)}")
-        else:
-            yield number, record
 
 
 def input_of(record: Record, task: Task) -> Record:
@@ -233,7 +219,7 @@ def input_of(record: Record, task: Task) -> Record:
     return kept
 
 
-def _other_column(error: str, row: Record, source: Data | None = None) -> str:
+def other_column(error: str, row: Record, source: Data | None = None) -> str:
     """A hint where the field that an error misses is called otherwise in the file."""
     for field in re.findall(r"'(\w+)'", error):
         if source and field in source.columns and field not in row:
@@ -248,14 +234,6 @@ def read_records(path: Path, task: Task, source: Data | None = None, split: Spli
     """All records of a file, as `check_rows` yields them; DataError lists the bad rows together."""
     file, rows = _read(path, check_rows(path, task, source, split))
     if refusal := file.refusal(task.name):
-        raise DataError(refusal)
-    return [record for _, record in rows]
-
-
-def read_inputs(path: Path, task: Task) -> list[Record]:
-    """What there is to predict in a file, as `check_inputs` yields it, maybe nothing; errors as `read_records`."""
-    file, rows = _read(path, check_inputs(path, task))
-    if (file.rows or file.broken) and (refusal := file.refusal(task.name)):
         raise DataError(refusal)
     return [record for _, record in rows]
 

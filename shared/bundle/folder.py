@@ -52,10 +52,21 @@ class Bundle:
 
     federation: Federation
     arrays: Arrays
-    adapter: "LoraConfig"
-    """The adapter's configuration for peft."""
+    adapter: Mapping[str, Any]
+    """What `adapter_config.json` tells peft."""
     settings: Mapping[str, Mapping[str, float]]
     """Per task, the settings of `Task.predict` that were tuned on validation records."""
+
+    @property
+    def peft(self) -> "LoraConfig":
+        """The adapter's configuration for peft."""
+        from peft import LoraConfig, PeftConfig  # here, because who writes or only reads a bundle needs none of it
+
+        # The BERT may lie elsewhere than it says.
+        own: dict[str, Any] = {**self.adapter, "base_model_name_or_path": None}
+        config: object = PeftConfig.from_peft_type(**own)  # type: ignore[no-untyped-call]
+        assert isinstance(config, LoraConfig)
+        return config
 
     @property
     def tasks(self) -> list[str]:
@@ -117,15 +128,12 @@ def write_bundle(
 
 def load_bundle(folder: Path) -> Bundle:
     """Read a bundle. Raises ConfigError if the folder is not one, or lacks the adapter or the head of a task it has."""
-    from peft import LoraConfig  # here, because who writes a bundle needs none of it
-
     federation = load_federation(folder / FEDERATION_FILE)
     try:
         arrays = {ADAPTER + name: array for name, array in load_file(folder / ADAPTER_FILE).items()}
         arrays |= {HEAD + name: array for name, array in load_file(folder / HEADS_FILE).items()}
-        adapter = LoraConfig.from_pretrained(str(folder / ADAPTER_FILE.parent))
-        adapter.base_model_name_or_path = None  # it may lie elsewhere here, of which peft would warn
-    except (OSError, ValueError, SafetensorError) as error:
+        adapter = dict(json.loads((folder / PEFT_FILE).read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError, SafetensorError) as error:
         raise ConfigError(f"Expected a released bundle in {folder}, but it could not be read: {error}.") from error
     metrics, settings = load_metrics(folder), _settings(folder)
     heads, expected = heads_of(arrays), set(metrics.get("tasks", federation.tasks))

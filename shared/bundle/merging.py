@@ -60,7 +60,7 @@ def merged(bundle: Bundle, backbone: str | None = None) -> "tuple[BertModel, Pre
 
     agreed = bundle.federation.backbone
     bert, tokenizer = load_plain(backbone or agreed.name, agreed.sha256)
-    model = adapt(bert, bundle.adapter)
+    model = adapt(bert, bundle.peft)
     factors = {n.removeprefix(ADAPTER): torch.tensor(a) for n, a in bundle.arrays.items() if n.startswith(ADAPTER)}
     try:
         left: Any = set_peft_model_state_dict(model, factors)

@@ -116,7 +116,7 @@ def fingerprint(folder: Path) -> str:
 
 def load_tokenizer(name: str, sha256: str) -> "PreTrainedTokenizerFast":
     """The tokenizer alone, in a moment; BackboneError if the backbone is not the one with fingerprint `sha256`."""
-    with _agreed(name, sha256) as folder:
+    with agreed(name, sha256) as folder:
         return _open_tokenizer(folder)
 
 
@@ -125,7 +125,7 @@ def load_backbone(name: str, sha256: str) -> LoadedBackbone:
     import torch
     from transformers import BertModel
 
-    with _agreed(name, sha256) as folder:
+    with agreed(name, sha256) as folder:
         config = _open_config(folder, name)
         # A frozen encoder needs no dropout of its own: on a CPU both it and the fused attention's backward are slow.
         config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
@@ -148,7 +148,7 @@ def load_plain(name: str, sha256: str) -> "tuple[BertModel, PreTrainedTokenizerF
     """The BERT as it was saved, with its own dropout and any pooler, and its tokenizer; raises as `load_backbone`."""
     from transformers import BertModel
 
-    with _agreed(name, sha256) as folder:
+    with agreed(name, sha256) as folder:
         config = _open_config(folder, name)
         with quiet():
             bert = BertModel.from_pretrained(
@@ -167,7 +167,7 @@ def load_skeleton(name: str, sha256: str) -> LoadedBackbone:
     import torch
     from transformers import BertModel
 
-    with _agreed(name, sha256) as folder:
+    with agreed(name, sha256) as folder:
         config = _open_config(folder, name)
         with torch.device("meta"):
             encoder = BertModel(config, add_pooling_layer=False)
@@ -224,7 +224,7 @@ def _json(folder: Path, name: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _agreed(name: str, sha256: str) -> Iterator[Path]:
+def agreed(name: str, sha256: str) -> Iterator[Path]:
     """A folder in which nothing lies but the backbone with the fingerprint `sha256`, while the block lasts."""
     folder = locate(name)
     with tempfile.TemporaryDirectory(prefix="collegium-backbone-") as seen:

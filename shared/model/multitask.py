@@ -150,6 +150,10 @@ class MultiTaskModel(nn.Module):
             for task, rows in batch.rows.items()
         }
 
+    def states(self, input_ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
+        """The encoder's states of texts, [rows, length, hidden]; the arguments are [rows, length]."""
+        return self._encode(input_ids, mask, types)
+
     def losses(self, batch: Batch, logits: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The loss of every row, per task: [rows of the task]."""
         return {task: self._head(task).loss(logits[task].float(), batch.targets[task]) for task in batch.rows}

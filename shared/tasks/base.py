@@ -202,6 +202,18 @@ class Task(Protocol):
         """Decode what the head inferred, each row cut to its example's length, to one prediction per record index."""
         ...
 
+    def answer(
+        self, records: Sequence[Record], examples: Sequence[Example], logits: Sequence[np.ndarray]
+    ) -> dict[int, Any]:
+        """As `predict`, for whoever asks: with scores, in the form of Hugging Face's pipeline of the same task.
+
+        Args:
+            records: What was asked.
+            examples: As `encode` made them.
+            logits: As `predict`.
+        """
+        return self.predict(examples, logits)
+
     def calibrate(
         self, records: Sequence[Record], examples: Sequence[Example], logits: Sequence[np.ndarray]
     ) -> dict[str, float]:

@@ -138,6 +138,13 @@ class ExtractiveSummarization(Task):
                 document[first + i] = (float(scores[i]), sentence)
         return {record: self._summary(document) for record, document in found.items()}
 
+    def answer(
+        self, records: Sequence[Record], examples: Sequence[Example], logits: Sequence[np.ndarray]
+    ) -> dict[int, Any]:
+        """`summary_text`, the chosen sentences in a line, and `sentences`, which of the document they are."""
+        found = self.predict(examples, logits).items()
+        return {key: {"summary_text": " ".join(one["text"]), "sentences": one["sentences"]} for key, one in found}
+
     def score(self, records: Sequence[Record], predictions: Sequence[Any]) -> dict[str, float]:
         """Mean ROUGE F1, and for comparison ROUGE-1 of the first `summary_sentences` and of the oracle's sentences."""
         scores = []

@@ -88,7 +88,9 @@ class FillMask(Task):
         return examples
 
     def from_text(self, text: str, second: str | None = None) -> Record:
-        """A record of the text."""
+        """A record of the text, which has a place to fill."""
+        if text.strip() and MASK not in text:
+            raise ValueError(f"expected {MASK} in the text, at the place to fill, but there is none")
         return {"text": text}
 
     def redraw(self, example: Example, rng: np.random.Generator) -> Example:
@@ -125,6 +127,16 @@ class FillMask(Task):
                 places.append(
                     place | ({"truth": name(truth), "log_likelihood": float(row[0])} if example.target else {})
                 )
+        return found
+
+    def answer(
+        self, records: Sequence[Record], examples: Sequence[Example], logits: Sequence[np.ndarray]
+    ) -> dict[int, Any]:
+        """Of each place the likeliest words, as `token_str` with `score`; of a single place no list in a list."""
+        found = {}
+        for record, places in self.predict(examples, logits).items():
+            words = [[{"token_str": word, "score": p} for word, p in place["words"].items()] for place in places]
+            found[record] = words[0] if len(words) == 1 else words
         return found
 
     def score(self, records: Sequence[Record], predictions: Sequence[Any]) -> dict[str, float]:

@@ -114,6 +114,19 @@ def likeliest(example: Example, row: np.ndarray, labels: Sequence[str]) -> str:
     return labels[int(np.where(known, row, -np.inf).argmax())]
 
 
+def label_answer(row: np.ndarray, labels: Sequence[str]) -> dict[str, Any]:
+    """The likeliest label and its probability, of logits [labels]."""
+    chances = softmax(row)
+    best = int(chances.argmax())
+    return {"label": labels[best], "score": float(chances[best])}
+
+
+def softmax(rows: np.ndarray) -> np.ndarray:
+    """Probabilities over the last axis."""
+    raised = np.exp(rows - rows.max(-1, keepdims=True))
+    return np.asarray(raised / raised.sum(-1, keepdims=True))
+
+
 def label_scores(truth: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
     """Macro-F1, accuracy and Matthews' correlation (in [-1, 1]), as scikit-learn has them.
 

@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import Field
 
 from shared.tasks.base import Card, Example, Record, Spec, Target, Task, require_text, shown
+from shared.tasks.labels import label_answer
 from shared.tasks.tally import Sums, f1, ratio
 
 if TYPE_CHECKING:
@@ -24,6 +25,10 @@ DRAWS = 32
 """Tries to find a stranger by drawing; where all fail, most of the pool is unfit, and it is searched in order."""
 Place = tuple[int, int]
 """Which document of the pool, and which sentence of it."""
+
+
+ANSWERS = ("does not follow", "follows")
+"""What the head's two outputs say of the second sentence."""
 
 
 class NextSentencePredictionSpec(Spec):
@@ -155,6 +160,13 @@ class NextSentencePrediction(Task):
             else:
                 predictions[example.record] = found
         return predictions
+
+    def answer(
+        self, records: Sequence[Record], examples: Sequence[Example], logits: Sequence[np.ndarray]
+    ) -> dict[int, Any]:
+        """Of two sentences `label`, whether the second follows, and its probability `score`; else as `predict`."""
+        asked = {e.record: label_answer(row, ANSWERS) for e, row in zip(examples, logits, strict=True) if not e.target}
+        return self.predict(examples, logits) | asked
 
     def score(self, records: Sequence[Record], predictions: Sequence[Any]) -> dict[str, float]:
         """Accuracy and F1 over all pairs of all documents; the pairs that do follow are the positive ones."""

@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from shared.tasks.base import Card, Example, Record, Spec, Target, Task, require_text, shown
+from shared.tasks.labels import softmax
 from shared.tasks.tally import DEVIATIONS, WRONG, Sums, ratio
 
 if TYPE_CHECKING:
@@ -162,6 +163,31 @@ class QuestionAnswering(Task):
         found = self._answers(examples, logits)
         return {record: "" if margin > self.spec.null_threshold else text for record, (margin, text) in found.items()}
 
+    def answer(
+        self, records: Sequence[Record], examples: Sequence[Example], logits: Sequence[np.ndarray]
+    ) -> dict[int, Any]:
+        """`answer`, its `start` and `end` in the context, and `score`; no answer is "" from 0 to 0.
+
+        `score` is the probability of the first place times that of the last, in the window that the answer is of.
+        """
+        margins, found = self._answers(examples, logits), dict[int, dict[str, Any]]()
+        best: dict[int, float] = {}
+        for example, scores in zip(examples, logits, strict=True):
+            record, chances = example.record, softmax(scores.T)
+            score, first, last = self._best_places(example, scores)
+            if margins[record][0] > self.spec.null_threshold:
+                one, sure = -float(scores[0].sum()), chances[:, 0].prod()
+                begin = end = 0
+            else:
+                one, sure = score, chances[0, first] * chances[1, last] if last else 0.0
+                places = example.decoding["places"]
+                begin, end = (places[first - _first(example)][0], places[last - _first(example)][1]) if last else (0, 0)
+            if record not in best or one > best[record]:
+                text = example.decoding["context"][begin:end]
+                best[record] = one
+                found[record] = {"score": float(sure), "start": begin, "end": end, "answer": text}
+        return found
+
     def _answers(self, examples: Sequence[Example], logits: Sequence[np.ndarray]) -> dict[int, tuple[float, str]]:
         """Per record, by how much no answer scores above the best span, and that span."""
         null: dict[int, float] = {}
@@ -213,17 +239,32 @@ class QuestionAnswering(Task):
         return scores
 
     def _best_span(self, example: Example, scores: np.ndarray) -> tuple[float, str]:
-        """Score and text of the best span among all of allowed length inside the context."""
-        first, places = example.decoding["first"], example.decoding["places"]
+        """Score and text of the best span."""
+        best, first, last = self._best_places(example, scores)
+        if not last:
+            return best, ""
+        places, shift = example.decoding["places"], _first(example)
+        return best, example.decoding["context"][places[first - shift][0] : places[last - shift][1]]
+
+    def _best_places(self, example: Example, scores: np.ndarray) -> tuple[float, int, int]:
+        """Score, first and last sub-token of the best span among all of allowed length inside the context.
+
+        Minus infinity and 0, 0 if there is none.
+        """
+        first, places = _first(example), example.decoding["places"]
         starts, ends = scores[first : first + len(places)].T
-        best, text = -np.inf, ""
+        best, begin, end = -np.inf, 0, 0
         for longer in range(min(self.spec.max_answer_tokens, len(places))):
             sums = starts[: len(places) - longer] + ends[longer:]
             start = int(sums.argmax())
             if sums[start] > best:
-                best = float(sums[start])
-                text = example.decoding["context"][places[start][0] : places[start + longer][1]]
-        return best, text
+                best, begin, end = float(sums[start]), first + start, first + start + longer
+        return best, begin, end
+
+
+def _first(example: Example) -> int:
+    """Where the context begins in a row."""
+    return int(example.decoding["first"])
 
 
 def _windows(length: int, room: int, overlap: int) -> list[tuple[int, int]]:

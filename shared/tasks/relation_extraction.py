@@ -26,6 +26,7 @@ from shared.tasks.labels import (
     ClassWeights,
     Labels,
     check_weights,
+    label_answer,
     label_target,
     likeliest,
     renamed,
@@ -161,6 +162,12 @@ class RelationExtraction(Task):
     def predict(self, examples: Sequence[Example], logits: Sequence[np.ndarray]) -> dict[int, Any]:
         """The likeliest label."""
         return {e.record: likeliest(e, row, self.labels) for e, row in zip(examples, logits, strict=True)}
+
+    def answer(
+        self, records: Sequence[Record], examples: Sequence[Example], logits: Sequence[np.ndarray]
+    ) -> dict[int, Any]:
+        """`label` and `score`, its probability."""
+        return {e.record: label_answer(row, self.labels) for e, row in zip(examples, logits, strict=True)}
 
     def score(self, records: Sequence[Record], predictions: Sequence[Any]) -> dict[str, float]:
         """Micro- and macro-F1 of the relations (not of no relation) by scikit-learn, and accuracy over all labels.

@@ -28,6 +28,7 @@ from shared.tasks.labels import (
     ClassWeights,
     Labels,
     check_weights,
+    label_answer,
     label_scores,
     label_target,
     likeliest,
@@ -143,6 +144,14 @@ class TextClassification(Task):
         """The likeliest label; with several labels, those above one half."""
         return {e.record: self._decode(e, row) for e, row in zip(examples, logits, strict=True)}
 
+    def answer(
+        self, records: Sequence[Record], examples: Sequence[Example], logits: Sequence[np.ndarray]
+    ) -> dict[int, Any]:
+        """`label` and `score`, its probability; with several labels, those above one half, the likeliest first."""
+        if not self.multi_label:
+            return {e.record: label_answer(row, self.labels) for e, row in zip(examples, logits, strict=True)}
+        return {e.record: self._applying(row) for e, row in zip(examples, logits, strict=True)}
+
     def score(self, records: Sequence[Record], predictions: Sequence[Any]) -> dict[str, float]:
         """One label: macro-F1, accuracy, MCC (in [-1, 1]). Several: macro-F1, micro-F1, exact match of the set.
 
@@ -170,6 +179,11 @@ class TextClassification(Task):
 
     def _bits(self, labels: Sequence[str]) -> list[int]:
         return [int(label in labels) for label in self.labels]
+
+    def _applying(self, row: np.ndarray) -> list[dict[str, Any]]:
+        chances = 1 / (1 + np.exp(-row.astype(np.float64)))
+        found = [{"label": self.labels[i], "score": float(chances[i])} for i in np.argsort(-row, kind="stable")]
+        return found[: int((row > 0).sum())]
 
     def _decode(self, example: Example, row: np.ndarray) -> Any:
         if self.multi_label:

@@ -104,6 +104,12 @@ class TextGeneration(Task):
         """The text that the head wrote, per record."""
         return {example.record: _text(example, row) for example, row in zip(examples, logits, strict=True)}
 
+    def answer(
+        self, records: Sequence[Record], examples: Sequence[Example], logits: Sequence[np.ndarray]
+    ) -> dict[int, Any]:
+        """`generated_text`."""
+        return {record: {"generated_text": text} for record, text in self.predict(examples, logits).items()}
+
     def score(self, records: Sequence[Record], predictions: Sequence[Any]) -> dict[str, float]:
         """Mean ROUGE-1, -2 and -L F1 by rouge-score; chrF and BLEU of the corpus by sacrebleu, over 100.
 

@@ -29,6 +29,7 @@ from shared.tasks.labels import (
     ClassWeights,
     Labels,
     check_weights,
+    label_answer,
     label_scores,
     label_target,
     likeliest,
@@ -142,6 +143,12 @@ class TextPairClassification(Task):
         """The likeliest label."""
         return {e.record: likeliest(e, row, self.labels) for e, row in zip(examples, logits, strict=True)}
 
+    def answer(
+        self, records: Sequence[Record], examples: Sequence[Example], logits: Sequence[np.ndarray]
+    ) -> dict[int, Any]:
+        """`label` and `score`, its probability."""
+        return {e.record: label_answer(row, self.labels) for e, row in zip(examples, logits, strict=True)}
+
     def score(self, records: Sequence[Record], predictions: Sequence[Any]) -> dict[str, float]:
         """Macro-F1 over the labels that occur, accuracy, MCC (in [-1, 1])."""
         return label_scores([record["label"] for record in records], predictions)
@@ -194,6 +201,12 @@ class SentenceSimilarity(Task):
             example.record: self.low + min(1.0, max(0.0, float(row[0]))) * (self.high - self.low)
             for example, row in zip(examples, logits, strict=True)
         }
+
+    def answer(
+        self, records: Sequence[Record], examples: Sequence[Example], logits: Sequence[np.ndarray]
+    ) -> dict[int, Any]:
+        """`score`: how much alike both are, between `low` and `high`."""
+        return {record: {"score": score} for record, score in self.predict(examples, logits).items()}
 
     def score(self, records: Sequence[Record], predictions: Sequence[Any]) -> dict[str, float]:
         """Pearson's and Spearman's correlation by scipy, in [-1, 1]; 0 where one side is constant."""

@@ -4,6 +4,7 @@ A document longer than the model's input is cut into windows between words, so t
 seqeval's in strict mode (IOB2), which equal conlleval's on legal sequences; predictions are made legal first.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 
@@ -24,12 +25,16 @@ from shared.tasks.base import (
     shown,
     unique,
 )
-from shared.tasks.labels import hint, named, spelt
+from shared.tasks.labels import hint, named, softmax, spelt
 from shared.tasks.tags import Scheme, begun, to_bio
 from shared.tasks.tally import FoundTally
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+
+WORD = re.compile(r"\w(?:\S*\w)?|\S")
+"""A word of plain text, without the punctuation before and behind it; or one such sign."""
 
 
 class TokenClassificationSpec(Spec):
@@ -133,8 +138,8 @@ class TokenClassification(Task):
         return examples
 
     def from_text(self, text: str, second: str | None = None) -> Record:
-        """A record of the text's words, cut at white space."""
-        return {"tokens": text.split()}
+        """A record of the text's words: what white space parts, and punctuation round it by itself."""
+        return {"tokens": WORD.findall(text), "text": text}
 
     def outputs(self) -> Sequence[str | None]:
         """The type of each tag; all share `O`."""
@@ -151,7 +156,38 @@ class TokenClassification(Task):
 
     def predict(self, examples: Sequence[Example], logits: Sequence[np.ndarray]) -> dict[int, Any]:
         """Legal tags per record; greedily, an `I-` that continues nothing becomes `B-`."""
-        # What each word of a record scores; a word without sub-tokens can only be `O`.
+        decode = self._greedy if self.decoding == "greedy" else self._viterbi
+        return {record: decode(scores) for record, scores in self._scores(examples, logits).items()}
+
+    def answer(
+        self, records: Sequence[Record], examples: Sequence[Example], logits: Sequence[np.ndarray]
+    ) -> dict[int, Any]:
+        """A list of entities in order: `entity_group`, `score`, `word`, `start`, `end`, and `tokens`.
+
+        `score` is the mean of the probabilities of its words' tags; `word` what stands from `start` to `end` in the
+        text, where words were given in these with a space between them; `tokens` its first word and the one after
+        the last.
+        """
+        scores, found = self._scores(examples, logits), {}
+        for record, tags in self.predict(examples, logits).items():
+            text, places = _placed(records[record])
+            chances = softmax(scores[record]) if tags else np.zeros((0, len(self.tags)))
+            sure = [float(row[self.tags.index(tag)]) for row, tag in zip(chances, tags, strict=True)]
+            found[record] = [
+                {
+                    "entity_group": kind,
+                    "score": float(np.mean(sure[begin:end])),
+                    "word": text[places[begin][0] : places[end - 1][1]],
+                    "start": places[begin][0],
+                    "end": places[end - 1][1],
+                    "tokens": [begin, end],
+                }
+                for kind, begin, end in sorted(_entities(tags), key=lambda entity: entity[1])
+            ]
+        return found
+
+    def _scores(self, examples: Sequence[Example], logits: Sequence[np.ndarray]) -> dict[int, np.ndarray]:
+        """By record what each word scores, [words, tags]; a word without sub-tokens can only be `O`."""
         found: dict[int, np.ndarray] = {}
         for example, rows in zip(examples, logits, strict=True):
             if "known" in example.target:
@@ -163,8 +199,7 @@ class TokenClassification(Task):
             for word, scores in zip(example.decoding["words"], rows, strict=True):
                 if word is not None:
                     found[example.record][word] = scores
-        decode = self._greedy if self.decoding == "greedy" else self._viterbi
-        return {record: decode(scores) for record, scores in found.items()}
+        return found
 
     def score(self, records: Sequence[Record], predictions: Sequence[Any]) -> dict[str, float]:
         """Entity-level micro F1, precision and recall, strict IOB2."""
@@ -205,6 +240,22 @@ class TokenClassification(Task):
         if "tags" not in record:
             return {}
         return {"tags": [IGNORE if word is None else self.tags.index(record["tags"][word]) for word in words]}
+
+
+def _placed(record: Record) -> tuple[str, list[tuple[int, int]]]:
+    """A text, and where in it each of the record's words begins and ends."""
+    tokens, text = record["tokens"], record.get("text")
+    places, end = list[tuple[int, int]](), 0
+    if isinstance(text, str):
+        for token in tokens:
+            if (begin := text.find(token, end)) < 0:
+                break
+            end = begin + len(token)
+            places.append((begin, end))
+        if len(places) == len(tokens):
+            return text, places
+    ends = np.cumsum([len(token) + 1 for token in tokens]).tolist()
+    return " ".join(tokens), [(end - 1 - len(token), end - 1) for token, end in zip(tokens, ends, strict=True)]
 
 
 def _folded(rows: np.ndarray, known: Sequence[bool]) -> np.ndarray:

@@ -38,6 +38,35 @@ TINY_RECORDS: dict[str, list[dict[str, Any]]] = {
     ],
 }
 
+EVERY_TASK: dict[str, dict[str, Any]] = {
+    "topics": {"type": "text-classification", "labels": ["positive", "negative"]},
+    "codes": {"type": "text-classification", "labels": ["A01", "B02"], "multi_label": True},
+    "entities": {"type": "token-classification", "types": ["Drug", "Disease"]},
+    "pairs": {"type": "text-pair-classification", "labels": ["yes", "no"]},
+    "alike": {"type": "sentence-similarity"},
+    "questions": {"type": "question-answering"},
+    "relations": {"type": "relation-extraction", "labels": ["treats", "none"], "no_relation": "none"},
+    "summaries": {"type": "extractive-summarization", "summary_sentences": 1},
+    "writing": {"type": "text-generation", "max_target_tokens": 4, "beams": 1},
+    "masks": {"type": "fill-mask"},
+    "next": {"type": "next-sentence-prediction"},
+}
+"""One of each type."""
+EVERY_QUESTION: Mapping[str, dict[str, Any]] = {
+    "topics": {"text": "It is late."},
+    "codes": {"text": "It is late."},
+    "entities": {"tokens": ["Aspirin", "helps"]},
+    "pairs": {"text_a": "One.", "text_b": "Two."},
+    "alike": {"text_a": "One.", "text_b": "Two."},
+    "questions": {"context": "Rent is due on Monday.", "question": "When?"},
+    "relations": {"tokens": ["Aspirin", "treats", "pain"], "head": [0, 1], "tail": [2, 3]},
+    "summaries": {"sentences": ["One.", "Two."]},
+    "writing": {"source": "One."},
+    "masks": {"text": "The [MASK] came late."},
+    "next": {"text_a": "One.", "text_b": "Two."},
+}
+"""A record of each, without its label."""
+
 
 def write_tiny_bert(folder: Path) -> Path:
     """Write a random BERT of 2 layers, 32 wide, and the bundled vocabulary; returns the folder."""
