@@ -52,8 +52,7 @@ def view(picture: Picture, now: datetime | None = None) -> RenderableType:
             ProgressBar(total=max(1, asked), completed=answered, width=BAR),
             cell(f"{answered} of {asked} {times}"),
         )
-    events = [cell(each["text"], no_wrap=True, overflow="ellipsis", style="dim") for each in picture.events]
-    return Group(bars, _institutions(picture), *events[-3:])
+    return Group(bars, _institutions(picture))
 
 
 def watch(folder: Path, run: str | None) -> None:

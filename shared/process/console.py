@@ -94,16 +94,11 @@ def run(app: Callable[[], Any]) -> None:
         raise SystemExit(1) from None
 
 
-def cell(value: Any, **style: Any) -> Text:
-    """A value in a table of rich, None as a dash: no markup in it, and nothing that steers a terminal.
-
-    Args:
-        value: Whoever wrote it.
-        style: Further arguments of `rich.text.Text`.
-    """
+def cell(value: Any) -> Text:
+    """A value in a table of rich, None as a dash: no markup in it, and nothing that steers a terminal."""
     if value is None:
-        return Text("-", **style)
-    return Text(printable(f"{value:.3f}" if isinstance(value, float) else str(value)), **style)
+        return Text("-")
+    return Text(printable(f"{value:.3f}" if isinstance(value, float) else str(value)))
 
 
 _lock = threading.Lock()
