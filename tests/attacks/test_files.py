@@ -7,9 +7,12 @@ through deployments.
 
 from pathlib import Path
 
+import pytest
+
 from simulations.attacks.files import go_on_with_an_open_key, open_to_others
 
 
+@pytest.mark.slow
 def test_open_secrets_are_refused(tmp_path: Path) -> None:
     outcome = go_on_with_an_open_key(tmp_path)
     assert outcome.attempts == 3

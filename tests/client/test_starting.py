@@ -4,9 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 TRAINS = """
 import json, sys
 from pathlib import Path
+
+import pytest
 
 from shared.process.memory import loading
 with loading():
@@ -36,6 +40,7 @@ for private in (None, Private(Privacy(noise_multiplier=1.0, sampling_rate=0.5), 
 """
 
 
+@pytest.mark.slow
 def test_opacus_is_loaded_for_private_steps_alone(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", TRAINS, str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -24,6 +24,7 @@ def store(tmp_path: Path) -> Store:
     return Store.open(f"sqlite:///{tmp_path / 'store.db'}", checkpoints=tmp_path / "checkpoints")
 
 
+@pytest.mark.slow
 def test_another_process_makes_what_this_one_would(tiny_federation: Make) -> None:
     federation = tiny_federation(rounds={"method": "fed-sb"})
     made, own = make_initial_state(federation), get_state(build_model(federation))

@@ -199,6 +199,7 @@ def test_a_site_comes_up_comes_back_and_goes_without_a_trace(
         assert secret.read_text() != first_secret
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("only_supernode")
 def test_a_key_that_is_not_enrolled_is_said_once_and_tried_until_it_is(
     coordinator: ServerHome, institution: Callable[..., Path]
@@ -253,6 +254,7 @@ def test_a_killed_supernode_is_let_in_again(coordinator: ServerHome, institution
         running.wait_for("hospital is connected", count=2, seconds=150)  # Flower refuses it for about a minute
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("only_supernode")
 def test_a_revoked_key_ends_the_daemon(coordinator: ServerHome, institution: Callable[..., Path]) -> None:
     file = institution()
@@ -267,6 +269,7 @@ def test_a_revoked_key_ends_the_daemon(coordinator: ServerHome, institution: Cal
     assert "has revoked it" in str(error)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("only_supernode")
 def test_a_coordinator_with_another_ca_is_waited_for_until_the_right_ca_is_there(
     coordinator: ServerHome, institution: Callable[..., Path], tmp_path: Path
@@ -299,6 +302,7 @@ def test_a_federation_file_that_changes_is_spoken_of(
     assert sum("federation.toml has changed" in line for line in running.said) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("only_supernode")
 def test_an_unreachable_coordinator_is_announced_once_and_waited_for(
     institution: Callable[..., Path], tmp_path: Path
@@ -366,6 +370,7 @@ def test_the_executor_is_given_the_threads_that_are_set(institution: Callable[..
     assert "OMP_NUM_THREADS" not in environment(threads=0)
 
 
+@pytest.mark.slow
 def test_news_goes_on_when_the_log_begins_anew(tmp_path: Path) -> None:
     path, done = tmp_path / "log", threading.Event()
     path.write_text("")

@@ -355,6 +355,7 @@ def conversation(node: SuperNode) -> list[dict[str, Any]]:
     return seen
 
 
+@pytest.mark.slow
 def test_the_resident_executor_answers_as_stock_flower_does(tmp_path: Path) -> None:
     answers = {}
     for name, start in (("stock", stock), ("resident", resident)):

@@ -421,6 +421,7 @@ def test_a_patient_client_gets_through_where_tries_are_few(
         server.stop(0).wait()
 
 
+@pytest.mark.slow
 def test_a_taken_port_is_one_sentence(coordinator: Coordinator) -> None:
     with pytest.raises(ConnectionFailedError, match="enrolment_port"):
         open_door(coordinator.home, read_settings(coordinator.home))

@@ -97,6 +97,7 @@ def processes_of(home: ServerHome) -> dict[int, str]:
     return found
 
 
+@pytest.mark.slow
 def test_up_serves_runs_the_serverapp_and_leaves_nothing(home: ServerHome) -> None:
     with running(home) as daemon:
         line = daemon.wait_for("is up")
@@ -118,6 +119,7 @@ def test_up_serves_runs_the_serverapp_and_leaves_nothing(home: ServerHome) -> No
     assert home.lock_file.read_text() == ""
 
 
+@pytest.mark.slow
 def test_a_killed_superlink_comes_back_and_still_knows_its_nodes(home: ServerHome) -> None:
     with running(home) as daemon:
         daemon.wait_for("is up")
@@ -149,6 +151,7 @@ def test_a_port_in_use_ends_it_at_once(home: ServerHome, setting: str) -> None:
     assert processes_of(home) == {}
 
 
+@pytest.mark.slow
 def test_a_damaged_database_ends_it_with_the_reason(home: ServerHome) -> None:
     home.superlink_database.write_bytes(b"no database" * 1000)
     with pytest.raises(ProcessError, match=r"superlink\.db"):

@@ -420,6 +420,7 @@ def write_key(folder: Path) -> tuple[Path, bytes]:
     return path, public_key_to_bytes(public)
 
 
+@pytest.mark.slow
 def test_a_stock_supernode_connects_once_it_is_enrolled_where_it_is_let_in(home: ServerHome, tmp_path: Path) -> None:
     settings = home.settings_file.read_text(encoding="utf-8")
     assert "require_body_signature = true" in settings
@@ -452,6 +453,7 @@ def wait_until_online(client: OperatorClient, name: str, process: "subprocess.Po
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_a_stock_supernode_is_not_let_in_otherwise(home: ServerHome, superlink: object, tmp_path: Path) -> None:
     key, public = write_key(tmp_path)
     with OperatorClient(home) as client:
@@ -494,6 +496,7 @@ def test_a_port_in_use_is_named(home: ServerHome, setting: str) -> None:
         listener.close()
 
 
+@pytest.mark.slow
 def test_a_damaged_database_and_key_are_named(home: ServerHome) -> None:
     home.superlink_database.write_bytes(b"no database" * 1000)
     ended = run_superlink(home.root)
