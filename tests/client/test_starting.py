@@ -10,8 +10,6 @@ TRAINS = """
 import json, sys
 from pathlib import Path
 
-import pytest
-
 from shared.process.memory import loading
 with loading():
     import client.app, client.service.executor
