@@ -130,8 +130,7 @@ def card(bundle: BundleArgument, key: KeyOption = None, as_json: JsonOption = Fa
     """Print the model card of a bundle, once it is known to be as it was signed; --json prints the figures in it."""
     from shared.bundle import README_FILE, load_metrics
 
-    if not _verify_if_signed(bundle, key):
-        announce(f"{bundle} is not signed: anybody may have written this card.")
+    _verify_if_signed(bundle, key)
     if as_json:
         print_json(load_metrics(bundle))
     else:
@@ -160,10 +159,12 @@ def merge(
         announce(f"Wrote {out}; the heads are in {bundle / 'heads.safetensors'}.")
 
 
-def _verify_if_signed(bundle: Path, key: Path | None) -> bool:
+def _verify_if_signed(bundle: Path, key: Path | None) -> None:
+    """Verify a bundle, or say that it is not signed; with a key it has to be."""
     from shared.bundle import is_sealed, verify_bundle
     from shared.bundle.keys import read_release_key
 
-    if signed := key is not None or is_sealed(bundle):
+    if key is not None or is_sealed(bundle):
         verify_bundle(bundle, None if key is None else read_release_key(key))
-    return signed
+    else:
+        announce(f"{bundle} is not signed: anybody may have written it.")

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from server.release.cli import release, withdraw
 from shared.process.console import JsonOption, LogFormatOption, WatchOption, announce, print_json, verbs
 from shared.watching.logs import choose
 
@@ -275,16 +276,21 @@ def run(
         str | None,
         typer.Option("--from", metavar="RUN[:ROUND]", help="Begin with the state of an earlier run; its best round."),
     ] = None,
+    without: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="From the last checkpoint before this institution first took part."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Start a run and follow it; the exit code is 0 only if the run completed.
 
-    With --from, tasks that the earlier run had too keep their heads, new ones begin with fresh heads.
+    With --from, tasks that the earlier run had too keep their heads, new ones begin with fresh heads. With --without it
+    is the latest run if none is named.
     """
     from server.runs.following import tell_of
     from server.runs.steering import start
 
-    tell_of(home, start(home, parent), "Run {} is queued.", as_json)
+    tell_of(home, start(home, parent, without), "Run {} is queued.", as_json)
 
 
 @app.command(epilog="Example: collegium server resume coordinator --run 3f2a")
@@ -386,24 +392,8 @@ def page(
     tell(coordinator, as_json=as_json, show=show)
 
 
-@app.command(epilog="Example: collegium server release coordinator bundle")
-def release(
-    home: Home,
-    folder: Annotated[Path, typer.Argument(help="Folder to make: the released bundle.")],
-    run: RunOption = None,
-    rank: Annotated[
-        int, typer.Option(min=1, help="Most components of a layer, where rounds have added to the frozen weights.")
-    ] = 64,
-    as_json: JsonOption = False,
-) -> None:
-    """Write the best round of a run as a bundle: peft adapter, heads, federation file, metrics."""
-    from server.release import release_run
-
-    made = release_run(home, run, folder, rank)
-    if as_json:
-        print_json({"bundle": str(made)})
-    else:
-        announce(f"Released to {made}; try: collegium predict {made} --help")
+app.command(epilog="Example: collegium server release coordinator bundle")(release)
+app.command(epilog="Example: collegium server withdraw hospital --home coordinator")(withdraw)
 
 
 @app.command(epilog="Example: collegium server backup /mnt/backups/2026-11-29.tar --home coordinator")

@@ -4,6 +4,7 @@
     ├── ConfigError       a file or an option the user wrote is wrong
     ├── DataError         a record is wrong; names the file and the line
     ├── BundleError       a released bundle, or a consent to it, is not as it was signed
+    ├── ReleaseError      a model misses what the agreement asks of a release
     ├── BackboneError     weights are missing, unreadable or not the agreed ones
     ├── ProtocolError     a message does not follow the protocol
     │   ├── RefusalError  an institution declined a request, and says why
@@ -39,6 +40,10 @@ class DataError(CollegiumError):
 
 class BundleError(CollegiumError):
     """A released bundle, or an institution's consent to it, is not as it was signed."""
+
+
+class ReleaseError(CollegiumError):
+    """A trained model misses what the agreement asks of a release; the message says what was measured."""
 
 
 class BackboneError(CollegiumError):

@@ -19,7 +19,7 @@ from client.data.holdout import key_of_seed, write_key
 from client.keys import generate_node_key, read_private_key
 from server.enrolment.keys import read_public_key
 from server.home import ServerHome, init_home, read_settings
-from server.release import release_run
+from server.release.making import release_run
 from server.runs.steering import follow, start
 from server.service.operator import OperatorClient
 from shared.errors import CollegiumError, ProcessError, joined

@@ -31,6 +31,7 @@ from shared.federation import (
     Federation,
     Personal,
     Privacy,
+    Release,
     Robust,
     Rounds,
     SecureAggregation,
@@ -73,6 +74,7 @@ FEDERATION: Mapping[str, type[BaseModel]] = {
     "server_optimizer": ServerOptimizer,
     "wire": Wire,
     "secure_aggregation": SecureAggregation,
+    "release": Release,
 }
 INSTITUTION: Mapping[str, type[BaseModel]] = {
     "": Institution,

@@ -35,9 +35,10 @@ def await_quorum(run: Run, *, grace: float | None = None) -> None:
     started = time.monotonic()
     announced: tuple[set[str], float] | None = None
     while True:
-        absent = set(agreed.institutions) - run.online().keys()
+        taking = set(agreed.institutions) - run.gone
+        absent = taking - run.online().keys()
         waited = time.monotonic() - started
-        enough = len(agreed.institutions) - len(absent) >= agreed.quorum
+        enough = len(taking) - len(absent) >= agreed.quorum
         longest = min(grace, agreed.deadline_seconds) if enough else agreed.deadline_seconds
         if not absent or (enough and waited >= longest):
             return
@@ -66,6 +67,7 @@ def gather(run: Run, number: int) -> bool:
     Returns:
         False if the operator wants the run to pause meanwhile.
     """
+    run.note_withdrawals(number)
     if not run.patient:
         await_quorum(run, grace=0.0)  # some may have been cut off since the last round
         query(run, number)
@@ -76,10 +78,11 @@ def gather(run: Run, number: int) -> bool:
         present = run.present()
         if len(present) >= run.federation.rounds.quorum:
             return True
-        if missing := run.seats.keys() - present - told:
+        away = run.seats.keys() - run.gone - set(present)
+        if missing := away - told:
             told |= missing
             run.say(
-                f"Round {number} waits for {joined(sorted(run.seats.keys() - present))}: of the "
+                f"Round {number} waits for {joined(sorted(away))}: of the "
                 f"{run.federation.rounds.quorum} that it needs {len(present)} can be asked to train"
             )
         there, until = run.online().keys(), time.monotonic() + pause
@@ -87,6 +90,7 @@ def gather(run: Run, number: int) -> bool:
             if run.is_to_pause():
                 return False
             time.sleep(LONGEST_WAIT_SECONDS)
+        run.note_withdrawals(number)
         pause = min(2 * pause, LONGEST_AGAIN_SECONDS)
 
 

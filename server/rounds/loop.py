@@ -106,8 +106,9 @@ def run(
 
 def _begin(run: Run, initial: Arrays | State | None) -> tuple[int, State]:
     """Gather the institutions; the round to go on after, and the state after it."""
-    await_quorum(run)
     last = run.store.last_round(run.run_id)
+    run.note_withdrawals((last or 0) + 1)
+    await_quorum(run)
     if last is None:
         assert initial is not None
         state = initial if isinstance(initial, State) else State(initial)

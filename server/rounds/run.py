@@ -15,8 +15,8 @@ from server.aggregation import Cut
 from server.rounds import asking
 from server.rounds.asking import Answer, Look
 from server.rounds.replies import Holdings
-from server.store import Reply, Store, replies
-from shared.errors import LONGEST_LINE, QuorumError, ReplyError, joined, plain
+from server.store import Reply, Store, replies, withdrawn
+from shared.errors import LONGEST_LINE, ConfigError, QuorumError, ReplyError, joined, listed, plain
 from shared.federation import Federation
 from shared.federation.changes import describe_changes
 from shared.protocol import PROTOCOL_VERSION, EvaluateReply, Request, TrainedReply, TrainReply
@@ -67,6 +67,8 @@ class Run:
     """Waits for replies."""
     patient: bool = False
     """Whether a quorum that is away is waited for without an end: in a deployment it may come back."""
+    gone: set[str] = field(init=False, default_factory=set)
+    """Institutions that have withdrawn, as far as is known."""
     seats: dict[str, Seat] = field(init=False)
     """One for every institution that the federation file names, in its order."""
 
@@ -110,9 +112,27 @@ class Run:
         """Whether the operator wants the run to pause."""
         return bool(self.store.run(self.run_id)["pausing"])
 
+    def note_withdrawals(self, number: int) -> None:
+        """Go on without those who have withdrawn by a round, and with those of whom that was said in error.
+
+        Raises:
+            ConfigError: So many have that there is no quorum any more.
+        """
+        gone = withdrawn(self.store).keys() & self.seats.keys()
+        for name in sorted(gone ^ self.gone):
+            how = "without" if name in gone else "again with"
+            self.say(f"From round {number} on {how} {name}, which has {'' if name in gone else 'not '}withdrawn")
+        self.gone = set(gone)
+        if len(self.seats) - len(gone) < (quorum := self.federation.rounds.quorum):
+            raise ConfigError(
+                f"Expected at least {quorum} institutions, but of {listed(self.seats)} {joined(sorted(gone))} have "
+                "withdrawn; offer an agreement with a smaller quorum, and start a new run by `collegium server run "
+                "--from`."
+            )
+
     def online(self) -> dict[str, int]:
-        """Node ids of whoever is online, by name."""
-        return asking.online(self.grid)
+        """Node ids of whoever is online and has not withdrawn, by name."""
+        return {name: node for name, node in asking.online(self.grid).items() if name not in self.gone}
 
     def present(self) -> list[str]:
         """Institutions that can be asked now: known, online, and not silent when last asked."""
@@ -224,7 +244,8 @@ class Run:
     def record_absent(self, number: int, requests: Mapping[str, Request]) -> None:
         """Record the institutions that this round goes without, and why."""
         nodes = self.online()
-        for name, trouble in [(name, seat.trouble) for name, seat in self.seats.items() if name not in requests]:
+        missing = self.seats.keys() - requests.keys() - self.gone
+        for name, trouble in [(name, seat.trouble) for name, seat in self.seats.items() if name in missing]:
             if name in nodes and trouble:
                 answer = Answer(name, None, trouble.status, f"not asked to train: {trouble.why}")
             else:

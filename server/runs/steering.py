@@ -11,7 +11,8 @@ from server.home import ServerHome, open_home
 from server.initial import check_inheritance
 from server.opening import open_store
 from server.service.operator import OperatorClient
-from server.store import UNENDED, Store, events
+from server.store import UNENDED, Store, events, withdrawn
+from server.store.releases import last_without
 from shared.errors import ConfigError, ConnectionFailedError, joined, shown
 from shared.federation import Federation, load_federation
 from shared.federation.changes import describe_changes
@@ -33,7 +34,7 @@ class Queued:
     """What the operator should know."""
 
 
-def start(folder: Path, parent: str | None = None) -> Queued:
+def start(folder: Path, parent: str | None = None, without: str | None = None) -> Queued:
     """Queue a new run under the offered agreement, or the folder's own where none is offered.
 
     Under an offered one it begins when all whom that names have approved it.
@@ -41,18 +42,29 @@ def start(folder: Path, parent: str | None = None) -> Queued:
     Args:
         folder: The coordinator's.
         parent: `RUN` or `RUN:ROUND`, the best round if not named: the run begins with the state after it.
+        without: An institution: the run begins with the last checkpoint that comes before it first took part in the
+            named one, or in the latest run's best round.
 
     Raises:
-        ConfigError: The federation file is wrong, or there is no such state to begin with.
+        ConfigError: The federation file is wrong, there is no such state to begin with, or the run would be with the
+            institution all the same.
         ConnectionFailedError: The coordinator is not up.
     """
     home = open_home(folder)
     with open_store(folder) as store:
         _check_up(folder)
         federation, notes = _agreement_to_come(home)
-        if parent is None:
+        if parent is None and without is None:
             return Queued(store.create_run(federation), note=_noted(notes))
-        run, round = _state_of(store, parent)
+        run, round = _state_of(store, parent or "")
+        if without is not None:
+            if without in federation.rounds.institutions and without not in withdrawn(store):
+                raise ConfigError(
+                    f"Expected a run without {without}, but the agreement names it and it has not withdrawn; record "
+                    f"that by `collegium server withdraw {without}`, or offer an agreement without it by `collegium "
+                    f"server remove {without}`."
+                )
+            run, round = last_without(store, run, round, without)
         check_inheritance(store.agreement(run), federation, run)
         notes.append(f"It begins with the state of run {run} after round {round}")
         return Queued(store.create_run(federation, (run, round)), note=_noted(notes))
@@ -98,7 +110,7 @@ def resume(folder: Path, run_id: str | None = None) -> Queued:
 def _state_of(store: Store, named: str) -> tuple[str, int]:
     """The run and round that RUN:ROUND names; ConfigError if there is no such state."""
     run, _, number = named.partition(":")
-    run = str(store.run(run)["run"])
+    run = str(store.run(run or None)["run"])
     last, best = store.last_round(run), store.best_round(run)
     if number and not (number.isascii() and number.isdigit() and len(number) < 6):
         raise ConfigError(f"Expected RUN or RUN:ROUND, such as {run}:3, not {shown(named)}.")

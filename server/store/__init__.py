@@ -1,6 +1,7 @@
 """What the coordinator remembers: runs, rounds, replies, scores, events and checkpoints."""
 
 from server.store.memory import Reply, Score, Store, store_version
+from server.store.releases import withdrawn
 from server.store.schema import (
     SCHEMA_VERSION,
     UNENDED,
@@ -9,12 +10,14 @@ from server.store.schema import (
     evaluations,
     events,
     findings,
+    releases,
     replies,
     rounds,
     runs,
     schema,
     scores,
     spending,
+    withdrawals,
 )
 
 __all__ = [
@@ -28,6 +31,7 @@ __all__ = [
     "evaluations",
     "events",
     "findings",
+    "releases",
     "replies",
     "rounds",
     "runs",
@@ -35,4 +39,6 @@ __all__ = [
     "scores",
     "spending",
     "store_version",
+    "withdrawals",
+    "withdrawn",
 ]

@@ -130,14 +130,14 @@ class Store:
             parent: The run and the round from whose state it begins, if not anew.
         """
         run = uuid.uuid4().hex[:8]
-        self._insert(
+        self.insert(
             runs,
             run=run,
             federation=federation.name,
             digest=federation.digest,
             agreement=federation.model_dump_json(),
             status="queued",
-            started=_now(),
+            started=now(),
             parent=parent and parent[0],
             parent_round=parent and parent[1],
         )
@@ -163,7 +163,7 @@ class Store:
         Returns:
             Whether it had one of those, and has the new one now.
         """
-        ended = None if status in UNENDED else _now()
+        ended = None if status in UNENDED else now()
         values = {"status": status, "reason": None, "ended": ended} | values
         mine = (runs.c.run == run) & runs.c.status.in_(of)
         if at is not None:
@@ -210,7 +210,7 @@ class Store:
 
     def add_reply(self, run: str, reply: Reply) -> None:
         """Record how an institution answered."""
-        self._insert(replies, run=run, **vars(reply))
+        self.insert(replies, run=run, **vars(reply))
 
     def add_scores(self, run: str, values: Sequence[Score]) -> None:
         """Record scores; an institution's earlier scores of the same round and split are replaced."""
@@ -223,13 +223,13 @@ class Store:
 
     def add_spending(self, run: str, round: int, institution: str, epsilon: float, ledger: str | None) -> None:
         """Record what an institution's data have spent after a round, and the last entry of its privacy ledger."""
-        self._insert(spending, run=run, round=round, institution=institution, epsilon=epsilon, ledger=ledger)
+        self.insert(spending, run=run, round=round, institution=institution, epsilon=epsilon, ledger=ledger)
 
     def add_evaluation(
         self, run: str, round: int, institution: str, split: str, epsilon: float, ledger: str | None
     ) -> None:
         """Record what scores have cost the owners of an institution's split, and the last entry of its ledger."""
-        self._insert(
+        self.insert(
             evaluations, run=run, round=round, institution=institution, split=split, epsilon=epsilon, ledger=ledger
         )
 
@@ -272,7 +272,7 @@ class Store:
 
     def add_event(self, run: str, text: str) -> None:
         """Record one line of the run's story."""
-        self._insert(events, run=run, text=text, time=_now())
+        self.insert(events, run=run, text=text, time=now())
 
     def save_checkpoint(self, run: str, round: int, state: State) -> str:
         """Store the state after a round: file first, synced, then the row; the file's SHA-256.
@@ -386,7 +386,8 @@ class Store:
         found = self.select(query)
         return found[0] if found else None
 
-    def _insert(self, table: sa.Table, **values: Any) -> None:
+    def insert(self, table: sa.Table, **values: Any) -> None:
+        """Add a row to a table."""
         with self._writing(f"store {table.name}") as connection:
             connection.execute(sa.insert(table).values(**values))
 
@@ -443,5 +444,6 @@ def _begin_sqlite(connection: sa.Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if alone else "BEGIN")
 
 
-def _now() -> str:
+def now() -> str:
+    """The time, in UTC, ISO 8601."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")

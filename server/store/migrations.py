@@ -99,11 +99,18 @@ def _tell_the_time(connection: sa.Connection) -> None:
         connection.execute(sa.text(f"ALTER TABLE {table} ADD COLUMN {column} {kind}"))
 
 
+def _remember_releases(connection: sa.Connection) -> None:
+    """To version 6: bundles that were released, and institutions that have withdrawn."""
+    for table in _RELEASE_TABLES:
+        table.create(connection)
+
+
 STEPS: Mapping[int, Callable[[sa.Connection], None]] = {
     2: _keep_kinds_of_refusals,
     3: _queue_runs,
     4: _remember_parents,
     5: _tell_the_time,
+    6: _remember_releases,
 }
 """What makes a store one of each version, out of one of the version before."""
 
@@ -159,5 +166,23 @@ _LATER_TABLES = (
         _needed("task", sa.String(64)),
         _needed("told", sa.BigInteger()),
         _needed("used", sa.Float()),
+    ),
+)
+
+_RELEASE_TABLES = (
+    _later_table(
+        "releases",
+        _needed("round", sa.Integer()),
+        _needed("release", sa.String(64)),
+        _needed("folder", sa.Text()),
+        _needed("time", sa.String(32)),
+    ),
+    sa.Table(
+        "withdrawals",
+        _version_1,
+        sa.Column("id", sa.Integer, primary_key=True),
+        _needed("institution", sa.String(64)),
+        _needed("withdrawn", sa.Boolean()),
+        _needed("time", sa.String(32)),
     ),
 )

@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """Of the tables below; `migrations.py` says how a store of each earlier version becomes one of the next."""
 metadata = sa.MetaData()
 RUN = ("run", sa.String(32))
@@ -136,4 +136,24 @@ checkpoints = sa.Table(
     sa.Column("round", sa.Integer, primary_key=True),
     sa.Column("file", sa.Text, nullable=False),
     sa.Column("sha256", sa.String(64), nullable=False),
+)
+releases = sa.Table(
+    "releases",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column(*RUN, sa.ForeignKey("runs.run"), nullable=False, index=True),
+    sa.Column("round", sa.Integer, nullable=False),
+    # The release's id (`shared.bundle.manifest`), and where its bundle was written.
+    sa.Column("release", sa.String(64), nullable=False),
+    sa.Column("folder", sa.Text, nullable=False),
+    sa.Column("time", sa.String(32), nullable=False),
+)
+# What was said last of an institution counts: that it has withdrawn, or that this was said in error.
+withdrawals = sa.Table(
+    "withdrawals",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("institution", sa.String(64), nullable=False),
+    sa.Column("withdrawn", sa.Boolean, nullable=False),
+    sa.Column("time", sa.String(32), nullable=False),
 )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from server.release import release
+from server.release.making import release
 from server.store import UNENDED, Store, replies, rounds, runs, scores, spending
 from server.tracking.trackers import Tracker
 from shared.errors import ConfigError, plain

@@ -13,8 +13,9 @@ from shared.bundle.folder import (
     load_bundle,
     load_metrics,
     write_bundle,
+    write_told,
 )
-from shared.bundle.manifest import Manifest, Verified, is_sealed, release_id, seal, verify_bundle
+from shared.bundle.manifest import Manifest, Verified, is_sealed, release_of, seal, verify_bundle
 
 __all__ = [
     "ADAPTER_FILE",
@@ -31,8 +32,9 @@ __all__ = [
     "is_sealed",
     "load_bundle",
     "load_metrics",
-    "release_id",
+    "release_of",
     "seal",
     "verify_bundle",
     "write_bundle",
+    "write_told",
 ]

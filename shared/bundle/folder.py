@@ -113,10 +113,9 @@ def write_bundle(
             part = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
             save_file(part, building / file)
         (building / FEDERATION_FILE).write_text(federation_toml(federation), encoding="utf-8")
-        told = {key: value for key, value in metrics.items() if key != "settings"}
         (building / THRESHOLDS_FILE).write_text(_json(metrics["settings"]), encoding="utf-8")
-        (building / METRICS_FILE).write_text(_json(told), encoding="utf-8")
-        (building / README_FILE).write_text(with_usage(readme, federation, heads_of(arrays)), encoding="utf-8")
+        told = {key: value for key, value in metrics.items() if key != "settings"}
+        write_told(building, federation, heads_of(arrays), told, readme)
         finish(building)
         building.replace(folder)
     except (OSError, SafetensorError) as error:
@@ -174,8 +173,19 @@ def heads_of(arrays: Mapping[str, np.ndarray]) -> set[str]:
     return {task for name in arrays if (task := task_of(name)) is not None}
 
 
-def with_usage(readme: str, federation: Federation, tasks: Collection[str]) -> str:
-    """What a bundle is, and after it how to use the heads of these tasks and the adapter."""
+def write_told(
+    folder: Path, federation: Federation, tasks: Collection[str], metrics: Mapping[str, Any], readme: str
+) -> None:
+    """Write what is told of a model: metrics.json, and README.md with how to use the heads of these tasks.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    (folder / METRICS_FILE).write_text(_json(metrics), encoding="utf-8")
+    (folder / README_FILE).write_text(_with_usage(readme, federation, tasks), encoding="utf-8")
+
+
+def _with_usage(readme: str, federation: Federation, tasks: Collection[str]) -> str:
     name = federation.backbone.name
     pooler = "" if has_pooler(name) else ", add_pooling_layer=False"
     peft = PEFT.format(backbone=name, sha256=federation.backbone.sha256, pooler=pooler)

@@ -3,6 +3,7 @@
 from shared.federation.agreement import Federation, federation_toml, load_federation
 from shared.federation.encoder import TARGET_PRESETS, Adapter, Backbone
 from shared.federation.protection import EVALUATION_CLIP, Privacy, SecureAggregation
+from shared.federation.release import Release
 from shared.federation.rounds import Personal, Robust, Rounds, ServerOptimizer, Weighting, Wire
 from shared.federation.training import Training
 
@@ -14,6 +15,7 @@ __all__ = [
     "Federation",
     "Personal",
     "Privacy",
+    "Release",
     "Robust",
     "Rounds",
     "SecureAggregation",

@@ -20,14 +20,15 @@ from shared.errors import joined
 from shared.federation.encoder import Adapter, Backbone
 from shared.federation.methods import METHODS, Kept, Method, MethodName, choose
 from shared.federation.protection import Privacy, SecureAggregation
+from shared.federation.release import Release
 from shared.federation.rounds import Personal, Robust, Rounds, ServerOptimizer, Wire
 from shared.federation.rules import violations
 from shared.federation.training import Training
 from shared.tasks import TaskSpec, build_task
 
-LATER: tuple[str, ...] = ()
-"""Keys, such as `rounds.late`, that came after the first release: where one has its default it is neither in the digest
-nor written, so that an institution with the release before has the same agreement."""
+LATER: tuple[str, ...] = ("release",)
+"""Keys, such as `rounds.late`, and tables that came after the first release: where one has its default it is neither in
+the digest nor written, so that an institution with the release before has the same agreement."""
 
 
 class Federation(Model):
@@ -50,6 +51,7 @@ class Federation(Model):
     server_optimizer: ServerOptimizer = ServerOptimizer()
     wire: Wire = Wire()
     secure_aggregation: SecureAggregation | None = None
+    release: Release | None = None
 
     @model_validator(mode="after")
     def _task_names(self) -> Self:

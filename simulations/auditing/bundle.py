@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from client.data.identity import hash_texts
 from client.data.loading import read_records
 from client.predict import open_bundle
+from shared.bundle import release_of
 from shared.errors import ConfigError, DataError
 from shared.model.multitask import MultiTaskModel, build_model
 from shared.tasks import Record
@@ -25,6 +26,8 @@ class BundleAudit:
     """What a bundle reveals about its training records; scores are higher where a record is rather a member."""
 
     bundle: str
+    release: str
+    """Its id (`shared.bundle.manifest`), by which `collegium server release --audit` knows what was audited."""
     task: str
     confidence: float
     epsilon: float | None
@@ -79,6 +82,7 @@ def audit_bundle(
     drops, count = before - after, len(inside)
     return BundleAudit(
         str(bundle),
+        release_of(bundle),
         task,
         confidence,
         federation.privacy.epsilon if federation.privacy else None,

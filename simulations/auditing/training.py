@@ -58,6 +58,8 @@ class TrainingAudit:
     """What an audit of training found."""
 
     kind: Kind
+    agreement: str
+    """Digest of the federation file of the experiment."""
     institution: str
     task: str | None
     noise_factor: float
@@ -124,6 +126,7 @@ def audit_training(
     delta = federation.privacy.delta if federation.privacy else DELTA
     return TrainingAudit(
         plan.kind,
+        federation.digest,
         institution,
         task,
         plan.noise_factor,

@@ -116,9 +116,9 @@ def test_every_command_that_the_code_advises_parses(room: str) -> None:
 def test_a_wrong_command_would_be_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
-        "Say `collegium server\nwithdraw` or `collegium tasks --all`.\n```\ncollegium server enrol bank\n```\n"
+        "Say `collegium server\nvanish` or `collegium tasks --all`.\n```\ncollegium server enrol bank\n```\n"
     )
-    assert list(mentions(page)) == ["collegium server withdraw", "collegium tasks --all"]
+    assert list(mentions(page)) == ["collegium server vanish", "collegium tasks --all"]
     assert list(blocks(page)) == ["collegium server enrol bank"]
     for line in mentions(page):
         with pytest.raises((KeyError, AssertionError)):

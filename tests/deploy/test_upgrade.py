@@ -41,7 +41,11 @@ CHANGES = (
     ("shared/protocol.py", NO_LATER_FIELDS, LATER_FIELDS),
     ("shared/protocol.py", LEDGER, f'    hint: Version = ""\n{LEDGER}'),
     ("shared/protocol.py", BASE, f"    cores: int = 0\n{BASE}"),
-    ("shared/federation/agreement.py", "LATER: tuple[str, ...] = ()", 'LATER: tuple[str, ...] = ("rounds.hint",)'),
+    (
+        "shared/federation/agreement.py",
+        'LATER: tuple[str, ...] = ("release",)',
+        'LATER: tuple[str, ...] = ("release", "rounds.hint")',
+    ),
     ("shared/federation/rounds.py", "    late: bool = False\n", "    hint: bool = False\n    late: bool = False\n"),
 )
 """What the next release changes: file, text, and what stands there then."""

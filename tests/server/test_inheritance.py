@@ -14,7 +14,7 @@ from server import initial
 from server.home import ServerHome
 from server.initial import check_inheritance, inherited_state
 from server.opening import open_store
-from server.release import release
+from server.release.making import release
 from server.rounds import loop as rounds
 from server.runs import steering
 from server.runs.status import runs_report

@@ -17,7 +17,7 @@ from client.institution import Data, Institution
 from client.opening import build_site
 from client.site import Site
 from server.aggregation.adalora import budget, mean_importance, prune
-from server.release import release
+from server.release.making import release
 from server.store import Store, events, replies
 from shared import codec, protocol
 from shared.adapter import factor_name, factor_of, get_state, layer_of, set_state

@@ -24,7 +24,7 @@ from client.leaving.receipts import verify
 from client.predict import open_bundle
 from client.round.personal import write_own_bundle
 from server.opening import open_store
-from server.release import release_run
+from server.release.making import release_run
 from server.rounds import loop as rounds
 from server.store import Store, checkpoints, events
 from shared.adapter import get_state

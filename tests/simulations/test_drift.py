@@ -15,7 +15,7 @@ from client.round.keep import LocalState
 from client.site import Site
 from client.train.drift import correct, renew
 from server.aggregation import ClientUpdate, Context, fedavg, scaffold
-from server.release import release
+from server.release.making import release
 from server.store import Store, replies
 from shared import codec, protocol
 from shared.adapter import ADAPTER, HEAD, get_state

@@ -14,7 +14,7 @@ from client.preflight import Kept
 from client.privacy.ledger import Ledger
 from client.site import Site
 from client.train.scoring import score
-from server.release import release
+from server.release.making import release
 from server.store import Store, replies, scores
 from shared.adapter import ADAPTER, get_state
 from shared.federation import Federation

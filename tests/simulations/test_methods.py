@@ -15,7 +15,7 @@ from client.opening import build_site
 from client.predict import open_bundle
 from client.site import Site
 from client.train.scoring import score
-from server.release import release
+from server.release.making import release
 from server.store import Store, events, replies, scores
 from shared import protocol
 from shared.adapter import get_state

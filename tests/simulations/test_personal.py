@@ -14,7 +14,7 @@ from client.institution import Data
 from client.round.keep import Keep
 from client.round.requests import Asked
 from client.site import Site
-from server.release import release
+from server.release.making import release
 from server.rounds.outcomes import primary_outcomes
 from server.store import Store, scores
 from shared import codec, protocol

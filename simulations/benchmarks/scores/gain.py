@@ -24,7 +24,7 @@ from client.data.sources import read_rows
 from client.round import personal
 from client.site import Site
 from client.train.scoring import score
-from server.release import release
+from server.release.making import release
 from server.store import Store, replies
 from shared.adapter import get_state
 from shared.bundle import ADAPTER_FILE

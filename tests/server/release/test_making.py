@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from transformers import BertModel
 
 from client.predict import open_bundle
-from server.release import release
+from server.release.making import release
 from server.store import Score, Store
 from shared.adapter import get_state, set_state
 from shared.bundle import HEADS_FILE, load_bundle

@@ -1,6 +1,6 @@
 """Waiting at the start of a run: for whom and until when, no longer than agreed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -30,13 +30,19 @@ def wait(monkeypatch: pytest.MonkeyPatch, tiny_federation: Callable[..., Federat
     """Seconds that `await_quorum` took, and what it said; `came` maps institutions to when they come online."""
 
     def run(
-        came: dict[str, float], *, patient: bool = False, paused_at: float = 1e9, **rounds: Any
+        came: dict[str, float],
+        *,
+        patient: bool = False,
+        paused_at: float = 1e9,
+        gone: Collection[str] = (),
+        **rounds: Any,
     ) -> tuple[float, list[str]]:
         clock, said = Clock(), list[str]()
         monkeypatch.setattr(joining, "time", clock)
         federation = tiny_federation(rounds={"institutions": ["bank", "clinic", "firm"], **rounds})
         there = SimpleNamespace(
             federation=federation,
+            gone=set(gone),
             online=lambda: {name: 1 for name, at in came.items() if clock.now >= at},
             say=said.append,
             patient=patient,
@@ -50,6 +56,10 @@ def wait(monkeypatch: pytest.MonkeyPatch, tiny_federation: Callable[..., Federat
 
 def test_with_everybody_there_nobody_waits(wait: Callable[..., Any]) -> None:
     assert wait({"bank": 0, "clinic": 0, "firm": 0}, quorum=2) == (0.0, [])
+
+
+def test_who_has_withdrawn_is_not_waited_for(wait: Callable[..., Any]) -> None:
+    assert wait({"bank": 0, "clinic": 0}, quorum=2, gone={"firm"}) == (0.0, [])
 
 
 def test_beyond_the_quorum_the_grace_is_the_longest_wait(wait: Callable[..., Any]) -> None:
@@ -100,6 +110,8 @@ def gathered(monkeypatch: pytest.MonkeyPatch, tiny_federation: Callable[..., Fed
         one = SimpleNamespace(
             federation=tiny_federation(rounds={"institutions": names, "quorum": 2}),
             seats=dict.fromkeys(names),
+            gone=set(),
+            note_withdrawals=lambda number: None,
             present=lambda: list(known),
             online=lambda: {name: 1 for name, at in there.items() if clock.now >= at},
             say=said.append,

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from collegium.__main__ import app
 from server.home import ServerHome
 from server.opening import open_store
-from server.release import release
+from server.release.making import release
 from server.rounds.outcomes import Outcome, outcomes
 from server.runs import status
 from server.store import Reply, Score

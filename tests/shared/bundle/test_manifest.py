@@ -259,5 +259,10 @@ def test_the_verb_says_who_has_signed_and_fails_with_one_sentence(bundle: Path, 
     (bundle / README_FILE).write_text("# Another")
     for verb in (["card", str(bundle)], ["merge", str(bundle), "--out", str(tmp_path / "merged")]):
         assert isinstance(runner.invoke(app, verb).exception, BundleError)
+    for name in (MANIFEST_FILE, SIGNATURE_FILE):
+        (bundle / name).unlink()
+    assert "is not signed: anybody may have written it" in runner.invoke(app, ["card", str(bundle)]).stderr
+    stripped = runner.invoke(app, ["card", str(bundle), "--key", str(mine)])
+    assert isinstance(stripped.exception, BundleError), "who asks for a key gets no bundle without"
     with pytest.raises(ConfigError, match="Expected the coordinator's public key"):
         read_release_key(bundle / README_FILE)

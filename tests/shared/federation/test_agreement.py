@@ -116,8 +116,8 @@ def test_a_later_key_with_its_default_leaves_the_agreement_as_it_was(
     """So that an institution with the release before, which does not know the key, has approved the same file."""
     file = write(tmp_path, VALID)
     whole = load_federation(file).digest
-    later = ("rounds.late", "privacy.epsilon", "personal.keep")
-    monkeypatch.setattr(agreement, "LATER", later)
+    known = agreement.LATER
+    monkeypatch.setattr(agreement, "LATER", (*known, "rounds.late", "privacy.epsilon", "personal.keep"))
     plain = load_federation(file)
     assert plain.digest != whole
     assert "late" not in tomllib.loads(federation_toml(plain))["rounds"]
@@ -125,8 +125,16 @@ def test_a_later_key_with_its_default_leaves_the_agreement_as_it_was(
     late = load_federation(write(tmp_path, VALID.replace("[rounds]", "[rounds]\nlate = true")))
     assert late.digest != plain.digest
     assert tomllib.loads(federation_toml(late))["rounds"]["late"] is True
-    monkeypatch.setattr(agreement, "LATER", ())
+    monkeypatch.setattr(agreement, "LATER", known)
     assert load_federation(write(tmp_path, VALID)).digest == whole
+
+
+def test_a_table_that_came_later_is_in_the_digest_where_it_is_given(tmp_path: Path) -> None:
+    plain = load_federation(write(tmp_path, VALID))
+    asking = load_federation(write(tmp_path, f"{VALID}\n[release]\nmin_worst_score = 0.5\n"))
+    assert "release" not in federation_toml(plain)
+    assert asking.digest != plain.digest
+    assert load_federation(write(tmp_path, federation_toml(asking))).digest == asking.digest
 
 
 def test_a_preset_of_layers_is_only_another_form(tmp_path: Path) -> None:
