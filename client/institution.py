@@ -6,6 +6,7 @@ from typing import Annotated, Any, Self, TypeVar
 from pydantic import AfterValidator, Field, model_validator
 
 from client.data.augmentation import Augmentation
+from client.data.readers import omop
 from client.data.readers.options import ASKED, SUFFIXES, Database, Reading
 from client.policy import Policy
 from shared.config import Licence, Model, Name, Scheme, parse, read_toml
@@ -90,6 +91,13 @@ class Data(Reading, Files):
             if kind in ASKED and self.database is None:
                 raise ValueError(f"expected a table `database` that says where {path} is asked, but there is none")
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _patients_own_their_notes(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("format") == "omop":
+            return {"group_by": omop.OWNER, **values}
+        return values
 
     def as_written(self, **files: Path | None) -> Self:
         """The same for records that have been read already, and stand in files of JSON Lines."""

@@ -21,7 +21,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from client.data.augmentation import Augmentation
-from client.data.readers.options import Database
+from client.data.readers.options import Annotations, Database
 from client.institution import AdapterSize, Data, Identity, Institution, Membership, Runtime, Server, Watching
 from client.policy import Policy
 from server.home import Retention, ServerSettings, Tracking
@@ -82,6 +82,7 @@ INSTITUTION: Mapping[str, type[BaseModel]] = {
     "server": Server,
     "identity": Identity,
     "data.TASK": Data,
+    "data.TASK.annotations": Annotations,
     "data.TASK.database": Database,
     "data.TASK.augmentation": Augmentation,
     "policy": Policy,

@@ -41,6 +41,7 @@ READERS: dict[str, tuple[Callable[[Path], bytes], Callable[[Path], Any]]] = {
     "a.csv": (lambda _: b"text,label\r\nx,y\r\n", lambda path: list(read_rows(path))),
     "a.json": (lambda _: b'[{"text": "x"}, {"text": "y"}]', lambda path: list(read_rows(path))),
     "a.tsv": (lambda _: b"text\tlabel\r\nx\ty\r\n", lambda path: list(read_rows(path))),
+    "a.conll": (lambda _: b"He O\r\nleft O\r\n\r\n", lambda path: list(read_rows(path))),
     "synonyms.json": (lambda _: b'{"pain": ["ache"]}', read_synonyms),
     "node.pub at the coordinator": (public_key, read_public_key),
     "node.pub": (public_key, lambda path: keys.fingerprint(keys.read_public_key(path))),
@@ -67,5 +68,5 @@ def test_also_in_compressed_lines(tmp_path: Path) -> None:
 
 
 def test_every_format_of_text_is_here() -> None:
-    known = {".jsonl", ".json", ".csv", ".tsv", ".parquet", ".sql"}
+    known = {".jsonl", ".json", ".csv", ".tsv", ".parquet", ".sql", ".conll", ".conllu", ".iob", ".iob2"}
     assert {suffix.removesuffix(".gz") for suffix in SUFFIXES} == known, "another format of text needs a row above"

@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from client.data.annotations import records_of
 from client.data.augmentation import open_rewording
 from client.data.holdout import check_limit, choose
 from client.data.identity import owner_of
+from client.data.readers import READERS
 from client.data.readers.options import AS_IT_IS
 from client.data.sources import BadRow, Place, named, scan_rows
 from client.institution import Data
@@ -182,7 +184,17 @@ def rows_of(
     path: Path, task: Task, source: Data | None = None, split: Split = "train"
 ) -> Iterator[tuple[Place, Record | BadRow]]:
     """Yield the rows of a source as records of a task, not checked yet; arguments and DataError as `check_rows`."""
-    return scan_rows(path, task.lists, source or AS_IT_IS, split)
+    how = source or AS_IT_IS
+    kind = how.kind_of(path)
+    documents = kind is not None and READERS[kind].documents
+    for place, row in scan_rows(path, task.lists, how, split):
+        if isinstance(row, BadRow) or not documents:
+            yield place, row
+            continue
+        try:
+            yield from ((place, record) for record in records_of(row, task, how.annotations))
+        except ValueError as error:
+            yield place, BadRow(str(error))
 
 
 def check_rows(
@@ -221,6 +233,8 @@ def input_of(record: Record, task: Task) -> Record:
 
 def other_column(error: str, row: Record, source: Data | None = None) -> str:
     """A hint where the field that an error misses is called otherwise in the file."""
+    if "'tokens'" in error and "tokens" not in row and isinstance(row.get("text"), str):
+        return '; if it is an export of a tool for annotation, say of which, such as format = "doccano"'
     for field in re.findall(r"'(\w+)'", error):
         if source and field in source.columns and field not in row:
             return f"; `columns` has it stand in {source.columns[field]!r}, but there are only {listed(sorted(row))}"

@@ -58,7 +58,7 @@ def scan_rows(
         raise DataError(f"Expected a data file that ends in one of {', '.join(SUFFIXES)}, but {path} does not.")
     reader, chosen = READERS[kind], _Where(how, split)
     try:
-        for place, row in reader.read(Source(path, how, split)):
+        for place, row in reader.read(Source(path, how, split, frozenset(lists))):
             if isinstance(row, dict):
                 row = {key: value for key, value in row.items() if not _is_absent(value)}
                 if not chosen(row):

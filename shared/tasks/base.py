@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared.errors import listed
+from shared.tasks.documents import Document
 from shared.tasks.tags import Scheme
 from shared.tasks.tally import Tally
 
@@ -179,6 +180,14 @@ class Task(Protocol):
             second: What goes with it, for tasks that read two: a question, the other text of a pair.
         """
         ...
+
+    def records_of(self, document: Document) -> list[Record]:
+        """The records that an annotated document gives: its text alone, where the task learns nothing that is marked.
+
+        Raises:
+            ValueError: What is marked cannot be said in this task's records.
+        """
+        return [{**document.beside, "text": document.text}]
 
     def outputs(self) -> Sequence[str | None]:
         """The label that each output row of the head's `linear` layer stands for, None for one that all share.

@@ -22,6 +22,7 @@ from shared.tasks.base import (
     require_words,
     shown,
 )
+from shared.tasks.documents import Document, pairs
 from shared.tasks.labels import (
     ClassWeights,
     Labels,
@@ -95,6 +96,7 @@ class RelationExtraction(Task):
         self.labels = spec.labels
         self.class_weights = spec.class_weights
         self.label_smoothing = spec.label_smoothing
+        self.no_relation = spec.no_relation
         self.relations = tuple(label for label in spec.labels if label != spec.no_relation)
         self.tally = LabelTally(spec.labels, self.relations, ("micro_f1", "macro_f1", "accuracy"))
 
@@ -150,6 +152,10 @@ class RelationExtraction(Task):
     def from_text(self, text: str, second: str | None = None) -> Record:
         """Plain text does not say where the entities are."""
         raise ValueError("expected the places of two entities, which plain text cannot give; use --file with records")
+
+    def records_of(self, document: Document) -> list[Record]:
+        """A record for each relation, and for two entities of one sentence without one, if there is such a label."""
+        return list(pairs(document, self.no_relation))
 
     def outputs(self) -> Sequence[str | None]:
         """The labels."""

@@ -24,6 +24,7 @@ from shared.tasks.base import (
     require_text,
     shown,
 )
+from shared.tasks.documents import Document
 from shared.tasks.labels import (
     ClassWeights,
     Labels,
@@ -131,6 +132,15 @@ class TextClassification(Task):
     def from_text(self, text: str, second: str | None = None) -> Record:
         """A record of the text."""
         return {"text": text}
+
+    def records_of(self, document: Document) -> list[Record]:
+        """The text and the labels of the whole; ValueError if there are several where one may apply."""
+        record, labels = {**document.beside, "text": document.text}, list(document.labels)
+        if self.multi_label:
+            return [{"labels": labels, **record}]
+        if len(labels) > 1:
+            raise ValueError(f"expected one label, but {shown(labels)} came")
+        return [{**record, "label": labels[0]} if labels else record]
 
     def outputs(self) -> Sequence[str | None]:
         """The labels."""

@@ -4,7 +4,6 @@ A document longer than the model's input is cut into windows between words, so t
 seqeval's in strict mode (IOB2), which equal conlleval's on legal sequences; predictions are made legal first.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 
@@ -25,16 +24,13 @@ from shared.tasks.base import (
     shown,
     unique,
 )
+from shared.tasks.documents import WORD, Document, tagged
 from shared.tasks.labels import hint, named, softmax, spelt
 from shared.tasks.tags import Scheme, begun, to_bio
 from shared.tasks.tally import FoundTally
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-
-WORD = re.compile(r"\w(?:\S*\w)?|\S")
-"""A word of plain text, without the punctuation before and behind it; or one such sign."""
 
 
 class TokenClassificationSpec(Spec):
@@ -140,6 +136,11 @@ class TokenClassification(Task):
     def from_text(self, text: str, second: str | None = None) -> Record:
         """A record of the text's words: what white space parts, and punctuation round it by itself."""
         return {"tokens": WORD.findall(text), "text": text}
+
+    def records_of(self, document: Document) -> list[Record]:
+        """The document's words and the tags of its entities; ValueError if these overlap."""
+        tokens, tags = tagged(document)
+        return [{**document.beside, "tokens": tokens, "tags": tags}]
 
     def outputs(self) -> Sequence[str | None]:
         """The type of each tag; all share `O`."""

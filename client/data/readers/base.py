@@ -21,6 +21,8 @@ class Source:
     path: Path
     how: Reading = AS_IT_IS
     split: Split = "train"
+    lists: frozenset[str] = frozenset()
+    """The fields of the task's records that hold a list."""
 
 
 @dataclass(frozen=True)

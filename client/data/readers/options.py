@@ -11,7 +11,22 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from shared.config import Model
 from shared.protocol import Split
 
-Format = Literal["jsonl", "json", "csv", "parquet", "folder", "datasets", "sql"]
+Format = Literal[
+    "jsonl",
+    "json",
+    "csv",
+    "parquet",
+    "folder",
+    "datasets",
+    "sql",
+    "conll",
+    "squad",
+    "brat",
+    "doccano",
+    "label-studio",
+    "inception",
+    "omop",
+]
 SUFFIXES: dict[str, Format] = {
     ".jsonl": "jsonl",
     ".jsonl.gz": "jsonl",
@@ -22,9 +37,13 @@ SUFFIXES: dict[str, Format] = {
     ".tsv": "csv",
     ".parquet": "parquet",
     ".sql": "sql",
+    ".conll": "conll",
+    ".conllu": "conll",
+    ".iob": "conll",
+    ".iob2": "conll",
 }
 """What a file is where nobody says it."""
-ASKED = ("sql",)
+ASKED = ("sql", "omop")
 """What needs a database."""
 Cell = bool | int | float | date | str
 Cells = Cell | tuple[Cell, ...]
@@ -48,6 +67,8 @@ class Database(Model):
 
     url: str
     """SQLAlchemy's URL without a password: `postgresql+psycopg://reader@host/clinic`, `sqlite:///notes.db`."""
+    cdm_schema: str | None = None
+    """Of OMOP: the schema in which NOTE, NOTE_NLP and CONCEPT lie."""
     password_env: str | None = None
     """The environment variable that holds the password."""
     password_file: Path | None = None
@@ -83,6 +104,24 @@ class Database(Model):
         return self.model_copy(update={"url": str(url.set(database=str(folder / quote(url.database, safe="/. "))))})
 
 
+class Annotations(Model):
+    """`[data.TASK.annotations]`: what of annotated documents is read (brat, doccano, Label Studio, INCEpTION, OMOP)."""
+
+    skip: tuple[str, ...] = ()
+    """Types of entities and relations that are passed over, as the tool calls them."""
+    overlaps: Literal["refuse", "longest"] = "refuse"
+    """What becomes of entities that overlap, which tags cannot say: an error, or the longest of them is taken."""
+    layer: str = "de.tudarmstadt.ukp.dkpro.core.api.ner.type.NamedEntity"
+    """Of INCEpTION: the type of the annotations that are entities."""
+    feature: str | None = None
+    """What names an entity's type: of INCEpTION a feature (`value` if not given), of OMOP a column of CONCEPT
+    (`domain_id`)."""
+    relation_layer: str | None = None
+    """Of INCEpTION: the type of the annotations that are relations."""
+    relation_feature: str = "label"
+    """Of INCEpTION: the feature that names a relation."""
+
+
 class Reading(Model):
     """How the files of one task are read."""
 
@@ -106,6 +145,7 @@ class Reading(Model):
 
     By split where one source holds several: `{ part = { train = "train", validation = "dev", test = "test" } }`.
     """
+    annotations: Annotations = Annotations()
     database: Database | None = None
     """Where a `.sql` file is asked."""
 

