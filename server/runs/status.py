@@ -16,7 +16,19 @@ from server.opening import open_store
 from server.rounds.comparing import compared
 from server.rounds.outcomes import primary_outcomes
 from server.service.operator import OperatorClient
-from server.store import UNENDED, Store, cuts, evaluations, findings, replies, rounds, runs, spending
+from server.store import (
+    UNENDED,
+    Store,
+    cuts,
+    evaluations,
+    findings,
+    releases,
+    replies,
+    rounds,
+    runs,
+    spending,
+    withdrawn,
+)
 from server.upkeep.retention import sizes
 from shared.errors import ConnectionFailedError, joined
 
@@ -63,6 +75,8 @@ def status_report(folder: Path, run_id: str | None) -> dict[str, Any]:
             "spending": last_spending(store.rows(spending, chosen)) if chosen else [],
             "cuts": last_cuts(store.rows(cuts, chosen)) if chosen else [],
             "evaluations": last_evaluations(store.rows(evaluations, chosen)) if chosen else [],
+            "withdrawn": [{"institution": name, "time": time} for name, time in sorted(withdrawn(store).items())],
+            "releases": [dict(row) for row in store.rows(releases, chosen)] if chosen else [],
             "outliers": outliers(store.rows(findings, chosen)) if chosen else [],
         }
 

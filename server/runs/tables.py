@@ -7,6 +7,8 @@ from shared.process.console import announce, print_lines, print_table
 
 Report = Mapping[str, Any]
 TABLES: Sequence[tuple[str, str, Mapping[str, str]]] = (
+    ("withdrawn", "Withdrawn", {"institution": "institution", "time": "since (UTC)"}),
+    ("releases", "Releases", {"release": "release", "round": "round", "time": "made (UTC)", "folder": "folder"}),
     (
         "limited",
         "Limits of the public door that were passed",

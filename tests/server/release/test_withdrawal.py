@@ -11,6 +11,8 @@ from collegium.__main__ import app
 from server.release.making import release_run
 from server.release.withdrawal import withdraw
 from server.runs import steering
+from server.runs.status import status_report
+from server.runs.tables import print_status
 from server.store import Store, events, withdrawn
 from server.store.releases import add_withdrawal, ancestry, contributions
 from shared.bundle import README_FILE, load_metrics, release_of, verify_bundle
@@ -66,7 +68,9 @@ def test_without_a_quorum_a_run_ends_and_says_why(world: Any) -> None:
         made.run(tell=after_round(1, "bank"))
 
 
-def test_earlier_cards_are_marked_and_later_ones_say_from_which_round(world: Any, tmp_path: Path) -> None:
+def test_earlier_cards_are_marked_and_status_says_whose(
+    world: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     made = world()
     run, root = made.run(), made.home.root
     first = release_run(root, None, tmp_path / "first")
@@ -92,6 +96,13 @@ def test_earlier_cards_are_marked_and_later_ones_say_from_which_round(world: Any
         assert "bank" not in card
     assert release_of(first) == release_of(moved), "the model is as it was, and so are the consents"
     assert not list(tmp_path.glob(".*"))
+    status = status_report(root, None)
+    assert [row["institution"] for row in status["withdrawn"]] == ["bank"]
+    assert [row["folder"] for row in status["releases"]] == [
+        str(tmp_path / name) for name in ("first", "second", "changed")
+    ]
+    print_status(status)
+    assert "Withdrawn" in capsys.readouterr().out
     assert consented.exists()
     with made.open() as store:
         assert withdrawn(store).keys() == {"bank"}
