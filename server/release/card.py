@@ -29,7 +29,7 @@ CARD = """\
 ## Where it comes from
 {lineage}
 
-Method: {method}. {privacy} {secure}
+Method: {method}. {privacy}{secure}
 
 ## Audits
 {audits}
@@ -58,7 +58,7 @@ def card(federation: Federation, metrics: Mapping[str, Any]) -> str:
         front="\n".join(f"{key}: {json.dumps(value)}" for key, value in _front(federation, metrics).items()),
         name=federation.name,
         marks="".join(f"> **{line}**\n\n" for line in _withdrawals(metrics["withdrawn"])),
-        heads=f"{len(metrics['tasks'])} task heads" if metrics["tasks"] else WITHOUT_HEADS,
+        heads=_heads(len(metrics["tasks"])),
         institutions=len(federation.rounds.institutions),
         run=metrics["run"],
         best=best,
@@ -74,7 +74,7 @@ def card(federation: Federation, metrics: Mapping[str, Any]) -> str:
             if privacy
             else "No differential privacy."
         ),
-        secure="Updates were summed under secure aggregation." if federation.secure_aggregation else "",
+        secure=" Updates were summed under secure aggregation." if federation.secure_aggregation else "",
         audits="\n".join(f"- {line}" for line in _audits(federation, metrics)),
         tasks=", ".join(f"{name} ({spec.type})" for name, spec in federation.tasks.items()),
     )
@@ -123,6 +123,10 @@ def _results(federation: Federation, metrics: Mapping[str, Any]) -> Iterator[dic
             }
 
 
+def _heads(count: int) -> str:
+    return f"{count} task head{'s' if count > 1 else ''}" if count else WITHOUT_HEADS
+
+
 def _withdrawals(withdrawn: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for one in withdrawn:
         who = one["institution"] or UNNAMED
@@ -134,7 +138,7 @@ def _withdrawals(withdrawn: Sequence[Mapping[str, Any]]) -> Iterator[str]:
                 f"Its updates {joined(parts)} are in this model; from round {max(numbers) + 1} of run {run} on it is "
                 "not in it."
             )
-        yield f"{who[0].upper()}{who[1:]} has withdrawn ({one['time'][:10]}). {told}"
+        yield f"{who} has withdrawn ({one['time'][:10]}). {told}"
 
 
 def _rounds(numbers: Sequence[int]) -> str:

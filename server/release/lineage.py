@@ -103,13 +103,21 @@ def pseudonyms(names: Collection[str], named: Collection[str]) -> dict[str, str]
 
 
 def called(value: Any, names: Mapping[str, str]) -> Any:
-    """The same data, with every `institution` called as `names` says."""
+    """The same data, with every `institution` called as `names` says.
+
+    Lists of what is about institutions are sorted anew, since their order would tell who is who.
+    """
     if isinstance(value, Mapping):
         return {
             key: names.get(each, each) if key == "institution" and isinstance(each, str) else called(each, names)
             for key, each in value.items()
         }
-    return [called(each, names) for each in value] if isinstance(value, list) else value
+    if not isinstance(value, list):
+        return value
+    found = [called(each, names) for each in value]
+    if all(isinstance(each, Mapping) and "institution" in each for each in found):
+        found.sort(key=lambda each: (each.get("round", 0), each["institution"], each.get("task", "")))
+    return found
 
 
 def _told_examples(store: Store, runs: Collection[tuple[str, int]]) -> dict[str, dict[str, int]]:

@@ -187,7 +187,7 @@ def _metrics(
         ],
         "tasks": list(tasks),
         "rounds": store.rows(rounds, run),
-        "scores": store.rows(scores, run),
+        "scores": [{key: row[key] for key in row if key != "id"} for row in store.rows(scores, run)],
         "worst": asdict(worst) if worst else None,
         "lineage": origin,
         "withdrawn": withdrawn,

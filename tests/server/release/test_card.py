@@ -28,6 +28,11 @@ def test_only_those_who_consent_are_named(world: Any, tmp_path: Path, monkeypatc
     assert "| institution 1 | clauses | macro_f1 |" in card
     assert "institution " in load_metrics(first)["worst"]["institution"]
     assert "clauses 40" not in card
+    told = load_metrics(first)
+    for rows in (told["lineage"]["institutions"], [row for row in told["scores"] if row["round"] == 1]):
+        shown = [row["institution"] for row in rows]
+        assert shown == sorted(shown), "their order does not tell who is who"
+    assert not any("id" in row for row in told["scores"])
 
     class Operator:
         def __init__(self, home: Any) -> None:
