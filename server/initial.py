@@ -12,12 +12,12 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from server.home import HOME_VARIABLE
 from server.store import Store, runs
 from shared.adapter import get_state, task_of
-from shared.codec import Arrays
+from shared.codec import Arrays, as_safetensors
 from shared.errors import CollegiumError, ConfigError, ProcessError, StoreError, joined, listed
 from shared.federation import Federation, federation_toml, load_federation
 from shared.federation.changes import describe_changes
@@ -125,7 +125,7 @@ def main(folder: Path) -> None:
     except CollegiumError as error:
         (folder / ERROR).write_text(str(error), encoding="utf-8")
         return
-    save_file(state, folder / STATE)
+    (folder / STATE).write_bytes(as_safetensors(state))
 
 
 if __name__ == "__main__":

@@ -77,7 +77,17 @@ def encode(
             shapes = {name: array.shape for name, array in floats.items()}
             flat = np.concatenate([array.reshape(-1) for array in floats.values()] or [np.empty(0, np.float32)])
             parts = _pack_largest(flat, coding) if coding.codec == "top-k" else _pack(flat, shapes, coding.codec, rng)
-    return _squeeze(save(_shuffle(parts))) if coding.compress else save(parts)
+    return _squeeze(as_safetensors(_shuffle(parts))) if coding.compress else as_safetensors(parts)
+
+
+def as_safetensors(arrays: Mapping[str, np.ndarray], about: Mapping[str, str] | None = None) -> bytes:
+    """A safetensors blob of arrays of any layout, with metadata.
+
+    Whatever is kept or sent as safetensors goes through here: the library takes an array's memory as it lies, so that a
+    transposed array, or some columns of one, would become other numbers without a word.
+    """
+    laid_out = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    return save(laid_out, None if about is None else dict(about))
 
 
 def decode(blob: bytes, coding: Coding | CodecName, shapes: Shapes | None = None) -> Arrays:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load_file
 
-from shared.codec import Arrays
+from shared.codec import Arrays, as_safetensors
 from shared.errors import ProtocolError, StoreError
 from shared.process.files import private_folder, write_synced
 
@@ -102,7 +102,7 @@ class Keep:
             if not folder.exists():
                 self._forget_runs()
                 private_folder(folder)
-            write_synced(folder / f"{round:05d}.safetensors", save(named))
+            write_synced(folder / f"{round:05d}.safetensors", as_safetensors(named))
         except OSError as error:
             raise StoreError(f"Could not write what this site keeps under {folder}: {error}; make room.") from error
 

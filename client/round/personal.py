@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from client.institution import load_institution
 from client.train import trainer
 from client.train.hooks import Hook
 from shared.adapter import get_state, of_tasks
 from shared.bundle import write_bundle
+from shared.codec import as_safetensors
 from shared.config import parse
 from shared.errors import ConfigError, StoreError
 from shared.federation import Federation
@@ -96,7 +96,7 @@ def keep_model(
     metadata = {"federation": federation.model_dump(mode="json"), "ranks": made.ranks, **about}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_synced(folder / FILE, save(made.arrays, {"about": json.dumps(metadata)}))
+        write_synced(folder / FILE, as_safetensors(made.arrays, {"about": json.dumps(metadata)}))
     except OSError as error:
         raise StoreError(f"Could not write this site's model to {folder / FILE}: {error}; make room.") from error
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import sqlalchemy as sa
 from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import load
 
 from server.store import migrations
 from server.store.schema import (
@@ -33,6 +33,7 @@ from server.store.schema import (
     scores,
     spending,
 )
+from shared.codec import as_safetensors
 from shared.config import parse
 from shared.errors import ConfigError, StoreError
 from shared.federation import Federation
@@ -280,7 +281,7 @@ class Store:
         Raises:
             StoreError: The disk is full or not writable; earlier checkpoints are untouched.
         """
-        blob = save(dict(sorted(pack_state(state).items())))
+        blob = as_safetensors(dict(sorted(pack_state(state).items())))
         sha256 = hashlib.sha256(blob).hexdigest()
         file = self._folder / run / f"round-{round:05d}-{sha256[:12]}.safetensors"
         with self._writing("write a checkpoint"):

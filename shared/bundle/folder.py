@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from shared.adapter import ADAPTER, HEAD, layer_of, task_of
-from shared.codec import Arrays
+from shared.codec import Arrays, as_safetensors
 from shared.errors import ConfigError, StoreError, listed
 from shared.federation import Federation, federation_toml, load_federation
 from shared.model.backbone import has_pooler
@@ -111,7 +111,7 @@ def write_bundle(
         (building / PEFT_FILE).write_text(_json(described), encoding="utf-8")
         for file, prefix in ((ADAPTER_FILE, ADAPTER), (HEADS_FILE, HEAD)):
             part = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-            save_file(part, building / file)
+            (building / file).write_bytes(as_safetensors(part))
         (building / FEDERATION_FILE).write_text(federation_toml(federation), encoding="utf-8")
         (building / THRESHOLDS_FILE).write_text(_json(metrics["settings"]), encoding="utf-8")
         told = {key: value for key, value in metrics.items() if key != "settings"}

@@ -1,6 +1,8 @@
 """The wire format: what goes in comes out, as near as the codec promises, and what is not one of ours is refused."""
 
 import math
+import re
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -417,3 +419,26 @@ def test_every_dtype_that_safetensors_knows_is_refused_in_one_sentence() -> None
         for name in CODECS:
             with pytest.raises(ProtocolError, match="Expected"):
                 codec.decode(blob, name, SHAPES)
+
+
+def test_arrays_of_any_layout_are_kept_as_they_are() -> None:
+    whole = np.arange(24, dtype=np.float32).reshape(4, 6)
+    given = {
+        "columns": whole[:, :2],
+        "rows": whole[1::2],
+        "turned": whole.T,
+        "one": whole[2, 3],
+        "back": whole[:, ::-1],
+    }
+    kept = load(codec.as_safetensors(given, {"about": "them"}))
+    for name, array in given.items():
+        np.testing.assert_array_equal(kept[name], array)
+
+
+def test_nobody_else_writes_safetensors() -> None:
+    writes = re.compile(r"safetensors\.(numpy|torch) import .*\bsave|\bsave_file\(")
+    root = Path(codec.__file__).parents[1]
+    files = [file for room in ("server", "client", "shared") for file in (root / room).rglob("*.py")]
+    assert len(files) > 300
+    found = [file.name for file in files if writes.search(file.read_text(encoding="utf-8"))]
+    assert found == ["codec.py"]

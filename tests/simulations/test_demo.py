@@ -1,5 +1,6 @@
 """The demonstration as a newcomer runs it: the real backbone, real daemons, the command's own words and exit code."""
 
+import csv
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +22,9 @@ from simulations import cli, demo
 from simulations.attacks.coordinator import new_home
 from simulations.engine import run_federation
 from simulations.experiment import Experiment, open_sites
+from simulations.samples import SAMPLES
 
+ROOT = Path(__file__).parents[2]
 DEMO = [sys.executable, "-m", "collegium", "demo"]
 FIELDS = {"institution", "task", "metric", "before", "after", "bytes_up", "bytes_down", "seconds"}
 CENTRALISED = 0.833
@@ -64,6 +68,56 @@ def test_the_demonstration_shows_what_it_promises(tmp_path: Path) -> None:
         assert row["seconds"] > 0
     assert sum(row["after"] for row in rows) / len(rows) >= 0.95 * CENTRALISED
     assert (folder / "bundle" / "adapter" / "adapter_model.safetensors").is_file()
+    told = next(row["after"] for row in rows if (row["institution"], row["task"]) == ("law_firm", "clauses"))
+    assert score_of(folder / "bundle") == pytest.approx(told, abs=0.03), "what is released is what was scored"
+    the_applications_run_on(folder / "bundle", tmp_path)
+
+
+def score_of(bundle: Path) -> float:
+    """Of a bundle, on the law firm's test records of `clauses`."""
+    lines = (SAMPLES / "law_firm" / "clauses.test.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    predictor = open_bundle(bundle)
+    task = predictor.task("clauses")
+    return float(task.score(records, predictor.predict("clauses", records))[task.metric])
+
+
+def the_applications_run_on(bundle: Path, folder: Path) -> None:
+    """docs/applications, as its table says."""
+
+    def told(*command: str | Path, place: str, given: str = "") -> list[Any]:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [sys.executable, *map(str, command)],
+            cwd=ROOT / "docs" / "applications" / place,
+            env=environment,
+            input=given,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    given = ("serve_customers.py", bundle, "messages.jsonl", "--knowledge", "knowledge.json")
+    topics = [row["topic"] for row in told(*given, place="customer_service")]
+    assert topics == ["payment", "termination", "confidentiality"]
+    asked = ("-m", "collegium", "predict", bundle, "--task", "sentiment", "--task", "company_entities")
+    found = told(*asked, "--file", "headlines.jsonl", "--with-records", place="opinion_monitoring")
+    headlines = "".join(json.dumps(row) + "\n" for row in found)
+    rows = told("monitor.py", place="opinion_monitoring", given=headlines)
+    assert next(row["company"] for row in rows if row["alert"]) == "Brandt Optik"
+    ranked = told("recommend.py", bundle, "documents.jsonl", "--read", "read.jsonl", place="recommendation")
+    assert "trade secrets" in ranked[0]["text"]
+    assert "retailer" in ranked[-1]["text"]
+    told("review.py", bundle, "contracts", "--out", folder / "clauses.csv", place="contract_review")
+    table = list(csv.DictReader((folder / "clauses.csv").open(encoding="utf-8", newline="")))
+    assert {(row["contract"], row["clause"]) for row in table} == {
+        *(("lease", str(number)) for number in range(1, 5)),
+        *(("supply", str(number)) for number in range(1, 4)),
+    }
+    assert "Bourtonfield Airport plc" in table[0]["parties"]
+    assert table[0]["dates"] == "2026-05-04"
 
 
 @pytest.mark.parametrize("compare", [False, True])

@@ -15,7 +15,7 @@ from transformers import BertModel
 from client.predict import open_bundle
 from server.release.making import release
 from server.store import Score, Store
-from shared.adapter import get_state, set_state
+from shared.adapter import factor_name, factor_of, get_state, layer_of, set_state
 from shared.bundle import HEADS_FILE, load_bundle
 from shared.codec import Arrays
 from shared.errors import ConfigError, StoreError
@@ -63,6 +63,28 @@ def test_the_best_round_comes_back_as_it_was_stored(
     assert bundle.arrays.keys() == state.keys()
     assert all(np.array_equal(bundle.arrays[name], state[name]) for name in state)
     assert [path.name for path in folder.parent.iterdir()] == ["bundle"]
+
+
+def test_a_release_of_a_limited_rank_is_the_nearest_product_of_that_rank(
+    store: Store, state: Arrays, tmp_path: Path, tiny_federation: Callable[..., Federation]
+) -> None:
+    federation, rng, most = tiny_federation(rounds={"method": "fedex"}), np.random.default_rng(5), 5
+    layer = next(layer_of(name) for name in state if factor_of(name) == "A")
+    b, a = state[factor_name(layer, "B")], state[factor_name(layer, "A")]
+    step = rng.normal(0, 0.3, (len(b), 6)).astype(np.float32), rng.normal(0, 0.3, (6, a.shape[1])).astype(np.float32)
+    run = store.create_run(federation)
+    store.save_checkpoint(run, 0, State(state))
+    store.save_checkpoint(run, 1, State(state, steps={layer: step}))
+    store.add_round(run, 1, 1.0, {1: 0.9})
+    store.update_run(run, status="completed")
+    loaded = load_bundle(release(store, run, tmp_path / "bundle", most)).arrays
+    u, sizes, vt = np.linalg.svd(federation.adapter.scale * b @ a + step[0] @ step[1])
+    nearest = (u[:, :most] * sizes[:most]) @ vt[:most]
+    product = loaded[factor_name(layer, "B")] @ loaded[factor_name(layer, "A")]
+    assert len(loaded[factor_name(layer, "A")]) == most
+    np.testing.assert_allclose(product, nearest, atol=1e-5)
+    told = json.loads((tmp_path / "bundle" / "metrics.json").read_text(encoding="utf-8"))["cut_off"]
+    assert told == pytest.approx(np.linalg.norm(sizes[most:]) / np.linalg.norm(sizes), rel=1e-3)
 
 
 def test_no_other_checkpoint_is_read_where_nothing_is_folded(
