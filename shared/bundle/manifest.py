@@ -91,7 +91,10 @@ def seal(folder: Path, key: Ed25519PrivateKey) -> Manifest:
     """
     files, others = _lying(folder)
     if others:
-        raise BundleError(f"Expected files and folders in {folder}, but {listed(sorted(others))} are neither.")
+        raise BundleError(
+            f"Expected plain files in {folder}, but {listed(sorted(others))} are none (links, say, or empty folders); "
+            "take them out."
+        )
     entries = {name: _entry(folder / name) for name in sorted(files)}
     federation = load_federation(folder / FEDERATION_FILE)
     try:
