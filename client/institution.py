@@ -6,6 +6,7 @@ from typing import Annotated, Any, Self, TypeVar
 from pydantic import AfterValidator, Field, model_validator
 
 from client.data.augmentation import Augmentation
+from client.data.masking.options import Mask
 from client.data.readers import omop
 from client.data.readers.options import ASKED, SUFFIXES, Database, Reading
 from client.policy import Policy
@@ -76,6 +77,8 @@ class Data(Reading, Files):
     """How the tags of entities are written: `BIO`, `IOB` (an entity begins with I-), or `BIOES` (also `BILOU`)."""
     licence: Licence | None = None
     """Of these data, as releases tell it that you consent to: an SPDX identifier, or a few words."""
+    mask: Mask | None = None
+    """Replace names, places, dates and numbers before training, the same way for all records of an owner."""
     augmentation: Augmentation | None = None
     """Reword training texts at random, differently in every epoch; for tasks whose labels hold then."""
 

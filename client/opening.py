@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from client.data.augmentation import open_rewording
+from client.data.changes import Sources, open_sources
 from client.data.holdout import key_of_seed
 from client.data.identity import count_owners
 from client.data.loading import Row, load_data
@@ -37,6 +38,7 @@ from shared.adapter import get_state, is_kept
 from shared.errors import Reasons
 from shared.federation import Federation, load_federation
 from shared.model.multitask import MultiTaskModel, build_model
+from shared.process.machine import machine_errors
 from shared.protocol import Split
 
 SIMULATED = Kept()
@@ -105,7 +107,23 @@ def build_site(institution: Institution, federation: Federation, model: MultiTas
         state=folder,
         receipts=kept.receipts,
         secure=SecureRounds(kept.node_key),
+        sources=_sources(institution, federation, model, holdings, kept) if lasting else None,
     )
+
+
+def _sources(
+    institution: Institution, federation: Federation, model: MultiTaskModel, holdings: Holdings, kept: Kept
+) -> Sources:
+    """What the records were read from, to be looked at before every round."""
+    with machine_errors():
+        return open_sources(
+            sources_of(institution),
+            model.tasks,
+            kept.split_key or key_of_seed(federation.seed),
+            private=kept.ledger is not None,
+            loaded=holdings.data,
+            state=institution.runtime.state,
+        )
 
 
 def _hold(

@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from client.data.changes import Sources
 from client.learner import Learner
 from client.leaving import gate, news, outbox
 from client.leaving.disclosure import disclose_query, disclose_training
@@ -45,6 +46,8 @@ class Site(Learner):
     """Where everything that leaves is recorded; None in the simulator."""
     secure: SecureRounds = field(default_factory=SecureRounds)
     """Its secrets under secure aggregation."""
+    sources: Sources | None = None
+    """What its records were read from; None in the simulator."""
 
     def answer(self, request: Request, run: str | None = None) -> Reply:
         """Answer one request; what this site will not or cannot do is a `Refusal` that says why.
@@ -99,6 +102,8 @@ class Site(Learner):
     def _work(self, request: Request, run: str | None) -> tuple[Reply, Parcel | None]:
         """What the request asks for, as the policy shares it, and the update in it."""
         if isinstance(request, TrainRequest):
+            if self.sources:
+                self.sources.look()
             trained, parcel = train(self, request, run=run)
             return disclose_training(self.policy, trained, private=bool(self.federation.privacy)), parcel
         if isinstance(request, EvaluateRequest):

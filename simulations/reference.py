@@ -21,6 +21,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from client.data.augmentation import Augmentation
+from client.data.masking.options import Mask
 from client.data.readers.options import Annotations, Database
 from client.institution import AdapterSize, Data, Identity, Institution, Membership, Runtime, Server, Watching
 from client.policy import Policy
@@ -84,6 +85,7 @@ INSTITUTION: Mapping[str, type[BaseModel]] = {
     "data.TASK": Data,
     "data.TASK.annotations": Annotations,
     "data.TASK.database": Database,
+    "data.TASK.mask": Mask,
     "data.TASK.augmentation": Augmentation,
     "policy": Policy,
     "adapter": AdapterSize,

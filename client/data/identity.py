@@ -44,7 +44,7 @@ def owner_of(record: "Record", task: "Task", column: str | None) -> str:
         ValueError: The column is missing, or what stands in it names nobody; the caller adds file and line.
     """
     if column is None:
-        return f"record {hash_texts(task.texts_of(record))}"
+        return f"record {hash_record(record, task)}"
     if column not in record:
         raise ValueError(
             f"expected an owner in the column {column!r} (group_by), but none came; there are only "
@@ -76,6 +76,20 @@ def normalise(value: Any) -> str:
         raise ValueError("an empty text came")
     whole = _WHOLE.fullmatch(plain)
     return _NUMBER.sub(_unpadded, whole[1] if whole else plain)
+
+
+class Masked(dict[str, Any]):
+    """A record without personal data, which is still the record that it was made of."""
+
+    def __init__(self, record: Mapping[str, Any], *, identity: str) -> None:
+        super().__init__(record)
+        self.identity = identity
+        """`hash_record` of the other."""
+
+
+def hash_record(record: "Record", task: "Task") -> str:
+    """Which record it is, by what it gives the model to read (`hash_texts`), before anything of that was masked."""
+    return record.identity if isinstance(record, Masked) else hash_texts(task.texts_of(record))
 
 
 def hash_texts(texts: Sequence[str]) -> str:

@@ -10,6 +10,8 @@ from client.data.annotations import records_of
 from client.data.augmentation import open_rewording
 from client.data.holdout import check_limit, choose
 from client.data.identity import owner_of
+from client.data.masking.finding import open_finder
+from client.data.masking.records import mask_records
 from client.data.readers import READERS
 from client.data.readers.options import AS_IT_IS
 from client.data.sources import BadRow, Place, named, scan_rows
@@ -109,11 +111,25 @@ def load_data(
     """
     return {
         name: {
-            split: _encode([r for _, r in rows], tasks[name], tokenizer, max_length, data[name].annotates)
+            split: _encode(
+                masked([r for _, r in rows], tasks[name], data[name], key),
+                tasks[name],
+                tokenizer,
+                max_length,
+                data[name].annotates,
+            )
             for split, rows in splits.items()
         }
         for name, splits in read_data(data, tasks, key, private=private).items()
     }
+
+
+def masked(records: list[Record], task: Task, source: Data, key: bytes) -> list[Record]:
+    """The records as they are trained on and scored: without personal data, where [data.TASK.mask] says so."""
+    if source.mask is None:
+        return records
+    owners = [owner_of(record, task, source.group_by) for record in records]
+    return mask_records(records, owners, task, open_finder(source.mask), key)
 
 
 def read_data(
@@ -146,6 +162,9 @@ def read_task(name: str, source: Data, tasks: Mapping[str, Task], key: bytes, *,
         with table.gather():
             if private:
                 check_limit(name, source.limit)
+        with table.gather():
+            if source.mask:
+                open_finder(source.mask)
         with table.gather():
             if source.augmentation:
                 open_rewording(source.augmentation, task)

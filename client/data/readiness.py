@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from client.data.identity import hash_texts, owner_of
+from client.data.identity import hash_record, owner_of
 from client.data.loading import FileReport, Row, read_task
 from client.data.quality import troubles_of
 from client.data.sources import Place
@@ -149,7 +149,7 @@ def examine(
         files: What reading the files showed, if they have been read.
         annotates: The labels that the institution annotates; None if all.
     """
-    trained = {hash_texts(task.texts_of(record)) for _, record in splits.get("train", ())}
+    trained = {hash_record(record, task) for _, record in splits.get("train", ())}
     reports = {
         split: _examine_split(task, rows, tokenizer, max_length, frozenset() if split == "train" else trained)
         for split, rows in splits.items()
@@ -237,7 +237,7 @@ def _examine_split(
         labels.update(own)
         unlabelled += not own
         non_ascii += not all(text.isascii() for text in texts)
-        overlap += bool(trained) and hash_texts(texts) in trained
+        overlap += bool(trained) and hash_record(record, task) in trained
         for kind in troubles_of(texts):
             troubles.setdefault(kind, []).append(number)
         first = seen.setdefault(tuple(texts), own)

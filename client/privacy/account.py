@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from client.data.identity import hash_texts, owner_of
+from client.data.identity import hash_record, owner_of
 from client.hashchain import Head
 from client.institution import Institution
 from client.leaving import receipts
@@ -191,6 +191,6 @@ def own(records: Mapping[str, Sequence[Record]], columns: Mapping[str, str | Non
                 owner = owners[name, i] = owner_of(record, task, column)
             except ValueError as error:
                 raise DataError(f"Record {i + 1} of {name}: {error}.") from None
-            held_by.setdefault(owner, []).append(hash_texts(task.texts_of(record)))
+            held_by.setdefault(owner, []).append(hash_record(record, task))
     named = ", ".join(sorted({column for column in columns.values() if column})) or None
     return Owned(owners, describe_dataset(held_by, named))

@@ -138,6 +138,10 @@ class Task(Protocol):
     """Fields of running text that augmentation may reword, because the labels belong to the whole of it."""
     free_words: ClassVar[tuple[str, ...]] = ()
     """Fields that list words which augmentation may replace one for one, because the labels count words."""
+    written: ClassVar[tuple[str, ...]] = ()
+    """Fields of text, of words or of sentences that the model reads or learns to write, in which names may stand."""
+    places: ClassVar[Mapping[str, str]] = {}
+    """Fields with `text` and `start` of pieces of another field, by that field."""
     lists: ClassVar[tuple[str, ...]] = ()
     """Fields that hold a list; a CSV cell spells it as JSON."""
     targets: ClassVar[tuple[str, ...]] = ()

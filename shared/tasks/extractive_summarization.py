@@ -55,6 +55,7 @@ class ExtractiveSummarization(Task):
         source="Liu and Lapata 2019, section 3; Nallapati et al. 2017; Paulus et al. 2018 (trigram blocking); Lin 2004",
     )
     lists = ("sentences", "summary", "oracle")
+    written = ("sentences", "summary", "query")
     targets = ("summary", "oracle")
 
     def __init__(self, name: str, spec: ExtractiveSummarizationSpec) -> None:

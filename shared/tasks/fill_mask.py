@@ -52,6 +52,8 @@ class FillMask(Task):
     )
     redraws = True
 
+    written = ("text",)
+
     def __init__(self, name: str, spec: FillMaskSpec) -> None:
         self.name = name
         self.metric = "accuracy"

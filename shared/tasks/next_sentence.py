@@ -79,6 +79,7 @@ class NextSentencePrediction(Task):
         source="Devlin et al. 2019, section 3.1",
     )
     lists = ("sentences",)
+    written = ("sentences", "text_a", "text_b")
 
     def __init__(self, name: str, spec: NextSentencePredictionSpec) -> None:
         self.name = name

@@ -10,7 +10,7 @@ import math
 import re
 import string
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, final
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, final
 
 import numpy as np
 from pydantic import Field
@@ -84,6 +84,8 @@ class QuestionAnswering(Task):
 
     tunable = ("null_threshold",)
     lists = ("answers",)
+    written = ("context", "question")
+    places: ClassVar[Mapping[str, str]] = {"answers": "context"}
     targets = ("answers",)
 
     def __init__(self, name: str, spec: QuestionAnsweringSpec) -> None:

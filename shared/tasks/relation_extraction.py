@@ -87,6 +87,7 @@ class RelationExtraction(Task):
         source="Zhou and Chen 2021 (typed punctuation markers); Zhong and Chen 2021 (head)",
     )
     free_words = ("tokens",)
+    written = ("tokens",)
     lists = ("tokens", "head", "tail")
     targets = ("label",)
 

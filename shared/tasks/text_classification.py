@@ -81,6 +81,7 @@ class TextClassification(Task):
         source="Devlin et al. 2019, section 4.1; pooling as in Reimers and Gurevych 2019",
     )
     free_texts = ("text",)
+    written = ("text",)
     lists = ("labels",)
     targets = ("label", "labels")
 

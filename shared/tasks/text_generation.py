@@ -53,6 +53,7 @@ class TextGeneration(Task):
         source="Liu and Lapata 2019, section 4; Vaswani et al. 2017; Wu et al. 2016 (beam search)",
     )
     targets = ("target",)
+    written = ("source", "target")
 
     def __init__(self, name: str, spec: TextGenerationSpec) -> None:
         self.name = name

@@ -95,6 +95,7 @@ class TextPairClassification(Task):
         source="Devlin et al. 2019, section 4.1; pooling as in Reimers and Gurevych 2019",
     )
     free_texts = ("text_a", "text_b")
+    written = ("text_a", "text_b")
     targets = ("label",)
 
     def __init__(self, name: str, spec: TextPairClassificationSpec) -> None:
@@ -166,6 +167,7 @@ class SentenceSimilarity(Task):
         metrics="pearson, spearman",
         source="Cer et al. 2017 (task and metrics); Devlin et al. 2019, section 4.1",
     )
+    written = ("text_a", "text_b")
     targets = ("score",)
 
     def __init__(self, name: str, spec: SentenceSimilaritySpec) -> None:

@@ -58,6 +58,7 @@ class TokenClassification(Task):
         source="Devlin et al. 2019, section 5.3; Tjong Kim Sang and De Meulder 2003",
     )
     free_words = ("tokens",)
+    written = ("tokens",)
     lists = ("tokens", "tags")
     targets = ("tags",)
 
