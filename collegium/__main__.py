@@ -26,6 +26,7 @@ VERBS: Mapping[str, str] = {
     "verify": "collegium.everyone:app",
     "card": "collegium.everyone:app",
     "merge": "collegium.everyone:app",
+    "optimize": "collegium.everyone:app",
     "server": "server.cli:app",
     "client": "client.cli:app",
 }

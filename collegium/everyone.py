@@ -159,6 +159,59 @@ def merge(
         announce(f"Wrote {out}; the heads are in {bundle / 'heads.safetensors'}.")
 
 
+@app.command(epilog="Example: collegium optimize bundle --out small --records clauses=test.jsonl --layers 4 --int8")
+def optimize(
+    bundle: BundleArgument,
+    out: Annotated[Path, typer.Option(help="Folder to make.")],
+    records: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TASK=FILE", help="Labelled records to measure with; may be repeated, a task each."),
+    ] = None,
+    layers: Annotated[int | None, typer.Option(help="How many layers to keep, chosen by loss on the records.")] = None,
+    texts: Annotated[
+        Path | None,
+        typer.Option("--distill", metavar="FILE", help="Texts on which heads learn the whole model's answers."),
+    ] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Weights of eight bits.")] = False,
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="An ONNX graph for ONNX Runtime; needs collegium[optimize].")
+    ] = False,
+    sign: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A private Ed25519 key to sign the result with.")
+    ] = None,
+    backbone: Annotated[str | None, typer.Option(help="Where the BERT is, if not where the bundle says.")] = None,
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a smaller or faster bundle of a bundle, with a table of what it gains and loses.
+
+    The adapter is always merged into the BERT, so that the result needs no backbone. A signed bundle is verified first.
+    If layers go, they are chosen by every other record, and scores are of the rest.
+    """
+    files: dict[str, Path] = {}
+    for given in records or ():
+        task, _, file = given.partition("=")
+        if not (task and file) or task in files:
+            raise ConfigError(f"Expected --records TASK=FILE, each task once, but {given} came.")
+        files[task] = Path(file)
+    _verify_if_signed(bundle, key)
+    with loading():
+        from client.optimize.making import Wanted
+        from client.optimize.making import optimize as make
+        from client.optimize.telling import cells, columns, done
+        from shared.bundle.keys import read_release_key
+        from shared.process.console import print_table
+
+    line = None if key is None else read_release_key(key)
+    made = make(bundle, out, Wanted(layers, texts, int8, onnx), files, backbone=backbone, key=line, sign=sign)
+    if as_json:
+        rows = {name: asdict(row) for name, row in made.rows.items()}
+        print_json({"bundle": str(out), "about": made.about.model_dump(mode="json"), "rows": rows})
+        return
+    print_table(columns(made.metrics), [cells(name, row) for name, row in made.rows.items()])
+    announce(f"Wrote {out}: {done(made.about)}.")
+
+
 def _verify_if_signed(bundle: Path, key: Path | None) -> None:
     """Verify a bundle, or say that it is not signed; with a key it has to be."""
     from shared.bundle import is_sealed, verify_bundle

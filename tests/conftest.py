@@ -65,7 +65,7 @@ def auto_is_float32() -> Iterator[None]:
 def tokenizers_are_opened_once() -> Iterator[None]:
     """To open the same files again takes longer than all else that makes a tiny model."""
     opened: dict[tuple[bytes, ...], PreTrainedTokenizerFast] = {}
-    open_tokenizer = backbone._open_tokenizer
+    open_tokenizer = backbone.open_tokenizer
 
     def open_once(folder: Path) -> PreTrainedTokenizerFast:
         files = tuple(path.read_bytes() if (path := folder / name).is_file() else b"" for name in backbone.TOKENIZER)
@@ -74,7 +74,7 @@ def tokenizers_are_opened_once() -> Iterator[None]:
         return opened[files]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backbone, "_open_tokenizer", open_once)
+        patch.setattr(backbone, "open_tokenizer", open_once)
         yield
 
 

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,8 @@ PREFIX = "base_model.model."
 METRICS_FILE = Path("metrics.json")
 THRESHOLDS_FILE = Path("thresholds.json")
 README_FILE = Path("README.md")
+OPTIMIZED_FILE = Path("optimized.json")
+"""In a bundle whose adapter and backbone `collegium optimize` has made one model (`shared.bundle.optimized`)."""
 PREDICT = """\
     collegium predict . --task {task} --text "..."
 
@@ -127,21 +129,45 @@ def write_bundle(
 
 def load_bundle(folder: Path) -> Bundle:
     """Read a bundle. Raises ConfigError if the folder is not one, or lacks the adapter or the head of a task it has."""
-    federation = load_federation(folder / FEDERATION_FILE)
+    if is_optimized(folder):
+        raise ConfigError(f"Expected a bundle with its adapter, but {folder} is an optimized one; name its source.")
+    bundle = load_heads(folder)
     try:
         arrays = {ADAPTER + name: array for name, array in load_file(folder / ADAPTER_FILE).items()}
-        arrays |= {HEAD + name: array for name, array in load_file(folder / HEADS_FILE).items()}
         adapter = dict(json.loads((folder / PEFT_FILE).read_text(encoding="utf-8")))
     except (OSError, TypeError, ValueError, SafetensorError) as error:
-        raise ConfigError(f"Expected a released bundle in {folder}, but it could not be read: {error}.") from error
+        raise _unreadable(folder, error) from error
+    if not arrays:
+        raise ConfigError(
+            f"Expected an adapter in {folder}, but it is empty; take the whole bundle as it was released."
+        )
+    return replace(bundle, arrays=arrays | bundle.arrays, adapter=adapter)
+
+
+def load_heads(folder: Path) -> Bundle:
+    """As `load_bundle`, but for the adapter."""
+    federation = load_federation(folder / FEDERATION_FILE)
+    try:
+        arrays = {HEAD + name: array for name, array in load_file(folder / HEADS_FILE).items()}
+    except (OSError, ValueError, SafetensorError) as error:
+        raise _unreadable(folder, error) from error
     metrics, settings = load_metrics(folder), _settings(folder)
     heads, expected = heads_of(arrays), set(metrics.get("tasks", federation.tasks))
-    if heads != expected or not any(name.startswith(ADAPTER) for name in arrays):
+    if heads != expected:
         raise ConfigError(
-            f"Expected an adapter and the heads of {listed(sorted(expected))} in {folder}, but it has the heads of "
+            f"Expected the heads of {listed(sorted(expected))} in {folder}, but it has the heads of "
             f"{listed(sorted(heads))}; take the whole bundle as it was released."
         )
-    return Bundle(federation, arrays, adapter, settings)
+    return Bundle(federation, arrays, {}, settings)
+
+
+def is_optimized(folder: Path) -> bool:
+    """Whether a bundle has one model in the place of adapter and backbone."""
+    return (folder / OPTIMIZED_FILE).exists()
+
+
+def _unreadable(folder: Path, error: Exception) -> ConfigError:
+    return ConfigError(f"Expected a released bundle in {folder}, but it could not be read: {error}.")
 
 
 def peft_config(federation: Federation, ranks: Mapping[str, int], layers: Collection[str]) -> dict[str, Any]:

@@ -21,7 +21,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import Field, ValidationError
 
 from shared.bundle.consent import Consent, read_consent
-from shared.bundle.folder import ADAPTER_FILE, FEDERATION_FILE, HEADS_FILE, PEFT_FILE, THRESHOLDS_FILE
+from shared.bundle.folder import (
+    ADAPTER_FILE,
+    FEDERATION_FILE,
+    HEADS_FILE,
+    OPTIMIZED_FILE,
+    PEFT_FILE,
+    THRESHOLDS_FILE,
+)
 from shared.bundle.keys import ReleaseKey, is_signed_by, release_line
 from shared.config import Model, Name
 from shared.errors import BundleError, ConfigError, listed, plain
@@ -31,7 +38,7 @@ from shared.fields import Digest
 MANIFEST_FILE, SIGNATURE_FILE = Path("manifest.json"), Path("manifest.sig")
 CONSENTS = Path("consents")
 """Folder of the institutions' consents, NAME.json each."""
-MODEL_FILES = (ADAPTER_FILE, FEDERATION_FILE, HEADS_FILE, PEFT_FILE, THRESHOLDS_FILE)
+MODEL_FILES = (ADAPTER_FILE, FEDERATION_FILE, HEADS_FILE, OPTIMIZED_FILE, PEFT_FILE, THRESHOLDS_FILE)
 """What a release is, whatever its card says: its id is a hash of them, and institutions consent to that."""
 LARGEST = 2**24
 """Bytes of a manifest."""

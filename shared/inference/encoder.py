@@ -5,7 +5,7 @@ The pieces are those of training (`shared.model.packed`), so that rows pass with
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ PREFIX = "base_model.model."
 """What peft puts before the names of the encoder's layers."""
 
 Product = tuple[torch.Tensor, torch.Tensor]
+Linear = Callable[[torch.Tensor], torch.Tensor]
 Factors = Mapping[str, tuple[torch.Tensor, torch.Tensor, float]]
 """By the name of a linear layer, such as `encoder.layer.0.output.dense`: A, B and the scale of B A."""
 
@@ -87,14 +88,14 @@ class Backbone:
         return norm
 
     def _layer(self, name: str) -> "Layer":
-        products = []
-        for parts in PRODUCTS:
-            weight, bias = (
-                torch.cat([self._take(f"{name}.{part}.{kind}") for part in parts]) for kind in ("weight", "bias")
-            )
-            products.append((weight.t().to(self.dtype), bias.to(self.dtype)))
+        products = tuple(self._product([f"{name}.{part}" for part in parts]) for parts in PRODUCTS)
         first, second = (self._layer_norm(f"{name}.{norm}") for norm in NORMS)
-        return Layer(tuple(products), first, second)
+        return Layer(products, first, second)
+
+    def _product(self, names: Sequence[str]) -> "Linear":
+        """Of linear layers with the same inputs."""
+        weight, bias = (torch.cat([self._take(f"{name}.{kind}") for name in names]) for kind in ("weight", "bias"))
+        return Dense(weight.t().to(self.dtype), bias.to(self.dtype))
 
 
 OLD = {"weight": "gamma", "bias": "beta"}
@@ -102,10 +103,22 @@ OLD = {"weight": "gamma", "bias": "beta"}
 
 
 @dataclass(frozen=True)
-class Layer:
-    """The frozen part of one layer: products as [inputs, outputs] and [outputs], in the order of `PRODUCTS`."""
+class Dense:
+    """A linear layer: weight [inputs, outputs] and bias [outputs]."""
 
-    products: tuple[Product, ...]
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        """[tokens, outputs] of [tokens, inputs]."""
+        return torch.addmm(self.bias, inputs, self.weight)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The frozen part of one layer: products in the order of `PRODUCTS`."""
+
+    products: tuple[Linear, ...]
     first: nn.LayerNorm
     second: nn.LayerNorm
 
@@ -141,7 +154,7 @@ class LightEncoder:
         states = self.backbone.embedded(input_ids, types, packing)
         low = states.to(self.backbone.dtype)
         for layer, beside in zip(self.backbone.layers, self._products, strict=True):
-            qkv, out, inner, last = ((*own, more) for own, more in zip(layer.products, beside, strict=True))
+            qkv, out, inner, last = zip(layer.products, beside, strict=True)
             mixed = attend(_linear(low, *qkv), packing, self.backbone.heads)
             states, low = add_norm(states, _linear(mixed, *out), layer.first)
             states, low = add_norm(states, _linear(functional.gelu(_linear(low, *inner)), *last), layer.second)
@@ -166,8 +179,8 @@ class LightEncoder:
         return torch.cat([a for a, _, _ in adapted]).t().to(**to), up.to(**to)
 
 
-def _linear(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, beside: Product | None) -> torch.Tensor:
-    outputs = torch.addmm(bias, inputs, weight)
+def _linear(inputs: torch.Tensor, product: Linear, beside: Product | None) -> torch.Tensor:
+    outputs = product(inputs)
     return outputs if beside is None else outputs.addmm_(inputs @ beside[0], beside[1])
 
 

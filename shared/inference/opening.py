@@ -7,11 +7,13 @@ from typing import Any
 import torch
 
 from shared.adapter import ADAPTER, HEAD, set_state
-from shared.bundle import Bundle, load_bundle
+from shared.bundle import Bundle, is_optimized, load_bundle
+from shared.bundle.optimized import MODEL, Optimized, load_optimized
 from shared.errors import ConfigError
 from shared.inference import encoder, tokenizer
 from shared.inference.encoder import Backbone, LightEncoder
 from shared.inference.model import ReleasedModel
+from shared.inference.optimized import open_parts
 from shared.inference.tokenizer import LightTokenizer
 from shared.model.backbone import agreed
 from shared.tasks import build_task
@@ -32,22 +34,27 @@ def open_model(
     """Load a bundle to predict with.
 
     Args:
-        folder: That `collegium server release` or `collegium client bundle` wrote.
-        backbone: Where its BERT is, if not as named there.
-        dtype: Of the encoder's products; heads compute in float32.
-        device: Where to compute.
+        folder: That `collegium server release`, `collegium client bundle` or `collegium optimize` wrote.
+        backbone: Where its BERT is, if not as named there; an optimized bundle has its own.
+        dtype: Of the encoder's products, unless it was optimized to int8 or for ONNX Runtime; heads compute in float32.
+        device: Where to compute; these two do so on the CPU.
         shelf: Backbones that are open already; this one is put beside them.
 
     Raises:
         BackboneError: The backbone is missing or is not the agreed one.
+        BundleError: The model of an optimized bundle is not as it was made.
         ConfigError: The folder is no bundle, or one without heads.
     """
-    bundle = load_bundle(folder)
+    about: Optimized | None
+    bundle, about = load_optimized(folder) if is_optimized(folder) else (load_bundle(folder), None)
     if not bundle.tasks:
         raise ConfigError(
             f"Expected a bundle with task heads in {folder}, but every institution of this federation keeps its heads "
             "at home; predict with one that an institution has written by `collegium client bundle`."
         )
+    if about:
+        where = "cpu" if about.int8 or about.runtime == "onnx" else device
+        return _model(bundle, *open_parts(folder / MODEL, about, dtype, where), where)
     agreement = bundle.federation.backbone
     key = agreement.sha256, dtype, device
     shelf = {} if shelf is None else shelf

@@ -117,7 +117,7 @@ def fingerprint(folder: Path) -> str:
 def load_tokenizer(name: str, sha256: str) -> "PreTrainedTokenizerFast":
     """The tokenizer alone, in a moment; BackboneError if the backbone is not the one with fingerprint `sha256`."""
     with agreed(name, sha256) as folder:
-        return _open_tokenizer(folder)
+        return open_tokenizer(folder)
 
 
 def load_backbone(name: str, sha256: str) -> LoadedBackbone:
@@ -141,7 +141,7 @@ def load_backbone(name: str, sha256: str) -> LoadedBackbone:
             )
         encoder.requires_grad_(False)
         encoder.name_or_path = encoder.config._name_or_path = str(locate(name))  # that folder is gone in a moment
-        return LoadedBackbone(encoder, _open_tokenizer(folder), config.hidden_size, config.max_position_embeddings)
+        return LoadedBackbone(encoder, open_tokenizer(folder), config.hidden_size, config.max_position_embeddings)
 
 
 def load_plain(name: str, sha256: str) -> "tuple[BertModel, PreTrainedTokenizerFast]":
@@ -159,7 +159,7 @@ def load_plain(name: str, sha256: str) -> "tuple[BertModel, PreTrainedTokenizerF
                 **ONLY_THERE,
             )
         bert.name_or_path = bert.config._name_or_path = str(locate(name))  # that folder is gone in a moment
-        return bert, _open_tokenizer(folder)
+        return bert, open_tokenizer(folder)
 
 
 def load_skeleton(name: str, sha256: str) -> LoadedBackbone:
@@ -171,7 +171,7 @@ def load_skeleton(name: str, sha256: str) -> LoadedBackbone:
         config = _open_config(folder, name)
         with torch.device("meta"):
             encoder = BertModel(config, add_pooling_layer=False)
-        return LoadedBackbone(encoder, _open_tokenizer(folder), config.hidden_size, config.max_position_embeddings)
+        return LoadedBackbone(encoder, open_tokenizer(folder), config.hidden_size, config.max_position_embeddings)
 
 
 def _files(folder: Path) -> list[str]:
@@ -256,7 +256,8 @@ def _open_config(folder: Path, name: str) -> "BertConfig":
     return config
 
 
-def _open_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
+def open_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
+    """The tokenizer in a folder whose files are known; BackboneError if it is no BERT's fast one."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, **ONLY_THERE)

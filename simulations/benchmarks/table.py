@@ -47,6 +47,9 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "frozen_pass": Benchmark(
         "states that nobody trains, beside ONNX Runtime in int8", "simulations.benchmarks.training.frozen_pass"
     ),
+    "optimize": Benchmark(
+        "a bundle made smaller or faster, beside the bundle as released", "simulations.benchmarks.training.optimized"
+    ),
     "memory": Benchmark("a training process over 50 rounds", "simulations.benchmarks.memory"),
     "simulation": Benchmark(
         "a simulated federation, beside Flower's on Ray and beside pfl", "simulations.benchmarks.simulation"

@@ -12,11 +12,11 @@ from simulations.benchmarks import table
 from simulations.benchmarks.measured import Asked, Comparison, Findings, Table
 from simulations.benchmarks.table import BENCHMARKS, Benchmark, run
 
-MINUTES = {"door", "memory", "round_overhead", "simulation", "start"}
+MINUTES = {"door", "memory", "optimize", "round_overhead", "simulation", "start"}
 """Benchmarks that take more than a few seconds however small."""
 
 
-NEEDS = {"frozen_pass": "onnxruntime", "simulation": "pfl"}
+NEEDS = {"frozen_pass": "onnxruntime", "optimize": "onnxscript", "simulation": "pfl"}
 """Benchmarks that measure themselves against a library that need not be there."""
 
 
