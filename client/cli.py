@@ -149,6 +149,24 @@ def doctor(
         raise typer.Exit(1)
 
 
+@app.command(epilog="Example: collegium client inspect notes.csv --task topics")
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A file of records, or a folder.")],
+    task: Annotated[str, typer.Option(metavar="NAME", help="What the federation calls the task.")] = "TASK",
+    as_json: JsonOption = False,
+) -> None:
+    """Guess what a file holds (format, columns, task), show three records, and write the [data] table that reads it."""
+    from client.data.inspection import as_json as plain
+    from client.data.inspection import inspect as look
+    from client.data.inspection import print_inspected
+
+    found = look(file)
+    if as_json:
+        print_json(plain(found, task))
+    else:
+        print_inspected(found, task)
+
+
 @app.command(epilog="Example: collegium client ledger institution.toml --verify")
 def ledger(
     institution: Annotated[Path, typer.Argument(help="Your institution.toml.")] = Path("institution.toml"),
