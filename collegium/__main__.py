@@ -23,6 +23,7 @@ VERBS: Mapping[str, str] = {
     "methods": "collegium.everyone:app",
     "tasks": "collegium.everyone:app",
     "predict": "collegium.everyone:app",
+    "serve": "collegium.everyone:app",
     "verify": "collegium.everyone:app",
     "card": "collegium.everyone:app",
     "merge": "collegium.everyone:app",

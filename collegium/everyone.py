@@ -86,7 +86,7 @@ def predict(
     if as_json and file is not None:
         raise ConfigError("Expected --text with --json; the answers to a file are a JSON object a line as they are.")
     with loading():
-        from client.serving.predicting import open_quietly, predict_stream, predict_text
+        from client.answers.predicting import open_quietly, predict_stream, predict_text
 
     model = open_quietly(bundle, backbone)
     if file is not None:
@@ -98,6 +98,54 @@ def predict(
         print_json(row)
     else:
         print(json.dumps(row, ensure_ascii=False))
+
+
+@app.command(epilog="Example: collegium serve bundle --port 8080")
+def serve(
+    bundles: Annotated[list[str], typer.Argument(metavar="BUNDLE...", help="Bundles, as FOLDER or NAME=FOLDER.")],
+    host: Annotated[str, typer.Option(help="Address to listen at; any but loopback's needs --tokens.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port; 0 picks a free one.")] = 8080,
+    tokens: Annotated[Path | None, typer.Option(help="TOML file of tokens with roles and rates.")] = None,
+    certificate: Annotated[Path | None, typer.Option(help="The server's certificate, PEM, for TLS.")] = None,
+    private_key: Annotated[Path | None, typer.Option(help="Its private key, PEM.")] = None,
+    key: KeyOption = None,
+    backbone: Annotated[str | None, typer.Option(help="Where the BERT is, if not where the bundles say.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes on the one port.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of each; by default all cores together.")] = None,
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"], typer.Option(help="Of products; auto is bfloat16 where that is native.")
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    queue: Annotated[int, typer.Option(min=1, help="Rows of model input that may wait; beyond it 503.")] = 1024,
+    deadline: Annotated[float, typer.Option(min=0.1, help="Seconds for an answer; beyond it 504.")] = 30.0,
+    most_texts: Annotated[int, typer.Option(min=1, help="In one request.")] = 256,
+    most_bytes: Annotated[int, typer.Option(min=1024, help="Of one request's body.")] = 2**20,
+) -> None:
+    """Serve bundles by HTTP: POST /v1/predict/TASK and /v1/predict; /v1/tasks, /health, /metrics, /openapi.json.
+
+    SIGHUP has them read again, SIGTERM ends it; no request is lost by either.
+    """
+    import os
+
+    from client.serving.running import serve as run
+    from client.serving.settings import Settings, named
+
+    cores = len(os.sched_getaffinity(0))
+    settings = Settings(
+        named(bundles),
+        backbone=backbone,
+        key=key,
+        tokens=tokens,
+        precision=precision,
+        device=device,
+        threads=threads or max(1, cores // workers),
+        queue=queue,
+        deadline=deadline,
+        most_texts=most_texts,
+        most_bytes=most_bytes,
+        workers=workers,
+    )
+    run(settings, host=host, port=port, certificate=certificate, key=private_key, announce=announce)
 
 
 @app.command(epilog="Example: collegium verify bundle --key release.pub")

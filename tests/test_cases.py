@@ -12,12 +12,12 @@ import pytest
 import tomli_w
 from typer.testing import CliRunner
 
+from client.answers.predicting import predict_stream
 from client.data.loading import check_rows, paths_of
 from client.data.sources import BadRow
 from client.institution import load_institution
 from client.keys import generate_node_key
 from client.service import daemon
-from client.serving.predicting import predict_stream
 from collegium.__main__ import app
 from server.enrolment.authority import create_authority
 from shared.adapter import get_state

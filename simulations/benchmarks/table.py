@@ -57,6 +57,11 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "aggregation": Benchmark("averaging updates, beside a bare NumPy sum", "simulations.benchmarks.aggregation"),
     "door": Benchmark("rounds of many institutions at one door", "simulations.benchmarks.door.nodes"),
     "round_overhead": Benchmark("a round without training, beside stock Flower", "simulations.benchmarks.rounds"),
+    "serving": Benchmark(
+        "a served model at 1, 8 and 64 clients, beside a loop over transformers' pipeline",
+        "simulations.benchmarks.serving.load",
+    ),
+    "serving_memory": Benchmark("a server over 50,000 requests", "simulations.benchmarks.serving.memory"),
     "start": Benchmark(
         "what starting a coordinator, an institution and the command costs", "simulations.benchmarks.start"
     ),

@@ -183,6 +183,6 @@ def test_what_is_no_bundle_is_refused(everything: Path, tmp_path: Path) -> None:
 
 
 def test_predicting_imports_no_library_of_training() -> None:
-    code = "import sys, client.serving.predicting; print(*sys.modules)"
+    code = "import sys, client.answers.predicting; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"transformers", "peft", "opacus", "pyarrow", "scipy", "sklearn"} & set(loaded)

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from client.serving.answering import answers_of, check_tasks, logits_of, question_of
-from client.serving.streams import ERROR, PIPE, Format, Output, count_rows, read, refusal
+from client.answers.answering import answers_of, check_tasks, logits_of, question_of
+from client.answers.streams import ERROR, PIPE, Format, Output, count_rows, read, refusal
 from shared.errors import ConfigError
 from shared.inference.model import ReleasedModel
 from shared.inference.opening import open_model

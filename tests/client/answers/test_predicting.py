@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from client.serving import streams
-from client.serving.predicting import predict_stream, predict_text
+from client.answers import streams
+from client.answers.predicting import predict_stream, predict_text
 from collegium.__main__ import app
 from shared.errors import ConfigError, DataError
 from shared.inference.model import ReleasedModel
