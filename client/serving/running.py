@@ -55,13 +55,15 @@ class PatientProtocol(HttpToolsProtocol):
         self._head_is_there()
         super().connection_lost(exc)
 
-    def data_received(self, data: bytes) -> None:
-        """Parse what came, unless it is too much of a head."""
-        if self._timer is not None:
-            self._head_bytes += len(data)
-        super().data_received(data)
-        if self._timer is not None and self._head_bytes > HEAD_BYTES:
-            self.transport.abort()
+    def on_url(self, url: bytes) -> None:
+        """A part of the head."""
+        self._count(url)
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A part of the head."""
+        self._count(name + value)
+        super().on_header(name, value)
 
     def on_message_begin(self) -> None:
         """Another head begins; a client sends no further one before it has its answer."""
@@ -75,6 +77,11 @@ class PatientProtocol(HttpToolsProtocol):
         """The head is there."""
         self._head_is_there()
         super().on_headers_complete()
+
+    def _count(self, part: bytes) -> None:
+        self._head_bytes += len(part)
+        if self._head_bytes > HEAD_BYTES:
+            raise httptools.HttpParserError("a head that is too long")
 
     def _await_head(self) -> None:
         self._head_bytes = 0
@@ -199,6 +206,7 @@ def _run(settings: Settings, options: dict[str, Any], sockets: list[socket.socke
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for name in ("httpx", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    seen = 0 if settings.folder is None else _stamp(settings.folder)  # of what is read from here on
     with loading():
         from client.serving.app import make_app
         from client.serving.service import Service
@@ -207,11 +215,15 @@ def _run(settings: Settings, options: dict[str, Any], sockets: list[socket.socke
     everyone = None if settings.folder is None else partial(_tell, settings.folder)
     server = uvicorn.Server(uvicorn.Config(make_app(service, everyone), **options | {"workers": 1}))
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
-        runner.run(_serve(server, service.reload, settings.folder, sockets))
+        runner.run(_serve(server, service.reload, sockets, settings.folder, seen))
 
 
 async def _serve(
-    server: uvicorn.Server, reload: Callable[[], Awaitable[Any]], folder: Path | None, sockets: list[socket.socket]
+    server: uvicorn.Server,
+    reload: Callable[[], Awaitable[Any]],
+    sockets: list[socket.socket],
+    folder: Path | None,
+    seen: int,
 ) -> None:
     """Serve, and reload by SIGHUP, or as a worker when the folder says so."""
     parent = os.getppid()
@@ -223,7 +235,6 @@ async def _serve(
     if folder is None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, begin)
     serving = asyncio.create_task(server.serve(sockets))
-    seen = None if folder is None else _stamp(folder)
     while folder is not None and not serving.done():
         await asyncio.wait([serving], timeout=LOOK_SECONDS)
         if (now := _stamp(folder)) != seen:
