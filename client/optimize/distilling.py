@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from client.answers.answering import question_of
+from client.answers.streams import read, refusal
 from client.optimize.given import Rows, batches_of, says_logits
-from client.serving.answering import question_of
-from client.serving.streams import read, refusal
 from shared.errors import DataError
 from shared.inference.model import ReleasedModel
 from shared.tasks.heads import Head
