@@ -27,7 +27,7 @@ def server(bundle: Path, threads: int, *more: str) -> Iterator[tuple[str, int]]:
         yield url, process.pid
     finally:
         process.terminate()
-        process.wait(END_SECONDS)
+        process.communicate(timeout=END_SECONDS)
 
 
 def ask(url: str, path: str, texts: Sequence[str], clients: int) -> tuple[float, list[float]]:

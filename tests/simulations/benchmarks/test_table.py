@@ -12,7 +12,7 @@ from simulations.benchmarks import table
 from simulations.benchmarks.measured import Asked, Comparison, Findings, Table
 from simulations.benchmarks.table import BENCHMARKS, Benchmark, run
 
-MINUTES = {"door", "memory", "optimize", "round_overhead", "simulation", "start"}
+MINUTES = {"door", "memory", "optimize", "round_overhead", "serving", "serving_memory", "simulation", "start"}
 """Benchmarks that take more than a few seconds however small."""
 
 
