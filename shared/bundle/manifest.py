@@ -173,7 +173,7 @@ def _signed_manifest(folder: Path, key: str | None) -> Manifest:
     if text is None or signature is None:
         raise BundleError(
             f"Expected a signed bundle in {folder}, but it lacks {MANIFEST_FILE} or {SIGNATURE_FILE}: only `collegium "
-            "server release` signs; take the whole bundle as it was released."
+            "server release` signs, and `collegium optimize --sign`; take the whole bundle as it was released."
         )
     try:
         manifest = Manifest.model_validate_json(text)

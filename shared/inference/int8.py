@@ -14,6 +14,8 @@ import torch
 from shared.inference.encoder import Backbone
 
 LARGEST = 127
+SEVEN = not getattr(torch.cpu, "_is_vnni_supported", lambda: False)()
+"""Whether inputs keep seven bits instead of eight: the processor may overflow where it adds up products of eight."""
 WORDS = "embeddings.word_embeddings.weight"
 LAYERS = "encoder.layer."
 SCALE = ".scale"
@@ -56,8 +58,8 @@ class Int8Product:
             engines.engine = before
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Float32 [tokens, outputs] of float32 [tokens, inputs]; seven bits of these, which no processor overflows."""
-        outputs: torch.Tensor = torch.ops.quantized.linear_dynamic(inputs, self._packed, True)
+        """Float32 [tokens, outputs] of float32 [tokens, inputs]."""
+        outputs: torch.Tensor = torch.ops.quantized.linear_dynamic(inputs, self._packed, SEVEN)
         return outputs
 
 

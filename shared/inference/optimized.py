@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from torch.nn import functional
 
 from shared.bundle.optimized import Optimized
 from shared.errors import ConfigError
@@ -22,6 +23,8 @@ GRAPH, WORDS_FILE = "model.onnx", "words.safetensors"
 INPUTS, STATES = ("input_ids", "attention_mask", "token_type_ids"), "states"
 """Of the graph: [rows, length] each, to [rows, length, hidden]."""
 WORDS = "words"
+ROWS = 8
+"""Texts that pass a graph together, which computes padding too: they come in the order of their lengths."""
 Encode = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -57,9 +60,18 @@ def onnx_encoder(graph: Path) -> Encode:
     run.only_execute_path_to_fetches = True
     session = runtime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
 
-    def encode(*texts: torch.Tensor) -> torch.Tensor:
+    def states(*texts: torch.Tensor) -> torch.Tensor:
         given = {name: text.numpy() for name, text in zip(INPUTS, texts, strict=True)}
         return torch.from_numpy(session.run([STATES], given, run)[0])
+
+    def encode(ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
+        lengths, parts = mask.sum(1).tolist(), []
+        for start in range(0, len(ids), ROWS):
+            rows = slice(start, start + ROWS)
+            longest = max(lengths[rows])
+            own = states(*(text[rows, :longest] for text in (ids, mask, types)))
+            parts.append(functional.pad(own, (0, 0, 0, ids.shape[1] - longest)))
+        return torch.cat(parts)
 
     return encode
 

@@ -2,9 +2,9 @@
 
 A bundle is trained on the records of one task, and each kind is made of it by `collegium optimize` as the command makes
 it. All of them read the same texts in turns, encoded as sub-tokens before, with heads and all, in batches of 32 and, in
-the table, one at a time; the figure is texts for each CPU second. Layers are chosen by every other test record, and
-heads are distilled on the training records without their labels; scores are of the other half of the test records. The
-difference is the largest of a logit from the bundle's. It needs `pip install 'collegium[optimize]'`.
+the table, one at a time; the figure is texts for each CPU second. Layers are chosen by fifty test records, and heads
+are distilled on the training records without their labels; scores and the largest difference of a logit from the
+bundle's are of 300 other test records. It needs `pip install 'collegium[optimize]'`.
 """
 
 import json
@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from client.optimize.exporting import check_libraries
-from client.optimize.given import halves, read_given
+from client.optimize.given import read_given
 from client.optimize.making import Wanted, optimize
 from client.optimize.measuring import alone_and_together, said, size_of, speed
 from client.train import trainer
@@ -27,7 +27,8 @@ from shared.tasks import Record
 from simulations.benchmarks.measured import Asked, Cell, Comparison, Findings, Table, in_turns
 from simulations.benchmarks.training.scene import TASK, Scene, open_scene
 
-RECORDS, SMALL, EPOCHS, LAYERS = 1000, 16, 3, 4
+RECORDS, MAKING, TESTED, SMALL, EPOCHS, LAYERS = 400, 100, 300, 16, 4, 4
+"""`MAKING` are the test records that `optimize` is given, `TESTED` those after them that are scored."""
 TRAINING = {"learning_rate": 1e-3, "epochs_per_round": EPOCHS}
 RELEASED = "as released"
 KINDS = ("merged", "int8", "4 layers", "4 layers, distilled", "4 layers, distilled, int8", "ONNX", "ONNX, int8")
@@ -42,7 +43,7 @@ def findings(asked: Asked) -> Findings:
         places = _made(scene, Path(folder), asked.small)
         models = {name: open_model(place) for name, place in places.items()}
         sizes = {name: size_of(place, scene.federation.backbone, None) for name, place in places.items()}
-        _, given = halves(models[RELEASED], read_given(models[RELEASED], {TASK: Path(folder) / "test.jsonl"}))
+        given = read_given(models[RELEASED], {TASK: Path(folder) / "test.jsonl"})
     alone, together = alone_and_together(given)
     for model in models.values():
         model.infer(together[0])  # the first is slower
@@ -77,7 +78,9 @@ def _made(scene: Scene, folder: Path, small: bool) -> dict[str, Path]:
     told = {"settings": dict[str, object]()}
     released = write_bundle(folder / "released", scene.federation, made.arrays, made.ranks, metrics=told, readme="")
     tests = scene.data["test"].records
-    test = _write(folder / "test.jsonl", tests[: SMALL if small else None])
+    making, tested = (SMALL, SMALL) if small else (MAKING, TESTED)
+    chosen = _write(folder / "making.jsonl", tests[:making])
+    _write(folder / "test.jsonl", tests[making : making + tested])
     texts = _write(folder / "texts.jsonl", ({"text": record["text"]} for record in scene.data["train"].records))
     places = {RELEASED: released}
     for kind in KINDS[-3::2] if small else KINDS:
@@ -88,7 +91,7 @@ def _made(scene: Scene, folder: Path, small: bool) -> dict[str, Path]:
             onnx="ONNX" in kind,
         )
         places[kind] = folder / kind.replace(", ", "-").replace(" ", "-")
-        optimize(released, places[kind], wanted, {TASK: test})
+        optimize(released, places[kind], wanted, {TASK: chosen})
     return places
 
 

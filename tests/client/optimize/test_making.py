@@ -12,14 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from client.optimize import distilling
+from client.optimize import distilling, making
 from client.optimize.exporting import quantise
 from client.optimize.making import AFTER, BEFORE, Made, Wanted, optimize
 from shared.bundle import OPTIMIZED_FILE, README_FILE, load_bundle, load_metrics, seal, verify_bundle
 from shared.bundle.keys import load_release_key, new_release_key
 from shared.bundle.manifest import release_of
 from shared.bundle.optimized import MODEL
-from shared.errors import BundleError, ConfigError, DataError
+from shared.errors import BundleError, ConfigError, DataError, StoreError
 from shared.inference.model import ReleasedModel
 from shared.inference.opening import open_model
 from shared.inference.optimized import GRAPH, INPUTS, STATES, onnx_encoder
@@ -179,7 +179,8 @@ def test_a_graph_of_eight_bits_leaves_the_heads_as_they_are(graph: tuple[Path, M
     quantise(narrow)
     assert narrow.stat().st_size < 0.5 * exact.stat().st_size
     kept = {array.name: array.data_type for array in onnx.load(narrow).graph.initializer}
-    assert any(name.startswith("heads.") and kind == onnx.TensorProto.FLOAT for name, kind in kept.items())
+    heads = {kind for name, kind in kept.items() if name.startswith("heads.")}
+    assert heads == {onnx.TensorProto.FLOAT}
     assert onnx.TensorProto.INT8 in kept.values()
     ids = torch.randint(5, 1000, (3, 16), generator=torch.Generator().manual_seed(1))
     texts = ids, torch.ones_like(ids), torch.zeros_like(ids)
@@ -188,7 +189,11 @@ def test_a_graph_of_eight_bits_leaves_the_heads_as_they_are(graph: tuple[Path, M
 
 
 def test_what_is_wrong_is_told_and_nothing_is_left(
-    everything: Path, records: dict[str, Path], small: tuple[Path, Made], tmp_path: Path
+    everything: Path,
+    records: dict[str, Path],
+    small: tuple[Path, Made],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = tmp_path / "out"
 
@@ -207,7 +212,14 @@ def test_what_is_wrong_is_told_and_nothing_is_left(
     one = tmp_path / "one.jsonl"
     one.write_text(json.dumps(TOPICS[0]) + "\n", encoding="utf-8")
     refused("two records at least", files={"topics": one}, layers=1)
+    monkeypatch.setattr(making, "measure", no_room)
+    with pytest.raises(StoreError, match="make room and optimize again"):
+        optimize(everything, out, Wanted(), records)
     assert list(tmp_path.iterdir()) == [one]
+
+
+def no_room(*_: Any) -> None:
+    raise OSError(28, "No space left on device")
 
 
 def test_an_export_without_its_libraries_says_which(

@@ -20,6 +20,8 @@ def test_weights_are_rounded_by_half_a_step_at_most_and_all_else_stays() -> None
     for name in (f"{layer}.weight", WORDS):
         assert found[name].dtype == torch.int8
         scale = found[name + SCALE][:, None]
+        whole = weights[name].abs().amax(1) > 0
+        assert (found[name].abs().amax(1)[whole] == 127).all()  # each row by its own largest
         assert ((found[name] * scale - weights[name]).abs() <= 0.5001 * scale).all()
     assert torch.equal(found[WORDS][3], torch.zeros(4, dtype=torch.int8))
     for name in (f"{layer}.bias", "embeddings.position_embeddings.weight"):
