@@ -18,12 +18,14 @@ KINDS: dict[type[CollegiumError], RefusalKind] = {
     errors.ReplyError: "request",
     errors.DataError: "data",
     errors.BackboneError: "failure",
+    errors.BundleError: "failure",
     errors.ConfigError: "failure",
     errors.ConnectionFailedError: "failure",
     errors.EnrolmentError: "failure",
     errors.MachineError: "failure",
     errors.ProcessError: "failure",
     errors.QuorumError: "failure",
+    errors.ReleaseError: "failure",
     errors.StoreError: "failure",
 }
 

@@ -225,8 +225,8 @@ def no_room(*_: Any) -> None:
 def test_an_export_without_its_libraries_says_which(
     everything: Path, records: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(ConfigError, match=r"onnxscript is not installed; `pip install 'collegium\[optimize\]'`"):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ConfigError, match=r"onnx is not installed; `pip install 'collegium\[optimize\]'`"):
         optimize(everything, tmp_path / "out", Wanted(onnx=True), records)
 
 

@@ -132,9 +132,9 @@ def test_the_bundle_predicts_as_the_site_does(
     assert load_bundle(out).settings["notes_qa"].keys() == {"null_threshold"}
     assert f"| clauses | macro_f1 | {reply.scores['clauses']['macro_f1']:.3f} |" in (out / "README.md").read_text()
     predicted = CliRunner().invoke(
-        app, ["predict", str(out), "--task", "clauses", "--file", str(tmp_path / "clauses.test.jsonl"), "--json"]
+        app, ["predict", str(out), "--task", "clauses", "--file", str(tmp_path / "clauses.test.jsonl")]
     )
-    assert [row["prediction"] for row in json.loads(predicted.stdout)["rows"]] == trainer.predict(
+    assert [json.loads(line)["clauses"]["label"] for line in predicted.stdout.splitlines()] == trainer.predict(
         site.model, site.model.tasks["clauses"], site.data["clauses"]["test"].examples
     )
     plain = PeftModel.from_pretrained(
