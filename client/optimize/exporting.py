@@ -75,6 +75,7 @@ def quantise(graph: Path) -> None:
     onnx, tool = import_module("onnx"), import_module("onnxruntime.quantization")
     nodes = list(onnx.load(graph).graph.node)
     last = next(place for place, node in enumerate(nodes) if STATES in node.output)
+    heads = [node.name for node in nodes[last + 1 :]]
     narrow = graph.with_name(f".{graph.name}")
     with _quiet():
         tool.quantize_dynamic(
@@ -82,7 +83,10 @@ def quantise(graph: Path) -> None:
             str(narrow),
             weight_type=tool.QuantType.QInt8,
             per_channel=True,
-            nodes_to_exclude=[node.name for node in nodes[last + 1 :]],
+            nodes_to_exclude=[
+                *heads,
+                *(f"{name}_MatMul" for name in heads),
+            ],  # what it makes of a Gemm, before it looks
         )
     narrow.replace(graph)
 

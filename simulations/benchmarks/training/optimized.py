@@ -78,7 +78,7 @@ def _made(scene: Scene, folder: Path, small: bool) -> dict[str, Path]:
     told = {"settings": dict[str, object]()}
     released = write_bundle(folder / "released", scene.federation, made.arrays, made.ranks, metrics=told, readme="")
     tests = scene.data["test"].records
-    making, tested = (SMALL, SMALL) if small else (MAKING, TESTED)
+    making, tested = (SMALL // 2, SMALL // 2) if small else (MAKING, TESTED)
     chosen = _write(folder / "making.jsonl", tests[:making])
     _write(folder / "test.jsonl", tests[making : making + tested])
     texts = _write(folder / "texts.jsonl", ({"text": record["text"]} for record in scene.data["train"].records))
