@@ -16,6 +16,14 @@ KeyOption = Annotated[
     Path | None,
     typer.Option("--key", metavar="FILE", help="The coordinator's public/release.pub: no other key will do."),
 ]
+MaskOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--mask",
+        metavar="FILE",
+        help="TOML file with the keys of [data.TASK.mask]: personal data are replaced before a model reads them.",
+    ),
+]
 app = verbs("What everyone may want to see.")
 
 
@@ -77,6 +85,7 @@ def predict(
     write_as: Annotated[Literal["jsonl", "csv"], typer.Option("--to", help="What is printed.")] = "jsonl",
     whole: Annotated[bool, typer.Option("--with-records", help="Write each record before its answers.")] = False,
     backbone: Annotated[str | None, typer.Option(help="Where the BERT is, if not where the bundle says.")] = None,
+    mask: MaskOption = None,
     logits: Annotated[bool, typer.Option("--logits", help="Also print the heads' raw output, by window.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -86,14 +95,16 @@ def predict(
     if as_json and file is not None:
         raise ConfigError("Expected --text with --json; the answers to a file are a JSON object a line as they are.")
     with loading():
+        from client.answers.masking import open_masking
         from client.answers.predicting import open_quietly, predict_stream, predict_text
 
+    masking = None if mask is None else open_masking(mask)
     model = open_quietly(bundle, backbone)
     if file is not None:
         targets: dict[str, Any] = {"read_as": read_as, "write_as": write_as if out == "-" else None}
-        predict_stream(model, task or (), file, out, whole=whole, logits=logits, **targets)
+        predict_stream(model, task or (), file, out, whole=whole, logits=logits, masking=masking, **targets)
         return
-    row = predict_text(model, task or (), text or "", second, logits=logits)
+    row = predict_text(model, task or (), text or "", second, logits=logits, masking=masking)
     if as_json:
         print_json(row)
     else:
@@ -109,6 +120,7 @@ def serve(
     certificate: Annotated[Path | None, typer.Option(help="The server's certificate, PEM, for TLS.")] = None,
     private_key: Annotated[Path | None, typer.Option(help="Its private key, PEM.")] = None,
     key: KeyOption = None,
+    mask: MaskOption = None,
     backbone: Annotated[str | None, typer.Option(help="Where the BERT is, if not where the bundles say.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes on the one port.")] = 1,
     threads: Annotated[int | None, typer.Option(min=1, help="Of each; by default all cores together.")] = None,
@@ -136,6 +148,7 @@ def serve(
         backbone=backbone,
         key=key,
         tokens=tokens,
+        mask=mask,
         precision=precision,
         device=device,
         threads=threads or max(1, cores // workers),

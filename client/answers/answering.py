@@ -1,11 +1,13 @@
 """From what somebody gives to answers: a text or a record, for one task or for all that can read it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from client.answers.masking import Masking, Texts, in_given, mask_asked, once
+from client.data.masking.records import rebuilt
 from shared.errors import ConfigError, listed
 from shared.inference.model import ReleasedModel
 from shared.tasks import Example, Record, Task
@@ -22,7 +24,11 @@ class Asked:
     places: tuple[int, ...]
     """Of each record, its place among what was given."""
     records: tuple[Record, ...]
+    """As given."""
     examples: tuple[Example, ...]
+    """Of the records, or of what masking left of them."""
+    masked: tuple[Texts, ...] | None = None
+    """Of each record, what its texts became."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,9 @@ def record_of(given: Any, task: Task) -> Record:
     return kept
 
 
-def question_of(model: ReleasedModel, names: Sequence[str], given: Sequence[Any], *, strict: bool) -> Question:
+def question_of(
+    model: ReleasedModel, names: Sequence[str], given: Sequence[Any], *, strict: bool, masking: Masking | None = None
+) -> Question:
     """Model input of all that was given.
 
     Args:
@@ -77,7 +85,10 @@ def question_of(model: ReleasedModel, names: Sequence[str], given: Sequence[Any]
         names: The tasks.
         given: Texts and records.
         strict: Whether each task must be able to read all; otherwise one is enough.
+        masking: Replaces personal data before the model reads anything.
     """
+    if masking:
+        masking = replace(masking, find=once(masking.find))
     wrong: dict[int, str] = {}
     readable: dict[str, list[tuple[int, Record]]] = {name: [] for name in names}
     for place, one in enumerate(given):
@@ -89,7 +100,8 @@ def question_of(model: ReleasedModel, names: Sequence[str], given: Sequence[Any]
                 reasons.append(str(error))
         if reasons and (strict or len(reasons) == len(readable)):
             wrong[place] = reasons[0]
-    return Question(len(given), tuple(_asked(model, name, records) for name, records in readable.items()), wrong)
+    asked = tuple(_asked(model, name, records, masking) for name, records in readable.items())
+    return Question(len(given), asked, wrong)
 
 
 def answers_of(model: ReleasedModel, question: Question, logits: Sequence[np.ndarray]) -> list[dict[str, Any]]:
@@ -99,9 +111,13 @@ def answers_of(model: ReleasedModel, question: Question, logits: Sequence[np.nda
     for asked in question.asked:
         own = logits[first : first + len(asked.examples)]
         first += len(asked.examples)
-        found = model.tasks[asked.task].answer(asked.records, asked.examples, own)
+        task = model.tasks[asked.task]
+        found = task.answer(asked.records, asked.examples, own)
         for number, place in enumerate(asked.places):
-            rows[place][asked.task] = found[number]
+            answer = found[number]
+            if asked.masked is not None:
+                answer = in_given(answer, asked.records[number], task, asked.masked[number])
+            rows[place][asked.task] = answer
     return rows
 
 
@@ -115,6 +131,11 @@ def logits_of(question: Question, logits: Sequence[np.ndarray]) -> list[dict[str
     return rows
 
 
-def _asked(model: ReleasedModel, name: str, records: Sequence[tuple[int, Record]]) -> Asked:
-    own = tuple(record for _, record in records)
-    return Asked(name, tuple(place for place, _ in records), own, tuple(model.examples(name, own)))
+def _asked(model: ReleasedModel, name: str, records: Sequence[tuple[int, Record]], masking: Masking | None) -> Asked:
+    places, own = tuple(place for place, _ in records), tuple(record for _, record in records)
+    if masking is None:
+        return Asked(name, places, own, tuple(model.examples(name, own)))
+    task = model.tasks[name]
+    masked = tuple(mask_asked(own, task, masking))
+    read = [rebuilt(record, task, done) for record, done in zip(own, masked, strict=True)]
+    return Asked(name, places, own, tuple(model.examples(name, read)), masked)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from client.answers.answering import answers_of, check_tasks, logits_of, question_of
+from client.answers.masking import Masking
 from client.answers.streams import ERROR, PIPE, Format, Output, count_rows, read, refusal
 from shared.errors import ConfigError
 from shared.inference.model import ReleasedModel
@@ -14,7 +15,13 @@ from shared.inference.opening import open_model
 
 
 def predict_text(
-    model: ReleasedModel, tasks: Sequence[str], text: str, second: str | None, *, logits: bool = False
+    model: ReleasedModel,
+    tasks: Sequence[str],
+    text: str,
+    second: str | None,
+    *,
+    logits: bool = False,
+    masking: Masking | None = None,
 ) -> dict[str, Any]:
     """The answers to one text, by task.
 
@@ -24,12 +31,14 @@ def predict_text(
         text: The text.
         second: What goes with it: a question, the other text of a pair.
         logits: Whether to add what the heads said.
+        masking: Replaces personal data before the model reads them.
 
     Raises:
         ConfigError: A task is unknown, or cannot read the text.
     """
     check_tasks(model, tasks)
-    ((row, wrong),) = _answered(model, tasks, [{"text": text, "second": second} if second else text], logits=logits)
+    given = [{"text": text, "second": second} if second else text]
+    ((row, wrong),) = _answered(model, tasks, given, logits=logits, masking=masking)
     if wrong:
         raise ConfigError(f"Task {', '.join(tasks) or 'all'}: {wrong}.")
     return row
@@ -45,6 +54,7 @@ def predict_stream(
     write_as: Format | None = None,
     whole: bool = False,
     logits: bool = False,
+    masking: Masking | None = None,
 ) -> None:
     """Answer the records of a file or of standard input, in their order.
 
@@ -57,6 +67,7 @@ def predict_stream(
         write_as: Of standard output; otherwise as the target's suffix says.
         whole: Whether each record stands before its answers.
         logits: Whether to add what the heads said.
+        masking: Replaces personal data before the model reads them.
 
     Raises:
         ConfigError: A task is unknown, or the target exists.
@@ -74,7 +85,7 @@ def predict_stream(
             given = [row if isinstance(row, dict) else None for _, row in part]
             rows: list[dict[str, Any]] = []
             for (number, row), own, (answers, wrong) in zip(
-                part, given, _answered(model, tasks, given, logits=logits), strict=True
+                part, given, _answered(model, tasks, given, logits=logits, masking=masking), strict=True
             ):
                 reason = row if isinstance(row, str) else wrong and wrong + other_column(wrong, row)
                 if reason:
@@ -98,10 +109,10 @@ def open_quietly(bundle: Path, backbone: str | None) -> ReleasedModel:
 
 
 def _answered(
-    model: ReleasedModel, tasks: Sequence[str], given: Sequence[Any], *, logits: bool
+    model: ReleasedModel, tasks: Sequence[str], given: Sequence[Any], *, logits: bool, masking: Masking | None
 ) -> Iterator[tuple[dict[str, Any], str | None]]:
     """Answers by task, and why there are none."""
-    question = question_of(model, tasks or list(model.tasks), given, strict=bool(tasks))
+    question = question_of(model, tasks or list(model.tasks), given, strict=bool(tasks), masking=masking)
     found = model.infer(question.examples)
     rows = answers_of(model, question, found)
     if logits:

@@ -29,6 +29,8 @@ class Options(BaseModel):
     """A file of tokens, on every machine."""
     key: Path | None = None
     """The coordinator's public release key."""
+    mask: Path | None = None
+    """What replaces personal data in requests, on every machine."""
     least: Annotated[int, Field(ge=1)] = 1
     """Replicas when nobody asks."""
     most: Annotated[int, Field(ge=1)] = 4
@@ -52,6 +54,7 @@ def build(options: Options) -> Any:
         named(options.bundles.split(",")),
         tokens=options.tokens,
         key=options.key,
+        mask=options.mask,
         precision=options.precision,
         device="cuda" if options.gpus else "cpu",
         threads=options.threads,

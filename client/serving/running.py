@@ -204,7 +204,7 @@ def _work(settings: Settings, options: dict[str, Any], sockets: list[socket.sock
 def _run(settings: Settings, options: dict[str, Any], sockets: list[socket.socket]) -> None:
     """Serve in this process."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for name in ("httpx", "asyncio"):
+    for name in ("httpx", "asyncio", "presidio-analyzer"):
         logging.getLogger(name).setLevel(logging.WARNING)
     seen = 0 if settings.folder is None else _stamp(settings.folder)  # of what is read from here on
     with loading():

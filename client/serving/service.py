@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from client.answers.answering import Question, answers_of, question_of
+from client.answers.masking import Masking, open_masking
 from client.serving.asking import Given, RefusedError, without_values
 from client.serving.batching import Batcher, FullError
 from client.serving.metrics import Metrics
@@ -30,13 +31,14 @@ class Service:
         tasks: Loaded already; otherwise they are loaded here.
 
     Raises:
-        CollegiumError: A bundle or the tokens cannot be read.
+        CollegiumError: A bundle, the tokens or the mask cannot be read.
     """
 
     def __init__(self, settings: Settings, tasks: Tasks | None = None) -> None:
         self.settings = settings
         self.tasks: Tasks = load(settings) if tasks is None else tasks
         self.doorkeeper = Doorkeeper(settings.tokens, 1 / settings.workers)
+        self._masking = None if settings.mask is None else open_masking(settings.mask)
         self._batcher = Batcher(settings.queue, settings.batch_tokens, lambda *found: self.metrics.batch(*found))
         self.metrics = Metrics(lambda: self._batcher.waiting, settings.folder)
         self._reading = ThreadPoolExecutor(1, "tokenizer")
@@ -78,7 +80,9 @@ class Service:
             (
                 model,
                 own,
-                await loop.run_in_executor(self._reading, partial(_read, model, own, given.inputs, bool(names))),
+                await loop.run_in_executor(
+                    self._reading, partial(_read, model, own, given.inputs, bool(names), self._masking)
+                ),
             )
             for model, own in groups
         ]
@@ -129,6 +133,8 @@ class Service:
         return list(groups.values())
 
 
-def _read(model: ReleasedModel, own: Mapping[str, str], inputs: Sequence[Any], named: bool) -> Question:
+def _read(
+    model: ReleasedModel, own: Mapping[str, str], inputs: Sequence[Any], named: bool, masking: Masking | None
+) -> Question:
     """Model input of all inputs; of all tasks, those that cannot read one are left out of it."""
-    return question_of(model, list(own), inputs, strict=named)
+    return question_of(model, list(own), inputs, strict=named, masking=masking)

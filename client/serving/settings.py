@@ -21,6 +21,8 @@ class Settings:
     """The coordinator's public release key, with which bundles must be signed."""
     tokens: Path | None = None
     """A file of tokens, see `client.serving.tokens`; None lets in whoever reaches the door, which is on loopback."""
+    mask: Path | None = None
+    """A file with the keys of `[data.TASK.mask]`: personal data in requests are replaced before a model reads them."""
     precision: Precision = "auto"
     """Of the encoder's products: `auto` is bfloat16 where the processor multiplies in it."""
     device: str = "cpu"

@@ -143,8 +143,11 @@ class ExtractiveSummarization(Task):
         self, records: Sequence[Record], examples: Sequence[Example], logits: Sequence[np.ndarray]
     ) -> dict[int, Any]:
         """`summary_text`, the chosen sentences in a line, and `sentences`, which of the document they are."""
-        found = self.predict(examples, logits).items()
-        return {key: {"summary_text": " ".join(one["text"]), "sentences": one["sentences"]} for key, one in found}
+        found = {key: one["sentences"] for key, one in self.predict(examples, logits).items()}
+        return {
+            key: {"summary_text": " ".join(records[key]["sentences"][i] for i in chosen), "sentences": chosen}
+            for key, chosen in found.items()
+        }
 
     def score(self, records: Sequence[Record], predictions: Sequence[Any]) -> dict[str, float]:
         """Mean ROUGE F1, and for comparison ROUGE-1 of the first `summary_sentences` and of the oracle's sentences."""

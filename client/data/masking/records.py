@@ -16,6 +16,10 @@ AT_A_TIME = 256
 """Records that are looked at together."""
 SHORTEST = 3
 """Letters of a name that is looked for in all texts of its owner."""
+HOLE = re.compile(r"\[MASK\]")
+"""A place of a text that a task fills, and nobody's name."""
+Place = tuple[str, int]
+"""A text of a record: its field, and its number there."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,8 @@ def mask_text(
         stem = _stem(match[0])
         if stem in names and not any(match.start() in span for span in covered):
             edits.append(Edit(match.start(), match.start() + len(stem), name_for(stem, owner, key)))
+    holes = [match.span() for match in HOLE.finditer(text)]
+    edits = [edit for edit in edits if not any(start <= edit.start and edit.end <= end for start, end in holes)]
     edits.sort(key=lambda edit: edit.start)
     pieces, at = list[str](), 0
     for edit in edits:
@@ -85,11 +91,25 @@ def mask_records(
 ) -> list[Record]:
     """The records without personal data in what the task reads or learns to write; labels and other columns stay.
 
-    A word that was found to be a name of an owner's is replaced in all of that owner's texts. What each record is, for
-    the ledger and the choice of splits, stays what it was (`client.data.identity.Masked`).
+    What each record is, for the ledger and the choice of splits, stays what it was (`client.data.identity.Masked`).
+    Arguments are those of `mask_texts`.
+    """
+    masked = mask_texts(records, owners, task, find, key)
+    return [
+        Masked(rebuilt(record, task, done), identity=hash_record(record, task))
+        for record, done in zip(records, masked, strict=True)
+    ]
+
+
+def mask_texts(
+    records: Sequence[Record], owners: Sequence[str], task: Task, find: Finder, key: bytes
+) -> list[dict[Place, MaskedText]]:
+    """Of each record its texts without personal data, words of a list as one text with spaces between them.
+
+    A word that was found to be a name of an owner's is replaced in all of that owner's texts.
 
     Args:
-        records: Which `task.check` accepts.
+        records: Of which `task.check_input` accepts what the model reads.
         owners: Whose each is.
         task: The task.
         find: What finds personal data.
@@ -105,14 +125,15 @@ def mask_records(
     for owner, of_record, pieces in zip(owners, texts, found, strict=True):
         for (_, _, text), parts in zip(of_record, pieces, strict=True):
             names[owner].update(_names(text, parts))
-    masked = list[Record]()
-    for record, owner, of_record, pieces in zip(records, owners, texts, found, strict=True):
+    masked = list[dict[Place, MaskedText]]()
+    for owner, of_record, pieces in zip(owners, texts, found, strict=True):
         own = frozenset(names[owner])
-        done = {
-            (field, number): mask_text(text, parts, owner, key, own)
-            for (field, number, text), parts in zip(of_record, pieces, strict=True)
-        }
-        masked.append(Masked(_rebuilt(record, task, done), identity=hash_record(record, task)))
+        masked.append(
+            {
+                (field, number): mask_text(text, parts, owner, key, own)
+                for (field, number, text), parts in zip(of_record, pieces, strict=True)
+            }
+        )
     return masked
 
 
@@ -136,7 +157,8 @@ def _names(text: str, found: Sequence[Found]) -> Iterator[str]:
                     yield stem
 
 
-def _rebuilt(record: Record, task: Task, done: Mapping[tuple[str, int], MaskedText]) -> dict[str, Any]:
+def rebuilt(record: Record, task: Task, done: Mapping[Place, MaskedText]) -> dict[str, Any]:
+    """A record with its masked texts in the place of its own, and its answers where they stand in these."""
     changed = dict(record)
     for (field, number), masked in done.items():
         value = record[field]

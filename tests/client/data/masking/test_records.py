@@ -72,6 +72,12 @@ def test_a_mail_address_is_one_word() -> None:
     assert re.fullmatch(r"to [a-z]+@example\.org now", masked("to anna.m@clinic.de now"))
 
 
+def test_a_place_to_fill_is_no_name() -> None:
+    text = "[MASK] Meier left."
+    done = mask_text(text, [Found("name", 0, 12)], "p", KEY, frozenset({"MASK"})).text
+    assert re.fullmatch(r"\[MASK\] (?!Meier)[A-Z][a-z]+ left\.", done)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.sampled_from(["Anna Meier", "gout", "123456", "2024-03-05", "a@b.de", "Li", ",", "é"]), max_size=6))
 def test_places_lead_there_and_back(parts: list[str]) -> None:
