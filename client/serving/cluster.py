@@ -21,7 +21,7 @@ UPSCALE_SECONDS = 3.0
 class Options(BaseModel):
     """What `serve run` is told, as `key=value`."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     bundles: str
     """As `collegium serve` takes them, with commas between them; every machine must have them at the same place."""
