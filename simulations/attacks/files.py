@@ -18,7 +18,7 @@ from simulations.demo import deploy
 from simulations.experiment import Experiment
 
 OTHERS = 0o077
-HANDED_ON = frozenset({"node.pub", "ca.crt", "federation.toml", "institution.toml"})
+HANDED_ON = frozenset({"node.pub", "release.pub", "ca.crt", "federation.toml", "institution.toml"})
 """Names of files that hold nothing private, and are given to others or written by hand."""
 TASKS = {"hospital": ("clauses", "notes_qa"), "law_firm": ("clauses",), "bank": ("clauses",)}
 """Who is deployed, with which tasks."""
