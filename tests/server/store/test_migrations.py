@@ -140,7 +140,7 @@ def test_postgresql_is_migrated_alike(tmp_path: Path) -> None:
     with Store.open(url, checkpoints=tmp_path) as store:
         assert store.rows(replies) == []
     with engine.begin() as connection:
-        for name in ("spending", "evaluations", "findings", "cuts"):
+        for name in ("spending", "evaluations", "findings", "cuts", "releases", "withdrawals"):
             connection.execute(sa.text(f"DROP TABLE {name}"))
         later = (("replies", "refusal"), ("replies", "losses"), ("rounds", "norm"), ("replies", "software"))
         runs = (("runs", column) for column in ("attempt", "tries", "pausing", "parent", "parent_round", "asking"))
