@@ -25,7 +25,7 @@ from uvicorn.supervisors.multiprocess import Multiprocess
 
 from client.serving.settings import Settings
 from shared.errors import CollegiumError, ConfigError, ConnectionFailedError, ProcessError
-from shared.process.memory import loading
+from shared.process.memory import keep_few_kernels, loading
 
 log = logging.getLogger("collegium.serving")
 HEAD_SECONDS, HEAD_BYTES = 10.0, 16_384
@@ -207,6 +207,7 @@ def _run(settings: Settings, options: dict[str, Any], sockets: list[socket.socke
     for name in ("httpx", "asyncio", "presidio-analyzer"):
         logging.getLogger(name).setLevel(logging.WARNING)
     seen = 0 if settings.folder is None else _stamp(settings.folder)  # of what is read from here on
+    keep_few_kernels()  # texts come in all lengths, for weeks
     with loading():
         from client.serving.app import make_app
         from client.serving.service import Service
