@@ -60,8 +60,11 @@ class Sources:
         try:
             rows = read_task(name, source, self.tasks, self.key, private=self.private)
             rows.raise_any(name)
-        except CollegiumError as error:
-            return f"The records of task {name} cannot be read any more, and those read before stay in use: {error}"
+        except CollegiumError:  # whose text may quote a record
+            return (
+                f"The records of task {name} in {where} cannot be read any more, and those read before stay in use; "
+                "`collegium client doctor` says why."
+            )
         found = contents({s: [r for _, r in each] for s, each in rows.used.items()}, self.tasks[name], source)
         if found == self.read[name] or found == self.told.get(name):
             return None

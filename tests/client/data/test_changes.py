@@ -47,8 +47,10 @@ def test_a_file_that_changes_is_named_once(tmp_path: Path, caplog: pytest.LogCap
     assert caplog.messages == [said]
     os.utime(file, (2, 2))
     assert sources.look() == [], "told already"
-    write(file, ("x", "c"))
-    assert "cannot be read any more, and those read before stay in use" in sources.look()[0]
+    write(file, ("x", "a patient's name"))
+    (said,) = sources.look()
+    assert "cannot be read any more, and those read before stay in use" in said
+    assert "patient" not in said, "a log quotes no record"
 
 
 def test_a_change_between_two_starts_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
