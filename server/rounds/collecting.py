@@ -12,10 +12,15 @@ from server.rounds.replies import check_update
 from server.rounds.run import Run, checked
 from shared.adapter import is_sent
 from shared.codec import Arrays
+from shared.federation import Federation
 from shared.federation.methods import Method
 from shared.model.allocation import ranks_left
 from shared.protocol import TrainReply, TrainRequest
 from shared.state import State, Variates
+
+
+IN_ORDER_BYTES = 64 * 2**20
+"""Up to here a round's updates are kept until all have come, in float32."""
 
 
 def sent_shapes(model: Mapping[str, np.ndarray], method: Method, number: int) -> dict[str, tuple[int, ...]]:
@@ -25,6 +30,10 @@ def sent_shapes(model: Mapping[str, np.ndarray], method: Method, number: int) ->
 
 def collect(run: Run, state: State, requests: Mapping[str, TrainRequest], number: int) -> tuple[Result, Variates]:
     """Train and aggregate, every update by itself; `server.secagg.collect` does the same with sums alone.
+
+    Sums of floating-point numbers depend on their order, and training magnifies the last bit. So that a run can be
+    repeated to the bit, updates are added up in the order of names: where all of them are held in any case, and where
+    they take at most `IN_ORDER_BYTES`. Larger rounds add each one up as it comes, and hold none.
 
     Args:
         run: In progress.
@@ -40,6 +49,8 @@ def collect(run: Run, state: State, requests: Mapping[str, TrainRequest], number
     """
     variates = [state.variates]
     updates: Iterable[ClientUpdate] = _updates(run, state.model, requests, number)
+    if _are_held(run.federation, state.model, len(requests), number):
+        updates = sorted(updates, key=lambda update: update.institution)
     if run.federation.training.scaffold:
         updates = _controlled(run, updates, variates, number)
     if run.federation.robust:
@@ -47,6 +58,12 @@ def collect(run: Run, state: State, requests: Mapping[str, TrainRequest], number
     result = aggregate(state.model, updates, federation=run.federation, round=number)
     run.record_cuts(number, "train", result.diagnostics.cuts)
     return result, variates[-1]
+
+
+def _are_held(federation: Federation, model: Arrays, institutions: int, number: int) -> bool:
+    numbers = sum(math.prod(shape) for shape in sent_shapes(model, federation.method, number).values())
+    fits = 4 * numbers * institutions <= IN_ORDER_BYTES
+    return fits or federation.robust is not None or not federation.method.linear
 
 
 def _updates(run: Run, model: Arrays, requests: Mapping[str, TrainRequest], number: int) -> Iterator[ClientUpdate]:
