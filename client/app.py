@@ -23,7 +23,7 @@ from client.opening import open_site
 from client.policy import offered
 from client.service.once import OneRound
 from client.site import NO_RECEIPT, Site
-from shared.errors import LONGEST_LINE, CollegiumError, ConfigError, StoreError, plain
+from shared.errors import CollegiumError, ConfigError, StoreError, loggable
 from shared.process.files import private_umask
 from shared.process.machine import machine_errors
 from shared.protocol import (
@@ -79,8 +79,8 @@ def build_app(
         site, request = None, None
         try:
             site = site_of(context)
-        except Exception as error:  # it may quote a path or a record: that stays here
-            log.error("this site cannot answer: %s", plain(str(error), LONGEST_LINE), exc_info=error)
+        except Exception as error:  # it may quote a path, which stays here, or a record, which stays out of the log
+            log.error("this site cannot answer: %s", loggable(error), exc_info=error)
             reply = Refusal(institution="", kind="failure", reason=CANNOT_OPEN)
             _record_unopened(reply, context)
         else:

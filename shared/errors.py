@@ -3,6 +3,7 @@
     CollegiumError
     ├── ConfigError       a file or an option the user wrote is wrong
     ├── DataError         a record is wrong; names the file and the line
+    ├── TrainingError     a loss is no number any more
     ├── BundleError       a released bundle, or a consent to it, is not as it was signed
     ├── ReleaseError      a model misses what the agreement asks of a release
     ├── BackboneError     weights are missing, unreadable or not the agreed ones
@@ -35,7 +36,20 @@ class ConfigError(CollegiumError):
 
 
 class DataError(CollegiumError):
-    """A record is wrong; the message names the file and the line."""
+    """A record is wrong; the message names the file and the line, and may quote the record.
+
+    Args:
+        message: For who reads it at a terminal.
+        unquoted: As much of it as may stand in a log, without a full stop; see `loggable`.
+    """
+
+    def __init__(self, message: str, unquoted: str = "Records cannot be used") -> None:
+        super().__init__(message)
+        self.unquoted = unquoted
+
+
+class TrainingError(CollegiumError):
+    """A training loss is not finite; nothing is wrong with a record, but with how it is learned from."""
 
 
 class BundleError(CollegiumError):
@@ -99,7 +113,7 @@ class StoreError(CollegiumError):
 
 
 class Reasons:
-    """Errors that are gathered, so that all are shown at once.
+    """Errors that are gathered, so that all are shown at once, as of the first one's class or as DataError.
 
     Attributes:
         found: The errors so far, none twice.
@@ -118,11 +132,15 @@ class Reasons:
                 self.found.append(error)
 
     def end(self) -> None:
-        """Raise what was found: one error as it is, several as one of the first one's class."""
+        """Raise what was found: one error as it is, several as one."""
         if len(self.found) == 1:
             raise self.found[0]
         if self.found:
-            raise type(self.found[0])(joined(self.found, " "))
+            raise self._of_all()(joined(self.found, " "))
+
+    def _of_all(self) -> type[CollegiumError]:
+        """What quotes a record must say so, whatever else it tells of."""
+        return DataError if any(isinstance(error, DataError) for error in self.found) else type(self.found[0])
 
 
 MOST_LISTED = 20
@@ -155,6 +173,13 @@ def plain(text: str, longest: int = LONGEST_TEXT) -> str:
     """One printable line of bounded length: words from outside must not steer a terminal or fill a log."""
     line = "".join(c if c.isprintable() else " " for c in text[: longest + 1])
     return line if len(line) <= longest else line[: longest - 3] + "..."
+
+
+def loggable(error: Exception) -> str:
+    """What a log may have of an error: no text of a record, which only a person at a terminal gets to see."""
+    if isinstance(error, DataError):
+        return plain(f"{error.unquoted}; `collegium client doctor` says why.", LONGEST_LINE)
+    return plain(str(error), LONGEST_LINE) if isinstance(error, CollegiumError) else type(error).__name__
 
 
 def printable(text: str) -> str:

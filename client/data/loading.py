@@ -49,8 +49,14 @@ class FileReport:
             return None
         lines = "; ".join(f"{named(place)}: {row.what}" for place, row in self.bad[:SHOWN])
         more = f"; and {len(self.bad) - SHOWN} more bad rows" if len(self.bad) > SHOWN else ""
+        return f"{self.unquoted(task)}: {lines}{more}."
+
+    def unquoted(self, task: str) -> str:
+        """The refusal without what came in records."""
+        if not self.bad:
+            return f"Expected records of task {task} in {self.path}, which cannot be read or are none"
         part = f"{len(self.bad)} of {self.rows} rows ({len(self.bad) / self.rows:.1%})"
-        return f"{part} of {self.path} are no records of task {task}: {lines}{more}."
+        return f"{part} of {self.path} are no records of task {task}"
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ class TaskRows:
         for file in self.files.values():
             with reasons.gather():
                 if refusal := file.refusal(task):
-                    raise DataError(refusal)
+                    raise DataError(refusal, file.unquoted(task))
         for error in self.refused:
             with reasons.gather():
                 raise error
@@ -267,7 +273,7 @@ def read_records(path: Path, task: Task, source: Data | None = None, split: Spli
     """All records of a file, as `check_rows` yields them; DataError lists the bad rows together."""
     file, rows = _read(path, check_rows(path, task, source, split))
     if refusal := file.refusal(task.name):
-        raise DataError(refusal)
+        raise DataError(refusal, file.unquoted(task.name))
     return [record for _, record in rows]
 
 

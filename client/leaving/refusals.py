@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 
 from shared.errors import (
-    LONGEST_LINE,
     BudgetError,
     CollegiumError,
     DataError,
@@ -13,6 +12,7 @@ from shared.errors import (
     PolicyError,
     ProtocolError,
     RefusalError,
+    loggable,
     plain,
 )
 from shared.protocol import Refusal, RefusalKind
@@ -32,16 +32,14 @@ UNSAID = "This site could not answer; its own log says why."
 
 
 def refusal(error: Exception, *, institution: str, state: Path | None) -> Refusal:
-    """The refusal that an error becomes; the site's own log has all of it.
+    """The refusal that an error becomes; the site's own log has all of it but text of records.
 
     Args:
         error: Why there is no other answer.
         institution: Whose answer it is.
         state: The site's state folder, which a reason does not name.
     """
-    foreseen = isinstance(error, CollegiumError)
-    why = plain(str(error), LONGEST_LINE) if foreseen else type(error).__name__  # whose text may quote a record
-    log.error("refused: %s", why, exc_info=None if foreseen else error)
+    log.error("refused: %s", loggable(error), exc_info=None if isinstance(error, CollegiumError) else error)
     kind: RefusalKind = next((kind for of, kind in KINDS if isinstance(error, of)), "failure")
     reason = UNSAID if kind in ("data", "failure") else str(error)
     if state is not None:

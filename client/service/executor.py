@@ -28,7 +28,7 @@ from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 
 from client.service.once import OneRound, SaysItIsOver
-from shared.errors import LONGEST_LINE, CollegiumError, ConfigError, ConnectionFailedError, plain
+from shared.errors import CollegiumError, ConfigError, ConnectionFailedError, loggable
 from shared.flower.constants import (
     HEARTBEAT_BASE_MULTIPLIER,
     HEARTBEAT_CALL_TIMEOUT,
@@ -133,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             lambda stop: _run(arguments.institution, arguments.runtime, arguments.secret_file, stop, arguments.once)
         )
     except CollegiumError as error:
-        print(f"error: {plain(str(error), LONGEST_LINE)}", file=sys.stderr, flush=True)
+        print(f"error: {loggable(error)}", file=sys.stderr, flush=True)  # this is its log
         tell_parent(error)
         return USER_ERROR
     return 0
@@ -320,7 +320,7 @@ def _reason(error: BaseException, stop: threading.Event) -> str:
     if isinstance(error, TaskInterruptedError):
         return STOPPED if stop.is_set() else WITHDRAWN
     if isinstance(error, CollegiumError):
-        return plain(f"{type(error).__name__}: {error}", LONGEST_LINE)
+        return f"{type(error).__name__}: {loggable(error)}"
     return type(error).__name__
 
 

@@ -21,7 +21,7 @@ from client.train.hooks import Hook
 from client.train.optimizers import build_optimizer, head_scale, learning_rate, set_learning_rate, warm_up
 from client.train.place import Place, Reached
 from client.train.precision import autocast
-from shared.errors import DataError
+from shared.errors import TrainingError
 from shared.federation import Training
 from shared.model.balancing import BALANCERS, State
 from shared.model.multitask import MultiTaskModel
@@ -98,7 +98,8 @@ def train(
         Steps, mean loss per task in the last epoch, seconds, the balancer's state, and how far the rates carried.
 
     Raises:
-        DataError: A loss was not finite, and not `private`; told when the epoch is over, with the model of no more use.
+        TrainingError: A loss was not finite, and not `private`; told when the epoch is over, and the model is of no
+            more use.
     """
     started = time.perf_counter()
     rng = np.random.default_rng(seed)
@@ -198,14 +199,14 @@ def _means(rows: Mapping[str, list[torch.Tensor]]) -> dict[str, float]:
     """The mean loss of an epoch's rows by task, read from the device at once.
 
     Raises:
-        DataError: One of them is not finite.
+        TrainingError: One of them is not finite.
     """
     if not rows:
         return {}
     means = dict(zip(rows, torch.stack([torch.cat(values).mean() for values in rows.values()]).tolist(), strict=True))
     if wrong := {task: mean for task, mean in means.items() if not math.isfinite(mean)}:
         task, mean = next(iter(wrong.items()))
-        raise DataError(
+        raise TrainingError(
             f"Expected a finite training loss, but that of {task} became {mean}; lower training.learning_rate."
         )
     return means

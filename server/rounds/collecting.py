@@ -18,7 +18,6 @@ from shared.model.allocation import ranks_left
 from shared.protocol import TrainReply, TrainRequest
 from shared.state import State, Variates
 
-
 IN_ORDER_BYTES = 64 * 2**20
 """Up to here a round's updates are kept until all have come, in float32."""
 

@@ -9,7 +9,7 @@ import os
 import stat
 from contextlib import suppress
 
-from shared.errors import LONGEST_LINE, plain
+from shared.errors import loggable
 
 VARIABLE = "COLLEGIUM_PARENT"
 """In a child's environment: the number of the pipe's end that it writes to."""
@@ -18,8 +18,8 @@ PIPE_BYTES = 2**16
 
 
 def tell_parent(error: Exception) -> None:
-    """Tell the supervisor, if there is one, why this process ends."""
-    message = json.dumps({"error": plain(str(error), LONGEST_LINE)}).encode()
+    """Tell the supervisor, if there is one, why this process ends: its terminal is a log as often as not."""
+    message = json.dumps({"error": loggable(error)}).encode()
     with suppress(OSError, ValueError):  # nobody listens: then whoever reads the log knows
         pipe = int(os.environ.pop(VARIABLE, ""))
         if stat.S_ISFIFO(os.fstat(pipe).st_mode):

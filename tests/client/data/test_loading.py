@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from client.data.loading import load_data, read_records
 from client.institution import Data
-from shared.errors import ConfigError, DataError
+from shared.errors import CollegiumError, ConfigError, DataError, loggable
 from shared.tasks import Task, build_task
 from shared.tasks.question_answering import QuestionAnsweringSpec
 from shared.tasks.token_classification import TokenClassificationSpec
@@ -68,3 +68,30 @@ def test_every_bad_row_is_named(tmp_path: Path) -> None:
     file.write_text("".join(json.dumps(tagged(tag)) + "\n" for tag in ("O", "B-drugs", "O", "I-Drug")))
     with pytest.raises(DataError, match=r"line 2: tag 'B-drugs'.*; line 4: tag I-Drug"):
         read_records(file, ENTITIES)
+
+
+SAID = "Mrs Quixley has gout"
+BROKEN = {
+    "label.jsonl": json.dumps({"tokens": ["Aspirin"], "tags": [SAID]}),
+    "type.jsonl": json.dumps({"tokens": SAID, "tags": []}),
+    "array.json": json.dumps([{"tokens": ["Aspirin"], "tags": [SAID]}]),
+    "cell.csv": f'tokens,tags\n"[""Aspirin""]","[""{SAID}""]"\n',
+    "tag.conll": f"Aspirin\t{SAID}\n",
+    "no-header.csv": f"{SAID},O\nAspirin,B-Drug\n",
+}
+OPTIONS: dict[str, dict[str, Any]] = {"no-header.csv": {"where": {"ward": "A"}}}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize("more", [{}, {"annotates": ("Drugs",)}], ids=["alone", "after another error"])
+def test_what_a_log_may_have_of_broken_records_quotes_none(tmp_path: Path, name: str, more: dict[str, Any]) -> None:
+    file = tmp_path / name
+    file.write_text(BROKEN[name] + "\n")
+    source = Data(train=file, **more, **OPTIONS.get(name, {}))
+    with pytest.raises(CollegiumError) as raised:
+        load_data({ENTITIES.name: source}, {ENTITIES.name: ENTITIES}, TOKENIZER, 32, bytes(32))
+    assert "Quixley" in str(raised.value), "at a terminal the record is recognised"
+    told = loggable(raised.value)
+    assert "Quixley" not in told
+    assert "`collegium client doctor` says why" in told
+    assert more or file.name in told

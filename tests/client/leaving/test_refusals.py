@@ -27,6 +27,7 @@ KINDS: dict[type[CollegiumError], RefusalKind] = {
     errors.QuorumError: "failure",
     errors.ReleaseError: "failure",
     errors.StoreError: "failure",
+    errors.TrainingError: "failure",
 }
 
 

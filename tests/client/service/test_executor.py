@@ -28,8 +28,10 @@ from flwr.supernode.main import create_app
 from flwr.supernode.nodestate import NodeStateFactory
 from flwr.supernode.start_client_internal import _pull_and_store_message, _push_messages
 
+from client.keys import generate_node_key
 from client.service import executor
 from shared.errors import ConnectionFailedError
+from shared.federation import Federation, federation_toml
 from shared.flower.bundle import build_fab_from_files
 from shared.flower.constants import TaskType
 from shared.flower.messages import (
@@ -41,6 +43,7 @@ from shared.flower.messages import (
     get_object_tree,
     iterate_object_tree,
 )
+from shared.process import parent
 from shared.process.flower import flower_command, flower_environment
 
 ROOT = Path(__file__).parents[2]
@@ -479,6 +482,34 @@ def test_a_wrong_secret_is_a_clear_error() -> None:
             secret=b"another secret",
             stop=threading.Event(),
         )
+
+
+@pytest.mark.slow
+def test_a_site_with_broken_records_ends_without_a_word_of_them(
+    tmp_path: Path, tiny_federation: Callable[..., Federation]
+) -> None:
+    (tmp_path / "secret").write_bytes(SECRET)
+    (tmp_path / "federation.toml").write_text(federation_toml(tiny_federation()))
+    (tmp_path / "notes.jsonl").write_text('{"text": "He has gout.", "label": "Mrs Quixley"}\n')
+    file = tmp_path / "institution.toml"
+    file.write_text('name = "hospital"\n[data.clauses]\ntrain = "notes.jsonl"\n')
+    generate_node_key(tmp_path / "node.key")
+    argv = [sys.executable, "-m", "client.service.executor", "--institution", str(file)]
+    argv += ["--runtime", "127.0.0.1:1", "--secret-file", str(tmp_path / "secret")]
+    mine, its = os.pipe()
+    with open(mine, "rb") as reading:
+        environment = {**os.environ, parent.VARIABLE: str(its)}
+        done = subprocess.run(
+            argv, cwd=ROOT, env=environment, pass_fds=[its], capture_output=True, text=True, timeout=120, check=False
+        )
+        os.close(its)
+        told = reading.read().decode()
+    assert done.returncode == executor.USER_ERROR
+    assert "1 of 1 rows" in done.stderr
+    assert "1 of 1 rows" in told, "the daemon says it on its own terminal, which may be the system's journal"
+    for said in (done.stderr, done.stdout, told):
+        assert "Quixley" not in said
+        assert "gout" not in said
 
 
 def test_a_bad_institution_file_is_one_last_line_and_exit_code_2(tmp_path: Path) -> None:

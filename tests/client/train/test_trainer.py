@@ -13,7 +13,7 @@ from client.train import trainer
 from client.train.hooks import Progress
 from client.train.optimizers import WARM_STEPS, learning_rate
 from shared.adapter import get_state, set_state
-from shared.errors import DataError
+from shared.errors import TrainingError
 from shared.federation import Training
 from shared.model.balancing import BALANCERS
 
@@ -167,7 +167,7 @@ def test_a_loss_that_is_not_finite_stops_training(make_site: MakeSite) -> None:
     site = make_site("clauses")
     with torch.no_grad():
         next(iter(site.model.heads["clauses"].parameters())).fill_(float("nan"))
-    with pytest.raises(DataError, match="finite training loss"):
+    with pytest.raises(TrainingError, match="finite training loss"):
         trainer.train(site.model, site.examples("train"), site.federation.training, seed=1)
 
 
