@@ -61,6 +61,10 @@ patience = 0               # stop after so many rounds without a better validati
 up = "float16"             # updates: float32, float16, bfloat16, int8, int4 or top-k
 down = "float16"           # states: any of these but top-k
 compress = false           # zstd on top, lossless
+
+# [release]                # what a model must meet, or `collegium server release` refuses it
+# min_worst_score = 0.5    # of any task at any institution that trained it
+# licence = "apache-2.0"   # for the card
 """
 
 

@@ -15,12 +15,13 @@ from client.data.identity import hash_record, owner_of, sha256
 from client.data.loading import TaskData, paths_of, read_task
 from client.data.readers.options import ASKED
 from client.institution import Data
+from client.leaving.news import NAME as NEWS
 from shared.errors import CollegiumError, joined
 from shared.process.files import private_folder, write_synced
 from shared.protocol import Split
 from shared.tasks import Record, Task
 
-log = logging.getLogger("collegium.client")
+log = logging.getLogger(NEWS)
 FILE = "data.json"
 """In the state folder: what was read at the last start, as SHA-256s."""
 Stamp = tuple[tuple[str, int, int], ...]

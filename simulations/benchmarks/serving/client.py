@@ -1,14 +1,16 @@
-"""Clients that cost next to nothing beside the server that they measure: a connection each, a request at a time."""
+"""A server of a bundle in a process of its own, and Locust's clients of it in another."""
 
-import asyncio
 import json
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
+
+import httpx
 
 from shared.errors import ProcessError
 
@@ -23,7 +25,7 @@ def server(bundle: Path, threads: int, *more: str) -> Iterator[tuple[str, int]]:
     try:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
-        asyncio.run(_until_it_answers(url))
+        _wait_until_it_answers(url)
         yield url, process.pid
     finally:
         process.terminate()
@@ -33,63 +35,40 @@ def server(bundle: Path, threads: int, *more: str) -> Iterator[tuple[str, int]]:
 def ask(url: str, path: str, texts: Sequence[str], clients: int) -> tuple[float, list[float]]:
     """Have every text answered once, by so many clients at a time.
 
+    Args:
+        url: Of a server on this machine.
+        path: What to ask.
+        texts: One in each request.
+        clients: Users of Locust.
+
     Returns:
         The seconds that all took, and those of each.
 
     Raises:
-        ProcessError: An answer was not 200.
+        ProcessError: There is no Locust, the server is elsewhere, or an answer was not 200.
     """
-    left, seconds = list(reversed(texts)), list[float]()
-
-    async def one() -> None:
-        reader, writer = await _connect(url)
-        while left:
-            request = _request(path, left.pop())
-            started = time.perf_counter()
-            writer.write(request)
-            await _answer(reader)
-            seconds.append(time.perf_counter() - started)
-        writer.close()
-
-    async def everyone() -> None:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(clients):
-                group.create_task(one())
-
-    started = time.perf_counter()
-    asyncio.run(everyone())
-    return time.perf_counter() - started, seconds
+    if urlsplit(url).hostname not in ("127.0.0.1", "localhost", "::1"):
+        raise ProcessError(f"Expected a server on this machine to put a load on, not {url}.")
+    if find_spec("locust") is None:  # not imported: it replaces the sockets of the process
+        raise ProcessError("Expected Locust, which asks, but it is not installed; pip install 'collegium[bench]'.")
+    given = {"url": url.rstrip("/"), "path": path, "texts": list(texts), "clients": clients}
+    command = [sys.executable, "-m", "simulations.benchmarks.serving.locusts"]
+    done = subprocess.run(command, input=json.dumps(given), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ProcessError(f"Locust ended with {done.returncode}: {done.stderr.strip()[-300:]}")
+    found = json.loads(done.stdout)
+    if found["refused"]:
+        raise ProcessError(f"Expected answers, but the server said {sorted(set(found['refused']))}.")
+    return found["seconds"], found["each"]
 
 
-async def _connect(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    where = urlsplit(url)
-    return await asyncio.open_connection(where.hostname, where.port)
-
-
-async def _until_it_answers(url: str) -> None:
+def _wait_until_it_answers(url: str) -> None:
     ends = time.monotonic() + END_SECONDS
     while True:  # it listens before its model is there, so that the first answer says that it is
         try:
-            reader, writer = await _connect(url)
-            writer.write(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
-            await asyncio.wait_for(_answer(reader), END_SECONDS)
-            return writer.close()
-        except (OSError, asyncio.IncompleteReadError):
+            httpx.get(f"{url.rstrip('/')}/health", timeout=END_SECONDS, trust_env=False).raise_for_status()
+            return
+        except httpx.TransportError:
             if time.monotonic() > ends:
                 raise
-            await asyncio.sleep(0.1)
-
-
-def _request(path: str, text: str) -> bytes:
-    body = json.dumps({"inputs": text}).encode()
-    lines = [f"POST {path} HTTP/1.1", "host: localhost", "content-type: application/json"]
-    lines += [f"content-length: {len(body)}", "", ""]
-    return "\r\n".join(lines).encode() + body
-
-
-async def _answer(reader: asyncio.StreamReader) -> bytes:
-    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
-    body = await reader.readexactly(int(head.partition("content-length:")[2].partition("\r\n")[0]))
-    if not head.startswith("http/1.1 200"):
-        raise ProcessError(f"Expected an answer, but the server said {head.partition(chr(13))[0]!r}.")
-    return body
+            time.sleep(0.1)

@@ -1,10 +1,10 @@
 """A served model at 1, 8 and 64 clients, beside a plain loop over transformers' pipeline.
 
 The texts are those of the test split. Our side is `collegium serve` in a process of its own, with one thread for its
-products and `precision = "auto"`; each client has a connection, and asks for the next text when it has its answer. The
-other side is `pipeline("text-classification")` over a `BertForSequenceClassification` of the same weights, called text
-by text in this process, on one thread. Both are timed by the clock, since the server's queue is what is measured; the
-clients run in this process, while the loop does not. Latencies are those of all turns together.
+products and `precision = "auto"`; the clients are Locust's (`pip install 'collegium[bench]'`), in another process: each
+has a connection, and asks for the next text when it has its answer. The other side is `pipeline("text-classification")`
+over a `BertForSequenceClassification` of the same weights, called text by text in this process, on one thread. Both are
+timed by the clock, since the server's queue is what is measured. Latencies are those of all turns together.
 """
 
 import itertools

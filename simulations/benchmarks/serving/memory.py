@@ -1,8 +1,8 @@
 """A server's memory over 50,000 requests.
 
-A tiny model (2 layers, 32 wide), so that requests and not products take the time: 16 clients ask for texts of 1 to 60
-words, no two alike. The server's resident memory is read after every thousand answers. What is told is how much it grew
-from the first fifth on, when all that is made once has been made.
+A tiny model (2 layers, 32 wide), so that requests and not products take the time: 16 clients of Locust's ask for texts
+of 1 to 60 words, no two alike. The server's resident memory is read after every thousand answers. What is told is how
+much it grew from the first fifth on, when all that is made once has been made.
 """
 
 import tempfile

@@ -16,9 +16,10 @@ from starlette.types import ASGIApp
 
 from client.answers import masking
 from client.data.masking.finding import Found
+from client.optimize.making import Wanted, optimize
 from client.serving import asking
 from client.serving.app import make_app
-from client.serving.models import Served
+from client.serving.models import Served, load
 from client.serving.service import Service
 from client.serving.settings import Settings, named
 from shared.errors import ConfigError
@@ -396,3 +397,28 @@ def test_bundles_name_their_tasks(everything: Path) -> None:
     for words in ([f"a/b={everything}"], [str(everything)] * 2, ["a=nowhere"]):
         with pytest.raises(ConfigError):
             named(words)
+
+
+@pytest.mark.parametrize("wanted", [Wanted(), Wanted(int8=True)], ids=["merged", "int8"])
+def test_what_was_optimized_is_served(
+    settings: Settings,
+    everything: Path,
+    released: ReleasedModel,
+    tmp_path: Path,
+    asking: Callable[[ASGIApp, str], httpx.Client],
+    wanted: Wanted,
+) -> None:
+    record, rows = EVERY_QUESTION["topics"], tmp_path / "topics.jsonl"
+    rows.write_text('{"text": "The parcel came.", "label": "positive"}\n')
+    optimize(everything, tmp_path / "small", wanted, {"topics": rows})
+    own = replace(settings, bundles=(("small", tmp_path / "small"),))
+    service = Service(own, load(own))
+    service.start()
+    try:
+        answer = asking(make_app(service), BASE).post("/v1/predict/topics", json={"inputs": record}).json()
+    finally:
+        service.close()
+    examples = released.examples("topics", [record])
+    expected = released.tasks["topics"].answer([record], examples, released.infer(examples))[0]
+    assert answer["label"] == expected["label"]
+    assert answer["score"] == pytest.approx(expected["score"], abs=0.05 if wanted.int8 else 1e-4)
