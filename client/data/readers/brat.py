@@ -34,7 +34,7 @@ def _document(file: Path, source: Source) -> Rows:
     with open_text(file, source.how.encoding) as stream:
         text = stream.read()
     with open_text(annotations, source.how.encoding) as stream:
-        lines = stream.read().splitlines()
+        lines = [line.rstrip("\r") for line in stream.read().split("\n")]  # a text may hold other ends of lines
     if wrong := not_text(text, source.how.encoding):
         yield str(file.relative_to(source.path)), wrong
         return

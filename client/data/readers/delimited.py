@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from client.data.readers.base import BadRow, Rows, Source, not_text, open_text
-from shared.errors import DataError
+from shared.errors import DataError, listed
 
 LONGEST_CELL = 2**31 - 1
 """Characters of a cell; Python's own limit would refuse what JSON Lines may hold."""
@@ -29,6 +29,10 @@ def read(source: Source) -> Rows:
             raise DataError(f"{path}, line 1: expected CSV, but {error}.") from error
         columns = len(names)
         _check_delimiter(source, list(names))
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise DataError(
+                f"{path}, line 1: expected columns of different names, but {listed(twice)} stand there twice."
+            )
         while True:
             try:
                 record = next(reader)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from client.data.readers.base import Rows, Source
+from client.data.readers.base import BadRow, Rows, Source
 from shared.errors import DataError, listed
 from shared.protocol import Split
 
@@ -35,7 +35,10 @@ def read_datasets(source: Source) -> Rows:
     for file in files:
         for row in _rows_of(file):
             number += 1
-            yield f"row {number}", {name: _spelt(value, features.get(name)) for name, value in row.items()}
+            try:
+                yield f"row {number}", {name: _spelt(value, features.get(name)) for name, value in row.items()}
+            except (TypeError, ValueError):
+                yield f"row {number}", BadRow("expected as many answers in 'text' as in 'answer_start', as in SQuAD")
 
 
 def _rows_of(path: Path) -> Iterator[dict[str, Any]]:
@@ -62,7 +65,10 @@ def _find(folder: Path, split: Split) -> tuple[list[Path], Mapping[str, Any]]:
             f"{folder.name}/{names[0] if names else 'train'}."
         )
     if (state := folder / "state.json").is_file():
-        files = [folder / each["filename"] for each in _json(state).get("_data_files", [])]
+        try:
+            files = [folder / each["filename"] for each in _json(state)["_data_files"]]
+        except (KeyError, TypeError):
+            raise DataError(f"Expected the names of a data set's files in {state}, but it has another form.") from None
         return files, _json(folder / "dataset_info.json").get("features") or {}
     files = sorted([*folder.rglob("*.parquet"), *folder.rglob("*.arrow")])
     shards = {file: SHARD.fullmatch(file.name) for file in files}
@@ -86,9 +92,11 @@ def _features_of(file: Path) -> Mapping[str, Any]:
                 metadata = pa.ipc.open_stream(stream).schema.metadata or {}
         else:
             metadata = pq.read_schema(file).metadata or {}
-    noted = json.loads(metadata.get(b"huggingface", b"{}"))
-    features: Mapping[str, Any] = noted.get("info", {}).get("features") or {}
-    return features
+    try:
+        features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features") or {}
+    except (ValueError, AttributeError):
+        raise DataError(f"Expected what `datasets` notes in {file} as JSON, but it has another form.") from None
+    return dict(features)
 
 
 def _spelt(value: Any, feature: Any) -> Any:

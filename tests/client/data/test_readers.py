@@ -337,3 +337,35 @@ def test_a_wrong_byte_is_named_in_every_encoding(tmp_path: Path) -> None:
     assert [row for _, row in scan_rows(tmp_path / "b.csv", how=Reading(encoding="utf-16"))] == rows[:1]
     with pytest.raises(ConfigError, match="the name of an encoding, such as utf-8 or cp1252, not 'latin-15-9'"):
         parse(Data, {"train": "a.csv", "encoding": "latin-15-9"}, where="x")
+
+
+def test_a_column_that_is_there_twice_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label,text\nfirst,a,second\n")
+    with pytest.raises(
+        DataError, match=r"line 1: expected columns of different names, but \['text'\] stand there twice"
+    ):
+        list(read_rows(tmp_path / "a.csv"))
+
+
+@pytest.mark.parametrize("odd", ["\u2028", "\x85", "\x0b", "\x1c"])
+def test_what_ends_a_line_elsewhere_ends_none_in_brat(tmp_path: Path, odd: str) -> None:
+    text = f"Take{odd}Aspirin now"
+    (tmp_path / "1.txt").write_text(text)
+    (tmp_path / "1.ann").write_text(f"T1\tDrug 0 12\tTake{odd}Aspirin\n", newline="\r\n")
+    ((_, row),) = scan_rows(tmp_path, how=Reading(format="brat"))
+    assert isinstance(row, dict)
+    assert [(each.start, each.end, each.text) for each in row["entities"]] == [(0, 12, f"Take{odd}Aspirin")]
+
+
+def test_a_broken_folder_of_datasets_is_named(tmp_path: Path) -> None:
+    how = Reading(format="datasets")
+    rows = pa.table({"answers": [{"text": ["x", "y"], "answer_start": [3]}]})
+    pq.write_table(rows, tmp_path / "train-00000-of-00001.parquet")
+    ((place, row),) = scan_rows(tmp_path, (), how)
+    assert (place, isinstance(row, BadRow)) == ("row 1", True)
+    pq.write_table(rows.replace_schema_metadata({"huggingface": "[oops"}), tmp_path / "train-00000-of-00001.parquet")
+    with pytest.raises(DataError, match="notes in .*parquet as JSON"):
+        list(scan_rows(tmp_path, (), how))
+    (tmp_path / "state.json").write_text('{"_data_files": [1]}')
+    with pytest.raises(DataError, match=r"names of a data set's files in .*state\.json"):
+        list(scan_rows(tmp_path, (), how))
