@@ -78,30 +78,20 @@ def _as_they_come(rows: Iterable[Row]) -> Iterator[list[Row]]:
 def _piped(stream: TextIO, format: str, lists: Collection[str]) -> Iterator[Row]:
     """Records of standard input."""
     from client.data.readers.base import BadRow, not_text
+    from client.data.readers.delimited import rows_of
     from client.data.readers.json_lines import parse
+    from client.data.sources import is_absent, with_lists
 
     if format == "csv":
-        for number, row in enumerate(csv.DictReader(stream), start=2):
-            cells = {key: value for key, value in row.items() if value}
-            yield number, _listed(cells, lists)
+        for place, found in rows_of(stream, Path("standard input")):
+            if isinstance(found, dict):
+                found = with_lists({name: cell for name, cell in found.items() if not is_absent(cell)}, lists)
+            yield place, found.what if isinstance(found, BadRow) else found
         return
     for number, line in enumerate(stream, start=1):
         if line.strip():
             parsed = not_text(line) or parse(line)
             yield number, parsed.what if isinstance(parsed, BadRow) else parsed
-
-
-def _listed(row: dict[str, Any], lists: Collection[str]) -> dict[str, Any] | str:
-    from client.data.readers.base import BadRow
-    from client.data.readers.json_lines import parse
-
-    for name in lists:
-        if name in row:
-            parsed = parse(f'{{"list": {row[name]}}}')
-            if isinstance(parsed, BadRow):
-                return f"expected a list as JSON in {name!r}"
-            row = {**row, name: parsed["list"]}
-    return row
 
 
 class Output(ExitStack):

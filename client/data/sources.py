@@ -60,11 +60,11 @@ def scan_rows(
     try:
         for place, row in reader.read(Source(path, how, split, frozenset(lists))):
             if isinstance(row, dict):
-                row = {key: value for key, value in row.items() if not _is_absent(value)}
+                row = {key: value for key, value in row.items() if not is_absent(value)}
                 if not chosen(row):
                     continue
                 row = _called(row, how.columns)
-                row = _with_lists(row, lists) if reader.cells else row
+                row = with_lists(row, lists) if reader.cells else row
             yield place, row if isinstance(row, BadRow) else _valued(row, how.values)
     except FileNotFoundError as error:
         raise DataError(f"Expected a data file at {path}, but there is none; check the path.") from error
@@ -110,7 +110,7 @@ class _Where:
             raise DataError(f"None of the {self.seen} rows of {path} is as `where` says; correct it.")
 
 
-def _is_absent(value: Any) -> bool:
+def is_absent(value: Any) -> bool:
     """Whether a field counts as absent; CSV cannot distinguish that from empty text, and pandas writes NaN for it."""
     return value is None or (isinstance(value, str) and not value) or (isinstance(value, float) and math.isnan(value))
 
@@ -123,7 +123,7 @@ def _called(row: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
     return rest | {field: row[column] for field, column in columns.items() if column in row}
 
 
-def _with_lists(record: dict[str, Any], lists: Collection[str]) -> dict[str, Any] | BadRow:
+def with_lists(record: dict[str, Any], lists: Collection[str]) -> dict[str, Any] | BadRow:
     """A record with its lists (tokens, tags, answers) read from their cells, in which they stand as JSON."""
     for name in lists:
         if not isinstance(record.get(name), str):

@@ -176,6 +176,23 @@ def test_a_text_is_checked_too(released: ReleasedModel, task: str, text: str, se
         predict_text(released, [task], text, second)
 
 
+def test_a_broken_csv_is_refused_on_standard_input_as_in_a_file(
+    released: ReleasedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = 'text,more\nIt is late.,1\nToo many,1,2\nToo few\n"Never closed,1\n'
+    (tmp_path / "a.csv").write_text(content)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(content))
+    said = []
+    for source in ("-", str(tmp_path / "a.csv")):
+        with pytest.raises(DataError, match="3 of 4 rows of") as raised:
+            predict_stream(released, ["topics"], source, "-", read_as="csv" if source == "-" else None)
+        said.append((str(raised.value).replace(source, "-").replace("standard input", "-"), capsys.readouterr().out))
+    assert said[0] == said[1]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("text;more\na;b\n"))
+    with pytest.raises(DataError, match="semicolons seem to stand between them"):
+        predict_stream(released, ["topics"], "-", "-", read_as="csv")
+
+
 def test_where_answers_go_is_checked_first(released: ReleasedModel, tmp_path: Path) -> None:
     path = write(tmp_path / "new.jsonl", [{"text": "One."}])
     for target, said in ((path, "exists"), (tmp_path / "out.xlsx", "ends in"), (tmp_path / "out.jsonl.gz", "ends in")):

@@ -341,9 +341,7 @@ def test_a_wrong_byte_is_named_in_every_encoding(tmp_path: Path) -> None:
 
 def test_a_column_that_is_there_twice_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,label,text\nfirst,a,second\n")
-    with pytest.raises(
-        DataError, match=r"line 1: expected columns of different names, but \['text'\] stand there twice"
-    ):
+    with pytest.raises(DataError, match=r"line 1: expected .*different names, but .'text'. come twice"):
         list(read_rows(tmp_path / "a.csv"))
 
 
@@ -364,7 +362,7 @@ def test_a_broken_folder_of_datasets_is_named(tmp_path: Path) -> None:
     ((place, row),) = scan_rows(tmp_path, (), how)
     assert (place, isinstance(row, BadRow)) == ("row 1", True)
     pq.write_table(rows.replace_schema_metadata({"huggingface": "[oops"}), tmp_path / "train-00000-of-00001.parquet")
-    with pytest.raises(DataError, match="notes in .*parquet as JSON"):
+    with pytest.raises(DataError, match=r"notes in .*parquet as JSON"):
         list(scan_rows(tmp_path, (), how))
     (tmp_path / "state.json").write_text('{"_data_files": [1]}')
     with pytest.raises(DataError, match=r"names of a data set's files in .*state\.json"):
