@@ -81,12 +81,13 @@ def replacements(kind: Kind, found: str, owner: str, key: bytes) -> Iterator[Edi
 
 
 def _words(kind: Kind, found: str, owner: str, key: bytes) -> Iterator[Edit]:
+    small = not any(match[0][0].isupper() for match in WORD.finditer(found))  # as all of a text may be
     for match in WORD.finditer(found):
         word, plain = match[0], match[0].casefold()
         if kind == "name":
             stem = re.sub(r"[\u2019']s$", "", word)
             yield Edit(match.start(), match.start() + len(stem), name_for(stem, owner, key))
-        elif kind == "place" and word[0].isupper() and plain not in STREETS:
+        elif kind == "place" and (small or word[0].isupper()) and plain not in STREETS:
             yield Edit(*match.span(), _pick(PLACES, "place", plain, owner, key))
         elif kind == "date" and plain in MONTHS:
             yield Edit(*match.span(), _pick(MONTHS, "month", plain, owner, key).capitalize())
@@ -110,6 +111,8 @@ def _moved(found: str, owner: str, key: bytes) -> list[Edit]:
     for pattern in DATES:
         if (match := pattern.search(found)) and (day := _date(match)):
             days = 1 + int.from_bytes(_hash("days", "", owner, key), "big") % FARTHEST
+            if day <= date.min + timedelta(days=days):  # "0001-01-01", which some programs write for none
+                return []
             day -= timedelta(days=days)
             month = match["m"]
             said = {

@@ -68,6 +68,23 @@ def test_the_time_between_two_dates_stays() -> None:
     assert masked("99 March 2024") != "99 March 2024", "what is no date loses its digits all the same"
 
 
+def test_a_date_that_stands_for_none_is_masked_as_digits() -> None:
+    for day in ("0001-01-01", "0000-00-00", "9999-12-31"):
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d", masked(day))
+        assert masked(day) != day
+
+
+@pytest.mark.parametrize("text", ["new york", "New York", "NEW YORK"])
+def test_a_place_is_masked_however_it_is_written(text: str) -> None:
+    one, other = mask_text(f"from {text}.", [Found("place", 5, 5 + len(text))], "p", KEY).text[5:-1].split()
+    assert {one.lower(), other.lower()}.isdisjoint({"new", "york"})
+
+
+def test_a_street_stays_a_street() -> None:
+    text = "12 Baker street"
+    assert mask_text(text, [Found("place", 0, len(text))], "p", KEY).text.endswith(" street")
+
+
 def test_a_mail_address_is_one_word() -> None:
     assert re.fullmatch(r"to [a-z]+@example\.org now", masked("to anna.m@clinic.de now"))
 
