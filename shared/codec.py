@@ -107,7 +107,7 @@ def decode(blob: bytes, coding: Coding | CodecName, shapes: Shapes | None = None
         assert shapes is not None
         blob = _unsqueeze(blob, most=_most(shapes))
     try:
-        parts = load(blob)
+        parts = dict(sorted(load(blob).items()))  # which come in another order at every call
     except (SafetensorError, KeyError, ValueError) as error:  # KeyError: a dtype that NumPy has not
         raise ProtocolError(f"Expected a safetensors blob, but {len(blob)} bytes came that are not one.") from error
     if coding.compress:

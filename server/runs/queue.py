@@ -15,8 +15,8 @@ from server.store import Store
 from shared.errors import CollegiumError, ConfigError, ConnectionFailedError, joined
 from shared.watching.logs import about
 
-LOOK_SECONDS = 0.3
-"""Between two looks into the store."""
+LOOK_SECONDS, IDLE_SECONDS = 0.3, 1.0
+"""Between two looks into the store: while a run has not ended, and while there is none, which should cost nothing."""
 FLOWER_SECONDS = 3.0
 """Between two questions to Flower whether a run's process is alive."""
 PATIENCE_SECONDS = 30.0
@@ -77,8 +77,8 @@ class Queue:
             if row["status"] != "queued" and store.move_run(row["run"], "queued"):
                 self._say(row, "The server was stopped in the middle of the run, which goes on now")
 
-    def look(self) -> None:
-        """Do what is due.
+    def look(self) -> bool:
+        """Do what is due; whether there is a run that has not ended.
 
         Raises:
             ConnectionFailedError: The SuperLink does not answer.
@@ -102,6 +102,7 @@ class Queue:
                 elif not hindered and self._clock() >= self._not_before.get(row["run"], 0.0):
                     self._start(row)
                 busy[row["run"]] = mine  # so that nobody is overtaken by a later run
+        return bool(rows)
 
     def _is_hindered(self) -> bool:
         """Whether something keeps all runs from going on, which is said once."""
@@ -212,10 +213,10 @@ def conduct(queue: Queue, *, over: Callable[[float], bool], announce: Callable[[
         over: Waits some seconds; whether the daemon ends.
         announce: Told what goes wrong.
     """
-    since, said = time.monotonic(), False
-    while not over(LOOK_SECONDS):
+    since, said, pause = time.monotonic(), False, LOOK_SECONDS
+    while not over(pause):
         try:
-            queue.look()
+            pause = LOOK_SECONDS if queue.look() else IDLE_SECONDS
             since, said = time.monotonic(), False
         except CollegiumError as error:
             if not said and time.monotonic() - since > PATIENCE_SECONDS:  # a SuperLink takes seconds to start

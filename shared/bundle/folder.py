@@ -241,4 +241,4 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, indent=2)
+    return json.dumps(value, indent=2, sort_keys=True)

@@ -17,6 +17,7 @@ from server.release.making import release
 from server.store import Score, Store
 from shared.adapter import factor_name, factor_of, get_state, layer_of, set_state
 from shared.bundle import HEADS_FILE, load_bundle
+from shared.bundle.manifest import release_of
 from shared.codec import Arrays
 from shared.errors import ConfigError, StoreError
 from shared.federation import Federation, federation_toml, load_federation
@@ -85,6 +86,8 @@ def test_a_release_of_a_limited_rank_is_the_nearest_product_of_that_rank(
     np.testing.assert_allclose(product, nearest, atol=1e-5)
     told = json.loads((tmp_path / "bundle" / "metrics.json").read_text(encoding="utf-8"))["cut_off"]
     assert told == pytest.approx(np.linalg.norm(sizes[most:]) / np.linalg.norm(sizes), rel=1e-3)
+    again = [release(store, run, tmp_path / name, most) for name in ("second", "third")]
+    assert {release_of(folder) for folder in again} == {release_of(tmp_path / "bundle")}, "a consent fits it as well"
 
 
 def test_no_other_checkpoint_is_read_where_nothing_is_folded(
