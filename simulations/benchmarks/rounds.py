@@ -20,15 +20,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Annotated
 
 import tomli_w
-import typer
 
 from server.opening import open_store
-from server.store import replies, rounds
+from server.store import rounds
 from shared.federation import Federation
-from shared.process.console import announce, print_table
 from shared.process.flower import flower_environment
 from simulations.benchmarks.measured import Asked, Comparison, Findings, Goal, in_turns
 from simulations.demo import CONFIG, deploy, free_ports
@@ -138,7 +135,7 @@ def findings(asked: Asked) -> Findings:
 
     def ours() -> float:
         with tempfile.TemporaryDirectory(prefix="collegium-rounds-") as folder:
-            return statistics.median(our_rounds(experiment, Path(folder))[0][1:])
+            return statistics.median(our_rounds(experiment, Path(folder))[1:])
 
     def stock(model: str) -> float:
         with tempfile.TemporaryDirectory(prefix="collegium-rounds-") as folder:
@@ -161,34 +158,6 @@ def findings(asked: Asked) -> Findings:
     )
 
 
-def main(
-    blocks: Annotated[int, typer.Option(min=1, help="Turns of each side.")] = 3,
-    number: Annotated[int, typer.Option("--rounds", min=2, help="Rounds per turn; the first warms up.")] = 5,
-) -> None:
-    """Measure empty rounds and print medians, ranges and the ratio."""
-    experiment = empty_experiment(number)
-    ours: list[list[float]] = []
-    messages: list[float] = []
-    stock: list[list[float]] = []
-    for block in range(blocks):
-        with tempfile.TemporaryDirectory(prefix="collegium-rounds-") as folder:
-            announce(f"block {block + 1} of {blocks}: Collegium")
-            seconds, trips = our_rounds(experiment, Path(folder))
-            ours.append(seconds[1:])
-            messages += trips
-        with tempfile.TemporaryDirectory(prefix="collegium-rounds-") as folder:
-            announce(f"block {block + 1} of {blocks}: stock Flower")
-            stock.append(stock_rounds(experiment.federation, Path(folder), number)[1:])
-    ratios = [statistics.median(s) / statistics.median(o) for s, o in zip(stock, ours, strict=True)]
-    rows = [
-        ["Collegium: round", *_summary([x for block in ours for x in block])],
-        ["stock Flower: round", *_summary([x for block in stock for x in block])],
-        ["Collegium: train message to a warm client, there and back", *_summary(messages)],
-        ["ratio stock / Collegium, per block", *_summary(ratios)],
-    ]
-    print_table(["what", "median", "least", "most", "n"], rows)
-
-
 def empty_experiment(number: int) -> Experiment:
     """Two institutions of the demonstration that hold one small task each and never train."""
     demo = load_experiment(CONFIG, data=SAMPLES, limit=8)
@@ -206,13 +175,11 @@ def empty_experiment(number: int) -> Experiment:
     )
 
 
-def our_rounds(experiment: Experiment, folder: Path) -> tuple[list[float], list[float]]:
-    """Seconds of each round, and of each train message after an institution's first."""
+def our_rounds(experiment: Experiment, folder: Path) -> list[float]:
+    """Seconds of each round."""
     home, run_id = deploy(experiment, folder, lambda _: None)
     with open_store(home.root) as store:
-        seconds = [row["seconds"] for row in store.rows(rounds, run_id)]
-        trips = [r["seconds"] for r in store.rows(replies, run_id) if r["kind"] == "train" and r["round"] > 1]
-    return seconds, trips
+        return [row["seconds"] for row in store.rows(rounds, run_id)]
 
 
 def stock_rounds(federation: Federation, folder: Path, number: int, model: str = BERT) -> list[float]:
@@ -273,11 +240,3 @@ def _started(commands: list[list[str]], environment: dict[str, str], folder: Pat
 def _full(environment: dict[str, str]) -> dict[str, str]:
     scripts = str(Path(sys.executable).parent)
     return {**os.environ, **environment, "PATH": f"{scripts}:{os.environ['PATH']}"}
-
-
-def _summary(values: list[float]) -> list[float | int]:
-    return [statistics.median(values), min(values), max(values), len(values)]
-
-
-if __name__ == "__main__":
-    typer.run(main)
