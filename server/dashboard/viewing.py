@@ -17,10 +17,12 @@ from server.enrolment.certificates import look
 from server.enrolment.invitations import Departure, Invitations
 from server.home import ServerHome
 from server.opening import open_store
+from server.release.gate import measure, missed
+from server.release.lineage import scored_worst
 from server.rounds.outcomes import primary_outcomes
 from server.runs.status import runs_report
 from server.service.operator import Node, OperatorClient
-from server.store import Store, checkpoints, runs
+from server.store import Store, checkpoints, runs, withdrawn
 from server.upkeep.retention import sizes
 from shared.errors import CollegiumError, ConfigError
 from shared.federation import load_federation
@@ -190,7 +192,18 @@ class View:
             "score": scored.get(best),
             "sha256": stored.get(best, ""),
             "rows": primary_outcomes(self.store, run),
+            "missed": self._missed(picture, best),
+            "withdrawn": sorted(withdrawn(self.store).keys() & set(picture.federation.rounds.institutions)),
         }
+
+    def _missed(self, picture: Picture, best: int) -> list[str]:
+        """What the agreement asks of a release and is not known, or not met; audits come with the command."""
+        federation = picture.federation
+        if federation.release is None:
+            return []
+        measured = measure(*scored_worst(self.store, picture.row["run"], best), [])
+        tasks = [] if "heads" in federation.method.keeps else sorted(federation.tasks)
+        return list(missed(federation, measured, tasks))
 
     def agreement_page(self) -> dict[str, Any]:
         """What `agreement.html` shows."""

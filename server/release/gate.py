@@ -41,14 +41,15 @@ def check_gate(federation: Federation, measured: Measured, tasks: Collection[str
         measured: Of the model.
         tasks: Those whose heads are released.
     """
-    if missed := list(_missed(federation, measured, sorted(tasks))):
+    if lacks := list(missed(federation, measured, sorted(tasks))):
         raise ReleaseError(
-            f"Expected a model that has what [release] of its agreement asks, but {joined(missed, '; ')}; nothing was "
+            f"Expected a model that has what [release] of its agreement asks, but {joined(lacks, '; ')}; nothing was "
             "released."
         )
 
 
-def _missed(federation: Federation, measured: Measured, tasks: Sequence[str]) -> Iterator[str]:
+def missed(federation: Federation, measured: Measured, tasks: Sequence[str]) -> Iterator[str]:
+    """What a model lacks, a phrase each; arguments as `check_gate`."""
     agreed = federation.release
     if agreed is None:
         return

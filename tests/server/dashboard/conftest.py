@@ -25,8 +25,16 @@ HOST = "https://127.0.0.1:8444"
 def fill(tiny_federation: Callable[..., Federation]) -> Callable[..., str]:
     """Writes a run that has come so far into a coordinator's folder; the run."""
 
-    def fill(home: ServerHome, names: Sequence[str], count: int, done: int, **more: Any) -> str:
-        federation = tiny_federation(tuple(names), rounds={"count": count})
+    def fill(
+        home: ServerHome,
+        names: Sequence[str],
+        count: int,
+        done: int,
+        *,
+        agreed: dict[str, Any] | None = None,
+        **more: Any,
+    ) -> str:
+        federation = tiny_federation(tuple(names), rounds={"count": count}, **(agreed or {}))
         home.federation_file.write_text(federation_toml(federation))
         metrics = {name: build_task(name, spec).metric for name, spec in federation.tasks.items()}
         with open_store(home.root) as store:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from server.dashboard import actions
@@ -14,8 +15,10 @@ from server.home import ServerHome
 from server.opening import open_store
 from server.service.operator import Node
 from server.store import Reply
+from server.store.releases import add_withdrawal
 from shared.page.guard import POLICY
 from shared.page.sessions import MOST_TRIES
+from shared.state import State
 
 HOST = "https://127.0.0.1:8444"
 ORIGIN = {"origin": HOST}
@@ -216,6 +219,29 @@ def test_an_action_is_asked_about_then_done_and_told(
         assert store.run(run)["status"] == "stopped"
     page.post("/page/do/stop", data={"csrf": operator, "run": run}, headers=ORIGIN)
     assert "That was not done. Expected a run that goes on" in page.get("/page/").text
+
+
+def test_a_release_that_its_agreement_would_refuse_is_not_ready(
+    page: httpx.Client, home: ServerHome, operator: str, fill: Fill
+) -> None:
+    def ended(agreed: dict[str, Any] | None) -> str:
+        run: str = fill(home, NAMES, 2, 2, agreed=agreed, status="completed")
+        with open_store(home.root) as store:
+            store.save_checkpoint(run, 2, State({"head/clauses/linear.bias": np.zeros(3, np.float32)}))
+        return run
+
+    run = ended(None)
+    shown = page.get(f"/page/runs/{run}").text
+    assert '<span class="chip good">ready</span>' in shown
+    assert "bundle.zip" in shown
+    run = ended({"release": {"max_membership_auc": 0.6}})
+    with open_store(home.root) as store:
+        add_withdrawal(store, NAMES[0], withdrawn=True)
+    shown = page.get(f"/page/runs/{run}").text
+    assert '<span class="chip bad">refused</span>' in shown
+    assert "membership in clauses was not measured (max_membership_auc = 0.6" in shown
+    assert "bundle.zip" not in shown
+    assert f"{NAMES[0]} has withdrawn" in shown
 
 
 def test_more_rounds_are_offered_from_the_page(page: httpx.Client, home: ServerHome, operator: str, fill: Fill) -> None:
