@@ -163,6 +163,20 @@ def test_mlflow_has_the_run(home: ServerHome, store: Store, run: str, tmp_path: 
     ]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's, of SQLAlchemy
+def test_mlflow_takes_up_a_run_and_says_how_it_ended(tmp_path: Path) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    client = mlflow.MlflowClient(uri)
+    for completed, ended in ((False, "FAILED"), (True, "FINISHED")):
+        tracker = MLflow(uri, tmp_path / "artifacts")  # as after a restart
+        tracker.begin("r1", "tiny", {"rounds.count": "2"})
+        for status in ("RUNNING", ended):
+            (found,) = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
+            assert found.info.status == status
+            tracker.end("r1", completed=completed)
+
+
 @pytest.mark.slow
 def test_wandb_has_the_run_offline(
     home: ServerHome, store: Store, run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -172,6 +186,8 @@ def test_wandb_has_the_run_offline(
     follower(home, store, wandb=Wandb("collegium", tmp_path / "wandb")).look()
     (file,) = (tmp_path / "wandb").rglob("run-*.wandb")
     records = list(_records(file))
+    assert {each.run.run_id for each in records if each.HasField("run")} == {run}
+    assert [each.exit.exit_code for each in records if each.HasField("exit")] == [0]
     config = {item.key: item.value_json for each in records for item in each.run.config.update}
     assert config["rounds.count"] == '"2"'
     rows = [
@@ -188,6 +204,11 @@ def test_wandb_has_the_run_offline(
     ]
     assert (artifact.name, artifact.type) == (f"release-{run}", "model")
     assert {entry.path for entry in artifact.manifest.contents} == {"README.md", "adapter/adapter_model.safetensors"}
+    failed = Wandb("collegium", tmp_path / "failed")
+    failed.begin("other", "tiny", {})
+    failed.end("other", completed=False)
+    (file,) = (tmp_path / "failed").rglob("run-*.wandb")
+    assert [each.exit.exit_code for each in _records(file) if each.HasField("exit")] == [1]
 
 
 def _records(file: Path) -> Iterator[Any]:
