@@ -16,6 +16,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, computed_field
 
+from shared.process.console import announce
+
 TURNS = 5
 """Of each benchmark, unless more are asked for."""
 VERSIONS = ("collegium", "flwr", "torch", "transformers", "peft", "opacus", "numpy", "onnxruntime")
@@ -153,11 +155,12 @@ class Result(Findings):
 
 
 def in_turns(sides: Mapping[str, Callable[[], float]], turns: int) -> dict[str, list[float]]:
-    """Let every side measure itself, one after the other, as many times; its figures by side."""
+    """Let every side measure itself, one after the other, as many times; its figures by side. Says how far it is."""
     figures: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(turns):
+    for turn in range(1, turns + 1):
         for name, side in sides.items():
             figures[name].append(side())
+            announce(f"Turn {turn} of {turns}, {name}: {figures[name][-1]:.3g}")
     return figures
 
 
