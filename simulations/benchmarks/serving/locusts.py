@@ -9,19 +9,17 @@ that does anything else.
 import json
 import sys
 import time
+from importlib import import_module
 from typing import Any
 
 
 def main() -> None:
     """Ask."""
-    from locust import FastHttpUser, constant
-    from locust.env import Environment
-    from locust.exception import StopUser
-
+    locust = import_module("locust")
+    event = import_module("gevent.event").Event
     given = json.load(sys.stdin)
     left, each, refused = list(reversed(given["texts"])), list[float](), list[int]()
-    ready, over = _events()
-    ended = list[float]()
+    ready, over, ended = event(), event(), list[float]()
 
     def ask(user: Any) -> None:
         ready.wait()
@@ -35,10 +33,12 @@ def main() -> None:
         ended.append(time.perf_counter())
         if len(ended) == given["clients"]:
             over.set()
-        raise StopUser
+        raise import_module("locust.exception").StopUser
 
-    client = type("Client", (FastHttpUser,), {"host": given["url"], "tasks": [ask], "wait_time": constant(0)})
-    environment = Environment(user_classes=[client])
+    client = type(
+        "Client", (locust.FastHttpUser,), {"host": given["url"], "tasks": [ask], "wait_time": locust.constant(0)}
+    )
+    environment = import_module("locust.env").Environment(user_classes=[client])
     runner = environment.create_local_runner()
     runner.start(given["clients"], spawn_rate=given["clients"], wait=True)
     started = time.perf_counter()
@@ -46,12 +46,6 @@ def main() -> None:
     over.wait()
     print(json.dumps({"seconds": max(ended) - started, "each": each, "refused": refused}), flush=True)
     runner.quit()
-
-
-def _events() -> tuple[Any, Any]:
-    from gevent.event import Event
-
-    return Event(), Event()
 
 
 if __name__ == "__main__":
