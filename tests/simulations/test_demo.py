@@ -106,7 +106,7 @@ def the_applications_run_on(bundle: Path, folder: Path) -> None:
     found = told(*asked, "--file", "headlines.jsonl", "--with-records", place="opinion_monitoring")
     headlines = "".join(json.dumps(row) + "\n" for row in found)
     rows = told("monitor.py", place="opinion_monitoring", given=headlines)
-    assert next(row["company"] for row in rows if row["alert"]) == "Brandt Optik"
+    assert next(row["company"] for row in rows if row["alert"]) == "Corvane Airlines"
     ranked = told("recommend.py", bundle, "documents.jsonl", "--read", "read.jsonl", place="recommendation")
     assert "trade secrets" in ranked[0]["text"]
     assert "retailer" in ranked[-1]["text"]

@@ -1,6 +1,9 @@
 """Every mistake a newcomer makes ends, through the real command, in one clear sentence on stderr and exit code 1."""
 
+import contextlib
 import json
+import os
+import pty
 import re
 import resource
 import shutil
@@ -107,6 +110,21 @@ def up(folder: Path) -> str:
     return complaint("client", "up", folder / "institution.toml")
 
 
+def at_a_terminal(folder: Path) -> str:
+    """What stands on the terminal of somebody who types it, in one line; a record is quoted there, and in no log."""
+    mine, its = pty.openpty()
+    command = [*COLLEGIUM, "client", "up", str(folder / "institution.toml")]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=its, check=False, timeout=120)
+    os.close(its)
+    said = b""
+    with contextlib.suppress(OSError):  # which is how a terminal ends
+        while part := os.read(mine, 65536):
+            said += part
+    os.close(mine)
+    assert (done.returncode, done.stdout) == (1, b"")
+    return " ".join(said.decode().split())
+
+
 def waiting(folder: Path, words: str) -> str:
     """The line with these words of a daemon that goes on waiting; it is ended then."""
     command = [*COLLEGIUM, "client", "up", str(folder / "institution.toml")]
@@ -154,7 +172,9 @@ def test_backbone_digest_differs(institution: Path, federation: Federation) -> N
 def test_label_unknown_to_the_federation(institution: Path) -> None:
     with (institution / "clauses.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps({"text": "Ends in May.", "label": "termination"}) + "\n")
-    assert re.search(r"clauses\.jsonl .*line 25: label 'termination' is not among .*payment", up(institution))
+    assert re.search(
+        r"clauses\.jsonl .*line 25: label 'termination' is not among .*payment", at_a_terminal(institution)
+    )
 
 
 def test_task_unknown_to_the_federation(institution: Path) -> None:
@@ -166,7 +186,7 @@ def test_task_unknown_to_the_federation(institution: Path) -> None:
 
 def test_empty_dataset(institution: Path) -> None:
     (institution / "clauses.jsonl").write_text("")
-    assert re.search(r"records of task clauses in .*clauses\.jsonl, but the file is empty", up(institution))
+    assert re.search(r"records of task clauses in .*clauses\.jsonl, but the file is empty", at_a_terminal(institution))
 
 
 def test_several_mistakes_in_a_file_are_named_together(institution: Path) -> None:

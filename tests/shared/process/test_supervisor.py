@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.errors import LONGEST_LINE, ProcessError
+from shared.errors import LONGEST_LINE, DataError, ProcessError
 from shared.process import parent, supervisor
 from shared.process.supervisor import Child, run_until_signal, supervise
 
@@ -284,7 +284,8 @@ def test_a_child_can_tell_though_it_left_a_process_behind(tmp_path: Path) -> Non
 
 
 def test_half_a_word_is_none_and_without_a_parent_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
-    for told, meant in ((b'{"error": "no"}', "no"), (b'{"error": "n', None), (b"[]", None), (b"", None)):
+    whole = b'{"error": "no", "loggable": "no"}'
+    for told, meant in ((whole, "no"), (whole[:-2], None), (b"[]", None), (b"", None)):
         end, start = os.pipe()
         os.set_blocking(end, False)
         os.write(start, told)
@@ -294,6 +295,20 @@ def test_half_a_word_is_none_and_without_a_parent_nothing_happens(monkeypatch: p
     for value in ("", "no number", "1", "9999"):
         monkeypatch.setenv(parent.VARIABLE, value)
         parent.tell_parent(ValueError("nobody listens"))
+
+
+@pytest.mark.parametrize("somebody", [True, False])
+def test_a_record_is_quoted_at_a_terminal_alone(monkeypatch: pytest.MonkeyPatch, somebody: bool) -> None:
+    end, start = os.pipe()
+    os.set_blocking(end, False)
+    monkeypatch.setenv(parent.VARIABLE, str(start))
+    parent.tell_parent(DataError("line 3: 'Mrs Example \U0001d6c2' is no label." * 200, "1 of 3 rows are no records"))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: somebody, raising=False)
+    said = parent.heard(end) or ""
+    os.close(start)
+    os.close(end)
+    assert ("Mrs Example" in said) == somebody
+    assert ("1 of 3 rows" in said) != somebody
 
 
 def test_no_file_stays_open(tmp_path: Path) -> None:
