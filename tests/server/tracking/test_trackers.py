@@ -1,6 +1,7 @@
 """A run in each tracker, by its real library, read back from disk; where a library is not installed, its test skips."""
 
 import struct
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -185,9 +186,9 @@ def test_wandb_has_the_run_offline(
     monkeypatch.setenv("WANDB_MODE", "offline")
     follower(home, store, wandb=Wandb("collegium", tmp_path / "wandb")).look()
     (file,) = (tmp_path / "wandb").rglob("run-*.wandb")
+    assert _exit_code(file) == 0
     records = list(_records(file))
     assert {each.run.run_id for each in records if each.HasField("run")} == {run}
-    assert [each.exit.exit_code for each in records if each.HasField("exit")] == [0]
     config = {item.key: item.value_json for each in records for item in each.run.config.update}
     assert config["rounds.count"] == '"2"'
     rows = [
@@ -208,7 +209,16 @@ def test_wandb_has_the_run_offline(
     failed.begin("other", "tiny", {})
     failed.end("other", completed=False)
     (file,) = (tmp_path / "failed").rglob("run-*.wandb")
-    assert [each.exit.exit_code for each in _records(file) if each.HasField("exit")] == [1]
+    assert _exit_code(file) == 1
+
+
+def _exit_code(file: Path) -> int:
+    """With which a run has ended; wandb's own process may write it a moment later."""
+    ends = time.monotonic() + 60
+    while not (found := [each.exit.exit_code for each in _records(file) if each.HasField("exit")]):
+        assert time.monotonic() < ends, "wandb has not written that the run is over"
+        time.sleep(0.1)
+    return int(found[0])
 
 
 def _records(file: Path) -> Iterator[Any]:
