@@ -232,6 +232,8 @@ def _records(file: Path) -> Iterator[Any]:
             at += 32768 - at % 32768
             continue
         _, length, piece = struct.unpack("<IHB", content[at : at + 7])
+        if at + 7 + length > len(content):
+            return  # it is still being written
         whole += content[at + 7 : at + 7 + length]
         at += 7 + length
         if piece in (1, 4):  # the only one, or the last
