@@ -42,6 +42,7 @@ def test_names_shapes_and_dtype_come_back_whatever_the_order(name: CodecName, co
     arrays = normal()
     coding = Coding(name, compress)
     decoded = there_and_back(dict(reversed(arrays.items())), coding)
+    assert list(decoded) == sorted(decoded), "so that what is made of it is the same every time"
     assert {key: (value.dtype, value.shape) for key, value in decoded.items()} == {
         key: (np.dtype(np.float32), shape) for key, shape in SHAPES.items()
     }

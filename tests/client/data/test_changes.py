@@ -13,8 +13,10 @@ from client.data.loading import TaskData, read_data
 from client.data.masking.finding import Found
 from client.data.masking.records import mask_records
 from client.institution import Data
+from client.service.daemon import NEWS
 from shared.tasks import build_task
 from shared.tasks.text_classification import TextClassificationSpec
+from shared.watching.logs import TEXT
 
 TASK = build_task("topics", TextClassificationSpec(type="text-classification", labels=("a", "b")))
 TASKS = {"topics": TASK}
@@ -45,6 +47,9 @@ def test_a_file_that_changes_is_named_once(tmp_path: Path, caplog: pytest.LogCap
         (said,) = sources.look()
     assert said.startswith(f"The train, validation records of task topics in {file} have changed")
     assert caplog.messages == [said]
+    assert f"{NEWS}{said}" in logging.Formatter(TEXT).format(caplog.records[0]), (
+        "the daemon passes it on to its terminal"
+    )
     os.utime(file, (2, 2))
     assert sources.look() == [], "told already"
     write(file, ("x", "a patient's name"))

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from server.bundle import RUN_KEY
-from server.runs.queue import FLOWER_SECONDS, MOST_TRIES, PAUSES, Queue
+from server.runs.queue import FLOWER_SECONDS, IDLE_SECONDS, LOOK_SECONDS, MOST_TRIES, PAUSES, Queue, conduct
 from server.service.operator import RunStatus
 from server.store import Store, events
 from shared.errors import ConfigError, ConnectionFailedError
@@ -271,3 +272,14 @@ def test_a_run_waits_for_its_agreement_and_others_go_before_it(bench: Bench) -> 
     bench.now += PAUSES[0]
     bench.queue.look()
     assert bench.status(first) == "starting", "a run that has begun goes on"
+
+
+def test_without_a_run_the_store_is_looked_into_less_often() -> None:
+    waited, unended = list[float](), iter([True, False, False])
+
+    def over(seconds: float) -> bool:
+        waited.append(seconds)
+        return len(waited) == 4
+
+    conduct(cast(Queue, SimpleNamespace(look=lambda: next(unended))), over=over, announce=print)
+    assert waited == [LOOK_SECONDS, LOOK_SECONDS, IDLE_SECONDS, IDLE_SECONDS]
