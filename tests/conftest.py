@@ -1,36 +1,39 @@
-"""Fixtures for all rooms: a tiny random BERT and small federations over it."""
+"""Fixtures for all rooms: a tiny random BERT and small federations over it.
+
+Large libraries are imported where they are used: the process that hands tests to workers reads this file, too.
+"""
+
+from __future__ import annotations
 
 import asyncio
 import json
 import os
+import secrets
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
-import numpy as np
 import pytest
-import torch
-from starlette.types import ASGIApp
-from transformers import PreTrainedTokenizerFast
 
-from client.train import precision
-from shared.adapter import get_state
-from shared.bundle import write_bundle
-from shared.federation import Federation
-from shared.inference.model import ReleasedModel
-from shared.inference.opening import open_model
-from shared.model import backbone
-from shared.model.multitask import build_model
 from shared.process.memory import loading
 from shared.process.proxies import PROXIES, SPARED
-from simulations.attacks import stage
-from simulations.attacks.stage import EVERY_TASK, TINY_RECORDS, write_tiny_bert
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+    from transformers import PreTrainedTokenizerFast
+
+    from shared.federation import Federation
+    from shared.inference.model import ReleasedModel
 
 for name in (*PROXIES, *SPARED):  # tests speak to this machine alone; those about proxies set their own
     os.environ.pop(name, None)
-torch.set_num_threads(1)  # tiny models: more threads only wait for each other
+# Tests start hundreds of processes: each would compile our modules anew, and each worker all tests.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 
 @pytest.hookimpl(wrapper=True)
@@ -54,8 +57,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tiny models: more threads only wait for each other."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
 def auto_is_float32() -> Iterator[None]:
     """`precision = "auto"` is float32 whatever the processor, so that tolerances hold on all; bfloat16 is asked for."""
+    from client.train import precision
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(precision, "_native_bfloat16", lambda device: False)
         yield
@@ -64,6 +77,8 @@ def auto_is_float32() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def tokenizers_are_opened_once() -> Iterator[None]:
     """To open the same files again takes longer than all else that makes a tiny model."""
+    from shared.model import backbone
+
     opened: dict[tuple[bytes, ...], PreTrainedTokenizerFast] = {}
     open_tokenizer = backbone.open_tokenizer
 
@@ -98,21 +113,50 @@ def asking() -> Callable[[ASGIApp, str], httpx.Client]:
     return lambda app, base: httpx.Client(transport=InProcess(app), base_url=base, follow_redirects=False)
 
 
+@pytest.fixture
+def postgresql() -> Iterator[str]:
+    """The URL of an empty database beside the one that COLLEGIUM_POSTGRESQL names."""
+    if (given := os.environ.get("COLLEGIUM_POSTGRESQL")) is None:
+        pytest.skip("no PostgreSQL: COLLEGIUM_POSTGRESQL names no database, as scripts/with-postgresql does")
+    import sqlalchemy as sa
+
+    url, name = sa.make_url(given), f"test_{secrets.token_hex(6)}"
+    engine = sa.create_engine(url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    try:
+        yield url.set(database=name).render_as_string(hide_password=False)
+    finally:
+        with engine.connect() as connection:
+            connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a random BERT of 2 layers, 32 wide, and the bundled vocabulary."""
+    from simulations.attacks.stage import write_tiny_bert
+
     return write_tiny_bert(tmp_path_factory.mktemp("tiny-bert"))
 
 
 @pytest.fixture(scope="session")
 def tiny_federation(tiny_bert: Path) -> Callable[..., Federation]:
     """Makes a small float32 federation over the tiny BERT; keyword tables override its defaults."""
-    return partial(stage.tiny_federation, tiny_bert)
+    from simulations.attacks.stage import tiny_federation
+
+    return partial(tiny_federation, tiny_bert)
 
 
 @pytest.fixture(scope="session")
 def everything(tiny_federation: Callable[..., Federation], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with every type of task, whose adapter is no longer what it began as."""
+    import numpy as np
+
+    from shared.adapter import get_state
+    from shared.bundle import write_bundle
+    from shared.model.multitask import build_model
+    from simulations.attacks.stage import EVERY_TASK
+
     federation = tiny_federation(tasks=EVERY_TASK)
     rng, state = np.random.default_rng(0), get_state(build_model(federation))
     for name in state:
@@ -125,12 +169,15 @@ def everything(tiny_federation: Callable[..., Federation], tmp_path_factory: pyt
 @pytest.fixture(scope="session")
 def released(everything: Path) -> ReleasedModel:
     """The model in it."""
+    from shared.inference.opening import open_model
+
     return open_model(everything)
 
 
 @pytest.fixture(scope="session")
 def write_records() -> Callable[[Path, str, slice], Path]:
     """Writes some of the tiny records of a task to a JSON Lines file."""
+    from simulations.attacks.stage import TINY_RECORDS
 
     def write(path: Path, task: str, part: slice = slice(None)) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)

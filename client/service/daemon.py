@@ -4,7 +4,6 @@ import os
 import secrets
 import socket
 import ssl
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +26,7 @@ from shared.errors import CollegiumError, ConnectionFailedError, EnrolmentError,
 from shared.process.files import check_folder, private_folder, private_umask
 from shared.process.flower import flower_environment
 from shared.process.lock import only_one
+from shared.process.program import command
 from shared.process.proxies import proxy_towards
 from shared.process.supervisor import Child, supervise
 from shared.upkeep.manager import tell
@@ -127,15 +127,13 @@ def serve_one(institution_file: Path, *, stop: threading.Event, announce: Announ
 def _children(institution_file: Path, institution: Institution, port: int, secret_file: Path) -> list[Child]:
     state, server = institution.runtime.state, institution.server
     environment = flower_environment(state / "flower")
-    # -P: a folder called `client` where the user happens to stand must not be run.
-    python = [sys.executable, "-P", "-m"]
-    supernode = [*python, "client.service.supernode", "--poll", str(institution.runtime.poll)]
+    supernode = command("client.service.supernode", "--poll", str(institution.runtime.poll))
     supernode += ["--last", str(state / "supernode.json"), "--institution", str(institution_file.resolve()), "--"]
     supernode += ["--superlink", server.address, "--root-certificates", str(server.ca)]
     supernode += ["--auth-supernode-private-key", str(institution.identity.key)]
     supernode += ["--isolation", "process", "--host", RUNTIME_HOST, "--port", str(port)]
     supernode += ["--superexec-auth-secret-file", str(secret_file)]
-    executor = [*python, "client.service.executor", "--institution", str(institution_file.resolve())]
+    executor = command("client.service.executor", "--institution", str(institution_file.resolve()))
     executor += ["--runtime", f"{RUNTIME_HOST}:{port}", "--secret-file", str(secret_file)]
     threads = {"OMP_WAIT_POLICY": "PASSIVE"}  # idle threads sleep: several sites may share a machine
     if institution.runtime.threads:

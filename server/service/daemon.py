@@ -24,6 +24,7 @@ from server.watching.notices import Finder
 from shared.process.files import private_folder, private_umask
 from shared.process.flower import flower_environment
 from shared.process.lock import holder, only_one
+from shared.process.program import command
 from shared.process.supervisor import Child, supervise
 from shared.upkeep.manager import tell
 from shared.watching.notices import Notifier, check_notifying, in_background
@@ -115,19 +116,16 @@ def _notify(
 def _children(home: ServerHome, settings: ServerSettings) -> list[Child]:
     root = home.root.resolve()
     environment = {**flower_environment(home.flower), HOME_VARIABLE: str(root)}
-    # -P: a folder called `server` where the user happens to stand must not be run.
-    python = [sys.executable, "-P", "-m"]
     superlink = Child(
         name="superlink",
-        argv=[*python, "server.service.superlink", "--home", str(root)],
+        argv=command("server.service.superlink", "--home", str(root)),
         log=home.logs / "superlink.log",
         env=environment,
     )
     superexec = Child(
         name="superexec",
         argv=[
-            *python,
-            "server.service.superexec",
+            *(sys.executable, "-P", "-m", "server.service.superexec"),
             "--runtime-api-address",
             f"{OPERATOR_HOST}:{settings.operator_port}",
             "--root-certificates",
@@ -142,7 +140,7 @@ def _children(home: ServerHome, settings: ServerSettings) -> list[Child]:
     if any(dict(settings.tracking).values()):
         tracking = Child(
             name="tracking",
-            argv=[*python, "server.tracking.process", "--home", str(root)],
+            argv=command("server.tracking.process", "--home", str(root)),
             log=home.logs / "tracking.log",
             env=environment,
         )
@@ -151,7 +149,7 @@ def _children(home: ServerHome, settings: ServerSettings) -> list[Child]:
         return children
     enrolment = Child(
         name="enrolment",
-        argv=[*python, "server.enrolment.door", "--home", str(root)],
+        argv=command("server.enrolment.door", "--home", str(root)),
         log=home.logs / "enrolment.log",
         env={**environment, "GRPC_VERBOSITY": "NONE"},  # strangers' broken handshakes fill no log
     )

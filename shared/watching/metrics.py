@@ -106,10 +106,10 @@ def processes(daemon: int) -> dict[str, Process]:
 
 
 def _module(command: bytes) -> str:
-    """The last name of the module that `python -m` runs, of those that are Collegium's; empty for another program."""
+    """The last name of the module that Python runs, of those that are Collegium's; empty for another program."""
     words = command.decode(errors="replace").split("\0")
-    module = words[words.index("-m") + 1] if "-m" in words[:-1] else ""
-    return module.rpartition(".")[2] if module.startswith(("server.", "client.")) else ""
+    named = words[words.index("-m") + 1 :][:2] if "-m" in words else []  # itself, or by `shared.process.program`
+    return next((name.rpartition(".")[2] for name in named if name.startswith(("server.", "client."))), "")
 
 
 def _boot_time() -> float:

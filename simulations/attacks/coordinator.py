@@ -9,7 +9,6 @@ import os
 import signal
 import ssl
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -49,6 +48,7 @@ from shared.flower.messages import (
 from shared.flower.runtime import RuntimeHttpClient, SuperExecAuthHttpInterceptor
 from shared.flower.supernode import NodeAuthHttpInterceptor
 from shared.process.flower import flower_environment
+from shared.process.program import command
 from shared.process.proxies import without_proxies
 from shared.signing import HEADER, sign_request
 from simulations.demo import free_ports
@@ -72,10 +72,10 @@ def new_home(folder: Path, federation: str | None = None) -> ServerHome:
 
 @contextlib.contextmanager
 def serving(home: ServerHome) -> Iterator[subprocess.Popen[bytes]]:
-    """Serve a folder with `python -m server.service.superlink` in a process of its own."""
+    """Serve a folder with `server.service.superlink` in a process of its own."""
     with (home.logs / "superlink.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "server.service.superlink", "--home", str(home.root)],
+            command("server.service.superlink", "--home", str(home.root)),
             env={**os.environ, **flower_environment(home.flower)},
             stdout=log,
             stderr=subprocess.STDOUT,

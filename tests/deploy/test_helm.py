@@ -46,6 +46,7 @@ def objects() -> dict[tuple[str, str], dict[str, Any]]:
     return rendered(BOTH)
 
 
+@pytest.mark.extra
 @needs_helm
 def test_helm_finds_nothing() -> None:
     import helm_python
@@ -56,6 +57,7 @@ def test_helm_finds_nothing() -> None:
         assert [each for each in report["messages"] if each["severity"] > 1] == []
 
 
+@pytest.mark.extra
 @needs_helm
 def test_kubernetes_accepts_what_it_renders(objects: dict[tuple[str, str], dict[str, Any]]) -> None:
     import kubernetes_validate  # type: ignore[import-not-found]
@@ -70,6 +72,7 @@ def test_kubernetes_accepts_what_it_renders(objects: dict[tuple[str, str], dict[
         kubernetes_validate.validate(broken, KUBERNETES, strict=True)
 
 
+@pytest.mark.extra
 @needs_helm
 def test_pods_may_do_little_and_records_are_only_read(objects: dict[tuple[str, str], dict[str, Any]]) -> None:
     for name in ("c-coordinator", "c-institution"):
@@ -91,6 +94,7 @@ def test_pods_may_do_little_and_records_are_only_read(objects: dict[tuple[str, s
     assert "invitation" not in mounts, "the daemon has no part in it"
 
 
+@pytest.mark.extra
 @needs_helm
 def test_the_doors_are_reached_and_nothing_else_is(objects: dict[tuple[str, str], dict[str, Any]]) -> None:
     coordinator = objects["StatefulSet", "c-coordinator"]["spec"]["template"]
@@ -105,6 +109,7 @@ def test_the_doors_are_reached_and_nothing_else_is(objects: dict[tuple[str, str]
     assert probe == {"path": "/health", "port": "public", "scheme": "HTTPS"}
 
 
+@pytest.mark.extra
 @needs_helm
 def test_what_is_given_stands_in_the_pods(objects: dict[tuple[str, str], dict[str, Any]]) -> None:
     (init,) = objects["StatefulSet", "c-coordinator"]["spec"]["template"]["spec"]["initContainers"]
@@ -125,6 +130,7 @@ def test_what_is_given_stands_in_the_pods(objects: dict[tuple[str, str], dict[st
     assert more["spec"]["template"]["spec"]["containers"][0]["env"] == env
 
 
+@pytest.mark.extra
 @needs_helm
 @pytest.mark.parametrize(
     ("values", "words"),

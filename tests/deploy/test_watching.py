@@ -76,6 +76,7 @@ def test_the_alerts_that_a_federation_needs_are_there_and_each_is_tested_both_wa
         assert f"name: {alert} does not fire\n" in tested
 
 
+@pytest.mark.extra
 @needs_promtool
 def test_prometheus_takes_the_alerts_and_each_fires_and_does_not(tmp_path: Path) -> None:
     shutil.copy(DEPLOY / "alerts.yml", tmp_path)
@@ -85,6 +86,7 @@ def test_prometheus_takes_the_alerts_and_each_fires_and_does_not(tmp_path: Path)
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.extra
 @needs_promtool
 def test_an_alert_that_would_not_fire_fails_this_test(tmp_path: Path) -> None:
     changed = (DEPLOY / "alerts.yml").read_text(encoding="utf-8").replace("rounds_missed >= 3", "rounds_missed >= 4")

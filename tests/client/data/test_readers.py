@@ -1,9 +1,7 @@
 """Every reader gives the same ten records, which are the same data set whatever holds them; and what each refuses."""
 
 import json
-import os
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -60,7 +58,8 @@ def assert_the_same_ten(data: Data, task: Task = ENTITIES, reference: str = "jso
 
 
 FORMATS = ["json", "csv", "parquet", "folder", "datasets", "values", "sql", "conll", "conll-iob"]
-DOCUMENTS = ["brat", "doccano", "label-studio", "inception", "omop"]
+INCEPTION = pytest.param("inception", marks=pytest.mark.extra)
+DOCUMENTS = ["brat", "doccano", "label-studio", INCEPTION, "omop"]
 
 
 @pytest.mark.parametrize("name", [*FORMATS, *DOCUMENTS])
@@ -106,23 +105,20 @@ def test_every_reader_has_a_folder() -> None:
 
 
 @pytest.fixture
-def table() -> Iterator[Data]:
+def table(postgresql: str) -> Data:
     """The ten records in a table of PostgreSQL, as text, and in its own lists."""
     from sqlalchemy import NullPool, create_engine, text
 
-    url = os.environ["COLLEGIUM_POSTGRESQL"]
-    engine = create_engine(url, poolclass=NullPool)
+    engine = create_engine(postgresql, poolclass=NullPool)
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE ten (id serial, patient text, tokens text[], tags jsonb, at timestamp)"))
         for row in map(json.loads, (TEN / "jsonl" / "records.jsonl").read_text(encoding="utf-8").splitlines()):
             query = text("INSERT INTO ten (patient, tokens, tags, at) VALUES (:patient, :tokens, :tags, now())")
             connection.execute(query, row | {"tags": json.dumps(row["tags"])})
-    yield Data.model_validate({"train": "x.sql", "group_by": "patient", "database": {"url": url}})
-    with engine.begin() as connection:
-        connection.execute(text("DROP TABLE ten"))
+    return Data.model_validate({"train": "x.sql", "group_by": "patient", "database": {"url": postgresql}})
 
 
-@pytest.mark.skipif("COLLEGIUM_POSTGRESQL" not in os.environ, reason="no URL of an empty database to play in")
+@pytest.mark.extra
 def test_postgresql(table: Data, tmp_path: Path) -> None:
     query = "SELECT patient, tokens, tags FROM ten WHERE to_char(at, 'HH24:MI') LIKE '%:%' ORDER BY id;"
     (file := tmp_path / "x.sql").write_text(query)
@@ -136,11 +132,11 @@ def test_postgresql(table: Data, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.skipif("COLLEGIUM_POSTGRESQL" not in os.environ, reason="no URL of an empty database to play in")
-def test_omop_in_a_schema_of_postgresql(tmp_path: Path) -> None:
+@pytest.mark.extra
+def test_omop_in_a_schema_of_postgresql(tmp_path: Path, postgresql: str) -> None:
     from sqlalchemy import MetaData, NullPool, create_engine, text
 
-    data, engine = source("omop"), create_engine(os.environ["COLLEGIUM_POSTGRESQL"], poolclass=NullPool)
+    data, engine = source("omop"), create_engine(postgresql, poolclass=NullPool)
     assert data.database
     (known := MetaData()).reflect(file := create_engine(data.database.url, poolclass=NullPool))
     with engine.begin() as there, file.connect() as here:
@@ -149,13 +145,9 @@ def test_omop_in_a_schema_of_postgresql(tmp_path: Path) -> None:
             columns.to_metadata(moved := MetaData(), schema="cdm").create(there)
             rows = [dict(row) for row in here.execute(columns.select()).mappings()]
             there.execute(moved.tables[f"cdm.{name}"].insert(), rows)
-    try:
-        database = data.database.model_copy(update={"url": os.environ["COLLEGIUM_POSTGRESQL"], "cdm_schema": "cdm"})
-        (query := tmp_path / "q.sql").write_text(data.train.read_text().replace("FROM note", "FROM cdm.note"))
-        assert_the_same_ten(data.model_copy(update={"train": query, "database": database}))
-    finally:
-        with engine.begin() as there:
-            there.execute(text("DROP SCHEMA cdm CASCADE"))
+    database = data.database.model_copy(update={"url": postgresql, "cdm_schema": "cdm"})
+    (query := tmp_path / "q.sql").write_text(data.train.read_text().replace("FROM note", "FROM cdm.note"))
+    assert_the_same_ten(data.model_copy(update={"train": query, "database": database}))
 
 
 def asked(tmp_path: Path, **database: Any) -> Data:

@@ -146,6 +146,7 @@ def test_layers_go_and_heads_learn(make: Making, tmp_path: Path, monkeypatch: py
     assert f"layers {made.about.layers[0]} kept" in (out / README_FILE).read_text(encoding="utf-8")
 
 
+@pytest.mark.extra
 def test_a_graph_computes_what_the_release_does(graph: tuple[Path, Made], released: ReleasedModel) -> None:
     import onnxruntime
 
@@ -171,6 +172,7 @@ def test_a_graph_computes_what_the_release_does(graph: tuple[Path, Made], releas
         np.testing.assert_allclose(tags[here], own[here], atol=1e-4)
 
 
+@pytest.mark.extra
 def test_a_graph_of_eight_bits_leaves_the_heads_as_they_are(graph: tuple[Path, Made], tmp_path: Path) -> None:
     import onnx
 

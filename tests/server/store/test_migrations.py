@@ -132,12 +132,10 @@ def test_two_processes_that_open_an_older_store_at_once_migrate_it_once(tmp_path
     assert [row["version"] for row in read(path)["schema_version"]] == [1, SCHEMA_VERSION]
 
 
-@pytest.mark.skipif("COLLEGIUM_POSTGRESQL" not in os.environ, reason="no URL of an empty database to play in")
-def test_postgresql_is_migrated_alike(tmp_path: Path) -> None:
-    url = os.environ["COLLEGIUM_POSTGRESQL"]
-    engine = sa.create_engine(url, poolclass=sa.NullPool)
-    metadata.drop_all(engine)
-    with Store.open(url, checkpoints=tmp_path) as store:
+@pytest.mark.extra
+def test_postgresql_is_migrated_alike(tmp_path: Path, postgresql: str) -> None:
+    engine = sa.create_engine(postgresql, poolclass=sa.NullPool)
+    with Store.open(postgresql, checkpoints=tmp_path) as store:
         assert store.rows(replies) == []
     with engine.begin() as connection:
         for name in ("spending", "evaluations", "findings", "cuts", "releases", "withdrawals"):
@@ -153,9 +151,8 @@ def test_postgresql_is_migrated_alike(tmp_path: Path) -> None:
         columns = "(id, run, round, kind, institution, status, reason, bytes_up, bytes_down, seconds)"
         values = "(1, '0a1b2c3d', 1, 'train', 'bank', 'refused', 'policy: no: way', 1, 2, 0.5)"
         connection.exec_driver_sql(f"INSERT INTO replies {columns} VALUES {values}")
-    with Store.open(url, checkpoints=tmp_path) as store:
+    with Store.open(postgresql, checkpoints=tmp_path) as store:
         (row,) = store.rows(replies)
         assert (row["refusal"], row["reason"]) == ("policy", "no: way")
         for table in metadata.sorted_tables:
             store.rows(table)
-    metadata.drop_all(engine)

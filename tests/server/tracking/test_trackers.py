@@ -130,6 +130,7 @@ def test_a_line_each_in_the_settings(home: ServerHome) -> None:
     )
 
 
+@pytest.mark.extra
 def test_tensorboard_has_the_run(home: ServerHome, store: Store, run: str, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="tensorboard is not installed")
     from importlib import import_module
@@ -145,6 +146,7 @@ def test_tensorboard_has_the_run(home: ServerHome, store: Store, run: str, tmp_p
     assert "adapter/adapter_model.safetensors" in text["release"]
 
 
+@pytest.mark.extra
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's, of SQLAlchemy
 def test_mlflow_has_the_run(home: ServerHome, store: Store, run: str, tmp_path: Path) -> None:
     mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
@@ -164,6 +166,7 @@ def test_mlflow_has_the_run(home: ServerHome, store: Store, run: str, tmp_path: 
     ]
 
 
+@pytest.mark.extra
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's, of SQLAlchemy
 def test_mlflow_takes_up_a_run_and_says_how_it_ended(tmp_path: Path) -> None:
     mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")

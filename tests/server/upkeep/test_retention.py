@@ -8,12 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import sqlalchemy as sa
 
 from server.home import Retention, ServerHome
 from server.opening import open_store
 from server.store import Store, checkpoints, events
-from server.store.schema import metadata
 from server.upkeep import retention
 from server.upkeep.retention import forget_old, lack_of_room, make_room, rounds_to_keep, shrink, sizes, thin_checkpoints
 from shared.errors import StoreError
@@ -144,12 +142,11 @@ def test_sizes_are_told_by_kind(home: ServerHome) -> None:
     assert sizes(home) == {"store": 0, "flower": 0, "checkpoints": 5, "logs": 0}
 
 
-@pytest.mark.skipif("COLLEGIUM_POSTGRESQL" not in os.environ, reason="no URL of an empty database to play in")
-def test_postgresql_throws_away_alike(tmp_path: Path, tiny_federation: Callable[..., Federation]) -> None:
-    url = os.environ["COLLEGIUM_POSTGRESQL"]
-    engine = sa.create_engine(url, poolclass=sa.NullPool)
-    metadata.drop_all(engine)
-    with Store.open(url, checkpoints=tmp_path) as store:
+@pytest.mark.extra
+def test_postgresql_throws_away_alike(
+    tmp_path: Path, postgresql: str, tiny_federation: Callable[..., Federation]
+) -> None:
+    with Store.open(postgresql, checkpoints=tmp_path) as store:
         run = write_run(store, tiny_federation(), [0.1, 0.9, 0.3, 0.8, 0.9, 0.2, 0.1, 0.1])
         store.add_event(run, "said")
         thin_checkpoints(store, Retention(checkpoints=2))
@@ -158,7 +155,6 @@ def test_postgresql_throws_away_alike(tmp_path: Path, tiny_federation: Callable[
         store.update_run(run, status="completed", ended="2026-01-01T00:00:00")
         store.forget_events("2026-02-01")
         assert store.rows(events) == []
-    metadata.drop_all(engine)
 
 
 def test_logs_of_runs_go_with_their_events(home: ServerHome) -> None:

@@ -27,9 +27,12 @@ NEEDS = {
 """Benchmarks that measure with a library, or against one, that need not be there."""
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in MINUTES else name for name in BENCHMARKS]
-)
+def marks(name: str) -> list[pytest.MarkDecorator]:
+    """Of a benchmark."""
+    return [pytest.mark.slow] * (name in MINUTES) + [pytest.mark.extra] * (name in NEEDS)
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in BENCHMARKS])
 def test_every_benchmark_measures(name: str) -> None:
     if name in NEEDS and find_spec(NEEDS[name]) is None:  # Locust, imported, replaces this process's sockets
         pytest.skip(f"needs {NEEDS[name]}")

