@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from client.enrolment.channel import ending_soon
 from client.institution import Institution
 from client.service.endings import content_of
-from shared.process.watching import Watched
+from shared.watching.edited import Watched
 
 Announce = Callable[[str], None]
 WATCH_SECONDS = 5.0

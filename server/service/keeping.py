@@ -7,7 +7,7 @@ from collections.abc import Callable
 from server.enrolment.certificates import keep_good, look
 from server.home import ServerHome, ServerSettings
 from shared.errors import CollegiumError
-from shared.process.watching import Watched
+from shared.watching.edited import Watched
 
 WATCH_SECONDS = 5.0
 """Between two looks whether the federation file has changed."""

@@ -6,6 +6,7 @@
 import importlib.util
 import json
 import re
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ needs_helm = pytest.mark.skipif(
 
 def rendered(values: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
     """The objects by kind and name, as Helm renders them."""
-    import helm_python  # type: ignore[import-not-found]
+    helm_python = import_module("helm_python")
 
     texts = helm_python.Chart.load(str(CHART)).render(values, name="c")
     objects = [each for name, text in texts.items() if name.endswith(".yaml") for each in yaml.safe_load_all(text)]
@@ -60,7 +61,7 @@ def test_helm_finds_nothing() -> None:
 @pytest.mark.extra
 @needs_helm
 def test_kubernetes_accepts_what_it_renders(objects: dict[tuple[str, str], dict[str, Any]]) -> None:
-    import kubernetes_validate  # type: ignore[import-not-found]
+    kubernetes_validate = import_module("kubernetes_validate")
 
     kinds = sorted(kind for kind, _ in objects)
     assert kinds == ["ConfigMap", "NetworkPolicy", "NetworkPolicy", "Service", "StatefulSet", "StatefulSet"]

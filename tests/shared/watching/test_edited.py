@@ -4,7 +4,7 @@ from pathlib import Path
 import tomli_w
 
 from shared.federation import Federation
-from shared.process.watching import Watched
+from shared.watching.edited import Watched
 
 
 def test_a_new_agreement_is_spoken_of_once_and_a_comment_is_not(
