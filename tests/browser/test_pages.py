@@ -43,15 +43,18 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def experiment(
-    tmp_path: Path, tiny_federation: Callable[..., Federation], write_records: Callable[..., Path]
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_federation: Callable[..., Federation],
+    write_records: Callable[..., Path],
 ) -> Experiment:
     """Two institutions with one task, and two rounds."""
+    folder = tmp_path_factory.mktemp("records")
 
     def data(name: str) -> dict[str, Data]:
         train, test = (
-            write_records(tmp_path / "records" / name / f"clauses.{split}.jsonl", "clauses", slice(start, None, 2))
+            write_records(folder / name / f"clauses.{split}.jsonl", "clauses", slice(start, None, 2))
             for start, split in enumerate(("train", "test"))
         )
         return {"clauses": Data(train=train, test=test)}
@@ -60,8 +63,8 @@ def experiment(
     return Experiment(federation=federation, institutions={name: data(name) for name in NAMES})
 
 
-@pytest.fixture
-def home(tmp_path: Path, experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> Iterator[ServerHome]:
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, experiment: Experiment) -> Iterator[ServerHome]:
     """A coordinator that serves, with both institutions; the hospital releases updates by hand."""
     make = demo._make_institution
 
@@ -72,12 +75,14 @@ def home(tmp_path: Path, experiment: Experiment, monkeypatch: pytest.MonkeyPatch
             file.write_text(tomli_w.dumps(values | {"policy": {"hold": True, "hold_seconds": 280.0}}), encoding="utf-8")
         return file
 
-    monkeypatch.setattr(demo, "_make_institution", holding)
-    with demo.standing(experiment, tmp_path / "deployed", lambda _: None) as (served, _):
-        yield served
+    folder = tmp_path_factory.mktemp("pages") / "deployed"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "_make_institution", holding)
+        with demo.standing(experiment, folder, lambda _: None) as (served, _):
+            yield served
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def site(home: ServerHome) -> Iterator[tuple[str, str]]:
     """The hospital's page: its address and its token."""
     file = home.root.parent / "hospital" / "institution.toml"
