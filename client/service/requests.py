@@ -137,6 +137,8 @@ class WholeRequestSigner:
             else:
                 if path == HEARTBEAT_PATH and response.is_server_error:
                     response.status_code = httpx.codes.SERVICE_UNAVAILABLE
+                if path == CONFIRM_PATH and response.status_code == httpx.codes.FORBIDDEN:
+                    response.status_code = httpx.codes.GONE  # else Flower forgets that the message is a task already
                 return response
 
     def _has_other_time(self, response: httpx.Response) -> bool:

@@ -17,7 +17,8 @@ Some things more are mended. A task whose executor has died is given up as soon 
 SuperNode that was killed is taken leave of by the next one on its machine: Flower waits a minute for either. When its
 loop ends by an error (a coordinator that answers with HTTP 500 is enough), its process lives on without ever asking for
 a message again; here it ends, so that the daemon starts it anew. No answer ends its heartbeats, which Flower stops for
-good at HTTP 500. After a network was cut it is back within seconds.
+good at HTTP 500. After a network was cut it is back within seconds. A message whose run was over before it was received
+in full is no task, and no reply stays behind because another was sent in its place.
 """
 
 import argparse
@@ -148,6 +149,34 @@ class Leaving:
             print(self.over.line(), flush=True)
             threading.Event().wait()
         self.over = None  # the coordinator asks again
+
+
+def push_every_reply(
+    push: Callable[..., None], news: threading.Event, *, state: InMemoryNodeState, **options: Any
+) -> None:
+    """Flower's, which sends the reply to a message, until nothing that came is at work any more.
+
+    Flower takes the first reply for that of the last message. It may be that of an earlier one, whose run was over
+    before it was received in full; then the other would lie here until yet another message comes.
+
+    Args:
+        push: Flower's.
+        news: Set when the executor has told something.
+        state: Messages, replies and tasks.
+        options: For `push`.
+    """
+    push(state=state, **options)
+    while True:
+        working = state.get_tasks(statuses=[Status.PENDING, Status.STARTING, Status.RUNNING], limit=1)
+        with state.lock_msg_store:
+            left = [(bool(each.message.metadata.reply_to_message_id), each) for each in state.msg_store.values()]
+        if any(reply and not each.is_retrieved for reply, each in left):
+            push(state=state, **options)
+        elif working and any(not reply for reply, _ in left):
+            news.wait(REPLY_SECONDS)
+            news.clear()
+        else:
+            return
 
 
 def holding(
@@ -295,7 +324,7 @@ def _take_part_in_flower(poll: float, last: LastNode | None, offered: Callable[[
     loop = vars(start_client_internal)
     loop["time"] = Pauses(poll, patience, news)
     loop["pull_objects"] = partial(_pull_objects, loop["pull_objects"])
-    loop["_push_messages"] = partial(leaving.push, loop["_push_messages"])
+    loop["_push_messages"] = partial(push_every_reply, partial(leaving.push, loop["_push_messages"]), news)
     vars(supernode_main)["FastAPI"] = partial(FastAPI, openapi_url=None)  # no /docs and no /openapi.json
     vars(supernode_main)["create_app"] = create_holding_app
     vars(fleet_http_connection)["NodeAuthHttpInterceptor"] = sign_and_carry

@@ -34,6 +34,8 @@ CLOCKS = {
     "an institution's clock an hour behind": ("", -HOUR),
 }
 """Whose clock jumps, by how much; it jumps back afterwards."""
+HELD = {"hospital": ("clauses", "entities"), "law_firm": ("clauses",), "bank": ("entities",)}
+"""Tasks of the institutions of a tiny deployment."""
 DISKS = {"the coordinator's disk is full": "coordinator", "an institution's disk is full": ""}
 LEAST_PAUSE, LONGEST_PAUSE = 3.0, 15.0
 """Seconds between two faults."""
@@ -271,10 +273,9 @@ def faults_of(home: ServerHome, calm: str, run: str, names: Sequence[str]) -> li
     return [*faults, *([f"run {run} ended {far:.2g} from the undisturbed one"] if far > CLOSE else [])]
 
 
-def tiny_experiment(folder: Path) -> Experiment:
-    """Three institutions with rounds of some seconds, all of which are needed."""
-    held = {"hospital": ("clauses", "entities"), "law_firm": ("clauses",), "bank": ("entities",)}
-    institutions = {}
+def tiny_experiment(folder: Path, names: Sequence[str] = tuple(HELD)) -> Experiment:
+    """Institutions with rounds of some seconds, all of which are needed."""
+    held, institutions = {name: HELD[name] for name in names}, {}
     (folder / "bert").mkdir(parents=True)
     for name, tasks in held.items():
         (folder / name).mkdir()
@@ -284,7 +285,7 @@ def tiny_experiment(folder: Path) -> Experiment:
         institutions[name] = {task: Data(train=folder / name / f"{task}.jsonl") for task in tasks}
     federation = tiny_federation(
         write_tiny_bert(folder / "bert"),
-        rounds={"count": 6, "quorum": 3, "institutions": list(held), "deadline_seconds": 1800.0},
+        rounds={"count": 6, "quorum": len(held), "institutions": list(held), "deadline_seconds": 1800.0},
         training={"epochs_per_round": 20},
     )
     return Experiment(federation=federation, institutions=institutions)

@@ -15,7 +15,7 @@ def test_a_run_over_postgresql_goes_on_after_the_server_was_killed(tmp_path: Pat
     engine = sa.create_engine(postgresql, poolclass=sa.NullPool)
     kinds = ["ServerApp", "server up"]
     report = play(
-        tiny_experiment(tmp_path / "records"),
+        tiny_experiment(tmp_path / "records", ["hospital"]),
         tmp_path / "deployed",
         kinds,
         lines.append,

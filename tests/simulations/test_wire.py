@@ -67,9 +67,7 @@ class Wire:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_whom_a_run_does_not_name_gets_not_a_byte_of_it(tmp_path: Path, make_tap: Callable[[ServerHome], Any]) -> None:
-    whole = tiny_experiment(tmp_path / "records")
-    institutions = {name: whole.institutions[name] for name in ("bank", "hospital")}
-    experiment = whole.model_copy(update={"institutions": institutions})
+    experiment = tiny_experiment(tmp_path / "records", ["bank", "hospital"])
     folder, taps = tmp_path / "deployed", dict[str, Any]()
 
     def port(name: str, _public: int) -> int:

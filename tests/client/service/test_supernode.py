@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 from flwr.app import Message, RecordDict
+from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
@@ -47,8 +48,9 @@ from client.service.supernode import (
     Pauses,
     give_up_tasks,
     holding,
+    push_every_reply,
 )
-from shared.flower.constants import ErrorCode, TaskType
+from shared.flower.constants import ErrorCode, SubStatus, TaskType
 from shared.flower.http import ProtobufRequestContext
 from shared.flower.keys import generate_key_pairs
 from shared.flower.messages import RunNotRunningException
@@ -155,6 +157,100 @@ def test_flower_pushes_replies_as_this_module_takes_it_to() -> None:
     source = inspect.getsource(start_client_internal)
     (call,) = re.findall(r"\n +_push_messages\(\n((?:.+\n)+?) +\)", source)
     assert re.findall(r"(\w+)=", call) == ["state", "object_store", "send", "push_object"]
+
+
+def _insert(state: InMemoryNodeState, name: str, reply_to: str = "") -> None:
+    message = Message(RecordDict(), 1, "train")
+    message.metadata.__dict__.update(_message_id=name, _reply_to_message_id=reply_to)
+    state.store_message(message)
+
+
+def test_no_reply_stays_behind_because_another_was_sent_in_its_place() -> None:
+    """The run of `old` was over before it had come in full, but its task was there; then `new` came."""
+    state, sent, news = InMemoryNodeState(ObjectStoreFactory().store()), list[str](), threading.Event()
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 5, 7, 1
+    state.store_run(Run.create_empty(run_id=7))
+    tasks = {name: state.create_task(TaskType.CLIENT_APP, run_id=7, fab_hash=None) for name in ("old", "new")}
+    for name in tasks:
+        _insert(state, name)
+        assert state.claim_task(tasks[name] or 0)
+        assert state.activate_task(tasks[name] or 0)
+    state.get_messages_legacy(is_reply=False)  # the executor has both
+
+    def answer(name: str) -> None:
+        _insert(state, f"reply to {name}", name)
+        news.set()
+
+    def push(state: InMemoryNodeState) -> None:  # as Flower's
+        while not (replies := state.get_messages_legacy(is_reply=True)):
+            time.sleep(0.01)
+        for reply in replies:
+            sent.append(reply.metadata.message_id)
+            state.delete_messages(message_ids=[reply.metadata.message_id, reply.metadata.reply_to_message_id])
+
+    answer("old")
+    loop = threading.Thread(target=push_every_reply, args=(push, news), kwargs={"state": state}, daemon=True)
+    loop.start()
+    loop.join(0.3)
+    assert sent == ["reply to old"]
+    assert loop.is_alive(), "it is not asked for another message yet"
+    answer("new")
+    loop.join(10)
+    assert sent == ["reply to old", "reply to new"]
+    assert not loop.is_alive()
+
+
+def test_a_message_whose_task_has_ended_without_a_reply_is_not_waited_for() -> None:
+    state = InMemoryNodeState(ObjectStoreFactory().store())
+    state.store_run(Run.create_empty(run_id=7))
+    task = state.create_task(TaskType.CLIENT_APP, run_id=7, fab_hash=None) or 0
+    _insert(state, "m")
+    assert state.finish_task(task, sub_status=SubStatus.FAILED, details="")
+    loop = threading.Thread(
+        target=push_every_reply, args=(lambda state: None, threading.Event()), kwargs={"state": state}, daemon=True
+    )
+    loop.start()
+    loop.join(10)
+    assert not loop.is_alive()
+
+
+def test_a_message_of_a_run_that_is_over_is_no_task(patience: Patience) -> None:
+    """Flower lets the error of `confirm` pass by what takes a message back that has not come in full."""
+    signer = WholeRequestSigner(*generate_key_pairs(), patience)
+    found = {}
+    for path in (CONFIRM_PATH, PUSH_PATH):
+        request = httpx.Request("POST", f"https://server{path}", content=b"")
+        context = ProtobufRequestContext(rpc_method="", message=None, request=request)
+        found[path] = signer.intercept(context, lambda _: httpx.Response(403)).status_code
+    assert found == {CONFIRM_PATH: 410, PUSH_PATH: 403}
+
+
+@pytest.mark.parametrize(("error", "left"), [(RunNotRunningException(), 1), (httpx.HTTPError("410"), 0)])
+def test_flower_takes_a_message_back_by_any_error_but_its_own(error: BaseException, left: int) -> None:
+    store = ObjectStoreFactory().store()
+    state = InMemoryNodeState(store)
+    state.store_run(Run.create_empty(run_id=7))
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 5, 7, 1
+    message = Message(RecordDict(), 1, "train")
+    message.metadata.__dict__["_message_id"] = "m"
+
+    def confirm(run: int, message: str) -> None:
+        raise error
+
+    unasked = dict.fromkeys(("get_run", "get_fab"), lambda *_: None)
+    pulled = start_client_internal._pull_and_store_message(
+        state=state,
+        object_store=store,
+        node_config={},
+        receive=lambda: (message, ObjectTree(object_id=RecordDict().object_id)),
+        pull_object=lambda *_: RecordDict().deflate(),
+        confirm_message_received=confirm,
+        trusted_entities=None,
+        **unasked,  # type: ignore[arg-type]
+    )
+    assert pulled is None
+    assert len(state.msg_store) == left
+    assert len(state.get_tasks(statuses=["pending"])) == left
 
 
 @pytest.mark.parametrize(("error", "ends"), [(None, True), (RunNotRunningException(), True), (OSError(), False)])
