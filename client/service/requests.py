@@ -26,6 +26,7 @@ OF_ONE_REQUEST = ("content-length", HEADER.lower(), "flwr-public-key", "flwr-sig
 RELEARN_SECONDS = 600.0
 LONGEST_PAUSE = 60.0
 CUT_BY_A_PROXY = frozenset({httpx.codes.REQUEST_TIMEOUT, httpx.codes.BAD_GATEWAY, httpx.codes.GATEWAY_TIMEOUT})
+UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
 CONNECT_SECONDS = 10.0
 """For a new connection; Flower: 30."""
 
@@ -90,9 +91,24 @@ class WholeRequestSigner:
         self._last, self._leaves = last, leaves
         self._ahead = 0.0
         """Seconds by which the coordinator's clock is."""
+        self._answered = False
 
     def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
-        """Sign a request and pass it on."""
+        """Sign a request and pass it on.
+
+        A network that is cut in the middle of a TLS handshake shows as an error of TLS, for which Flower gives up, and
+        with it the message at hand. Who has answered before speaks TLS: such an error is as any other of the network.
+        """
+        try:
+            response = self._ask(context, call_next)
+        except httpx.TransportError as error:
+            if self._answered and "ssl" in str(error).lower() and UNTRUSTED not in str(error):
+                raise httpx.ConnectError("The connection was cut.") from error
+            raise
+        self._answered = True
+        return response
+
+    def _ask(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
         bare = context.request.headers.copy()
         response = self._send(context, call_next)
         if context.request.url.path == ACTIVATE_PATH and self._last:

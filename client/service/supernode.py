@@ -17,8 +17,8 @@ Some things more are mended. A task whose executor has died is given up as soon 
 SuperNode that was killed is taken leave of by the next one on its machine: Flower waits a minute for either. When its
 loop ends by an error (a coordinator that answers with HTTP 500 is enough), its process lives on without ever asking for
 a message again; here it ends, so that the daemon starts it anew. No answer ends its heartbeats, which Flower stops for
-good at HTTP 500. After a network was cut it is back within seconds. A message whose run was over before it was received
-in full is no task, and no reply stays behind because another was sent in its place.
+good at HTTP 500. After a network was cut it is back within seconds, with what it had to send. A message whose run was
+over before it was received in full is no task, and no reply stays behind because another was sent in its place.
 """
 
 import argparse

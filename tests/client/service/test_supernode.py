@@ -58,6 +58,7 @@ from shared.flower.supernode import (
     ActivateNodeResponse,
     DeactivateNodeRequest,
     InMemoryNodeState,
+    http_retry,
     start_client_internal,
 )
 from shared.process.waiting import EXECUTOR_HEADER, LEAVES_HEADER, LONGEST_SECONDS, Bell
@@ -370,6 +371,48 @@ def test_who_was_cut_off_is_back_soon() -> None:
     context = ProtobufRequestContext(rpc_method="", message=None, request=request)
     WholeRequestSigner(*generate_key_pairs(), Patience()).intercept(context, lambda _: httpx.Response(200))
     assert request.extensions["timeout"] == {"connect": CONNECT_SECONDS, "read": 30.0}
+
+
+EOF = "[SSL: UNEXPECTED_EOF_WHILE_READING] EOF occurred in violation of protocol (_ssl.c:1006)"
+HANDSHAKE = "_ssl.c:989: The handshake operation timed out"
+
+
+@pytest.mark.parametrize(
+    ("error", "known", "tried_again"),
+    [
+        (httpx.ConnectError(EOF), True, True),
+        (httpx.ConnectTimeout(HANDSHAKE), True, True),
+        (httpx.ConnectError(EOF), False, False),
+        (httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed"), True, False),
+    ],
+)
+def test_a_handshake_that_is_cut_loses_no_message(
+    error: httpx.TransportError, known: bool, tried_again: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By Flower's own retries, which give up whatever has to do with TLS."""
+    signer, answers = WholeRequestSigner(*generate_key_pairs(), Patience()), list[httpx.TransportError | None]()
+
+    def call(_: ProtobufRequestContext) -> httpx.Response:
+        if answer := answers.pop(0):
+            raise answer
+        return httpx.Response(200)
+
+    def push() -> httpx.Response:
+        request = httpx.Request("POST", f"https://localhost{PUSH_PATH}")
+        return signer.intercept(ProtobufRequestContext(rpc_method="", message=None, request=request), call)
+
+    if known:
+        answers.append(None)
+        push()
+    answers += [error, None]
+    retry = http_retry.make_simple_http_retry_invoker()
+    retry.wait_function = lambda _: None
+    if tried_again:
+        assert retry.invoke(push).status_code == 200
+    else:
+        with pytest.raises(type(error)):
+            retry.invoke(push)
+        assert answers == [None]
 
 
 def test_no_answer_ends_the_heartbeats() -> None:
