@@ -50,7 +50,7 @@ def objects() -> dict[tuple[str, str], dict[str, Any]]:
 @pytest.mark.extra
 @needs_helm
 def test_helm_finds_nothing() -> None:
-    import helm_python
+    helm_python = import_module("helm_python")
 
     for values in ({}, {"coordinator": COORDINATOR}, {"institution": INSTITUTION}, BOTH):
         report = helm_python.lint(str(CHART), values, strict=True)
@@ -143,7 +143,7 @@ def test_what_is_given_stands_in_the_pods(objects: dict[tuple[str, str], dict[st
     ],
 )
 def test_what_is_missing_or_wrong_is_named(values: dict[str, Any], words: str) -> None:
-    import helm_python
+    helm_python = import_module("helm_python")
 
     with pytest.raises(helm_python.HelmError, match=re.escape(words)):
         helm_python.Chart.load(str(CHART)).validate_schema(values)
