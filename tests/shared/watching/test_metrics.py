@@ -4,7 +4,8 @@ import sys
 import time
 from pathlib import Path
 
-from shared.watching.metrics import exposition, family, processes
+from shared.process.program import command
+from shared.watching.metrics import _module, exposition, family, processes
 
 
 def test_what_prometheus_reads() -> None:
@@ -63,3 +64,13 @@ def test_a_daemon_s_children_are_told_apart_with_what_they_have_started(tmp_path
     assert "daemon" in found
     assert found["daemon"].memory > 1_000_000
     assert abs(found["child"].started - began) < 30
+
+
+def test_a_process_has_the_name_of_its_module_however_it_is_started() -> None:
+    def name(*words: str) -> str:
+        return _module("\0".join([*words, ""]).encode())
+
+    assert name(*command("server.service.superlink", "--home", "x")) == "superlink"
+    assert name("python", "-P", "-m", "server.service.superexec", "-m", "x") == "superexec"
+    assert name("python", "-m", "pytest", "-m", "server.x") == ""
+    assert name("python", "-m") == name("bash", "-c", "server.x") == ""
