@@ -215,6 +215,15 @@ def test_a_message_whose_task_has_ended_without_a_reply_is_not_waited_for() -> N
     assert not loop.is_alive()
 
 
+def test_flowers_loop_sends_every_reply() -> None:
+    flower = (
+        "def flower():\n"
+        "    from shared.flower.supernode import start_client_internal\n"
+        "    print(vars(start_client_internal)['_push_messages'].func.__name__); sys.exit()"
+    )
+    assert run_main(flower).stdout.strip() == push_every_reply.__name__
+
+
 def test_a_message_of_a_run_that_is_over_is_no_task(patience: Patience) -> None:
     """Flower lets the error of `confirm` pass by what takes a message back that has not come in full."""
     signer = WholeRequestSigner(*generate_key_pairs(), patience)
