@@ -10,6 +10,7 @@ RUNTIME_HOST = "127.0.0.1"
 STALE_SECONDS = 100.0
 """How long a site whose key is enrolled is refused because Flower 1.41 still counts its killed SuperNode as online:
 60 s after its last sign of life, and the supervisor's pause between two attempts."""
+UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
 NOT_ENROLLED, REVOKED = "Its key is not enrolled.", "Its key was revoked."
 """What the coordinator's door (`server.door.authentication`) adds to a refusal of a key that it does not know."""
 REFUSED = "Failed to activate SuperNode"
@@ -82,7 +83,7 @@ class Patience:
                 f"{STALE_SECONDS:.0f} s: stop that one, since a key is for one daemon; trying again."
             )
         self._refused_since = None
-        if "CERTIFICATE_VERIFY_FAILED" in tail:
+        if UNTRUSTED in tail:
             detail = tail.split("certificate verify failed: ", 1)[-1].split(" (_ssl", 1)[0].splitlines()[0]
             return (
                 f"The coordinator at {address} shows no certificate that {self._institution.server.ca} vouches for "

@@ -85,7 +85,7 @@ vars(run_clientapp)["pull_and_inflate_object_from_tree"] = partial(
     pull_and_inflate_object_from_tree, initial_backoff=0.02, backoff_cap=0.5
 )
 
-log = logging.getLogger("client.service.executor")  # __name__ is __main__ in the process
+log = logging.getLogger("client.service.executor")  # also where `python -m` runs it, and __name__ is another
 
 
 @dataclass(frozen=True)

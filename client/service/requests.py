@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from client.service.endings import UNTRUSTED
 from shared.federation.offers import HEADER as AGREEMENT_HEADER
 from shared.flower.http import ProtobufCall, ProtobufClientInterceptor, ProtobufRequestContext
 from shared.flower.supernode import ActivateNodeResponse, DeactivateNodeRequest, NodeAuthHttpInterceptor
@@ -26,7 +27,6 @@ OF_ONE_REQUEST = ("content-length", HEADER.lower(), "flwr-public-key", "flwr-sig
 RELEARN_SECONDS = 600.0
 LONGEST_PAUSE = 60.0
 CUT_BY_A_PROXY = frozenset({httpx.codes.REQUEST_TIMEOUT, httpx.codes.BAD_GATEWAY, httpx.codes.GATEWAY_TIMEOUT})
-UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
 CONNECT_SECONDS = 10.0
 """For a new connection; Flower: 30."""
 

@@ -395,9 +395,7 @@ HANDSHAKE = "_ssl.c:989: The handshake operation timed out"
         (httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed"), True, False),
     ],
 )
-def test_a_handshake_that_is_cut_loses_no_message(
-    error: httpx.TransportError, known: bool, tried_again: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_handshake_that_is_cut_loses_no_message(error: httpx.TransportError, known: bool, tried_again: bool) -> None:
     """By Flower's own retries, which give up whatever has to do with TLS."""
     signer, answers = WholeRequestSigner(*generate_key_pairs(), Patience()), list[httpx.TransportError | None]()
 
