@@ -4,8 +4,10 @@ With B = Q_b R_b and A^T = Q_a R_a, the singular values of B A are those of the 
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 Product = tuple[np.ndarray, np.ndarray]
 """B [outputs, k] and A [k, inputs]."""
@@ -18,10 +20,13 @@ def decompose(b: np.ndarray, a: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.
 
     k' is min(k, outputs, inputs).
     """
-    q_b, r_b = np.linalg.qr(b.astype(np.float64))
-    q_a, r_a = np.linalg.qr(a.astype(np.float64).T)
-    u, sizes, vt = np.linalg.svd(r_b @ r_a.T, full_matrices=False)
-    return q_b @ u, sizes, vt @ q_a.T
+    # OpenBLAS's threads wait for each other in a loop: of factors as small as these they take twice the time of one
+    # thread where cores are free, and ten times where they are not.
+    with _libraries().limit(limits=1, user_api="blas"):
+        q_b, r_b = np.linalg.qr(b.astype(np.float64))
+        q_a, r_a = np.linalg.qr(a.astype(np.float64).T)
+        u, sizes, vt = np.linalg.svd(r_b @ r_a.T, full_matrices=False)
+        return q_b @ u, sizes, vt @ q_a.T
 
 
 def stack(products: Sequence[Product]) -> Product:
@@ -57,3 +62,9 @@ def truncate(product: Product, rank: int) -> Product:
     b[:, :found] = u[:, :found] * np.where(empty, 0.0, roots)
     a[:found] = vt[:found] * np.where(empty, 1.0, roots)[:, None]
     return b.astype(np.float32), a.astype(np.float32)
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    """What this process has loaded that computes in threads, NumPy's BLAS among it."""
+    return ThreadpoolController()
