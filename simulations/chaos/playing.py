@@ -37,18 +37,18 @@ CLOCKS = {
 HELD = {"hospital": ("clauses", "entities"), "law_firm": ("clauses",), "bank": ("entities",)}
 """Tasks of the institutions of a tiny deployment."""
 DISKS = {"the coordinator's disk is full": "coordinator", "an institution's disk is full": ""}
-LEAST_PAUSE, LONGEST_PAUSE = 3.0, 15.0
-"""Seconds between two faults."""
 CLOSE = 1e-4
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """How many seconds a network is cut, a clock is wrong, and a disk is full."""
+    """How many seconds a network is cut, a clock is wrong, a disk is full, and nothing happens between two faults."""
 
     cut: float = 120.0
     clock: float = 40.0
     disk: float = 20.0
+    pause: float = 15.0
+    """At most; a fifth of it at least."""
 
 
 AS_USUAL = Lengths()
@@ -142,6 +142,7 @@ class Player:
         deployment: Where.
         institutions: Names of its institutions.
         kinds: Of the faults, the last one first.
+        pause: The longest one between two faults, in seconds.
         rng: Chooses when, and whom.
         tell: Told what happens.
     """
@@ -151,10 +152,12 @@ class Player:
         deployment: Deployment,
         institutions: Sequence[str],
         kinds: Sequence[str],
+        pause: float,
         rng: random.Random,
         tell: Callable[[str], None],
     ) -> None:
         self._deployment, self._institutions, self._rng, self._tell = deployment, institutions, rng, tell
+        self._pause = pause
         self.left = list(kinds)
         self.happened: list[Fault] = []
         self.now = ("", 0)
@@ -171,7 +174,7 @@ class Player:
         self._thread.join()
 
     def _work(self) -> None:
-        while self.left and not self._over.wait(self._rng.uniform(LEAST_PAUSE, LONGEST_PAUSE)):
+        while self.left and not self._over.wait(self._rng.uniform(self._pause / 5, self._pause)):
             run, number = self.now
             if not number:
                 continue
@@ -217,7 +220,7 @@ def play(
         around = replace(around, settings={"store_url": store_url} if store_url else {})
         with standing(experiment, folder, tell, around) as (home, check):
             calm = _run(home, tell, check)
-            with Player(deployment, names, kinds, random.Random(seed), tell) as player:
+            with Player(deployment, names, kinds, lengths.pause, random.Random(seed), tell) as player:
                 for _ in range(most_runs):
                     if not player.left or time.monotonic() - began > seconds:
                         break

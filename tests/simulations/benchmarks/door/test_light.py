@@ -30,6 +30,7 @@ class Counting(LightNode):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # it only waits: the sooner it begins, the better
 def test_without_a_run_each_asks_once_in_25_seconds(tmp_path: Path) -> None:
     home = new_home(tmp_path / "coordinator")
     with serving(home):
