@@ -6,15 +6,18 @@ Large libraries are imported where they are used: the process that hands tests t
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import secrets
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from functools import partial
+from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -24,7 +27,7 @@ from shared.process.proxies import PROXIES, SPARED
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
-    from transformers import PreTrainedTokenizerFast
+    from transformers import BertConfig, PreTrainedTokenizerFast
 
     from shared.federation import Federation
     from shared.inference.model import ReleasedModel
@@ -90,6 +93,36 @@ def tokenizers_are_opened_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backbone, "open_tokenizer", open_once)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def weights_are_read_once() -> Iterator[None]:
+    """As tokenizers: a file that has not changed is hashed once, and each model beyond the first is a copy of it."""
+    from transformers import BertModel
+
+    digests, models = dict[tuple[object, ...], "hashlib._Hash"](), dict[tuple[object, ...], BertModel]()
+    digest, read = hashlib.file_digest, BertModel.from_pretrained
+
+    def state(found: os.stat_result) -> tuple[object, ...]:
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+    def digest_once(file: BufferedReader, name: str) -> hashlib._Hash:
+        if (key := (name, *state(os.fstat(file.fileno())))) not in digests:
+            digests[key] = digest(file, name)
+        return digests[key]
+
+    def read_once(folder: Path, *, config: BertConfig | None = None, **options: Any) -> BertModel:
+        if config is None:
+            return read(folder, **options)
+        files = tuple(state(path.stat()) for path in sorted(Path(folder).glob("*.safetensors")))
+        if (key := (files, config.to_json_string(), *map(str, options.items()))) not in models:
+            models[key] = read(folder, config=config, **options)
+        return deepcopy(models[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hashlib, "file_digest", digest_once)
+        patch.setattr(BertModel, "from_pretrained", read_once)
         yield
 
 

@@ -20,12 +20,15 @@ from numpy.typing import NDArray
 from client.privacy import gaussian
 from shared.errors import ConfigError
 
-_ORDERS = (
-    [1 + x / 10 for x in range(1, 20)]
-    + [x / 4 for x in range(12, 44)]
-    + [*range(11, 64), 80, 96, 128, 192, 256, 384, 512, 768, 1024]
+Orders = tuple[float, ...]
+_ORDERS: Orders = (
+    *(1 + x / 10 for x in range(1, 20)),
+    *(x / 4 for x in range(12, 44)),
+    *(*range(11, 64), 80, 96, 128, 192, 256, 384, 512, 768, 1024),
 )
 """Renyi orders tried: a finer raster changes epsilon by less than 0.5 %; the large ones are for small epsilons."""
+_FEW_ORDERS: Orders = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 256, 512)
+"""An upper bound as well, within a tenth of the time."""
 _RELATIVE_ERROR = 0.002
 """How much PRV's bound on its own discretisation error may add to epsilon."""
 _LEAST_ERROR = 5e-4
@@ -84,8 +87,11 @@ def noise_multiplier_for(target_epsilon: float, delta: float, sampling_rate: flo
     def meets(measure: Callable[[Sequence[Mechanism], float], float], noise: float) -> bool:
         return measure([Mechanism(noise, sampling_rate, steps)], delta) <= target_epsilon
 
+    def above(mechanisms: Sequence[Mechanism], delta: float) -> float:
+        return _rdp(_merge(mechanisms), delta, _FEW_ORDERS)
+
     high = 0.125
-    while not meets(rdp_epsilon, high):
+    while not meets(above, high):
         high *= 2
         if high > _MOST_NOISE:
             raise ConfigError(
@@ -95,10 +101,11 @@ def noise_multiplier_for(target_epsilon: float, delta: float, sampling_rate: flo
     from scipy.optimize import brentq
 
     low = high / 2
-    # Renyi DP is cheap and looser, so its answer brackets the one sought from above, which lies a few percent below.
+    # Renyi DP of few orders is cheap and looser, so its answer brackets the one sought from above, which lies a few
+    # percent below.
     while high - low > 0.02 * high:
         middle = (low + high) / 2
-        low, high = (low, middle) if meets(rdp_epsilon, middle) else (middle, high)
+        low, high = (low, middle) if meets(above, middle) else (middle, high)
     low = 0.9 * high
     while meets(epsilon, low):
         low, high = 0.9 * low, low
@@ -169,24 +176,24 @@ def _prv(mechanisms: tuple[Mechanism, ...], delta: float) -> float:
 
 
 @lru_cache(maxsize=4096)
-def _rdp(mechanisms: tuple[Mechanism, ...], delta: float) -> float:
+def _rdp(mechanisms: tuple[Mechanism, ...], delta: float, orders: Orders = _ORDERS) -> float:
     if not mechanisms:
         return 0.0
     if any(mechanism.noise_multiplier == 0 for mechanism in mechanisms):
         return math.inf
     from opacus.accountants.analysis.rdp import get_privacy_spent
 
-    total = sum(each.steps * _rdp_of_step(each.noise_multiplier, each.sampling_rate) for each in mechanisms)
+    total = sum(each.steps * _rdp_of_step(each.noise_multiplier, each.sampling_rate, orders) for each in mechanisms)
     with warnings.catch_warnings():
         # Where the best order is the first or last, the bound is loose, not wrong.
         warnings.filterwarnings("ignore", message="Optimal order is the", category=UserWarning)
-        found, _ = get_privacy_spent(orders=_ORDERS, rdp=total, delta=delta)
+        found, _ = get_privacy_spent(orders=orders, rdp=total, delta=delta)
     return max(0.0, float(found)) if math.isfinite(found) else math.inf
 
 
 @lru_cache(maxsize=1024)
-def _rdp_of_step(noise_multiplier: float, sampling_rate: float) -> NDArray[np.float64]:
+def _rdp_of_step(noise_multiplier: float, sampling_rate: float, orders: Orders) -> NDArray[np.float64]:
     from opacus.accountants.analysis.rdp import compute_rdp
 
-    found = compute_rdp(q=sampling_rate, noise_multiplier=noise_multiplier, steps=1, orders=_ORDERS)
+    found = compute_rdp(q=sampling_rate, noise_multiplier=noise_multiplier, steps=1, orders=orders)
     return np.asarray(found, dtype=np.float64)
