@@ -17,7 +17,7 @@ def test_whatever_the_machine_lacks_the_runs_end_as_if_nothing_had(tmp_path: Pat
         pytest.skip("clocks need a C compiler, and disks the right to mount one")
     lines: list[str] = []
     lengths = Lengths(clock=10.0, disk=8.0, pause=4.0)
-    experiment = tiny_experiment(tmp_path / "records", ["hospital", "bank"])
+    experiment = tiny_experiment(tmp_path / "records", ["hospital"])
     report = play(experiment, tmp_path / "deployed", kinds, lines.append, most_runs=12, lengths=lengths)
     assert report.faults == [], "\n".join(lines)
     assert [one.kind for one in reversed(report.happened)] == kinds, "\n".join(lines)
