@@ -25,6 +25,7 @@ from server.aggregation import ClientUpdate
 from server.aggregation.mixed_ranks import narrow, padded
 from shared.adapter import factor_name, factor_of, layer_of, task_of
 from shared.federation.methods import Factor, Method
+from shared.model.lowrank import one_thread
 
 FACTORS: tuple[Factor, ...] = get_args(Factor)
 Term = tuple[int, np.ndarray, np.ndarray]
@@ -68,6 +69,7 @@ class Steps:
         )
 
 
+@one_thread()
 def adapter_steps(state: Mapping[str, np.ndarray], updates: Sequence[ClientUpdate], *, method: Method) -> Steps:
     """What institutions propose for the adapter.
 
@@ -88,6 +90,7 @@ def adapter_steps(state: Mapping[str, np.ndarray], updates: Sequence[ClientUpdat
     return Steps(grams)
 
 
+@one_thread()
 def head_steps(arrays: Sequence[Sequence[np.ndarray]]) -> Steps:
     """What institutions propose for a head: by institution, its arrays."""
     grams = np.zeros((len(arrays), 2) * 2)

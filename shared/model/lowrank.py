@@ -3,7 +3,8 @@
 With B = Q_b R_b and A^T = Q_a R_a, the singular values of B A are those of the small core R_b R_a^T.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 
 import numpy as np
@@ -15,18 +16,27 @@ NEGLIGIBLE = 1e-7
 """Singular values below this fraction of the largest are rounding noise of float32 factors."""
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """NumPy's linear algebra on one thread, while the block or the function lasts that this stands before.
+
+    OpenBLAS's threads wait for each other in a loop. Of factors as small as these, two take longer than one where cores
+    are free, and several times as long where they are not.
+    """
+    with _libraries().limit(limits=1, user_api="blas"):
+        yield
+
+
+@one_thread()
 def decompose(b: np.ndarray, a: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The thin singular value decomposition of B A in float64: U [outputs, k'], sizes [k'], V^T [k', inputs].
 
     k' is min(k, outputs, inputs).
     """
-    # OpenBLAS's threads wait for each other in a loop: of factors as small as these they take twice the time of one
-    # thread where cores are free, and ten times where they are not.
-    with _libraries().limit(limits=1, user_api="blas"):
-        q_b, r_b = np.linalg.qr(b.astype(np.float64))
-        q_a, r_a = np.linalg.qr(a.astype(np.float64).T)
-        u, sizes, vt = np.linalg.svd(r_b @ r_a.T, full_matrices=False)
-        return q_b @ u, sizes, vt @ q_a.T
+    q_b, r_b = np.linalg.qr(b.astype(np.float64))
+    q_a, r_a = np.linalg.qr(a.astype(np.float64).T)
+    u, sizes, vt = np.linalg.svd(r_b @ r_a.T, full_matrices=False)
+    return q_b @ u, sizes, vt @ q_a.T
 
 
 def stack(products: Sequence[Product]) -> Product:

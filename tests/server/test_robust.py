@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.optimize import minimize
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from server.aggregation import ClientUpdate, Context, fedavg, fedex
 from server.aggregation.mixed_ranks import narrow
@@ -119,6 +120,20 @@ def test_scaled_factors_have_the_length_asked_for(method: str, sent: str, ranks:
     )
     for update, scale, most in zip(updates, scales, wanted, strict=True):
         assert all(np.linalg.norm(dense(update, scale * s)) <= most * (1 + 1e-9) for s in np.linspace(0, 1, 30))
+
+
+def test_inner_products_are_computed_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    during, gram = list[int](), products._gram
+
+    def watched(arrays: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+        during.extend(library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas")
+        return gram(arrays)
+
+    monkeypatch.setattr(products, "_gram", watched)
+    with threadpool_limits(2, user_api="blas"):
+        adapter_steps(STATE, make_updates(2, "AB"), method=METHODS["fedavg"])
+        products.head_steps([[np.ones((2, 3))], [np.ones((2, 3))]])
+    assert set(during) == {1}
 
 
 def test_the_length_is_reached_first_on_the_way() -> None:

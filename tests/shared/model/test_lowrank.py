@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from shared.model.lowrank import decompose
+from shared.model.lowrank import decompose, one_thread
 
 
 def threads() -> set[int]:
@@ -35,3 +35,6 @@ def test_one_thread_computes_it_and_then_there_are_as_many_as_before(monkeypatch
     with threadpool_limits(2, user_api="blas"):
         decompose(np.ones((40, 3)), np.ones((3, 30)))
         assert (during, threads()) == ([{1}, {1}], {2})
+        with pytest.raises(ValueError, match="no"), one_thread():
+            raise ValueError("no")
+        assert threads() == {2}, "after an error, too"
