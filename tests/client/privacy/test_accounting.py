@@ -158,6 +158,11 @@ def test_impossible_mechanisms_are_refused(values: tuple[float, float, int]) -> 
         Mechanism(*values)
 
 
+def test_a_target_is_met_as_long_as_one_of_all_renyi_orders_meets_it() -> None:
+    noise = noise_multiplier_for(0.006, 1e-5, 0.05, 10)
+    assert 0.00599 < epsilon([Mechanism(noise, 0.05, 10)], 1e-5) <= 0.006
+
+
 def test_an_impossible_delta_or_target_is_refused() -> None:
     with pytest.raises(ValueError, match="expected delta between 0 and 1, not 0"):
         epsilon([], 0)
