@@ -1,10 +1,13 @@
 """What the machine refuses is one sentence and exit code 1, whatever verb meets it on whatever path."""
 
+import json
 import os
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import tomli_w
@@ -23,14 +26,35 @@ from shared.model.multitask import build_model
 from shared.protocol import Refusal
 from simulations.demo import free_ports
 
-if TYPE_CHECKING:
-    from tests.collegium.conftest import Verbs
-
 pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
 WITHOUT_RIGHTS = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
 """Root may read and write everything; not so without these."""
 if WITHOUT_RIGHTS and shutil.which("setpriv") is None:
     pytest.skip("root, and no setpriv", allow_module_level=True)
+
+
+class Verbs:
+    """Runs commands in a folder, quickly."""
+
+    def __init__(self, folder: Path) -> None:
+        self.process = subprocess.Popen(
+            [*WITHOUT_RIGHTS, sys.executable, str(Path(__file__).with_name("verbs.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        )
+
+    def run(self, *words: str, **environment: str) -> tuple[int, str]:
+        """Exit code, and what was printed."""
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.write(json.dumps([environment, words]) + "\n")
+        self.process.stdin.flush()
+        code, printed = json.loads(self.process.stdout.readline())
+        return code, printed
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +99,10 @@ def world(
 
 
 @pytest.fixture(scope="module")
-def verbs(world: Path, verbs_in: Callable[..., "Verbs"]) -> "Verbs":
-    return verbs_in(world, *WITHOUT_RIGHTS)
+def verbs(world: Path) -> Iterator[Verbs]:
+    running = Verbs(world)
+    yield running
+    running.process.communicate()
 
 
 SITE = ("institution.toml", "federation.toml")
@@ -129,7 +155,7 @@ def check(code: int, printed: str, path: str) -> None:
 
 
 @pytest.mark.parametrize(("verb", "path"), [(verb, path) for verb, paths in READS.items() for path in paths])
-def test_a_path_that_may_not_be_read(verbs: "Verbs", world: Path, verb: str, path: str) -> None:
+def test_a_path_that_may_not_be_read(verbs: Verbs, world: Path, verb: str, path: str) -> None:
     before = (world / path).stat().st_mode
     os.chmod(world / path, 0)
     try:
@@ -141,7 +167,7 @@ def test_a_path_that_may_not_be_read(verbs: "Verbs", world: Path, verb: str, pat
 
 @pytest.mark.parametrize("verb", WRITES)
 @pytest.mark.parametrize("closed", ["without the right", "a file"])
-def test_a_folder_that_may_not_be_written_to(verbs: "Verbs", world: Path, verb: str, closed: str) -> None:
+def test_a_folder_that_may_not_be_written_to(verbs: Verbs, world: Path, verb: str, closed: str) -> None:
     folder = world / "closed"
     if closed == "a file":
         folder.rmdir()
@@ -162,7 +188,7 @@ def test_a_folder_that_may_not_be_written_to(verbs: "Verbs", world: Path, verb: 
 @pytest.mark.parametrize(
     "verb", ["methods", "tasks", "client doctor --no-forecast", "--help", "predict bundle --task clauses --text é"]
 )
-def test_a_terminal_of_few_characters(verbs: "Verbs", verb: str) -> None:
+def test_a_terminal_of_few_characters(verbs: Verbs, verb: str) -> None:
     code, printed = verbs.run(*verb.split(), PYTHONIOENCODING="ascii")
     assert (code, "Traceback" in printed) == (0, False), printed
     assert printed.isascii()
@@ -185,7 +211,7 @@ def files(folder: Path) -> set[str]:
     ],
 )
 def test_a_verb_that_finds_the_disk_full_leaves_nothing_half_made(
-    verbs: "Verbs", world: Path, verb: str, lengths: tuple[int, ...]
+    verbs: Verbs, world: Path, verb: str, lengths: tuple[int, ...]
 ) -> None:
     (world / "new").mkdir()
     before = files(world)
@@ -215,14 +241,14 @@ def test_a_verb_that_finds_the_disk_full_leaves_nothing_half_made(
         "audit bundle --task clauses --members absent.jsonl --others others.jsonl --out new",
     ],
 )
-def test_a_verb_that_is_asked_wrongly_leaves_nothing(verbs: "Verbs", world: Path, verb: str) -> None:
+def test_a_verb_that_is_asked_wrongly_leaves_nothing(verbs: Verbs, world: Path, verb: str) -> None:
     before = files(world)
     code, printed = verbs.run(*verb.split())
     assert (code, "Traceback" in printed) == (1, False), printed
     assert files(world) == before
 
 
-def test_a_folder_that_could_not_be_made_is_made_at_the_next_try(verbs: "Verbs", world: Path) -> None:
+def test_a_folder_that_could_not_be_made_is_made_at_the_next_try(verbs: Verbs, world: Path) -> None:
     (world / "again").mkdir()
     (world / "again" / "notes.txt").touch()
     assert verbs.run("server", "init", "again", FSIZE="600")[0] == 1

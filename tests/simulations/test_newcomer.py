@@ -5,13 +5,13 @@ import json
 import os
 import pty
 import re
+import resource
 import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import tomli_w
@@ -23,31 +23,25 @@ from server.service.operator import OperatorClient
 from shared.federation import Federation, federation_toml
 from simulations.demo import free_ports
 
-if TYPE_CHECKING:
-    from tests.collegium.conftest import Verbs
-
 pytestmark = pytest.mark.slow
 COLLEGIUM = [sys.executable, "-m", "collegium"]
 
 
-@pytest.fixture(scope="module")
-def verbs(tmp_path_factory: pytest.TempPathFactory, verbs_in: Callable[..., "Verbs"]) -> "Verbs":
-    return verbs_in(tmp_path_factory.mktemp("nowhere"))
-
-
-@pytest.fixture
-def complaint(verbs: "Verbs") -> Callable[..., str]:
+def complaint(*argv: str | Path, limit_file_bytes: int | None = None) -> str:
     """The one sentence that a command ends with; its exit code must be 1 and nothing may be on stdout."""
 
-    def complain(*words: str | Path, **environment: str) -> str:
-        code, out, err = verbs.say(*words, **environment)
-        assert (code, out) == (1, ""), err
-        assert "Traceback" not in err
-        lines = err.strip().splitlines()
-        assert [line for line in lines if line.startswith("error: ")] == lines[-1:]
-        return lines[-1].removeprefix("error: ")
+    def limit() -> None:
+        if limit_file_bytes:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit_file_bytes, limit_file_bytes))
 
-    return complain
+    done = subprocess.run(
+        [*COLLEGIUM, *map(str, argv)], capture_output=True, text=True, check=False, timeout=120, preexec_fn=limit
+    )
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    assert "Traceback" not in done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert [line for line in lines if line.startswith("error: ")] == lines[-1:]
+    return lines[-1].removeprefix("error: ")
 
 
 @pytest.fixture(scope="module")
@@ -112,23 +106,23 @@ def write_institution(folder: Path, coordinator: ServerHome) -> None:
     (folder / "institution.toml").write_text(tomli_w.dumps(values), encoding="utf-8")
 
 
-@pytest.fixture
-def at_a_terminal(verbs: "Verbs", institution: Path) -> Callable[[], str]:
+def up(folder: Path) -> str:
+    return complaint("client", "up", folder / "institution.toml")
+
+
+def at_a_terminal(folder: Path) -> str:
     """What stands on the terminal of somebody who types it, in one line; a record is quoted there, and in no log."""
-
-    def type_it() -> str:
-        mine, its = pty.openpty()
-        code, out, _ = verbs.say("client", "up", institution / "institution.toml", TERMINAL=os.ttyname(its))
-        os.close(its)
-        said = b""
-        with contextlib.suppress(OSError):  # which is how a terminal ends
-            while part := os.read(mine, 65536):
-                said += part
-        os.close(mine)
-        assert (code, out) == (1, "")
-        return " ".join(said.decode().split())
-
-    return type_it
+    mine, its = pty.openpty()
+    command = [*COLLEGIUM, "client", "up", str(folder / "institution.toml")]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=its, check=False, timeout=120)
+    os.close(its)
+    said = b""
+    with contextlib.suppress(OSError):  # which is how a terminal ends
+        while part := os.read(mine, 65536):
+            said += part
+    os.close(mine)
+    assert (done.returncode, done.stdout) == (1, b"")
+    return " ".join(said.decode().split())
 
 
 def waiting(folder: Path, words: str) -> str:
@@ -145,7 +139,7 @@ def waiting(folder: Path, words: str) -> str:
 
 
 @pytest.mark.parametrize("door", ["public_port", "operator_port"])
-def test_port_in_use(tmp_path: Path, federation: Federation, door: str, complaint: Callable[..., str]) -> None:
+def test_port_in_use(tmp_path: Path, federation: Federation, door: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         ports = dict(zip(("public_port", "operator_port"), free_ports(2), strict=True)) | {door: port}
@@ -169,42 +163,39 @@ def test_wrong_ca(tmp_path: Path, institution: Path) -> None:
     assert re.search(r"certificate that .*ca\.crt", waiting(institution, "vouches for"))
 
 
-def test_backbone_digest_differs(institution: Path, federation: Federation, complaint: Callable[..., str]) -> None:
+def test_backbone_digest_differs(institution: Path, federation: Federation) -> None:
     file = institution / "federation.toml"
     file.write_text(file.read_text().replace(federation.backbone.sha256, "0" * 64))
+    assert re.search(r"000000000000.*" + federation.backbone.sha256[:12], up(institution))
+
+
+def test_label_unknown_to_the_federation(institution: Path) -> None:
+    with (institution / "clauses.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"text": "Ends in May.", "label": "termination"}) + "\n")
     assert re.search(
-        r"000000000000.*" + federation.backbone.sha256[:12], complaint("client", "up", institution / "institution.toml")
+        r"clauses\.jsonl .*line 25: label 'termination' is not among .*payment", at_a_terminal(institution)
     )
 
 
-def test_label_unknown_to_the_federation(institution: Path, at_a_terminal: Callable[[], str]) -> None:
-    with (institution / "clauses.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"text": "Ends in May.", "label": "termination"}) + "\n")
-    assert re.search(r"clauses\.jsonl .*line 25: label 'termination' is not among .*payment", at_a_terminal())
-
-
-def test_task_unknown_to_the_federation(institution: Path, complaint: Callable[..., str]) -> None:
+def test_task_unknown_to_the_federation(institution: Path) -> None:
     file = institution / "institution.toml"
     file.write_text(file.read_text().replace("data.clauses", "data.causes"))
-    assert "causes" in (sentence := complaint("client", "up", institution / "institution.toml"))
+    assert "causes" in (sentence := up(institution))
     assert "clauses" in sentence
 
 
-def test_empty_dataset(institution: Path, at_a_terminal: Callable[[], str]) -> None:
+def test_empty_dataset(institution: Path) -> None:
     (institution / "clauses.jsonl").write_text("")
-    assert re.search(r"records of task clauses in .*clauses\.jsonl, but the file is empty", at_a_terminal())
+    assert re.search(r"records of task clauses in .*clauses\.jsonl, but the file is empty", at_a_terminal(institution))
 
 
-def test_several_mistakes_in_a_file_are_named_together(institution: Path, complaint: Callable[..., str]) -> None:
+def test_several_mistakes_in_a_file_are_named_together(institution: Path) -> None:
     file = institution / "institution.toml"
     file.write_text('nam = "hospital"\n' + file.read_text().replace("clauses.jsonl", "clauses.docx"))
-    assert all(
-        words in (sentence := complaint("client", "up", institution / "institution.toml"))
-        for words in ("nam is not a known key", "clauses.docx")
-    ), sentence
+    assert all(words in (sentence := up(institution)) for words in ("nam is not a known key", "clauses.docx")), sentence
 
 
-def test_coordinator_not_up(tmp_path: Path, federation: Federation, complaint: Callable[..., str]) -> None:
+def test_coordinator_not_up(tmp_path: Path, federation: Federation) -> None:
     public, operator = free_ports(2)
     home = init_home(tmp_path / "home", hosts=["127.0.0.1"], public_port=public, operator_port=operator)
     home.federation_file.write_text(federation_toml(federation), encoding="utf-8")
@@ -222,13 +213,13 @@ def experiment(tmp_path: Path, federation: Federation, write_records: Callable[.
     return file
 
 
-def test_disk_full_on_checkpoint(tmp_path: Path, experiment: Path, complaint: Callable[..., str]) -> None:
+def test_disk_full_on_checkpoint(tmp_path: Path, experiment: Path) -> None:
     workdir = tmp_path / "work"
-    sentence = complaint("simulate", experiment, "--workdir", workdir, FSIZE="800000")
+    sentence = complaint("simulate", experiment, "--workdir", workdir, limit_file_bytes=800_000)
     assert re.search(r"Could not write a checkpoint.*; what was stored before is intact", sentence)
     assert not list((workdir / "checkpoints").rglob("*.safetensors"))
 
 
-def test_disk_full_before_the_backbone_is_there(experiment: Path, complaint: Callable[..., str]) -> None:
-    sentence = complaint("simulate", experiment, FSIZE="300000")
+def test_disk_full_before_the_backbone_is_there(experiment: Path) -> None:
+    sentence = complaint("simulate", experiment, limit_file_bytes=300_000)
     assert re.search(r"Expected room for a copy of the tokenizer in .*; make room there, .* TMPDIR", sentence)
