@@ -4,6 +4,7 @@ import os
 import secrets
 import socket
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -106,8 +107,8 @@ def serve_one(institution_file: Path, *, stop: threading.Event, announce: Announ
         private_folder(folder)
     advice = "stop that one first, or give this institution a runtime.state of its own"
     ending = Ending()
-    with only_one(state / LOCK, serving=f"the state folder {state}", advice=advice):
-        link, port, secret = Link(), _runtime_port(institution), _new_secret(state)
+    with only_one(state / LOCK, serving=f"the state folder {state}", advice=advice), runtime_port(institution) as port:
+        link, secret = Link(), _new_secret(state)
         supernode, executor = _children(institution_file, institution, port, secret)
         if once is not None:
             executor = replace(executor, argv=[*executor.argv, "--once", f"{once:g}"], give_up=ending.give_up)
@@ -199,18 +200,32 @@ def _cannot_be_read(error: Exception) -> str:
 
 def check_port(institution: Institution) -> None:
     """Raise ConnectionFailedError if the loopback port between the children is taken."""
-    _runtime_port(institution)
+    with runtime_port(institution):
+        pass
 
 
-def _runtime_port(institution: Institution) -> int:
-    """The loopback port between the children; a free one if none is set."""
+@contextmanager
+def runtime_port(institution: Institution) -> Iterator[int]:
+    """The loopback port between the children, a free one if none is set, for nobody else while the block lasts.
+
+    It is seconds until the SuperNode listens, and again whenever it has died: any connection of this machine could be
+    given the port meanwhile. Linux lets a process listen where another has only bound with SO_REUSEADDR; elsewhere the
+    port is looked at, and let go.
+
+    Raises:
+        ConnectionFailedError: Somebody listens on the port that is set.
+    """
     wanted = institution.runtime.port
-    try:
-        with socket.create_server((RUNTIME_HOST, wanted)) as listener:
-            port: int = listener.getsockname()[1]
-    except OSError:
-        raise ConnectionFailedError(port_taken(wanted)) from None
-    return port
+    with socket.socket() as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            bound.bind((RUNTIME_HOST, wanted))
+        except OSError:
+            raise ConnectionFailedError(port_taken(wanted)) from None
+        port: int = bound.getsockname()[1]
+        if sys.platform != "linux":
+            bound.close()
+        yield port
 
 
 def _new_secret(state: Path) -> Path:

@@ -17,6 +17,8 @@ from typing import Any
 import httpx
 import pytest
 import tomli_w
+import uvicorn
+from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from flwr.supercore.routers.runtime.router import router
 from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
@@ -222,8 +224,7 @@ def test_the_loopback_interface_says_nothing_without_its_secret(
     coordinator: ServerHome, institution: Callable[..., Path]
 ) -> None:
     """Before, /docs and /openapi.json were served to every user of the machine, by Flower's default."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    (port,) = free_ports(1)
     file = institution(runtime={"port": port})
     enrol(coordinator, file, "loopback")
     with Background(serve, file) as running:
@@ -327,6 +328,25 @@ def test_a_taken_port_is_a_clear_error(institution: Callable[..., Path]) -> None
         port = taken.getsockname()[1]
         with pytest.raises(ConnectionFailedError, match=f"port {port}.*runtime.port"):
             serve(institution(runtime={"port": port}), stop=threading.Event(), announce=print)
+
+
+def test_a_port_that_was_found_is_given_to_nobody_else(institution: Callable[..., Path]) -> None:
+    """Until the SuperNode listens, which takes seconds, and while it is started anew."""
+    site = load_institution(institution())
+    with daemon.runtime_port(site) as port:
+        for _ in range(2):
+            with socket.socket() as other, pytest.raises(OSError, match="in use"):
+                other.bind(("127.0.0.1", port))
+            server = uvicorn.Server(uvicorn.Config(FastAPI(), port=port, log_level="critical", ws="none"))
+            thread = threading.Thread(target=server.run)  # as Flower's SuperNode serves its executor
+            thread.start()
+            while not server.started:
+                assert thread.is_alive()
+                time.sleep(0.01)
+            server.should_exit = True
+            thread.join()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", port))
 
 
 def test_a_second_daemon_on_the_same_state_is_refused(institution: Callable[..., Path]) -> None:

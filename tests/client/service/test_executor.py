@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -46,6 +45,7 @@ from shared.flower.messages import (
 )
 from shared.process import parent
 from shared.process.flower import flower_command, flower_environment
+from simulations.demo import free_ports
 
 ROOT = Path(__file__).parents[2]
 SECRET = b"not-very-secret-but-long-enough-for-a-test\n"
@@ -129,6 +129,7 @@ import logging, sys
 from pathlib import Path
 from client.service import executor
 from shared.process.supervisor import run_until_signal
+from simulations.demo import free_ports
 
 logging.basicConfig(level=logging.INFO)
 logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -174,8 +175,7 @@ class SuperNode:
         factory = NodeStateFactory(objectstore_factory=ObjectStoreFactory())
         self.state, self.store, self.factory = factory.state(), factory.objectstore_factory.store(), factory
         self.state.set_node_id(NODE)
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        (self.port,) = free_ports(1)
         self.address = f"127.0.0.1:{self.port}"
 
     @contextlib.contextmanager

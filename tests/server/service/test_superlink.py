@@ -37,6 +37,7 @@ from shared.flower.superlink import PROTOBUF_REQUEST_TYPES
 from shared.process.flower import flower_command, flower_environment
 from shared.signing import HEADER, sign_request
 from simulations.attacks.coordinator import PROTOBUF, flower_signed, serving
+from simulations.demo import free_ports
 
 FLEET_ROUTES = sorted(path for _, path in PROTOBUF_REQUEST_TYPES if path.startswith("/v1/fleet/"))
 CONTROL_ROUTES = sorted(path for _, path in PROTOBUF_REQUEST_TYPES if path.startswith("/v1/control/"))
@@ -391,8 +392,7 @@ def test_answers_are_not_held_back_by_nagle(doors: Doors) -> None:
 
 
 def supernode(home: ServerHome, folder: Path, key: Path, ca: Path) -> subprocess.Popen[str]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     return subprocess.Popen(
         [
             flower_command("flower-supernode"),
