@@ -1,7 +1,6 @@
 """What `collegium server up DIR` runs: SuperLink and SuperExec as supervised children, and the queue of runs."""
 
 import ssl
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -124,15 +123,12 @@ def _children(home: ServerHome, settings: ServerSettings) -> list[Child]:
     )
     superexec = Child(
         name="superexec",
-        argv=[
-            *(sys.executable, "-P", "-m", "server.service.superexec"),
-            "--runtime-api-address",
-            f"{OPERATOR_HOST}:{settings.operator_port}",
-            "--root-certificates",
-            str(home.ca_certificate.resolve()),
-            "--superexec-auth-secret-file",
-            str(home.superexec_secret_file.resolve()),
-        ],
+        argv=command(
+            "server.service.superexec",
+            *("--runtime-api-address", f"{OPERATOR_HOST}:{settings.operator_port}"),
+            *("--root-certificates", str(home.ca_certificate.resolve())),
+            *("--superexec-auth-secret-file", str(home.superexec_secret_file.resolve())),
+        ),
         log=home.logs / "superexec.log",
         env=environment,
     )

@@ -3,7 +3,7 @@
 Three lines of defence see to it that nothing outlives the supervisor:
 
 1. Every child leads its own session. Stopping it means SIGTERM to its process group and, after a grace period,
-   SIGKILL: that reaches grandchildren (`flower-superexec` starts `flwr-serverapp`, for example).
+   SIGKILL: that reaches grandchildren (SuperExec starts a process for each run, for example).
 2. Every child asks the kernel for SIGKILL when its parent dies (`PR_SET_PDEATHSIG`), through a launcher that sets it
    and then becomes the program. The kernel ties this to the *thread* that forked: children are started only by the
    thread that runs `supervise`, which outlives them.

@@ -1,12 +1,15 @@
-"""Another user of the machine reads what lies in the folders of a coordinator and its institutions, by mode bits."""
+"""Another user of the machine reads folders of a coordinator and its institutions, by mode bits, and command lines."""
 
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 
 from client.keys import generate_node_key
@@ -22,6 +25,8 @@ HANDED_ON = frozenset({"node.pub", "release.pub", "ca.crt", "federation.toml", "
 """Names of files that hold nothing private, and are given to others or written by hand."""
 TASKS = {"hospital": ("clauses", "notes_qa"), "law_firm": ("clauses",), "bank": ("clauses",)}
 """Who is deployed, with which tasks."""
+SECRET = re.compile(r"(?!--)[\w+=-]{32,}")
+"""A word of a command line that nobody could guess; no path."""
 COLLEGIUM = (sys.executable, "-m", "collegium")
 
 
@@ -38,13 +43,43 @@ def open_to_others(root: Path) -> list[Path]:
 
 
 def read_everything(folder: Path) -> Outcome:
-    """Look through the folders of a real deployment after a private run; every file that can be read is a success."""
-    with _careless():
+    """Look through a real deployment: its processes in a private run, its folders after it.
+
+    Every file that can be read is a success, and so is every secret on a command line.
+    """
+    with _careless(), watching(folder / "work") as commands:
         _deploy_privately(folder)
     roots = [folder / "work" / name for name in ("coordinator", *TASKS)]
-    found = [path for root in roots for path in open_to_others(root)]
-    tried = sum(1 for root in roots for _ in root.rglob("*"))
-    return Outcome(tried, len(found), ", ".join(sorted({path.name for path in found})[:8]))
+    found = [path.name for root in roots for path in open_to_others(root)]
+    found += [word for words in commands for word, value in pairwise(words) if is_secret(value)]
+    tried = len(commands) + sum(1 for root in roots for _ in root.rglob("*"))
+    return Outcome(tried, len(found), ", ".join(sorted(set(found))[:8]))
+
+
+def is_secret(word: str) -> bool:
+    """Whether a word of a command line lets its reader do what others cannot."""
+    return SECRET.fullmatch(word) is not None
+
+
+@contextmanager
+def watching(folder: Path) -> Iterator[set[tuple[str, ...]]]:
+    """While the block lasts, note the command line of every process that names the folder there."""
+    seen, over = set[tuple[str, ...]](), threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.1):
+            for entry in Path("/proc").glob("[0-9]*/cmdline"):
+                with suppress(OSError):
+                    if str(folder) in (line := entry.read_text(errors="replace")):
+                        seen.add(tuple(line.split("\0")))
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()
 
 
 def _deploy_privately(folder: Path) -> None:
@@ -106,6 +141,6 @@ def _careless() -> Iterator[None]:
 BY = "another user of the machine"
 PROMISE = "what Collegium keeps is readable by its owner alone, and it does not start on a secret that is not"
 ATTACKS = (
-    Attack("reading databases, checkpoints, receipts, logs and keys", BY, PROMISE, read_everything),
+    Attack("reading databases, checkpoints, receipts, logs, keys and command lines", BY, PROMISE, read_everything),
     Attack("the use of a private key that others can read", BY, PROMISE, go_on_with_an_open_key),
 )

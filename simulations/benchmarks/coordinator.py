@@ -23,7 +23,7 @@ from simulations.experiment import load_experiment
 from simulations.samples import SAMPLES
 
 PROCESSES = {
-    "serverapp": b"flwr-serverapp",
+    "serverapp": b"server.service.serverapp",
     "superexec": b"server.service.superexec",
     "superlink": b"server.service.superlink",
     "initial": b"server.initial",

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 COORDINATOR = {
-    "ServerApp": "flwr-serverapp",
+    "ServerApp": "server.service.serverapp",
     "SuperLink": "server.service.superlink",
     "SuperExec": "server.service.superexec",
     "server up": "collegium server up",

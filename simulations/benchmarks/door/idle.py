@@ -27,7 +27,7 @@ NAMES = {
     "server.service.superexec": "SuperExec",
     "client.service.supernode": "SuperNode",
     "client.service.executor": "executor",
-    "flwr-serverapp": "ServerApp",
+    "server.service.serverapp": "ServerApp",
     " server up ": "coordinator's daemon",
     " client up ": "institution's daemon",
 }

@@ -88,8 +88,13 @@ EXPECTED: Mapping[str, Mapping[str, Any]] = {
         "HttpGrid": Both(
             "runtime_api_address root_certificates token", "set_run push_messages pull_messages get_nodes"
         ),
+        "add_args_flwr_app_common": Takes("parser include_token_stdin"),
         "http_grid": Has("pull_objects"),
+        "mirror_output_to_queue": Takes("log_queue"),
         "pull_objects": Takes("object_ids pull_object_fn max_time initial_backoff backoff_cap"),
+        "run_serverapp": Takes("runtime_api_address log_queue token insecure certificates parent_pid"),
+        "try_obtain_flwr_app_token": Takes("args"),
+        "validate_and_resolve_root_certificates": Takes("root_cert_path insecure"),
     },
     "http": {
         "API_ERROR_MAP": Has("keys"),
@@ -165,6 +170,11 @@ EXPECTED: Mapping[str, Mapping[str, Any]] = {
         "user_config_to_proto": Takes("user_config"),
     },
     "runtime": {
+        "ExecutionSpec": Takes(
+            "task_type runtime_api_address token insecure root_certificates_path runtime_dependency_install parent_pid "
+            "suppress_output task_id"
+        ),
+        "LaunchResult": Has("accepted failed"),
         "RetryInvoker": Takes("wait_gen_factory recoverable_exceptions max_tries max_time should_giveup wait_function"),
         "RuntimeHttpClient": Both(
             "base_url interceptors verify timeout retry_invoker",
@@ -174,7 +184,10 @@ EXPECTED: Mapping[str, Mapping[str, Any]] = {
         "RuntimeTracingInterceptor": Takes(),
         "RuntimeVersionHttpInterceptor": Takes("component_name"),
         "SuperExecAuthHttpInterceptor": Takes("master_secret protected_methods"),
+        "SubprocessExecutor": Both("", "launch"),
+        "disable_process_dumping": Takes("strict"),
         "exponential": Takes("base_delay max_delay"),
+        "load_superexec_auth_secret": Takes("secret_file"),
         "pull_and_inflate_object_from_tree": Takes(
             "object_tree pull_object_fn confirm_object_received_fn initial_backoff backoff_cap"
         ),
@@ -182,6 +195,7 @@ EXPECTED: Mapping[str, Mapping[str, Any]] = {
         "push_message": Takes("client message context"),
         "push_task_output": Takes("client context sub_status details"),
         "run_clientapp": Has("pull_and_inflate_object_from_tree"),
+        "run_superexec": Has("run_superexec get_executor"),
     },
     "secagg": {
         "combine_shares": Takes("share_list"),
