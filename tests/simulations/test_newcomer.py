@@ -169,24 +169,16 @@ def test_backbone_digest_differs(institution: Path, federation: Federation) -> N
     assert re.search(r"000000000000.*" + federation.backbone.sha256[:12], up(institution))
 
 
-def test_label_unknown_to_the_federation(institution: Path) -> None:
-    with (institution / "clauses.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"text": "Ends in May.", "label": "termination"}) + "\n")
-    assert re.search(
-        r"clauses\.jsonl .*line 25: label 'termination' is not among .*payment", at_a_terminal(institution)
-    )
-
-
-def test_task_unknown_to_the_federation(institution: Path) -> None:
-    file = institution / "institution.toml"
-    file.write_text(file.read_text().replace("data.clauses", "data.causes"))
-    assert "causes" in (sentence := up(institution))
-    assert "clauses" in sentence
-
-
-def test_empty_dataset(institution: Path) -> None:
-    (institution / "clauses.jsonl").write_text("")
-    assert re.search(r"records of task clauses in .*clauses\.jsonl, but the file is empty", at_a_terminal(institution))
+def test_unknown_labels_unknown_tasks_and_empty_files_are_named_together(institution: Path) -> None:
+    with (institution / "clauses.jsonl").open("a", encoding="utf-8") as records:
+        records.write(json.dumps({"text": "Ends in May.", "label": "termination"}) + "\n")
+    (institution / "entities.jsonl").write_text("")
+    with (institution / "institution.toml").open("a", encoding="utf-8") as file:
+        file.write('[data.entities]\ntrain = "entities.jsonl"\n[data.causes]\ntrain = "clauses.jsonl"\n')
+    said = at_a_terminal(institution)
+    assert re.search(r"clauses\.jsonl .*line 25: label 'termination' is not among .*payment", said)
+    assert re.search(r"records of task entities in .*entities\.jsonl, but the file is empty", said)
+    assert re.search(r"it has no task 'causes'; .*'clauses'", said)
 
 
 def test_several_mistakes_in_a_file_are_named_together(institution: Path) -> None:
