@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 for name in (*PROXIES, *SPARED):  # tests speak to this machine alone; those about proxies set their own
     os.environ.pop(name, None)
+# Tiny models, in several workers and the processes that they start: more threads only wait for each other.
+os.environ["OMP_NUM_THREADS"] = "1"
 # Tests start hundreds of processes: each would compile our modules anew, and each worker all tests.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
@@ -57,14 +59,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         longest[item.path] = max([longest[item.path], *(mark.args[0] for mark in item.iter_markers("timeout"))])
     items.sort(key=lambda item: -longest[item.path] - tests[item.path])
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    """Tiny models: more threads only wait for each other."""
-    import torch
-
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)

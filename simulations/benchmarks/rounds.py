@@ -56,7 +56,8 @@ def main(grid: Grid, context: Context) -> None:
     from stockflower.model import get
 
     arrays = ArrayRecord({name: Array(array) for name, array in get().items()})
-    strategy = Timed(min_available_nodes=2, min_train_nodes=2, min_evaluate_nodes=2)
+    nodes = int(context.run_config["nodes"])
+    strategy = Timed(min_available_nodes=nodes, min_train_nodes=nodes, min_evaluate_nodes=nodes)
     strategy.start(grid=grid, initial_arrays=arrays, num_rounds=int(context.run_config["rounds"]))
     marks = [*strategy.marks, time.perf_counter()]
     (FOLDER / "seconds.json").write_text(json.dumps([b - a for a, b in zip(marks, marks[1:])]))
@@ -119,7 +120,7 @@ STOCK_PROJECT = {
             "app": {
                 "publisher": "benchmark",
                 "components": {"serverapp": "stockflower.server:app", "clientapp": "stockflower.client:app"},
-                "config": {"rounds": 4},
+                "config": {"rounds": 4, "nodes": 2},
             }
         }
     },
@@ -128,7 +129,7 @@ STOCK_PROJECT = {
 
 def findings(asked: Asked) -> Findings:
     """Both comparisons: our rounds beside Flower's with no model, and with this one."""
-    experiment = empty_experiment(2 if asked.small else 5)
+    experiment = empty_experiment(2, institutions=1) if asked.small else empty_experiment(5)
     kinds = {"stock Flower, a thousand numbers": TRIVIAL, "stock Flower, the same model": BERT}
     if asked.small:
         del kinds["stock Flower, the same model"]
@@ -158,15 +159,15 @@ def findings(asked: Asked) -> Findings:
     )
 
 
-def empty_experiment(number: int) -> Experiment:
-    """Two institutions of the demonstration that hold one small task each and never train."""
+def empty_experiment(number: int, institutions: int = 2) -> Experiment:
+    """So many institutions of the demonstration, which hold little and never train, and so many rounds."""
     demo = load_experiment(CONFIG, data=SAMPLES, limit=8)
-    names = list(demo.institutions)[:2]
+    names = list(demo.institutions)[:institutions]
     federation = demo.federation.model_copy(
         update={
             "training": demo.federation.training.model_copy(update={"epochs_per_round": 0}),
             "rounds": demo.federation.rounds.model_copy(
-                update={"count": number, "institutions": tuple(names), "quorum": 2}
+                update={"count": number, "institutions": tuple(names), "quorum": institutions}
             ),
         }
     )
@@ -183,14 +184,15 @@ def our_rounds(experiment: Experiment, folder: Path) -> list[float]:
 
 
 def stock_rounds(federation: Federation, folder: Path, number: int, model: str = BERT) -> list[float]:
-    """Seconds of each round of stock Flower: `flower-superlink`, two `flower-supernode`, `flwr run`."""
+    """Seconds of each round of stock Flower: `flower-superlink`, a `flower-supernode` each, `flwr run`."""
+    nodes = len(federation.rounds.institutions)
     app = folder / "app"
     (app / "stockflower").mkdir(parents=True)
     (app / "pyproject.toml").write_text(tomli_w.dumps(STOCK_PROJECT))
     for name, code in (("__init__", ""), ("server", STOCK_SERVER), ("client", STOCK_CLIENT), ("model", model)):
         (app / "stockflower" / f"{name}.py").write_text(code)
     (folder / "federation.toml").write_text(tomli_w.dumps(federation.model_dump(mode="json", exclude_none=True)))
-    port, one, two, health = free_ports(4)
+    port, health, *ports = free_ports(2 + nodes)
     home = folder / "flwr"
     home.mkdir()
     (home / "config.toml").write_text(
@@ -200,9 +202,9 @@ def stock_rounds(federation: Federation, folder: Path, number: int, model: str =
     link = ["flower-superlink", "--insecure", "--host", "127.0.0.1", "--port", str(port)]
     link += ["--health-server-address", f"127.0.0.1:{health}", "--database", str(folder / "state.db")]
     node = ["flower-supernode", "--insecure", "--superlink", f"127.0.0.1:{port}", "--host", "127.0.0.1", "--port"]
-    with _started([link, [*node, str(one)], [*node, str(two)]], environment, folder):
+    with _started([link, *[[*node, str(own)] for own in ports]], environment, folder):
         time.sleep(8)
-        run = ["flwr", "run", str(app), "here", "--run-config", f"rounds={number}"]
+        run = ["flwr", "run", str(app), "here", "--run-config", f"rounds={number} nodes={nodes}"]
         done = subprocess.run(run, env=_full(environment), capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"flwr run failed: {done.stdout}{done.stderr}")

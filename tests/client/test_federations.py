@@ -201,9 +201,7 @@ def test_one_daemon_answers_two_coordinators_in_turn_and_both_pay_from_one_ledge
     tmp_path: Path,
     write: Write,
     coordinating: Callable[[ServerHome], AbstractContextManager[None]],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     homes, servers = {}, {}
     for name in ("north", "south"):
         public, operator = free_ports(2)

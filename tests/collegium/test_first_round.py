@@ -48,7 +48,7 @@ class Party:
     def type(self, line: str, stays: bool) -> "subprocess.Popen[str]":
         words = [sys.executable, "-m", "collegium", *shlex.split(line)[1:]]
         log = (self.folder / f"{len(self.started)}.log").open("w")
-        environment = {**os.environ, "PYTHONPATH": str(PAGE.parents[1]), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "PYTHONPATH": str(PAGE.parents[1])}
         process = subprocess.Popen(words, cwd=self.folder, stdout=log, stderr=log, text=True, env=environment)
         log.close()
         self.started.append(process)

@@ -44,7 +44,7 @@ class Verbs:
             stdout=subprocess.PIPE,
             text=True,
             cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
 
     def run(self, *words: str, **environment: str) -> tuple[int, str]:

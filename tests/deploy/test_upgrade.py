@@ -81,7 +81,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @contextmanager
 def running(package: Path, *verb: str) -> Iterator[None]:
     """A daemon of a release, in a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": str(package), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(package)}
     command = [sys.executable, "-m", "collegium", *verb]
     with subprocess.Popen(command, env=environment, cwd=package.parent) as process:
         try:

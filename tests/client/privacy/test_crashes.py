@@ -28,7 +28,7 @@ class Trainings:
 
     def __init__(self) -> None:
         command = [sys.executable, str(Path(__file__).with_name("trainings.py"))]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, env=environment
         )

@@ -174,7 +174,6 @@ def test_a_proxy_is_named_where_it_matters(institution: Callable[..., Path], mon
 def test_a_site_comes_up_comes_back_and_goes_without_a_trace(
     coordinator: ServerHome, institution: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     file = institution()
     state = file.parent / "state"
     enrol(coordinator, file, "comes-up")

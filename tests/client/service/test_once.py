@@ -181,9 +181,7 @@ def test_each_job_answers_one_round(
     tiny_federation: Callable[..., Federation],
     write_records: Callable[..., Path],
     coordinating: Callable[[ServerHome], AbstractContextManager[None]],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     public, operator = free_ports(2)
     home = init_home(tmp_path / "home", hosts=["localhost"], public_port=public, operator_port=operator)
     federation = tiny_federation(("hospital",), rounds={"count": 2})
