@@ -1,6 +1,7 @@
 """A run's process, `flwr-serverapp` in Flower: it loads the ServerApp and what that needs, no SuperLink beside it."""
 
 import argparse
+import os
 from queue import Queue
 
 from shared.flower.grid import (
@@ -19,6 +20,7 @@ def main() -> None:
     add_args_flwr_app_common(parser, include_token_stdin=True)
     asked = parser.parse_args()
     token, said = try_obtain_flwr_app_token(asked), Queue[str | None]()
+    os.open(os.devnull, os.O_RDONLY)  # that was closed, and what is opened next would be standard input
     mirror_output_to_queue(said)  # for the run's log at the SuperLink
     run_serverapp(
         runtime_api_address=asked.runtime_api_address,

@@ -7,6 +7,7 @@ through a pipe. Nor does this process load what agents and databases need, half 
 
 import argparse
 import subprocess
+from contextlib import suppress
 
 from shared.flower.constants import TaskType, console_handler
 from shared.flower.runtime import (
@@ -23,17 +24,25 @@ from shared.process.program import command
 class Launcher(SubprocessExecutor):
     """Starts `server.service.serverapp` for a run, and nothing for any other task."""
 
+    def __init__(self) -> None:
+        self.started: list[subprocess.Popen[str]] = []
+
     def launch(self, spec: ExecutionSpec) -> LaunchResult:
         """The process, with its token on its standard input."""
         if spec.task_type != TaskType.SERVER_APP or spec.root_certificates_path is None:
-            return LaunchResult.failed(f"No ServerApp over TLS, but {spec.task_type}.")
+            return LaunchResult.failed(f"Expected a run's ServerApp, over TLS, not {spec.task_type}.")
         argv = command("server.service.serverapp", "--runtime-api-address", spec.runtime_api_address, "--token-stdin")
         argv += ["--root-certificates", spec.root_certificates_path, "--parent-pid", str(spec.parent_pid)]
         process = subprocess.Popen(argv, stdin=subprocess.PIPE, text=True)
         assert process.stdin
-        with process.stdin as pipe:
+        with suppress(BrokenPipeError), process.stdin as pipe:  # if it is dead already, the SuperLink notices
             pipe.write(f"{spec.token}\n")
+        self.started.append(process)
         return LaunchResult.accepted()
+
+    def reconcile(self) -> None:
+        """Take leave of those that have ended; SuperExec calls it before every question."""
+        self.started = [process for process in self.started if process.poll() is None]
 
 
 def main() -> None:
