@@ -30,18 +30,28 @@ AGREEMENT, STATE, ERROR = "federation.toml", "initial.safetensors", "error"
 
 
 def initial_state(store: Store, run: str, federation: Federation) -> Arrays:
-    """What a run begins with: as an earlier run under the same agreement began, else made anew.
+    """What a run begins with: as an earlier run with the same model began, else made anew.
+
+    An agreement of more rounds or other institutions has the same model (`what_it_begins_with`).
 
     Raises:
         ConfigError: The backbone is missing or not the agreed one, or the agreement does not fit it.
         ProcessError: The process that makes it was killed, for example for want of memory.
     """
     for row in reversed(store.rows(runs)):
-        same = row["digest"] == federation.digest and row["parent"] is None
-        if same and row["run"] != run and store.last_round(row["run"]) is not None:
-            with suppress(StoreError):  # its file is gone or damaged
-                return store.load_checkpoint(row["run"], 0).model
+        earlier = str(row["run"])
+        if earlier == run or row["parent"] is not None or store.last_round(earlier) is None:
+            continue
+        with suppress(StoreError, ConfigError):  # its file is gone or damaged, or another release agreed on it
+            if what_it_begins_with(store.agreement(earlier)) == what_it_begins_with(federation):
+                return store.load_checkpoint(earlier, 0).model
     return make_initial_state(federation)
+
+
+def what_it_begins_with(federation: Federation) -> tuple[object, ...]:
+    """All of an agreement that the shared model before the first round depends on."""
+    drawn = federation.seed, federation.backbone.sha256, federation.adapter, federation.tasks
+    return *drawn, federation.method_name, federation.personal
 
 
 def inherited_state(store: Store, run: str, federation: Federation) -> State:

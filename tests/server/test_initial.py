@@ -32,7 +32,7 @@ def test_another_process_makes_what_this_one_would(tiny_federation: Make) -> Non
     assert all(np.array_equal(made[name], own[name]) for name in own)
 
 
-def test_it_is_made_once_for_an_agreement(tiny_federation: Make, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_made_once_for_a_model(tiny_federation: Make, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = list[Federation]()
     made = {"head/t/bias": np.ones(3, np.float32)}
 
@@ -46,9 +46,21 @@ def test_it_is_made_once_for_an_agreement(tiny_federation: Make, store: Store, m
     initial_state(store, second, one)
     assert asked == [one], "the first run has not begun"
     store.save_checkpoint(first, 0, State({"head/t/bias": np.zeros(3, np.float32)}))
-    assert initial_state(store, second, one)["head/t/bias"].tolist() == [0, 0, 0]
+    longer = tiny_federation(("hospital",), rounds={"count": 9})
+    for agreed in (one, longer):
+        assert initial_state(store, second, agreed)["head/t/bias"].tolist() == [0, 0, 0]
     assert initial_state(store, third, other) is made
-    assert asked == [one, other]
+    others = [
+        other,
+        tiny_federation(adapter={"rank": 2}),
+        tiny_federation(rounds={"method": "fed-sb"}),
+        tiny_federation(personal={"keep": ["heads"]}),
+        one.model_copy(update={"tasks": dict(list(one.tasks.items())[:1])}),
+        one.model_copy(update={"backbone": one.backbone.model_copy(update={"sha256": "0" * 64})}),
+    ]
+    for agreed in others[1:]:
+        assert initial_state(store, third, agreed) is made
+    assert asked == [one, *others]
     for file in (store._folder / first).iterdir():
         file.unlink()
     assert initial_state(store, second, one) is made, "its file is gone"
