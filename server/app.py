@@ -105,12 +105,13 @@ def _longer(federation: Federation) -> Federation | None:
 
 
 def _initial(store: Store, run_id: str, federation: Federation) -> State:
-    text = f"Making the initial state with {federation.backbone.name}"
-    store.add_event(run_id, text)
-    _print(text)
+    def announce(text: str) -> None:
+        store.add_event(run_id, text)
+        _print(text)
+
     if store.run(run_id)["parent"] is not None:
-        return inherited_state(store, run_id, federation)
-    return State(initial_state(store, run_id, federation))
+        return inherited_state(store, run_id, federation, announce)
+    return State(initial_state(store, run_id, federation, announce))
 
 
 def _reason(error: BaseException) -> str:

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,8 +29,10 @@ from shared.state import State
 
 AGREEMENT, STATE, ERROR = "federation.toml", "initial.safetensors", "error"
 
+Announce = Callable[[str], None]
 
-def initial_state(store: Store, run: str, federation: Federation) -> Arrays:
+
+def initial_state(store: Store, run: str, federation: Federation, announce: Announce) -> Arrays:
     """What a run begins with: as an earlier run with the same model began, else made anew.
 
     An agreement of more rounds or other institutions has the same model (`what_it_begins_with`).
@@ -44,7 +47,10 @@ def initial_state(store: Store, run: str, federation: Federation) -> Arrays:
             continue
         with suppress(StoreError, ConfigError):  # its file is gone or damaged, or another release agreed on it
             if what_it_begins_with(store.agreement(earlier)) == what_it_begins_with(federation):
-                return store.load_checkpoint(earlier, 0).model
+                state = store.load_checkpoint(earlier, 0).model
+                announce(f"The initial state is that of run {earlier}, which had the same model")
+                return state
+    announce(f"Making the initial state with {federation.backbone.name}")
     return make_initial_state(federation)
 
 
@@ -54,7 +60,7 @@ def what_it_begins_with(federation: Federation) -> tuple[object, ...]:
     return *drawn, federation.method_name, federation.personal
 
 
-def inherited_state(store: Store, run: str, federation: Federation) -> State:
+def inherited_state(store: Store, run: str, federation: Federation, announce: Announce) -> State:
     """What a run begins with that goes on from an earlier run's state.
 
     Tasks that are the same in both agreements keep their heads, others begin with fresh ones. What the earlier run has
@@ -68,7 +74,7 @@ def inherited_state(store: Store, run: str, federation: Federation) -> State:
     parent, round = str(row["parent"]), int(row["parent_round"])
     before = store.agreement(parent)
     check_inheritance(before, federation, parent)
-    fresh, old = initial_state(store, run, federation), store.load_checkpoint(parent, round).model
+    fresh, old = initial_state(store, run, federation, announce), store.load_checkpoint(parent, round).model
     same = {task for task, spec in federation.tasks.items() if before.tasks.get(task) == spec}
     model = {
         name: old[name] if name in old and ((task := task_of(name)) is None or task in same) else array

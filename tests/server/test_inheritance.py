@@ -55,7 +55,7 @@ def trained(
 
     def run(federation: Federation, parent: tuple[str, int] | None = None) -> str:
         run_id = store.create_run(federation, parent)
-        begin = inherited_state(store, run_id, federation) if parent else get_state(build_model(federation))
+        begin = inherited_state(store, run_id, federation, print) if parent else get_state(build_model(federation))
         sites = {
             name: build_site(Institution(name=name, data=data), federation, build_model(federation))
             for name, data in held.items()
@@ -130,7 +130,7 @@ def test_labels_that_changed_begin_anew(
     values = first.model_dump(mode="json", exclude_none=True)
     values["tasks"]["clauses"]["labels"] = ["liability", "payment"]  # as many, but others
     other = Federation.model_validate(values)
-    state = inherited_state(store, store.create_run(other, (parent, 1)), other).model
+    state = inherited_state(store, store.create_run(other, (parent, 1)), other, print).model
     fresh, before = get_state(build_model(other)), store.load_checkpoint(parent, 1).model
     assert np.array_equal(state["head/clauses/linear.weight"], fresh["head/clauses/linear.weight"])
     assert np.array_equal(state["head/notes_qa/linear.weight"], before["head/notes_qa/linear.weight"])

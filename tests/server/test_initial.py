@@ -33,7 +33,7 @@ def test_another_process_makes_what_this_one_would(tiny_federation: Make) -> Non
 
 
 def test_it_is_made_once_for_a_model(tiny_federation: Make, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = list[Federation]()
+    asked, said = list[Federation](), list[str]()
     made = {"head/t/bias": np.ones(3, np.float32)}
 
     def make(agreed: Federation) -> Arrays:
@@ -43,13 +43,15 @@ def test_it_is_made_once_for_a_model(tiny_federation: Make, store: Store, monkey
     monkeypatch.setattr("server.initial.make_initial_state", make)
     one, other = tiny_federation(), tiny_federation(seed=99)
     first, second, third = store.create_run(one), store.create_run(one), store.create_run(other)
-    initial_state(store, second, one)
+    initial_state(store, second, one, said.append)
     assert asked == [one], "the first run has not begun"
     store.save_checkpoint(first, 0, State({"head/t/bias": np.zeros(3, np.float32)}))
     longer = tiny_federation(("hospital",), rounds={"count": 9})
     for agreed in (one, longer):
-        assert initial_state(store, second, agreed)["head/t/bias"].tolist() == [0, 0, 0]
-    assert initial_state(store, third, other) is made
+        assert initial_state(store, second, agreed, said.append)["head/t/bias"].tolist() == [0, 0, 0]
+        assert said[-1] == f"The initial state is that of run {first}, which had the same model"
+    assert initial_state(store, third, other, said.append) is made
+    assert said[-1] == f"Making the initial state with {other.backbone.name}"
     others = [
         other,
         tiny_federation(adapter={"rank": 2}),
@@ -59,11 +61,11 @@ def test_it_is_made_once_for_a_model(tiny_federation: Make, store: Store, monkey
         one.model_copy(update={"backbone": one.backbone.model_copy(update={"sha256": "0" * 64})}),
     ]
     for agreed in others[1:]:
-        assert initial_state(store, third, agreed) is made
+        assert initial_state(store, third, agreed, said.append) is made
     assert asked == [one, *others]
     for file in (store._folder / first).iterdir():
         file.unlink()
-    assert initial_state(store, second, one) is made, "its file is gone"
+    assert initial_state(store, second, one, said.append) is made, "its file is gone"
 
 
 def test_what_is_wrong_with_the_agreement_is_told(tiny_federation: Make, monkeypatch: pytest.MonkeyPatch) -> None:
