@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import tomli_w
 from typer.testing import CliRunner
 
 from client.keys import generate_node_key
-from server.cli import app
+from collegium.__main__ import app
 from server.enrolment.keys import read_public_key
 from server.home import ServerHome, init_home, read_settings
 from server.opening import open_store
@@ -51,11 +50,19 @@ class Process:
             self.process.wait(timeout=60)
 
 
-def collegium(*arguments: str | Path, code: int = 0) -> str:
+def run(*arguments: str | Path, code: int = 0) -> str:
+    """What a command says that starts a run and follows it."""
     command = [*COLLEGIUM, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=dict(os.environ))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+def collegium(*arguments: str | Path, code: int = 0) -> str:
+    """What any other command says, in this process, where all is loaded."""
+    done = CliRunner().invoke(app, list(map(str, arguments)))
+    assert done.exit_code == code, done.output
+    return f"{done.output}{done.exception or ''}"
 
 
 @pytest.fixture
@@ -113,12 +120,12 @@ def started(tmp_path: Path, home: ServerHome) -> Iterator[Callable[..., Process]
 def took_part(home: ServerHome) -> dict[str, int]:
     """Of the latest run, the rounds that each institution's update was taken in."""
     with open_store(home.root) as store:
-        run = str(store.run()["run"])
+        latest = str(store.run()["run"])
         found: dict[str, int] = {}
-        for row in store.rows(replies, run):
+        for row in store.rows(replies, latest):
             if row["kind"] == "train" and row["status"] == "ok":
                 found[row["institution"]] = found.get(row["institution"], 0) + 1
-        assert len(store.rows(rounds, run)) == store.agreement(run).rounds.count
+        assert len(store.rows(rounds, latest)) == store.agreement(latest).rounds.count
         return found
 
 
@@ -133,7 +140,7 @@ def test_a_third_institution_joins_by_approval_alone(
     daemons = [started("client", "up", file) for file in (hospital, bank)]
     for daemon in daemons:
         daemon.wait_for("is ready")
-    collegium("server", "run", home.root)
+    run("server", "run", home.root)
     assert took_part(home) == {"hospital": 1, "bank": 1}
 
     values = federation.model_dump(mode="json", exclude_none=True)
@@ -162,18 +169,15 @@ def test_a_third_institution_joins_by_approval_alone(
     assert "Nothing else is offered." in collegium("client", "agreement", hospital)
 
     assert "rounds 2 -> 3" in collegium("server", "extend", home.root, "--rounds", "1")
-    assert "has completed" in collegium("server", "resume", home.root, code=1)
+    assert "has completed" in run("server", "resume", home.root, code=1)
     daemons[1].wait_for("rounds: approved (policy.approve).", 60)
     for file in (hospital, clinic):
         offered = json.loads(collegium("client", "agreement", file, "--json"))["offered"]
         collegium("client", "approve", offered, "--institution", file)
 
-    def status() -> str:  # in this process, as it is asked for again and again
-        return CliRunner().invoke(app, ["status", str(home.root)]).output
-
     deadline = time.monotonic() + 60
-    while "approved: hospital, bank, clinic" not in (said := status()):
+    while "approved: hospital, bank, clinic" not in (said := collegium("server", "status", home.root)):
         assert time.monotonic() < deadline, said
         time.sleep(0.5)
-    assert "rounds 2 -> 3" in collegium("server", "resume", home.root)
+    assert "rounds 2 -> 3" in run("server", "resume", home.root)
     assert took_part(home) == {"hospital": 3, "bank": 3, "clinic": 3}
