@@ -6,7 +6,6 @@ import re
 import stat
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import pairwise
@@ -19,14 +18,15 @@ from simulations.attacks import Attack, Outcome
 from simulations.attacks.stage import TINY_RECORDS, tiny_federation, write_tiny_bert
 from simulations.demo import deploy
 from simulations.experiment import Experiment
+from simulations.watching import looking
 
 OTHERS = 0o077
 HANDED_ON = frozenset({"node.pub", "release.pub", "ca.crt", "federation.toml", "institution.toml"})
 """Names of files that hold nothing private, and are given to others or written by hand."""
 TASKS = {"hospital": ("clauses", "notes_qa"), "law_firm": ("clauses",), "bank": ("clauses",)}
 """Who is deployed, with which tasks."""
-SECRET = re.compile(r"(?!--)[\w+=-]{32,}")
-"""A word of a command line that nobody could guess; no path."""
+SECRET = re.compile(r"(--[\w-]+=)?(?!--|/)[\w+/=-]{32,}")
+"""A word of a command line that nobody could guess, or an option with one; no path from the root."""
 COLLEGIUM = (sys.executable, "-m", "collegium")
 
 
@@ -64,22 +64,16 @@ def is_secret(word: str) -> bool:
 @contextmanager
 def watching(folder: Path) -> Iterator[set[tuple[str, ...]]]:
     """While the block lasts, note the command line of every process that names the folder there."""
-    seen, over = set[tuple[str, ...]](), threading.Event()
+    seen = set[tuple[str, ...]]()
 
     def look() -> None:
-        while not over.wait(0.1):
-            for entry in Path("/proc").glob("[0-9]*/cmdline"):
-                with suppress(OSError):
-                    if str(folder) in (line := entry.read_text(errors="replace")):
-                        seen.add(tuple(line.split("\0")))
+        for entry in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):
+                if str(folder) in (line := entry.read_text(errors="replace")):
+                    seen.add(tuple(line.split("\0")))
 
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    try:
+    with looking(look, every=0.1):
         yield seen
-    finally:
-        over.set()
-        thread.join()
 
 
 def _deploy_privately(folder: Path) -> None:

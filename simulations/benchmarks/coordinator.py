@@ -6,7 +6,6 @@ Deploys the demonstration's federation as `collegium demo` does, for a few round
 processes ten times a second. Linux only. Memory is resident pages, shared ones divided among their processes (PSS).
 """
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from shared.process.console import announce, print_table
 from simulations.demo import CONFIG, deploy
 from simulations.experiment import load_experiment
 from simulations.samples import SAMPLES
+from simulations.watching import looking
 
 PROCESSES = {
     "serverapp": b"server.service.serverapp",
@@ -58,19 +58,9 @@ def main(rounds: Annotated[int, typer.Option(min=1, help="Rounds of the federati
 @contextmanager
 def watched(home: Path) -> Iterator[Seen]:
     """Watch the processes of the coordinator in a folder while the block lasts."""
-    seen, over = Seen(), threading.Event()
-
-    def look() -> None:
-        while not over.wait(PAUSE):
-            _look(home.resolve(), seen)
-
-    thread = threading.Thread(target=look, name="watch")
-    thread.start()
-    try:
+    seen = Seen()
+    with looking(lambda: _look(home.resolve(), seen), every=PAUSE):
         yield seen
-    finally:
-        over.set()
-        thread.join()
 
 
 def _look(home: Path, seen: Seen) -> None:

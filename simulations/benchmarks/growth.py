@@ -8,7 +8,6 @@ is what files take, a database's log included.
 """
 
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -32,6 +31,7 @@ from simulations.benchmarks.coordinator import proportional
 from simulations.demo import CONFIG, deploy
 from simulations.experiment import Experiment, load_experiment
 from simulations.samples import SAMPLES
+from simulations.watching import looking
 
 PAUSE = 1.0
 PARTS = ("store", "flower", "checkpoints", "logs")
@@ -82,22 +82,15 @@ def long_experiment(folder: Path, rounds: int, method: str) -> Experiment:
 def watched(folder: Path, *, every: int) -> Iterator[list[Look]]:
     """Look at the processes and files below a folder after every so many rounds while the block lasts."""
     looks: list[Look] = []
-    over = threading.Event()
 
-    def watch() -> None:
-        while not over.wait(PAUSE):
-            with suppress(CollegiumError):  # it is not there yet
-                done = _rounds_done(folder)
-                if done and done >= (looks[-1].round if looks else 0) + every:
-                    looks.append(_look(folder, done))
+    def look() -> None:
+        with suppress(CollegiumError):  # it is not there yet
+            done = _rounds_done(folder)
+            if done and done >= (looks[-1].round if looks else 0) + every:
+                looks.append(_look(folder, done))
 
-    thread = threading.Thread(target=watch, name="watch")
-    thread.start()
-    try:
+    with looking(look, every=PAUSE):
         yield looks
-    finally:
-        over.set()
-        thread.join()
 
 
 def _rounds_done(folder: Path) -> int:

@@ -43,4 +43,7 @@ def test_the_look_finds_what_is_on_a_command_line(tmp_path: Path) -> None:
         process.kill()
     (seen,) = commands
     assert [word for word in seen if is_secret(word)] == [token]
+    assert is_secret(f"--token={token}")
+    assert is_secret("+/" * 20)
     assert not is_secret("--superexec-auth-secret-file-of-its-own")
+    assert not is_secret(f"/tmp/{token}")
