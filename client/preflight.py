@@ -21,9 +21,8 @@ from client.privacy.evaluation import evaluation_budget
 from client.privacy.ledger import Ledger
 from shared.errors import ConfigError, PolicyError, Reasons, joined, listed
 from shared.federation import Federation
-from shared.model.backbone import LoadedBackbone, beside, load_skeleton
-from shared.model.lora import check_adapter
-from shared.model.multitask import check_length
+from shared.model.backbone import Outline, beside, load_outline
+from shared.model.initial import check_adapter, check_length
 from shared.tasks import build_task
 
 log = logging.getLogger("collegium.client")
@@ -148,16 +147,15 @@ def backbone_of(institution: Institution, federation: Federation) -> str:
     return institution.backbone or beside(federation.backbone.name, institution.federation)
 
 
-def check_backbone(institution: Institution, federation: Federation, reasons: Reasons) -> LoadedBackbone | None:
-    """Whether the model can be built, without its weights; what `load_skeleton` gives, if there is one."""
-    loaded: LoadedBackbone | None = None
+def check_backbone(institution: Institution, federation: Federation, reasons: Reasons) -> Outline | None:
+    """Whether the model can be built, without its weights; what there is to know of its backbone, if there is one."""
+    found: Outline | None = None
     with reasons.gather():
-        loaded = load_skeleton(backbone_of(institution, federation), federation.backbone.sha256)
-        with reasons.gather():
-            check_length(loaded, federation)
-        with reasons.gather():
-            check_adapter(loaded.encoder, federation.adapter, federation.method)
-    return loaded
+        found = load_outline(backbone_of(institution, federation), federation.backbone.sha256)
+        for check in (check_length, check_adapter):
+            with reasons.gather():
+                check(found.shape, federation)
+    return found
 
 
 def check_data(institution: Institution, federation: Federation, key: bytes | None, reasons: Reasons) -> None:

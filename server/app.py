@@ -12,7 +12,7 @@ from flwr.serverapp import Grid, ServerApp
 from server.agreement import longer_agreement
 from server.bundle import RUN_KEY
 from server.home import HOME_VARIABLE, open_home
-from server.initial import inherited_state, initial_state
+from server.initial import state_to_begin_with
 from server.opening import open_store
 from server.rounds import loop as rounds
 from server.service.grid import carrying
@@ -31,6 +31,7 @@ from shared.errors import (
 from shared.federation import Federation, load_federation
 from shared.flower.constants import console_handler
 from shared.flower.messages import RunNotRunningException
+from shared.model.backbone import beside
 from shared.process.files import private_folder, private_umask
 from shared.process.lock import only_one
 from shared.state import State
@@ -105,13 +106,10 @@ def _longer(federation: Federation) -> Federation | None:
 
 
 def _initial(store: Store, run_id: str, federation: Federation) -> State:
-    def announce(text: str) -> None:
-        store.add_event(run_id, text)
-        _print(text)
-
-    if store.run(run_id)["parent"] is not None:
-        return inherited_state(store, run_id, federation, announce)
-    return State(initial_state(store, run_id, federation, announce))
+    name = federation.backbone.name
+    if home := os.environ.get(HOME_VARIABLE):  # from which a relative name starts
+        name = beside(name, open_home(Path(home)).federation_file)
+    return state_to_begin_with(store, run_id, federation, name)
 
 
 def _reason(error: BaseException) -> str:

@@ -245,7 +245,7 @@ def extend(
 def doctor(
     home: Home,
     forecast: Annotated[
-        bool, typer.Option("--forecast/--no-forecast", help="Make the initial state, and say what a run would take.")
+        bool, typer.Option("--forecast/--no-forecast", help="Say what a run would take.")
     ] = True,
     as_json: JsonOption = False,
 ) -> None:

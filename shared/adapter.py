@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 ADAPTER = "adapter/"
 HEAD = "head/"
+PREFIX = "base_model.model."
+"""What peft puts before the names of the encoder's layers."""
 
 
 def task_of(name: str) -> str | None:

@@ -36,6 +36,8 @@ for name in (*PROXIES, *SPARED):  # tests speak to this machine alone; those abo
     os.environ.pop(name, None)
 # Tiny models, in several workers and the processes that they start: more threads only wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Ray gives way to all other processes (niceness 15): beside other workers its own would wait for minutes.
+os.environ |= {"RAY_worker_niceness": "0"}
 # Tests start hundreds of processes: each would compile our modules anew, and each worker all tests.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False

@@ -18,7 +18,7 @@ from client.train.precision import is_bfloat16
 from shared.doctor.findings import VERDICTS
 from shared.errors import CollegiumError, Reasons
 from shared.federation import Federation, load_federation
-from shared.model.backbone import LoadedBackbone
+from shared.model.backbone import Outline
 from shared.model.frozen import memory_share
 from shared.nodekeys import fingerprint
 from shared.process.console import print_table
@@ -96,7 +96,7 @@ def _look_at_machine(institution: Institution) -> Iterator[Finding]:
 
 
 def _look_at_layers(
-    institution: Institution, federation: Federation, backbone: LoadedBackbone, report: Report
+    institution: Institution, federation: Federation, backbone: Outline, report: Report
 ) -> Iterator[Finding]:
     """What the layers that are not adapted spare, or half of all would; nothing where heads alone are trained."""
     if federation.method.frozen:
@@ -104,8 +104,8 @@ def _look_at_layers(
     precise = not is_bfloat16(device_of(institution), federation.training.precision)
     text = describe_layers(
         federation.adapter,
-        count=backbone.encoder.config.num_hidden_layers,
-        cached=cached_bytes(report, backbone.hidden_size * (4 if precise else 2)),
+        count=backbone.shape.layers,
+        cached=cached_bytes(report, backbone.shape.hidden * (4 if precise else 2)),
         room=memory_share(),
         varied=federation.adapter.dropout > 0 or federation.training.adversarial_epsilon > 0,
     )

@@ -34,7 +34,7 @@ def examine(root: Path, *, measured: bool = True) -> Examination:
 
     Args:
         root: The folder.
-        measured: Whether to make the initial state, which takes torch in a process of its own, for the forecast.
+        measured: Whether to draw the initial state, for the forecast.
 
     Raises:
         ConfigError: It is no coordinator's folder, or a secret of it is missing or open to others.

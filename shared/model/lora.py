@@ -12,7 +12,9 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import BertModel
 
-from shared.errors import ConfigError, ProtocolError, listed, shown
+from shared.adapter import factor_name
+from shared.codec import Arrays
+from shared.errors import ProtocolError, shown
 from shared.federation import Adapter
 from shared.federation.methods import Factor, Method
 from shared.model.lowrank import Product, compress, stack
@@ -151,43 +153,25 @@ class Shared(Base):
         yield
 
 
-def add_lora(encoder: BertModel, adapter: Adapter, method: Method, rank: int | None = None) -> PeftModel:
-    """Put LoRA on the encoder, in the state that the method begins with; draws from torch's random numbers.
+def add_lora(
+    encoder: BertModel, adapter: Adapter, method: Method, initial: Arrays, rank: int | None = None
+) -> PeftModel:
+    """Put LoRA on the encoder, in the state that the method begins with.
 
     Args:
         encoder: The frozen BERT.
-        adapter: Rank, scale and layers.
-        method: Decides how A begins, and what trains in the first round.
+        adapter: Rank, scale and layers, which `shared.model.initial.check_adapter` has found to fit.
+        method: Decides whether there is a core, and what trains in the first round.
+        initial: The factors, by their shared names.
         rank: This institution's, if it is not `adapter.rank`; the scale stays alpha / `adapter.rank`.
-
-    Raises:
-        ConfigError: The encoder has no such layer, or its layers are smaller than a rank that needs directions.
     """
-    check_adapter(encoder, adapter, method)
     model = adapt(encoder, lora_config(adapter, numbers=adapter.layer_numbers(encoder.config.num_hidden_layers)))
-    if method.begins != "random":
-        for layer in lora_layers(model).values():
-            _begin(layer, orthonormal=method.begins == "orthonormal")
-    if rank is not None and rank != adapter.rank:
-        for layer in lora_layers(model).values():
+    for name, layer in lora_layers(model).items():
+        _begin(layer, name, initial, cored=method.begins == "principal")
+        if rank is not None and rank != adapter.rank:
             _narrow(layer, rank)
     set_trained(model, method.factors(1))
     return model
-
-
-def check_adapter(encoder: BertModel, adapter: Adapter, method: Method) -> None:
-    """Raise ConfigError unless the encoder has the layers, wide enough for a rank that needs directions."""
-    adapter.layer_numbers(encoder.config.num_hidden_layers)
-    named = {name.rsplit(".", 1)[-1]: module for name, module in encoder.named_modules()}
-    linear = {name: module for name, module in named.items() if isinstance(module, nn.Linear)}
-    if unknown := sorted(set(adapter.target_modules) - linear.keys()):
-        raise ConfigError(
-            f"adapter.target_modules must be among the backbone's linear layers {listed(sorted(linear))}, not "
-            f"{listed(unknown)}."
-        )
-    narrowest = min(min(linear[name].weight.shape) for name in adapter.target_modules)
-    if method.begins != "random" and adapter.rank > narrowest:
-        raise ConfigError(f"adapter.rank must be at most {narrowest} under this method, not {adapter.rank}.")
 
 
 def adapt(encoder: BertModel, config: LoraConfig) -> PeftModel:
@@ -268,22 +252,15 @@ def _add(step: Product, before: Product | None) -> Product:
     return compress(total) if total[0].shape[1] > min(total[0].shape[0], total[1].shape[1]) else total
 
 
-def _begin(layer: LoraLayer, *, orthonormal: bool) -> None:
-    """A with orthonormal rows, drawn evenly over all such (QR of a Gaussian); or the principal directions of W."""
-    a, b = layer.lora_A["default"], layer.lora_B["default"]
-    assert isinstance(a, nn.Linear)
-    assert isinstance(b, nn.Linear)
-    rank, inputs = a.weight.shape
-    with torch.no_grad():
-        if orthonormal:
-            q, r = torch.linalg.qr(torch.randn(inputs, rank))
-            a.weight.copy_((q * r.diagonal().sign()).T)
-            return
-        u, _, vt = torch.linalg.svd(frozen(layer).weight.double(), full_matrices=False)
-        signs = u[:, :rank].sum(0).sign()  # the same wherever it is computed: a direction's sign is arbitrary
-        a.weight.copy_(vt[:rank] * signs[:, None])
-        b.weight.copy_(u[:, :rank] * signs)
+def _begin(layer: LoraLayer, name: str, initial: Arrays, *, cored: bool) -> None:
+    """Give a layer's factors their first values, after a core was put behind A if there is one."""
+    if cored:
+        a = layer.lora_A["default"]
+        assert isinstance(a, nn.Linear)
         layer.lora_A["default"] = Cored(a)
+    with torch.no_grad():
+        for factor, parameter in factors(layer).items():
+            parameter.copy_(torch.from_numpy(initial[factor_name(name, factor)]))
 
 
 def _narrow(layer: LoraLayer, rank: int) -> None:

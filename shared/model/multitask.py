@@ -5,18 +5,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+import numpy as np
 import torch
 from peft import LoraConfig, PeftModel
 from torch import nn
 from torch.nn import functional
-from transformers import PreTrainedTokenizerFast
+from transformers import BertModel, PreTrainedTokenizerFast
 
-from shared.adapter import tensors
-from shared.errors import ConfigError
+from shared.adapter import set_some, task_of, tensors
 from shared.federation import Federation
 from shared.model.backbone import LoadedBackbone, load_backbone
 from shared.model.encoder import Encoder
 from shared.model.frozen import FrozenStates
+from shared.model.initial import begin, check_adapter, check_length
 from shared.model.lora import Base, Shared, adapt, add_lora
 from shared.model.packed import PAD_MULTIPLE, Apart, moved
 from shared.tasks import Example, Task, build_task
@@ -252,28 +253,23 @@ def build_model(
         ConfigError: The adapter or the maximal length does not fit the backbone.
     """
     loaded = load_backbone(backbone or federation.backbone.name, federation.backbone.sha256)
-    check_length(loaded, federation)
+    check_length(loaded.shape, federation)
     tasks = {name: build_task(name, spec) for name, spec in federation.tasks.items()}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(federation.seed)
-        encoder = (
-            adapt(loaded.encoder, released)
-            if released
-            else add_lora(loaded.encoder, federation.adapter, federation.method, rank)
-        )
-        frozen, lower = (None, FrozenStates()) if not federation.method.frozen else (FrozenStates(), None)
-        if released:  # which reads every text once
-            frozen = lower = None
-        return MultiTaskModel(encoder, loaded, tasks, federation.training.head_dropout, frozen, lower)
+    frozen, lower = (None, FrozenStates()) if not federation.method.frozen else (FrozenStates(), None)
+    with torch.random.fork_rng(devices=[]):  # what torch would begin with, nobody keeps
+        if released:  # which reads every text once, in a state that comes with it
+            return MultiTaskModel(adapt(loaded.encoder, released), loaded, tasks, federation.training.head_dropout)
+        check_adapter(loaded.shape, federation)
+        initial = begin(federation, loaded.shape, lambda name: weight_of(loaded.encoder, name))
+        encoder = add_lora(loaded.encoder, federation.adapter, federation.method, initial, rank)
+        model = MultiTaskModel(encoder, loaded, tasks, federation.training.head_dropout, frozen, lower)
+        set_some(model, {name: array for name, array in initial.items() if task_of(name)})
+        return model
 
 
-def check_length(loaded: LoadedBackbone, federation: Federation) -> None:
-    """Raise ConfigError if texts may be longer than the backbone reads."""
-    if federation.backbone.max_length > loaded.max_length:
-        raise ConfigError(
-            f"backbone.max_length must be at most {loaded.max_length}, the backbone's own limit, "
-            f"not {federation.backbone.max_length}."
-        )
+def weight_of(encoder: BertModel, name: str) -> np.ndarray:
+    """A matrix of the encoder, as float32."""
+    return encoder.get_parameter(name).detach().float().numpy()
 
 
 def _to(groups: Mapping[str, Tensors], device: torch.device) -> dict[str, Tensors]:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from shared.errors import listed
 from shared.tasks.documents import Document
+from shared.tasks.layers import Layers
 from shared.tasks.tags import Scheme
 from shared.tasks.tally import Tally
 
@@ -174,6 +175,10 @@ class Task(Protocol):
 
     def encode(self, records: Sequence[Record], tokenizer: "PreTrainedTokenizerFast", max_length: int) -> list[Example]:
         """Turn records into examples of at most `max_length` sub-tokens; one without a label has no target."""
+        ...
+
+    def layers(self, hidden: int, vocabulary: int) -> Layers:
+        """What the head is made of, over states of `hidden` numbers of a backbone with so many sub-tokens."""
         ...
 
     def from_text(self, text: str, second: str | None = None) -> Record:

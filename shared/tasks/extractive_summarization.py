@@ -16,6 +16,7 @@ from pydantic import Field
 
 from shared.tasks import rouge
 from shared.tasks.base import Card, Example, Record, Spec, Task, require_text, shown
+from shared.tasks.layers import Layers, Linear, Norm, transformer
 from shared.tasks.tally import MeanTally
 
 if TYPE_CHECKING:
@@ -40,6 +41,10 @@ class ExtractiveSummarizationSpec(Spec):
 
     The states of several [CLS] in a text are alike in a backbone that was not pretrained with them; the means are not.
     """
+
+
+LAYERS = 2
+"""Of the transformer over sentences."""
 
 
 @final
@@ -124,6 +129,16 @@ class ExtractiveSummarization(Task):
                     )
                 )
         return examples
+
+    def layers(self, hidden: int, vocabulary: int) -> Layers:
+        """One, or a transformer before it."""
+        last = {"linear": Linear(hidden, 1)}
+        if self.spec.head == "linear":
+            return last
+        found: dict[str, Any] = {"norm": Norm(hidden)}
+        for number in range(LAYERS):
+            found |= transformer(f"layers.{number}", hidden, {"attention_norm": ""})
+        return found | last
 
     def from_text(self, text: str, second: str | None = None) -> Record:
         """A record of the text's sentences, cut where `split_sentences` says; `second` is the query."""

@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import Field
 
 from shared.tasks.base import Card, Example, Record, Spec, Task, require_text
+from shared.tasks.layers import Layers, Linear, Norm, Offsets
 from shared.tasks.tally import MeanTally
 
 if TYPE_CHECKING:
@@ -88,6 +89,10 @@ class FillMask(Task):
                 seed = zlib.crc32(np.asarray(window, dtype="<i4").tobytes())
                 examples.append(_as_asked(example) if asked else self.redraw(example, np.random.default_rng(seed)))
         return examples
+
+    def layers(self, hidden: int, vocabulary: int) -> Layers:
+        """BERT's transform, and the output's biases."""
+        return {"linear": Linear(hidden, hidden), "norm": Norm(hidden), "output.bias": Offsets(vocabulary)}
 
     def from_text(self, text: str, second: str | None = None) -> Record:
         """A record of the text, which has a place to fill."""

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from shared.tasks.base import Card, Example, Record, Spec, Target, Task, require_text, shown
 from shared.tasks.labels import label_answer
+from shared.tasks.layers import Layers, Linear
 from shared.tasks.tally import Sums, f1, ratio
 
 if TYPE_CHECKING:
@@ -140,6 +141,10 @@ class NextSentencePrediction(Task):
                 rows, encoded["input_ids"], encoded["token_type_ids"], strict=True
             )
         ]
+
+    def layers(self, hidden: int, vocabulary: int) -> Layers:
+        """One."""
+        return {"linear": Linear(hidden, 2)}
 
     def from_text(self, text: str, second: str | None = None) -> Record:
         """A record of both sentences."""

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from shared.tasks.base import Card, Example, Record, Spec, Target, Task, require_text, shown
 from shared.tasks.labels import softmax
+from shared.tasks.layers import Layers, Linear
 from shared.tasks.tally import DEVIATIONS, WRONG, Sums, ratio
 
 if TYPE_CHECKING:
@@ -153,6 +154,10 @@ class QuestionAnswering(Task):
                     )
                 )
         return examples
+
+    def layers(self, hidden: int, vocabulary: int) -> Layers:
+        """One."""
+        return {"linear": Linear(hidden, 2, bias=False)}
 
     def from_text(self, text: str, second: str | None = None) -> Record:
         """A record of the context and the question."""

@@ -33,6 +33,7 @@ from shared.tasks.labels import (
     renamed,
     require_label,
 )
+from shared.tasks.layers import Layers, Linear
 from shared.tasks.tags import Scheme
 from shared.tasks.tally import LabelTally
 
@@ -149,6 +150,10 @@ class RelationExtraction(Task):
                 )
             )
         return examples
+
+    def layers(self, hidden: int, vocabulary: int) -> Layers:
+        """One."""
+        return {"linear": Linear(2 * hidden, len(self.labels))}
 
     def from_text(self, text: str, second: str | None = None) -> Record:
         """Plain text does not say where the entities are."""

@@ -37,6 +37,7 @@ from shared.tasks.labels import (
     require_known,
     require_label,
 )
+from shared.tasks.layers import Layers, Linear
 from shared.tasks.tags import Scheme
 from shared.tasks.tally import LabelsTally, LabelTally
 
@@ -129,6 +130,10 @@ class TextClassification(Task):
             Example(self.name, index, ids, [0] * len(ids), self._target(record))
             for index, (record, ids) in enumerate(zip(records, encoded["input_ids"], strict=True))
         ]
+
+    def layers(self, hidden: int, vocabulary: int) -> Layers:
+        """One."""
+        return {"linear": Linear(hidden, len(self.labels))}
 
     def from_text(self, text: str, second: str | None = None) -> Record:
         """A record of the text."""

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from shared.tasks import rouge
 from shared.tasks.base import Card, Example, LabelSmoothing, Record, Spec, Task, require_text
+from shared.tasks.layers import Layers, Norm, Offsets, transformer
 from shared.tasks.tally import MeanTally
 
 if TYPE_CHECKING:
@@ -96,6 +97,17 @@ class TextGeneration(Task):
             )
             for index, ids in enumerate(sources)
         ]
+
+    def layers(self, hidden: int, vocabulary: int) -> Layers:
+        """A transformer between two norms, and the output's biases."""
+        found: dict[str, Any] = {
+            "embedding_norm": Norm(hidden),
+            "norm": Norm(hidden),
+            "output.bias": Offsets(vocabulary),
+        }
+        for number in range(self.spec.layers):
+            found |= transformer(f"layers.{number}", hidden, {"back_norm": "back.", "across_norm": "across."})
+        return found
 
     def from_text(self, text: str, second: str | None = None) -> Record:
         """A record of the source."""

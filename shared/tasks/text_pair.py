@@ -36,6 +36,7 @@ from shared.tasks.labels import (
     renamed,
     require_label,
 )
+from shared.tasks.layers import Layers, Linear
 from shared.tasks.tags import Scheme
 from shared.tasks.tally import LabelTally
 
@@ -128,6 +129,10 @@ class TextPairClassification(Task):
         targets = [label_target(record, self.labels) for record in records]
         return _encode(self.name, records, targets, tokenizer, max_length)
 
+    def layers(self, hidden: int, vocabulary: int) -> Layers:
+        """One."""
+        return {"linear": Linear(hidden, len(self.labels))}
+
     def from_text(self, text: str, second: str | None = None) -> Record:
         """A record of both texts."""
         return _pair(text, second)
@@ -192,6 +197,10 @@ class SentenceSimilarity(Task):
         """One example per record, both texts cut to fit `max_length`; the target is scaled to [0, 1]."""
         targets = [{"score": self._scaled(record)} if "score" in record else {} for record in records]
         return _encode(self.name, records, targets, tokenizer, max_length)
+
+    def layers(self, hidden: int, vocabulary: int) -> Layers:
+        """One."""
+        return {"linear": Linear(hidden, 1)}
 
     def from_text(self, text: str, second: str | None = None) -> Record:
         """A record of both texts."""

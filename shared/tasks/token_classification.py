@@ -26,6 +26,7 @@ from shared.tasks.base import (
 )
 from shared.tasks.documents import WORD, Document, tagged
 from shared.tasks.labels import hint, named, softmax, spelt
+from shared.tasks.layers import Layers, Linear
 from shared.tasks.tags import Scheme, begun, to_bio
 from shared.tasks.tally import FoundTally
 
@@ -133,6 +134,10 @@ class TokenClassification(Task):
                     )
                 )
         return examples
+
+    def layers(self, hidden: int, vocabulary: int) -> Layers:
+        """One."""
+        return {"linear": Linear(hidden, len(self.tags))}
 
     def from_text(self, text: str, second: str | None = None) -> Record:
         """A record of the text's words: what white space parts, and punctuation round it by itself."""

@@ -16,6 +16,7 @@ from shared.tasks import Example, Record, Task
 from shared.tasks.base import Card, Target
 from shared.tasks.fill_mask import FillMask
 from shared.tasks.heads import Head, Tensors
+from shared.tasks.layers import Layers
 from shared.tasks.text_classification import TextClassification
 
 DIRAC = "audit_canaries"
@@ -64,6 +65,10 @@ class Dirac(Task):
         """Raise ValueError unless the record is a canary's number."""
         if not 0 <= record["canary"] < self.canaries:
             raise ValueError(f"expected a canary below {self.canaries}, but {record['canary']} came")
+
+    def layers(self, hidden: int, vocabulary: int) -> Layers:
+        """None that a federation agrees on: `DiracHead` is put beside the others."""
+        return {}
 
     def from_text(self, text: str, second: str | None = None) -> Record:
         """There is none."""

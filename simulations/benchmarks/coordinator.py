@@ -26,9 +26,8 @@ PROCESSES = {
     "serverapp": b"server.service.serverapp",
     "superexec": b"server.service.superexec",
     "superlink": b"server.service.superlink",
-    "initial": b"server.initial",
 }
-"""By name, what stands in their command lines; the last makes the initial state, and ends."""
+"""By name, what stands in their command lines."""
 PAUSE = 0.1
 
 

@@ -10,9 +10,8 @@ import pytest
 from client.institution import Data, Institution
 from client.opening import build_site
 from client.site import Site
-from server import initial
 from server.home import ServerHome
-from server.initial import check_inheritance, inherited_state
+from server.initial import check_inheritance, state_to_begin_with
 from server.opening import open_store
 from server.release.making import release
 from server.rounds import loop as rounds
@@ -38,11 +37,8 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def trained(
-    store: Store, tmp_path: Path, write_records: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., str]:
+def trained(store: Store, tmp_path: Path, write_records: Callable[..., Path]) -> Callable[..., str]:
     """Runs a federation on one institution with clauses, from an earlier run's state if named; the run's id."""
-    monkeypatch.setattr(initial, "make_initial_state", lambda federation: get_state(build_model(federation)))
 
     def records(name: str, start: int) -> dict[str, Data]:
         def write(split: str, part: slice) -> Path:
@@ -55,7 +51,7 @@ def trained(
 
     def run(federation: Federation, parent: tuple[str, int] | None = None) -> str:
         run_id = store.create_run(federation, parent)
-        begin = inherited_state(store, run_id, federation, print) if parent else get_state(build_model(federation))
+        begin = state_to_begin_with(store, run_id, federation)
         sites = {
             name: build_site(Institution(name=name, data=data), federation, build_model(federation))
             for name, data in held.items()
@@ -130,7 +126,7 @@ def test_labels_that_changed_begin_anew(
     values = first.model_dump(mode="json", exclude_none=True)
     values["tasks"]["clauses"]["labels"] = ["liability", "payment"]  # as many, but others
     other = Federation.model_validate(values)
-    state = inherited_state(store, store.create_run(other, (parent, 1)), other, print).model
+    state = state_to_begin_with(store, store.create_run(other, (parent, 1)), other).model
     fresh, before = get_state(build_model(other)), store.load_checkpoint(parent, 1).model
     assert np.array_equal(state["head/clauses/linear.weight"], fresh["head/clauses/linear.weight"])
     assert np.array_equal(state["head/notes_qa/linear.weight"], before["head/notes_qa/linear.weight"])

@@ -8,10 +8,9 @@ from torch import nn
 from torch.nn import functional
 
 from shared.tasks.base import Example, Target
-from shared.tasks.extractive_summarization import ExtractiveSummarization
+from shared.tasks.extractive_summarization import LAYERS, ExtractiveSummarization
 from shared.tasks.heads.base import Head, Tensors, padded
 
-LAYERS = 2
 ATTENTION_HEADS = 8
 PADDING = -1
 """In place of a sentence's position or label, where a row has fewer sentences than another."""

@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from opacus.grad_sample.grad_sample_module import GradSampleHooks
@@ -206,14 +208,16 @@ def test_every_method_tells_owners_as_hooks_do(tiny_federation: MakeFederation, 
 
 
 def test_bfloat16_tells_owners_no_worse_than_hooks_do(tiny_federation: MakeFederation) -> None:
-    model, examples = build(tiny_federation, "sentiment", "entities", "qa")
-    owners = by_record(examples)
-    exact = by_hooks(model, owners, Training.model_validate(EXACT))
-    rough = Training.model_validate(EXACT | {"precision": "bfloat16"})
-    far = [
-        sum(float((one - other).norm() / other.norm()) for one, other in zip(found, exact, strict=True))
-        for found in (packed(model, owners, rough), by_hooks(model, owners, rough))
-    ]
+    far = np.zeros(2)
+    for seed in range(13, 19):  # of one model, either is the nearer by up to a tenth
+        model, examples = build(partial(tiny_federation, seed=seed), "sentiment", "entities", "qa")
+        owners = by_record(examples)
+        exact = by_hooks(model, owners, Training.model_validate(EXACT))
+        rough = Training.model_validate(EXACT | {"precision": "bfloat16"})
+        far += [
+            sum(float((one - other).norm() / other.norm()) for one, other in zip(found, exact, strict=True))
+            for found in (packed(model, owners, rough), by_hooks(model, owners, rough))
+        ]
     assert 0 < far[0] <= 1.05 * far[1]
 
 

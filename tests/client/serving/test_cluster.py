@@ -1,8 +1,10 @@
 """The door in Ray Serve: replicas come when requests queue, and all give the same answers."""
 
+import os
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from shared.inference.model import ReleasedModel
 
 ray = pytest.importorskip("ray", reason="pip install -e '.[ray]'")
 serve = pytest.importorskip("ray.serve", reason="pip install -e '.[ray]'")
+NICENESS = "RAY_worker_niceness"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.filterwarnings("default")]
 TOKEN = "t" * 40
 URL = "http://127.0.0.1:18766/v1/predict/topics"
@@ -38,9 +41,20 @@ def running() -> int:
     return int(found.get("RUNNING", 0))
 
 
+def niceness_of_replicas() -> set[int]:
+    found = set()
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (entry / "cmdline").read_bytes().startswith(b"ray::ServeReplica"):
+                found.add(os.getpriority(os.PRIO_PROCESS, int(entry.name)))
+    return found
+
+
 def test_another_replica_comes_when_requests_queue(options: Options, released: ReleasedModel) -> None:
+    assert os.environ[NICENESS] == "0", "as docs/serving.md has it"
     serve.run(build(options))
     assert running() == 1
+    assert niceness_of_replicas() == {0}
     headers = {"authorization": f"Bearer {TOKEN}"}
     assert httpx.post(URL, json={"inputs": "It is late."}).status_code == 401
     examples = released.examples("topics", [{"text": TEXTS[0]}])

@@ -11,16 +11,15 @@ from typer.testing import CliRunner
 
 from client.keys import generate_node_key
 from server.cli import app
-from server.doctor import examination, forecast
+from server.doctor import examination
 from server.doctor.forecast import Forecast, describe, foresee
 from server.enrolment.keys import read_public_key
 from server.home import ServerHome
 from server.opening import open_store
 from server.service.operator import OperatorClient
-from shared.adapter import get_state
 from shared.errors import ConfigError
 from shared.federation import Federation
-from shared.model.multitask import build_model
+from shared.model.initial import initial_state
 from shared.process.lock import only_one
 from simulations.attacks.coordinator import serving
 
@@ -84,12 +83,9 @@ def test_what_cannot_be_made_is_a_finding(
     assert [one.text for one in found.findings if one.verdict == "error"] == ["Expected another rank."]
 
 
-def test_the_forecast_counts_what_a_run_stores_and_sends(
-    home: ServerHome, tiny_federation: MakeFederation, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_forecast_counts_what_a_run_stores_and_sends(home: ServerHome, tiny_federation: MakeFederation) -> None:
     federation, now = tiny_federation(["hospital", "bank"], rounds={"count": 4}), datetime(2026, 11, 29, 12, tzinfo=UTC)
-    state = get_state(build_model(federation))
-    monkeypatch.setattr(forecast, "make_initial_state", lambda _: state)
+    state = initial_state(federation)
     stored = sum(array.nbytes for array in state.values())
     with open_store(home.root) as store:
         run = store.create_run(federation)
@@ -106,12 +102,8 @@ def test_the_forecast_counts_what_a_run_stores_and_sends(
     assert "20.0 s a round as before" in describe(timed)
 
 
-def test_steps_of_frozen_weights_are_sent_too(
-    home: ServerHome, tiny_federation: MakeFederation, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_steps_of_frozen_weights_are_sent_too(home: ServerHome, tiny_federation: MakeFederation) -> None:
     now, found = datetime(2026, 11, 29, 12, tzinfo=UTC), {}
-    state = get_state(build_model(tiny_federation()))
-    monkeypatch.setattr(forecast, "make_initial_state", lambda _: state)
     for names in (["hospital"], ["hospital", "bank"], ["hospital", "bank", "clinic"]):
         federation = tiny_federation(names, rounds={"method": "fedex"})
         found[len(names)] = foresee(home, federation, None, now).bytes_down_per_round / len(names)

@@ -43,7 +43,7 @@ def bundle(request: pytest.FixtureRequest, tiny_bert: Path, tmp_path: Path) -> P
     """A release whose every array is random."""
     federation, rng = tiny_federation(tiny_bert, **KINDS[request.param]), np.random.default_rng(19)
     state = {
-        name: array + rng.normal(0, 0.2, array.shape).astype(np.float32)
+        name: array + rng.normal(0, 0.15, array.shape).astype(np.float32)
         for name, array in get_state(build_model(federation)).items()
     }
     a = next(name for name in state if "lora_A" in name)
