@@ -19,9 +19,9 @@ from client.train.gradients import Passing
 from shared.adapter import is_received, is_sent, tensors
 from shared.codec import Arrays, Shapes
 from shared.federation import Federation
+from shared.fields import Split
 from shared.model.balancing import State
 from shared.model.multitask import MultiTaskModel
-from shared.protocol import Split
 from shared.tasks import Example, Record
 
 

@@ -37,9 +37,9 @@ from client.site import Site
 from shared.adapter import get_state, is_kept
 from shared.errors import Reasons
 from shared.federation import Federation, load_federation
+from shared.fields import Split
 from shared.model.multitask import MultiTaskModel, build_model
 from shared.process.machine import machine_errors
-from shared.protocol import Split
 
 SIMULATED = Kept()
 """Of a site from which nothing leaves."""

@@ -11,11 +11,11 @@ from pydantic import Field
 
 from shared.config import Model, Name
 from shared.errors import PolicyError, listed
-from shared.fields import Digest
-from shared.protocol import Counts, EvaluateRequest, Request, Split
+from shared.fields import Counts, Digest, Split
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the daemon and the commands read a policy, and have no use for Flower
     from shared.federation import Federation
+    from shared.protocol import Request
 
 Owners = Mapping[str, Mapping[Split, int]]
 """Per task and split, how many owners (or records, where none are named) this site holds."""
@@ -90,7 +90,7 @@ class Policy(Model):
         return self.max_epsilon is not None if self.new_data is None else self.new_data == "ask"
 
 
-def check_request(policy: Policy, request: Request, federation: "Federation", owners: Owners) -> None:
+def check_request(policy: Policy, request: "Request", federation: "Federation", owners: Owners) -> None:
     """Whether the policy allows any answer but a refusal.
 
     Args:
@@ -104,6 +104,8 @@ def check_request(policy: Policy, request: Request, federation: "Federation", ow
     """
     for objection in objections(policy, federation, owners):
         raise PolicyError(objection)
+    from shared.protocol import EvaluateRequest
+
     if isinstance(request, EvaluateRequest) and not request.released:  # that one is answered with what may be shared
         _check_evaluation(policy, request.split, owners)
 

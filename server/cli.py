@@ -244,9 +244,7 @@ def extend(
 @app.command(epilog="Example: collegium server doctor coordinator")
 def doctor(
     home: Home,
-    forecast: Annotated[
-        bool, typer.Option("--forecast/--no-forecast", help="Say what a run would take.")
-    ] = True,
+    forecast: Annotated[bool, typer.Option("--forecast/--no-forecast", help="Say what a run would take.")] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Check whether the coordinator is ready, and what a run would take; the server may be up or not.

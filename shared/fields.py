@@ -8,7 +8,7 @@ bounded, texts are printable and short, since what comes from outside ends in lo
 from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
@@ -16,6 +16,12 @@ from shared.config import NAME_PATTERN
 from shared.errors import ProtocolError, plain
 
 T = TypeVar("T")
+Split = Literal["train", "validation", "test"]
+Scored = Literal["validation", "test"]
+"""The splits whose scores can be asked for; training records are nobody's to ask about."""
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+Counts = Literal["exact", "rounded", "none"]
+"""How exactly a site says how many records it holds."""
 MOST_RECORDS = 10**9
 """No institution holds more records of one task; a larger count would take the whole weight."""
 MOST_ROUNDS = 10_000

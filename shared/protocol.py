@@ -24,6 +24,7 @@ from shared.fields import (
     MOST_ROUNDS,
     Blob,
     Count,
+    Counts,
     Digest,
     Head,
     Hex,
@@ -33,9 +34,11 @@ from shared.fields import (
     Number,
     Round,
     RunName,
+    Scored,
     Seconds,
     Sentence,
     Spent,
+    Split,
     Version,
     is_blob,
     read,
@@ -50,11 +53,6 @@ that, so that the release before reads the message."""
 LONGEST_BODY = 2**25
 """Characters of a message's JSON."""
 T = TypeVar("T")
-Split = Literal["train", "validation", "test"]
-Scored = Literal["validation", "test"]
-"""The splits whose scores can be asked for; training records are nobody's to ask about."""
-Counts = Literal["exact", "rounded", "none"]
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 Sealed = Annotated[str, Field(pattern=r"^[0-9A-Za-z+/=_-]*$", max_length=10_000)]
 ByTask = Annotated[Mapping[Name, T], Field(max_length=LONGEST_LIST)]
 ByInstitution = Annotated[Mapping[Name, T], Field(max_length=LONGEST_LIST)]

@@ -22,7 +22,7 @@ from client.data.loading import paths_of, read_records
 from client.institution import Data
 from shared.config import Model
 from shared.errors import ConfigError, DataError, joined, listed
-from shared.protocol import Split
+from shared.fields import Split
 from shared.tasks import Record, Task
 
 MOST = 1_000

@@ -17,8 +17,8 @@ from client.data.readers.options import ASKED
 from client.institution import Data
 from client.leaving.news import NAME as NEWS
 from shared.errors import CollegiumError, joined
+from shared.fields import Split
 from shared.process.files import private_folder, write_synced
-from shared.protocol import Split
 from shared.tasks import Record, Task
 
 log = logging.getLogger(NEWS)

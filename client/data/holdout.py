@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from shared.errors import ConfigError, DataError, StoreError
+from shared.fields import Split
 from shared.process.files import check_private, private_folder, sync_folder
-from shared.protocol import Split
 
 HOLD_OUT = 0.1
 """Chance of an owner to be held out for validation where a site gives no validation file."""

@@ -17,7 +17,7 @@ from client.data.readers.options import AS_IT_IS
 from client.data.sources import BadRow, Place, named, scan_rows
 from client.institution import Data
 from shared.errors import CollegiumError, ConfigError, DataError, Reasons, listed
-from shared.protocol import Split
+from shared.fields import Split
 from shared.tasks import Example, Record, Task
 
 if TYPE_CHECKING:

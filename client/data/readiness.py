@@ -16,7 +16,7 @@ from client.data.loading import FileReport, Row, read_task
 from client.data.quality import troubles_of
 from client.data.sources import Place
 from client.institution import Data
-from shared.protocol import Split
+from shared.fields import Split
 from shared.tasks import Record, Task
 
 MEASURED = 2000

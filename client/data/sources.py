@@ -18,7 +18,7 @@ from client.data.readers.base import named as named
 from client.data.readers.json_lines import parse
 from client.data.readers.options import AS_IT_IS, SUFFIXES, Reading
 from shared.errors import DataError, listed
-from shared.protocol import Split
+from shared.fields import Split
 from shared.tasks.labels import named as called
 from shared.tasks.labels import spelt
 

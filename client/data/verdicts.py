@@ -9,7 +9,7 @@ from client.data.readiness import Report, SplitReport, TaskReport, majority_shar
 from shared.doctor.findings import Verdict
 from shared.errors import joined, listed
 from shared.federation import Adapter
-from shared.protocol import Split
+from shared.fields import Split
 
 MANY_DUPLICATES = 0.01
 MANY_OVERLAPPING = 0.01

@@ -13,7 +13,7 @@ from shared.doctor.findings import Finding
 from shared.enrolment.certificates import WARNING_DAYS, authority_days, read_certificates
 from shared.errors import CollegiumError
 from shared.flower.constants import FLEET_HTTP_PUBLIC_KEY_HEADER
-from shared.flower.keys import public_key_to_bytes
+from shared.flower.crypto import public_key_to_bytes
 from shared.process.proxies import proxy_towards
 from shared.signing import HEADER, sign_request
 

@@ -18,12 +18,12 @@ from client.train.precision import is_bfloat16
 from shared.doctor.findings import VERDICTS
 from shared.errors import CollegiumError, Reasons
 from shared.federation import Federation, load_federation
+from shared.fields import SPLITS
 from shared.model.backbone import Outline
 from shared.model.frozen import memory_share
 from shared.nodekeys import fingerprint
 from shared.process.console import print_table
 from shared.process.lock import holder
-from shared.protocol import SPLITS
 from shared.tasks import build_task
 
 SHOWN = 5

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import TypeVar
 
 from client.policy import Owners, Policy, offered
-from shared.protocol import EvaluateReply, QueryReply, Split, TrainReply
+from shared.fields import Split
+from shared.protocol import EvaluateReply, QueryReply, TrainReply
 
 K = TypeVar("K")
 Scores = Mapping[str, Mapping[str, float]]

@@ -23,7 +23,7 @@ from client.privacy.owners import Key, Owner
 from client.privacy.randomness import Stream
 from shared.errors import ConfigError
 from shared.federation import EVALUATION_CLIP, Federation
-from shared.protocol import Scored, Split
+from shared.fields import Scored, Split
 from shared.tasks import Record, Task
 from shared.tasks.tally import Sums
 

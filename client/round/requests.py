@@ -22,9 +22,9 @@ from typing import Any, Literal
 
 from shared.errors import PolicyError, ProtocolError, StoreError
 from shared.federation import Federation
-from shared.fields import read
+from shared.fields import Scored, read
 from shared.process.files import write_synced
-from shared.protocol import EvaluateReply, EvaluateRequest, Scored, TrainRequest, body_of
+from shared.protocol import EvaluateReply, EvaluateRequest, TrainRequest, body_of
 
 Purpose = Literal["initial", "validation", "common", "released"]
 SPLITS: Mapping[Purpose, Scored] = {

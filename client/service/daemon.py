@@ -17,9 +17,8 @@ from typing import TextIO
 from client.agreement import TOLD
 from client.institution import Institution, federations_of, load_institution
 from client.keys import read_private_key
-from client.service.endings import RUNTIME_HOST, Hopeless, Patience, port_taken
+from client.service.endings import RUNTIME_HOST, Ending, Hopeless, Patience, port_taken
 from client.service.looking import looking
-from client.service.once import Ending
 from client.watching.door import watched
 from client.watching.metrics import Left, Link
 from client.watching.notices import Finder

@@ -1,10 +1,15 @@
-"""Why a SuperNode has ended, from what Flower 1.41 writes: for good, or until the coordinator mends it."""
+"""Why a site ends: its SuperNode for good, or until somebody mends it, as Flower 1.41 says; a job after its round."""
 
+import json
 import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 from client.institution import Institution
 from client.keys import next_key
+from shared.errors import ProcessError
 
 RUNTIME_HOST = "127.0.0.1"
 STALE_SECONDS = 100.0
@@ -15,6 +20,10 @@ NOT_ENROLLED, REVOKED = "Its key is not enrolled.", "Its key was revoked."
 """What the coordinator's door (`server.door.authentication`) adds to a refusal of a key that it does not know."""
 REFUSED = "Failed to activate SuperNode"
 """What Flower writes then."""
+OVER = "collegium.over: "
+"""How a line for the daemon begins: a job has answered its round (`client.service.once`)."""
+MOST_DEATHS = 3
+"""Of an executor, in a job that is to answer one round."""
 
 
 class Hopeless:
@@ -113,3 +122,83 @@ def content_of(path: Path) -> bytes:
         return path.read_bytes()
     except OSError:
         return b""
+
+
+@dataclass(frozen=True)
+class Over:
+    """Why a site that was to answer one round ends, and whether it could."""
+
+    text: str
+    failed: bool = False
+    answered: bool = True
+    """Whether anything was answered that was asked for."""
+
+    def line(self) -> str:
+        """For the daemon."""
+        return f"{OVER}{json.dumps(asdict(self))}"
+
+    def header(self) -> str:
+        """For the SuperNode."""
+        return quote(json.dumps(asdict(self)))
+
+
+def read_line(line: str) -> Over | None:
+    """What `Over.line` has written, if it is such a line."""
+    return Over(**json.loads(line.removeprefix(OVER))) if line.startswith(OVER) else None
+
+
+def read_header(value: str) -> Over:
+    """What `Over.header` says."""
+    return Over(**json.loads(unquote(value)))
+
+
+class Ending:
+    """What a daemon goes by that is to end after one round.
+
+    Attributes:
+        over: Why it ends, once it does.
+    """
+
+    def __init__(self) -> None:
+        self.over: Over | None = None
+        self._deaths = 0
+
+    def sift(self, lines: Iterable[str]) -> Iterator[str]:
+        """The lines of a child's log that are not for this."""
+        for line in lines:
+            if found := read_line(line):
+                self.over = self.over or found
+            else:
+                yield line
+
+    def reached(self) -> bool:
+        """Whether the daemon is to end."""
+        return self.over is not None
+
+    def outcome(self, institution: Institution, *, connected: bool) -> str:
+        """What the operator is told at the end.
+
+        Args:
+            institution: Its file.
+            connected: Whether the coordinator was there, as far as is known.
+
+        Raises:
+            ProcessError: No round was answered, and not because nobody asked.
+        """
+        name, address = institution.name, institution.server.address
+        if self.over is None:
+            raise ProcessError(f"{name} was stopped before it had answered a round.")
+        if not (connected or self.over.failed or self.over.answered):
+            raise ProcessError(
+                f"{self.over.text} {name} was not connected to the coordinator at {address}: see what stands above."
+            )
+        if self.over.failed:
+            raise ProcessError(self.over.text)
+        return self.over.text
+
+    def give_up(self, _code: int, _tail: str) -> str | None:
+        """For the supervisor: an executor that dies again and again answers no round."""
+        self._deaths += 1
+        if self._deaths < MOST_DEATHS:
+            return None
+        return f"The executor has died {self._deaths} times without an answer to a round; its log says more."

@@ -2,19 +2,17 @@
 
 The executor follows what it is asked (`OneRound`). It says to the SuperNode, with the answer that ends the round, that
 it is the last one (`OVER_HEADER`); the SuperNode asks for no other message and, once the answer is at the coordinator,
-writes a line for the daemon, which ends both (`Ending`). An executor that is asked nothing writes that line itself.
+writes a line for the daemon, which ends both (`client.service.endings.Ending`). An executor that is asked nothing
+writes that line itself.
 """
 
-import json
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
-from urllib.parse import quote, unquote
+from collections.abc import Callable
 
 import httpx
 
-from client.institution import Institution
-from shared.errors import ProcessError, plain
+from client.service.endings import Over
+from shared.errors import plain
 from shared.flower.http import ProtobufCall, ProtobufRequestContext
 from shared.protocol import (
     EvaluateRequest,
@@ -27,38 +25,6 @@ from shared.protocol import (
 
 OVER_HEADER = "collegium-over"
 """In what an executor says to its SuperNode: the answer in it is the last one, and what the operator is told."""
-OVER = "collegium.over: "
-"""How the line for the daemon begins."""
-MOST_DEATHS = 3
-"""Of an executor, in a job that is to answer one round."""
-
-
-@dataclass(frozen=True)
-class Over:
-    """Why a site that was to answer one round ends, and whether it could."""
-
-    text: str
-    failed: bool = False
-    answered: bool = True
-    """Whether anything was answered that was asked for."""
-
-    def line(self) -> str:
-        """For the daemon."""
-        return f"{OVER}{json.dumps(asdict(self))}"
-
-    def header(self) -> str:
-        """For the SuperNode."""
-        return quote(json.dumps(asdict(self)))
-
-
-def read_line(line: str) -> Over | None:
-    """What `Over.line` has written, if it is such a line."""
-    return Over(**json.loads(line.removeprefix(OVER))) if line.startswith(OVER) else None
-
-
-def read_header(value: str) -> Over:
-    """What `Over.header` says."""
-    return Over(**json.loads(unquote(value)))
 
 
 class OneRound:
@@ -141,55 +107,3 @@ class SaysItIsOver:
         if self._once and self._once.over:
             context.request.headers[OVER_HEADER] = self._once.over.header()
         return call_next(context)
-
-
-class Ending:
-    """What a daemon goes by that is to end after one round.
-
-    Attributes:
-        over: Why it ends, once it does.
-    """
-
-    def __init__(self) -> None:
-        self.over: Over | None = None
-        self._deaths = 0
-
-    def sift(self, lines: Iterable[str]) -> Iterator[str]:
-        """The lines of a child's log that are not for this."""
-        for line in lines:
-            if found := read_line(line):
-                self.over = self.over or found
-            else:
-                yield line
-
-    def reached(self) -> bool:
-        """Whether the daemon is to end."""
-        return self.over is not None
-
-    def outcome(self, institution: Institution, *, connected: bool) -> str:
-        """What the operator is told at the end.
-
-        Args:
-            institution: Its file.
-            connected: Whether the coordinator was there, as far as is known.
-
-        Raises:
-            ProcessError: No round was answered, and not because nobody asked.
-        """
-        name, address = institution.name, institution.server.address
-        if self.over is None:
-            raise ProcessError(f"{name} was stopped before it had answered a round.")
-        if not (connected or self.over.failed or self.over.answered):
-            raise ProcessError(
-                f"{self.over.text} {name} was not connected to the coordinator at {address}: see what stands above."
-            )
-        if self.over.failed:
-            raise ProcessError(self.over.text)
-        return self.over.text
-
-    def give_up(self, _code: int, _tail: str) -> str | None:
-        """For the supervisor: an executor that dies again and again answers no round."""
-        self._deaths += 1
-        if self._deaths < MOST_DEATHS:
-            return None
-        return f"The executor has died {self._deaths} times without an answer to a round; its log says more."

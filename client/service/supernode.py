@@ -39,7 +39,8 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from client.agreement.asking import Watch
-from client.service.once import OVER_HEADER, Over, read_header
+from client.service.endings import Over, read_header
+from client.service.once import OVER_HEADER
 from client.service.requests import InTurn, LastNode, Patience, WholeRequestSigner
 from shared.errors import ConnectionFailedError
 from shared.flower.constants import Status, console_handler

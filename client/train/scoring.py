@@ -7,8 +7,8 @@ import numpy as np
 from client.data.loading import TaskData
 from client.privacy.evaluation import NoisySums
 from client.train import trainer
+from shared.fields import Split
 from shared.model.multitask import MultiTaskModel
-from shared.protocol import Split
 
 
 def score(

@@ -28,8 +28,8 @@ from shared.flower.constants import (
     TIMESTAMP_HEADER,
     TIMESTAMP_TOLERANCE,
 )
-from shared.flower.http import API_ERROR_MAP, ApiErrorCode, FlowerError
-from shared.flower.keys import bytes_to_public_key, verify_signature
+from shared.flower.crypto import bytes_to_public_key, verify_signature
+from shared.flower.errors import API_ERROR_MAP, ApiErrorCode, FlowerError
 from shared.signing import HEADER, RequestSignature, read_signature
 
 ACTIVATE_PATH = "/v1/fleet/activate-node"

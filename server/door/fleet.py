@@ -28,7 +28,7 @@ from shared.errors import StoreError
 from shared.federation import Federation
 from shared.federation.offers import HEADER as AGREEMENT
 from shared.federation.offers import PATH as AGREEMENT_PATH
-from shared.flower.http import FlowerError
+from shared.flower.errors import FlowerError
 from shared.flower.messages import PullMessagesResponse
 from shared.flower.superlink import fleet_handlers, http_error_translator
 from shared.process.carrying import NOTHING, Carried, contents_of, hand_out, take_in, taking

@@ -16,16 +16,14 @@ from shared import codec
 from shared.adapter import check_shapes, of_tasks
 from shared.codec import Coding, Shapes
 from shared.errors import ProtocolError, ReplyError, listed
-from shared.fields import MOST_RECORDS
+from shared.fields import MOST_RECORDS, Counts, Split
 from shared.model.allocation import Ranks, fill, update_shapes
 from shared.protocol import (
-    Counts,
     EvaluateReply,
     EvaluateRequest,
     QueryReply,
     SecureReply,
     SecureRequest,
-    Split,
     TrainedReply,
     TrainReply,
     TrainRequest,

@@ -8,7 +8,8 @@ from server.rounds.outcomes import PERSONAL
 from server.rounds.replies import check_scores
 from server.rounds.run import Run, checked
 from server.store import Score
-from shared.protocol import EvaluateReply, EvaluateRequest, Scored
+from shared.fields import Scored
+from shared.protocol import EvaluateReply, EvaluateRequest
 from shared.state import State
 
 

@@ -17,7 +17,7 @@ from server.service.listeners import OPERATOR_HOST
 from server.service.replies import own_requests
 from shared.errors import CollegiumError, ConfigError, ConnectionFailedError, EnrolmentError
 from shared.flower.constants import HEARTBEAT_PATIENCE, NodeStatus
-from shared.flower.http import ApiErrorCode, ControlHttpClient, FlowerError, ProtobufCall, ProtobufRequestContext
+from shared.flower.http import ControlHttpClient, ProtobufCall, ProtobufRequestContext
 from shared.flower.messages import (
     Fab,
     ListNodesRequest,
@@ -258,9 +258,11 @@ class OperatorClient:
                 f"Expected the server at {self._address} to accept the token in {self._home.operator_token_file}, but "
                 "it refused it; restart `collegium server up` if the token was changed."
             )
+        from shared.flower.errors import FlowerError
+
         refused = FlowerError.from_json(response.text)
-        if refused is not None and refused.code in _REFUSALS:
-            kind, sentence = _REFUSALS[refused.code]
+        if refused is not None and (known := _refusals().get(refused.code)):
+            kind, sentence = known
             return kind(f"Expected to {purpose}, but {sentence}.")
         reason = refused.message.rstrip(".") if refused is not None else f"status {response.status_code}"
         return ConnectionFailedError(
@@ -286,30 +288,33 @@ class OperatorClient:
         )
 
 
-_REFUSALS: dict[int, tuple[type[CollegiumError], str]] = {
-    ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE: (
-        EnrolmentError,
-        "its public key is enrolled under another name or was revoked, and a key is enrolled once only; "
-        "have the institution make a new pair with `collegium client keygen`",
-    ),
-    ApiErrorCode.PUBLIC_KEY_NOT_VALID: (
-        EnrolmentError,
-        "its public key is not an elliptic-curve key; ask for the .pub file that `collegium client keygen` wrote",
-    ),
-    ApiErrorCode.NODE_NOT_FOUND: (
-        EnrolmentError,
-        "no such node is enrolled; `collegium server status` lists those that are",
-    ),
-    ApiErrorCode.RUN_ID_NOT_FOUND: (
-        ConfigError,
-        "the server knows no such run; `collegium server status` lists its runs",
-    ),
-    ApiErrorCode.RUN_ALREADY_FINISHED: (ConfigError, "it is finished already; there is nothing to stop"),
-    ApiErrorCode.INVALID_RUN_CONFIG: (
-        ConfigError,
-        "the server found its bundle or its configuration wrong; give only keys that the bundle declares",
-    ),
-}
+def _refusals() -> dict[int, tuple[type[CollegiumError], str]]:
+    from shared.flower.errors import ApiErrorCode
+
+    return {
+        ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE: (
+            EnrolmentError,
+            "its public key is enrolled under another name or was revoked, and a key is enrolled once only; "
+            "have the institution make a new pair with `collegium client keygen`",
+        ),
+        ApiErrorCode.PUBLIC_KEY_NOT_VALID: (
+            EnrolmentError,
+            "its public key is not an elliptic-curve key; ask for the .pub file that `collegium client keygen` wrote",
+        ),
+        ApiErrorCode.NODE_NOT_FOUND: (
+            EnrolmentError,
+            "no such node is enrolled; `collegium server status` lists those that are",
+        ),
+        ApiErrorCode.RUN_ID_NOT_FOUND: (
+            ConfigError,
+            "the server knows no such run; `collegium server status` lists its runs",
+        ),
+        ApiErrorCode.RUN_ALREADY_FINISHED: (ConfigError, "it is finished already; there is nothing to stop"),
+        ApiErrorCode.INVALID_RUN_CONFIG: (
+            ConfigError,
+            "the server found its bundle or its configuration wrong; give only keys that the bundle declares",
+        ),
+    }
 
 
 class _BearerInterceptor:

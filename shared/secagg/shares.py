@@ -15,7 +15,7 @@ from cryptography.fernet import InvalidToken
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from shared.errors import ProtocolError
-from shared.flower.secagg import (
+from shared.flower.crypto import (
     combine_shares,
     create_shares,
     decrypt,

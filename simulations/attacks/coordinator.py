@@ -24,9 +24,9 @@ from server.home import ServerHome, init_home, read_settings
 from server.service.listeners import OPERATOR_HOST
 from server.service.operator import OperatorClient
 from shared.flower.constants import SUPERLINK_NODE_ID, SubStatus, TaskType
+from shared.flower.crypto import generate_key_pairs, public_key_to_bytes
 from shared.flower.grid import HttpGrid
 from shared.flower.http import ProtobufRequestContext
-from shared.flower.keys import generate_key_pairs, public_key_to_bytes
 from shared.flower.messages import (
     AcquireTaskRequest,
     ActivateNodeRequest,

@@ -34,8 +34,9 @@ from shared.adapter import get_state, is_received, of_tasks
 from shared.codec import Arrays
 from shared.errors import ConfigError
 from shared.federation import Federation
+from shared.fields import Split
 from shared.model.multitask import MultiTaskModel
-from shared.protocol import Split, TrainReply, TrainRequest
+from shared.protocol import TrainReply, TrainRequest
 from shared.tasks import Record, Task
 from simulations.auditing.planting import weaken
 

@@ -21,11 +21,12 @@ from shared import codec
 from shared.adapter import base_codec
 from shared.errors import ProtocolError
 from shared.federation import Federation
+from shared.fields import Scored
 from shared.flower.simulation import PARTITION_ID_KEY
 from shared.model.lora import Base
 from shared.model.multitask import MultiTaskModel
 from shared.process.memory import keep_few_kernels
-from shared.protocol import EvaluateRequest, Scored, TrainRequest, decode
+from shared.protocol import EvaluateRequest, TrainRequest, decode
 from shared.state import unpack_steps
 from simulations.experiment import Experiment, open_sites
 

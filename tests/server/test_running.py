@@ -40,3 +40,9 @@ def test_the_app_and_the_commands_load_nothing_that_they_seldom_need() -> None:
 def test_what_speaks_for_an_institution_or_starts_one_loads_no_library_of_models() -> None:
     modules = ["client.cli", "client.keys", "client.institution", "client.policy", "client.leaving.outbox"]
     load([*modules, "client.service.daemon", "client.service.supernode", "simulations.demo"], MODELS)
+
+
+def test_who_only_asks_or_keeps_processes_loads_no_server_and_the_institutions_daemon_no_flower() -> None:
+    """It would take them a third of their time to start, and of their memory."""
+    load(["server.runs.steering", "server.service.operator", "server.service.daemon"], ("fastapi", "uvicorn"))
+    load(["client.institution", "client.policy", "client.leaving.outbox", "client.service.daemon"], ("flwr", "fastapi"))

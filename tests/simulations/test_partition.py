@@ -14,8 +14,8 @@ from server.store import Store, scores
 from shared.adapter import get_state
 from shared.errors import ConfigError, DataError
 from shared.federation import Federation
+from shared.fields import Split
 from shared.model.multitask import build_model
-from shared.protocol import Split
 from shared.tasks import Record, Task, build_task
 from shared.tasks.text_classification import TextClassificationSpec
 from simulations.engine import run_federation

@@ -11,7 +11,7 @@ from typing import Any, TextIO, cast
 from client.data.readers.options import AS_IT_IS, Reading
 from shared.config import UTF16_MARKS
 from shared.errors import DataError
-from shared.protocol import Split
+from shared.fields import Split
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from shared.config import Model
-from shared.protocol import Split
+from shared.fields import Split
 
 Format = Literal[
     "jsonl",

@@ -9,7 +9,7 @@ from typing import Any
 
 from client.data.readers.base import BadRow, Rows, Source
 from shared.errors import DataError, listed
-from shared.protocol import Split
+from shared.fields import Split
 
 SHARD = re.compile(r"([\w.]+?)-\d{5}-of-\d{5}(?:-[0-9a-f]+)?\.(?:parquet|arrow)")
 CALLED: Mapping[Split, tuple[str, ...]] = {

@@ -16,7 +16,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from shared.flower.constants import HEARTBEAT_DEFAULT_INTERVAL
-from shared.flower.keys import public_key_to_bytes
+from shared.flower.crypto import public_key_to_bytes
 from shared.flower.messages import (
     ActivateNodeRequest,
     ConfirmMessageReceivedRequest,

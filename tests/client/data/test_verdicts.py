@@ -10,7 +10,7 @@ from client.data.loading import FileReport
 from client.data.readiness import Lengths, SplitReport, TaskReport
 from client.data.sources import BadRow
 from client.data.verdicts import Finding, judge
-from shared.protocol import Split
+from shared.fields import Split
 
 GOOD = SplitReport(
     records=100,

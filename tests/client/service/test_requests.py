@@ -23,8 +23,8 @@ from client.service.requests import (
     Patience,
     WholeRequestSigner,
 )
+from shared.flower.crypto import generate_key_pairs
 from shared.flower.http import ProtobufRequestContext
-from shared.flower.keys import generate_key_pairs
 from shared.flower.supernode import ActivateNodeResponse, DeactivateNodeRequest, http_retry
 from shared.process.waiting import HEADER as WAIT_HEADER
 from shared.process.waiting import LONGEST_SECONDS

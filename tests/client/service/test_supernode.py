@@ -19,7 +19,8 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from starlette.types import Receive, Scope, Send
 
-from client.service.once import OVER_HEADER, Over
+from client.service.endings import Over
+from client.service.once import OVER_HEADER
 from client.service.requests import (
     CONFIRM_PATH,
     PUSH_PATH,
@@ -40,8 +41,8 @@ from client.service.supernode import (
     push_every_reply,
 )
 from shared.flower.constants import ErrorCode, SubStatus, TaskType
+from shared.flower.crypto import generate_key_pairs
 from shared.flower.http import ProtobufRequestContext
-from shared.flower.keys import generate_key_pairs
 from shared.flower.messages import RunNotRunningException
 from shared.flower.supernode import (
     InMemoryNodeState,
@@ -452,7 +453,7 @@ def test_the_signer_takes_the_place_of_flowers() -> None:
         "def flower():\n"
         "    from flwr.supernode import fleet_http_connection as connection\n"
         "    from flwr.supernode import main\n"
-        "    from shared.flower.keys import generate_key_pairs\n"
+        "    from shared.flower.crypto import generate_key_pairs\n"
         "    from flwr.supernode.nodestate import NodeStateFactory\n"
         "    from flwr.supercore.object_store import ObjectStoreFactory\n"
         "    main.create_app(NodeStateFactory(ObjectStoreFactory()), b'secret')\n"

@@ -12,7 +12,7 @@ from starlette.datastructures import Headers
 from server.door.authentication import REMEMBERED_SECONDS, Authenticator, Nonces
 from server.door.refusals import RefusedError
 from shared.flower.constants import TIMESTAMP_TOLERANCE
-from shared.flower.keys import generate_key_pairs, public_key_to_bytes
+from shared.flower.crypto import generate_key_pairs, public_key_to_bytes
 from shared.signing import HEADER, read_signature, sign_request
 from simulations.attacks.coordinator import flower_signed
 

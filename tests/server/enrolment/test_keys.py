@@ -9,7 +9,7 @@ from flwr.cli.supernode.register import try_load_public_key
 
 from server.enrolment.keys import agreement_line, fingerprint, read_public_key
 from shared.errors import EnrolmentError
-from shared.flower.keys import public_key_to_bytes
+from shared.flower.crypto import public_key_to_bytes
 
 OpenSsh = (serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
 

@@ -17,7 +17,7 @@ from server.service.daemon import serve
 from server.service.operator import OperatorClient
 from shared.errors import CollegiumError, ConfigError, ConnectionFailedError, ProcessError
 from shared.flower.bundle import build_fab_from_files
-from shared.flower.keys import generate_key_pairs, public_key_to_bytes
+from shared.flower.crypto import generate_key_pairs, public_key_to_bytes
 
 
 class Daemon:

@@ -8,7 +8,7 @@ from server.enrolment.keys import fingerprint
 from server.home import ServerHome
 from server.service.operator import Node, OperatorClient, RunStatus
 from shared.errors import ConfigError, ConnectionFailedError, EnrolmentError
-from shared.flower.keys import generate_key_pairs, public_key_to_bytes
+from shared.flower.crypto import generate_key_pairs, public_key_to_bytes
 
 
 def new_key() -> bytes:

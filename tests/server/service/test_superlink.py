@@ -30,7 +30,7 @@ from server.service.listeners import open_listeners
 from server.service.operator import Node, OperatorClient
 from server.service.superlink import operator_door, two_doors
 from shared.errors import ConnectionFailedError
-from shared.flower.keys import generate_key_pairs, public_key_to_bytes
+from shared.flower.crypto import generate_key_pairs, public_key_to_bytes
 from shared.flower.messages import Node as NodeId
 from shared.flower.messages import PullMessagesRequest
 from shared.flower.superlink import PROTOBUF_REQUEST_TYPES

@@ -16,7 +16,7 @@ from server.upkeep import backup as module
 from server.upkeep.backup import backup, restore
 from shared.errors import ConfigError
 from shared.federation import Federation
-from shared.flower.keys import generate_key_pairs, public_key_to_bytes
+from shared.flower.crypto import generate_key_pairs, public_key_to_bytes
 from shared.state import State
 from shared.upkeep.archive import Collected
 

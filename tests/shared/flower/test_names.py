@@ -84,6 +84,26 @@ EXPECTED: Mapping[str, Mapping[str, Any]] = {
         "TaskType": Has("CLIENT_APP SERVER_APP"),
         "console_handler": Has("setFormatter colored level"),
     },
+    "crypto": {
+        "bytes_to_public_key": Takes("public_key_bytes"),
+        "combine_shares": Takes("share_list"),
+        "create_shares": Takes("secret threshold num"),
+        "decrypt": Takes("key ciphertext"),
+        "encrypt": Takes("key plaintext"),
+        "generate_key_pairs": Takes(),
+        "public_key_to_bytes": Takes("public_key"),
+        "share_keys_plaintext_concat": Takes("src_node_id dst_node_id b_share sk_share"),
+        "share_keys_plaintext_separate": Takes("plaintext"),
+        "verify_signature": Takes("public_key message signature"),
+    },
+    "errors": {
+        "API_ERROR_MAP": Has("keys"),
+        "ApiErrorCode": Has(
+            "FLEET_NODE_ACTIVATION_FAILED PUBLIC_KEY_ALREADY_IN_USE PUBLIC_KEY_NOT_VALID NODE_NOT_FOUND "
+            "RUN_ID_NOT_FOUND RUN_ALREADY_FINISHED INVALID_RUN_CONFIG"
+        ),
+        "FlowerError": Both("code message", "to_json from_json"),
+    },
     "grid": {
         "HttpGrid": Both(
             "runtime_api_address root_certificates token", "set_run push_messages pull_messages get_nodes"
@@ -97,25 +117,13 @@ EXPECTED: Mapping[str, Mapping[str, Any]] = {
         "validate_and_resolve_root_certificates": Takes("root_cert_path insecure"),
     },
     "http": {
-        "API_ERROR_MAP": Has("keys"),
-        "ApiErrorCode": Has(
-            "FLEET_NODE_ACTIVATION_FAILED PUBLIC_KEY_ALREADY_IN_USE PUBLIC_KEY_NOT_VALID NODE_NOT_FOUND "
-            "RUN_ID_NOT_FOUND RUN_ALREADY_FINISHED INVALID_RUN_CONFIG"
-        ),
         "ControlHttpClient": Both(
             "base_url interceptors verify timeout",
             "ListNodes ListRuns RegisterNode UnregisterNode StartRun StopRun StreamLogs close",
         ),
-        "FlowerError": Both("code message", "to_json from_json"),
         "ProtobufCall": Has("__args__"),
         "ProtobufClientInterceptor": Has("intercept"),
         "ProtobufRequestContext": Takes("rpc_method message request"),
-    },
-    "keys": {
-        "bytes_to_public_key": Takes("public_key_bytes"),
-        "generate_key_pairs": Takes(),
-        "public_key_to_bytes": Takes("public_key"),
-        "verify_signature": Takes("public_key message signature"),
     },
     "messages": {
         "AcquireTaskRequest": Has("supported_task_types"),
@@ -196,14 +204,6 @@ EXPECTED: Mapping[str, Mapping[str, Any]] = {
         "push_task_output": Takes("client context sub_status details"),
         "run_clientapp": Has("pull_and_inflate_object_from_tree"),
         "run_superexec": Has("run_superexec get_executor"),
-    },
-    "secagg": {
-        "combine_shares": Takes("share_list"),
-        "create_shares": Takes("secret threshold num"),
-        "decrypt": Takes("key ciphertext"),
-        "encrypt": Takes("key plaintext"),
-        "share_keys_plaintext_concat": Takes("src_node_id dst_node_id b_share sk_share"),
-        "share_keys_plaintext_separate": Takes("plaintext"),
     },
     "simulation": {
         "FLWR_IN_MEMORY_DB_NAME": ":flwr-in-memory:",

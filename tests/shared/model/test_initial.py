@@ -44,8 +44,13 @@ def unlike(one: Arrays, other: Arrays) -> list[str]:
     return [name for name, array in one.items() if name in other and not np.array_equal(array, other[name])]
 
 
-@pytest.mark.parametrize("adapter", ADAPTERS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "adapter"),
+    [
+        *((method, "attention") for method in METHODS),
+        *((one, name) for one in ("fedavg", "fed-sb") for name in ADAPTERS),
+    ],
+)
 def test_a_model_has_these_arrays_and_begins_with_them(tiny_federation: Make, method: str, adapter: str) -> None:
     federation = tiny_federation(tasks=EVERY_TASK, adapter=ADAPTERS[adapter], rounds={"method": method})
     state, model = initial_state(federation), tensors(build_model(federation))

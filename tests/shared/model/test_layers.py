@@ -14,11 +14,11 @@ from client.train import gradients, trainer
 from shared.adapter import ADAPTER, tensors
 from shared.errors import ConfigError
 from shared.federation import Federation
+from shared.fields import Split
 from shared.model.encoder import Encoder
 from shared.model.frozen import FrozenStates
 from shared.model.lora import lora_layers
 from shared.model.multitask import MultiTaskModel, build_model
-from shared.protocol import Split
 from shared.tasks import Example, Record
 from simulations.attacks.stage import TINY_RECORDS, TINY_TASKS
 
