@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from shared.process.console import JsonOption, LogFormatOption, WatchOption, announce, print_json, print_table, verbs
+from shared.process.memory import loading
 from shared.watching.logs import choose
 
 LONGEST_WAIT = 3600.0
@@ -137,7 +138,9 @@ def doctor(
     Nothing of your data leaves this machine. The exit code is 1 if the verdict is `blocked`, and 0 for `ready` and
     `review`.
     """
-    from client.doctor.examination import all_as_json, examine_all, print_all, verdicts_of
+    with loading():
+        from client.doctor.examination import all_as_json, examine_all, print_all, verdicts_of
+
     from shared.doctor.findings import worst
 
     found = examine_all(institution, data, tried=forecast)
@@ -183,7 +186,8 @@ def ledger(
 
     The exit code is 1 if the ledger has been edited, cannot be read, or with --verify is older than the receipts.
     """
-    from client.privacy.report import approve_dataset, examine_ledger, print_report, report_as_json
+    with loading():
+        from client.privacy.report import approve_dataset, examine_ledger, print_report, report_as_json
 
     if approve is not None:
         approved = approve_dataset(institution, approve)
@@ -247,7 +251,8 @@ def bundle(
 
     It was trained on your records: treat it as you treat them. Nothing is sent, and no daemon needs to be up.
     """
-    from client.round.personal import write_own_bundle
+    with loading():
+        from client.round.personal import write_own_bundle
 
     made = write_own_bundle(institution, out)
     if as_json:

@@ -14,6 +14,7 @@ import typer
 from shared.errors import ConfigError
 from shared.process.console import JsonOption, announce, print_json, print_table, verbs
 from shared.process.files import check_folder
+from shared.process.memory import loading
 
 app = verbs("Research: whole federations in one process.")
 
@@ -78,8 +79,9 @@ def simulate(
             raise ConfigError("Expected --search without --backend ray; leave one of them out.")
         _search(experiment, method, trials, data=data, limit=limit, workdir=workdir, workers=workers, as_json=as_json)
         return
-    from simulations.results import means, print_rows
-    from simulations.simulate import run_experiment
+    with loading():
+        from simulations.results import means, print_rows
+        from simulations.simulate import run_experiment
 
     with _fresh_folder(workdir) as folder:
         rows = run_experiment(
@@ -132,9 +134,10 @@ def audit(
 
     The exit code is 1 if provably more is lost than the accounting reports.
     """
-    from simulations.audit import audit_target
-    from simulations.auditing import report
-    from simulations.auditing.plan import Plan
+    with loading():
+        from simulations.audit import audit_target
+        from simulations.auditing import report
+        from simulations.auditing.plan import Plan
 
     check_folder(out)  # an audit may take hours
     plan = Plan(kind, canaries, institution, task, noise_factor, seed)

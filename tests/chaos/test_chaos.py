@@ -18,7 +18,7 @@ from simulations.chaos.playing import CUT, Lengths, play, tiny_experiment
 @pytest.mark.timeout(1200)
 def test_whoever_dies_or_is_cut_off_the_runs_end_as_if_nothing_had(tmp_path: Path) -> None:
     kinds = [CUT, *random.Random(5).sample([*COORDINATOR, *INSTITUTION], 8)]
-    lines, lengths = list[str](), Lengths(cut=40.0, pause=8.0)
+    lines, lengths = list[str](), Lengths(cut=40.0, pause=5.0)
     experiment = tiny_experiment(tmp_path / "records", ["hospital", "law_firm"])
     report = play(experiment, tmp_path / "deployed", kinds, lines.append, most_runs=12, lengths=lengths)
     assert report.faults == [], "\n".join(lines)

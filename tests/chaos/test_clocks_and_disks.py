@@ -16,7 +16,7 @@ def test_whatever_the_machine_lacks_the_runs_end_as_if_nothing_had(tmp_path: Pat
     if not kinds:
         pytest.skip("clocks need a C compiler, and disks the right to mount one")
     lines: list[str] = []
-    lengths = Lengths(clock=10.0, disk=8.0, pause=4.0)
+    lengths = Lengths(clock=7.0, disk=6.0, pause=3.0)
     experiment = tiny_experiment(tmp_path / "records", ["hospital"])
     report = play(experiment, tmp_path / "deployed", kinds, lines.append, most_runs=12, lengths=lengths)
     assert report.faults == [], "\n".join(lines)

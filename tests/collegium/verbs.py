@@ -12,11 +12,17 @@ import signal
 import sys
 import traceback
 
-import client.opening
-import client.predict  # noqa: F401
-import server.runs.steering  # noqa: F401
-import simulations.experiment  # noqa: F401
-from collegium.__main__ import main
+from shared.process.memory import loading
+
+with loading():  # a fork looks through nothing of it for garbage
+    import client.opening
+    import client.predict  # noqa: F401
+    import server.doctor.examination
+    import server.runs.steering
+    import server.service.daemon  # noqa: F401
+    import simulations.audit
+    import simulations.simulate  # noqa: F401
+    from collegium.__main__ import main
 
 for line in sys.stdin:
     environment, words = json.loads(line)

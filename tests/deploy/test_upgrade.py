@@ -60,16 +60,14 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    probe = [*pip, "download", "--quiet", "--no-deps", "--dest", str(folder / "probe"), "hatchling"]
-    if subprocess.run(probe, capture_output=True, timeout=120).returncode:
-        pytest.skip("no package index is within reach, and a wheel is built with hatchling")
-    wheel = [*pip, "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(source)]
-    subprocess.run(wheel, check=True, timeout=300)
-    (built,) = folder.glob("collegium-*.whl")
     this, coming = folder / "this", folder / "next"
-    install = [*pip, "install", "--quiet", "--no-deps", "--target", str(this), str(built)]
-    subprocess.run(install, check=True, timeout=300)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    install = [*pip, "install", "--quiet", "--no-deps", "--target", str(this), str(source)]
+    done = subprocess.run(install, capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode:
+        probe = [*pip, "download", "--quiet", "--no-deps", "--dest", str(folder / "probe"), "hatchling"]
+        assert subprocess.run(probe, capture_output=True, timeout=120).returncode, done.stderr
+        pytest.skip("no package index is within reach, and a wheel is built with hatchling")
     shutil.copytree(source, coming)
     for name, old, new in CHANGES:
         text = (coming / name).read_text(encoding="utf-8")

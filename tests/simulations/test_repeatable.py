@@ -14,13 +14,16 @@ RUN = """
 import hashlib, json, sys
 from pathlib import Path
 
-from server.release.making import release
-from server.store import Store, checkpoints
-from shared.adapter import get_state
-from shared.bundle.manifest import release_of
-from shared.model.multitask import build_model
-from simulations.engine import run_federation
-from simulations.experiment import Experiment, open_sites
+from shared.process.memory import loading
+
+with loading():
+    from server.release.making import release
+    from server.store import Store, checkpoints
+    from shared.adapter import get_state
+    from shared.bundle.manifest import release_of
+    from shared.model.multitask import build_model
+    from simulations.engine import run_federation
+    from simulations.experiment import Experiment, open_sites
 
 experiment = Experiment.model_validate_json(Path(sys.argv[1]).read_text())
 folder, model = Path(sys.argv[2]), build_model(experiment.federation)
