@@ -1,4 +1,4 @@
-"""What a run begins with: drawn by the coordinator itself, wherever it was started and whatever the backbone is called."""
+"""What a run begins with: drawn by the coordinator itself, wherever it stands and whatever the backbone is called."""
 
 import shutil
 from pathlib import Path
