@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("collegium", "server", "client", "shared", "simulations")
@@ -166,3 +167,17 @@ def test_every_module_that_the_architecture_names_exists() -> None:
     modules = [f"/{file.relative_to(ROOT)}" for room in ROOMS for file in (ROOT / room).rglob("*.py")]
     assert len(named) > 80
     assert [name for name in sorted(named) if not any(module.endswith(f"/{name}") for module in modules)] == []
+
+
+def test_continuous_integration_installs_what_the_extras_ask_for() -> None:
+    """By files that name exact versions, since they are installed without looking at what they need."""
+    agreed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    lines = [line for name in ("constraints.txt", ".ci/extras.txt") for line in (ROOT / name).read_text().splitlines()]
+    pinned = {
+        canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines) if version
+    }
+    asked = [Requirement(line) for name, wanted in agreed.items() if name != "test" for line in wanted]
+    assert len(asked) > 10
+    for requirement in asked:
+        if requirement.name != "flwr":
+            assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), requirement

@@ -110,7 +110,8 @@ def the_applications_run_on(bundle: Path, folder: Path) -> None:
     assert next(row["company"] for row in rows if row["alert"]) == "Corvane Airlines"
     ranked = told("recommend.py", bundle, "documents.jsonl", "--read", "read.jsonl", place="recommendation")
     assert "trade secrets" in ranked[0]["text"]
-    assert "retailer" in ranked[-1]["text"]
+    assert "Adalimumab" in ranked[1]["text"]
+    assert all(row["score"] < ranked[1]["score"] / 2 for row in ranked[2:]), "neither confidential nor medical"
     told("review.py", bundle, "contracts", "--out", folder / "clauses.csv", place="contract_review")
     table = list(csv.DictReader((folder / "clauses.csv").read_text(encoding="utf-8").splitlines()))
     assert {(row["contract"], row["clause"]) for row in table} == {
