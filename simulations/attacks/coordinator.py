@@ -5,15 +5,17 @@ requests signed as a SuperNode signs them.
 """
 
 import contextlib
+import multiprocessing
 import os
-import signal
 import ssl
-import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -21,6 +23,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from server.bundle import RUN_KEY, pointer_bundle
 from server.home import ServerHome, init_home, read_settings
+from server.service import superlink
 from server.service.listeners import OPERATOR_HOST
 from server.service.operator import OperatorClient
 from shared.flower.constants import SUPERLINK_NODE_ID, SubStatus, TaskType
@@ -48,7 +51,6 @@ from shared.flower.messages import (
 from shared.flower.runtime import RuntimeHttpClient, SuperExecAuthHttpInterceptor
 from shared.flower.supernode import NodeAuthHttpInterceptor
 from shared.process.flower import flower_environment
-from shared.process.program import command
 from shared.process.proxies import without_proxies
 from shared.signing import HEADER, sign_request
 from simulations.demo import free_ports
@@ -71,21 +73,29 @@ def new_home(folder: Path, federation: str | None = None) -> ServerHome:
 
 
 @contextlib.contextmanager
-def serving(home: ServerHome) -> Iterator[subprocess.Popen[bytes]]:
-    """Serve a folder with `server.service.superlink` in a process of its own."""
+def serving(home: ServerHome) -> Iterator[BaseProcess]:
+    """Serve a folder with `server.service.superlink` in a process of its own.
+
+    It is forked from one that has loaded what it needs, since attacks start dozens of them.
+    """
+    forking = multiprocessing.get_context("forkserver")
+    forking.set_forkserver_preload([__name__])
+    with patch.dict(os.environ, flower_environment(home.flower)):  # Flower reads some of it while it is loaded
+        process = forking.Process(target=_serve, args=(home,), daemon=True)
+        process.start()
+    try:
+        wait_until_up(home)
+        yield process
+    finally:
+        process.terminate()
+        process.join(timeout=20)
+
+
+def _serve(home: ServerHome) -> None:
     with (home.logs / "superlink.log").open("wb") as log:
-        process = subprocess.Popen(
-            command("server.service.superlink", "--home", str(home.root)),
-            env={**os.environ, **flower_environment(home.flower)},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            wait_until_up(home)
-            yield process
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(timeout=20)
+        for number in (1, 2):
+            os.dup2(log.fileno(), number)
+    sys.exit(superlink.main(["--home", str(home.root)]))
 
 
 def wait_until_up(home: ServerHome, seconds: float = 120.0) -> None:

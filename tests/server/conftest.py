@@ -1,7 +1,7 @@
 """A coordinator's folder, a real SuperLink that serves it, and a Grid with scripted institutions."""
 
-import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ def home(tmp_path: Path) -> ServerHome:
 
 
 @pytest.fixture
-def superlink(home: ServerHome) -> Iterator[subprocess.Popen[bytes]]:
+def superlink(home: ServerHome) -> Iterator[BaseProcess]:
     """A real SuperLink of its own for the folder `home`."""
     with serving(home) as process:
         yield process
