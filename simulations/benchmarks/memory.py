@@ -18,16 +18,16 @@ from shared.process.memory import give_back, keep_few_kernels, resident
 from simulations.benchmarks.measured import Asked, Curves, Findings
 
 MEGABYTE = 1e6
-ROUNDS, FEW = 50, 2
-INSTITUTION = "hospital"
-"""The demonstration's largest."""
-LIMIT = 8
+ROUNDS, FEW = 50, 5
+INSTITUTION, SMALL = "hospital", "law_firm"
+"""The demonstration's largest, and one whose records are trained sooner."""
+LIMIT = 60
 """Records of each task in a small run."""
 
 
 def findings(asked: Asked) -> Findings:
     """Resident megabytes by round."""
-    found = by_round(FEW if asked.small else ROUNDS, limit=LIMIT if asked.small else None)
+    found = by_round(FEW, SMALL, LIMIT) if asked.small else by_round(ROUNDS)
     curves = {name: found[name] for name in ("after a round", "given back")}
     return Findings(curves=Curves(along="round", unit="MB", values=curves))
 

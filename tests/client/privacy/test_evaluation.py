@@ -1,8 +1,8 @@
 """Private scores: what one owner can change, what the noise is, what the evaluations of a run cost."""
 
+import multiprocessing
 import os
-import subprocess
-import sys
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -146,39 +146,24 @@ def test_how_far_off_scores_are(target: float, records: int, off: float) -> None
     assert target != 1.0 or noise == pytest.approx(12.9, abs=0.05)
 
 
-DYING = """
-import os, signal, sys
-from pathlib import Path
-from client.privacy.dataset import describe_dataset
-from client.privacy.accounting import Mechanism
-from client.privacy.ledger import Ledger
-from client.privacy.evaluation import Budget, Evaluations
-from client.privacy.account import Owned
-from shared.federation import Rounds
-
-class Federation:
-    rounds, fine_tunes, digest = Rounds(count=2, institutions=("a",), quorum=1), 0, "f" * 64
-
-held = {"validation": Owned({}, describe_dataset({"1": ["a"]}, None))}
-for _ in range(3):
-    if (child := os.fork()) == 0:
-        ledger = Ledger.open(Path(sys.argv[1]))
-        evaluations = Evaluations(Federation(), Budget((1.0, 1e-5), (1.0, 1e-5), 1.0), held, ledger)
-        with evaluations.spend("validation", round=1):
-            os.kill(os.getpid(), signal.SIGKILL)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
+def die_evaluating(federation: Federation, file: Path) -> None:
+    """Be killed in the middle of an evaluation."""
+    with open_here(federation, Ledger.open(file)).spend("validation", round=1):
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.slow
-def test_an_evaluation_whose_process_was_killed_counts_in_full(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
-    command = [sys.executable, "-c", DYING, str(tmp_path / "ledger.sqlite")]
-    died = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
-    assert died.stdout.split() == ["-9", "-9", "1"]
-    assert "budget for validation scores is epsilon 1 " in died.stderr, "of two planned none is left"
-    (dataset,) = Ledger.open(tmp_path / "ledger.sqlite").datasets("validation")
-    spent = Ledger.open(tmp_path / "ledger.sqlite").spent(dataset, 1e-5, "validation")
+def test_an_evaluation_whose_process_was_killed_counts_in_full(tiny_federation: MakeFederation, tmp_path: Path) -> None:
+    federation, file = tiny_federation(**PRIVATE), tmp_path / "ledger.sqlite"
+    for _ in range(2):
+        process = multiprocessing.get_context("fork").Process(target=die_evaluating, args=(federation, file))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    evaluations = open_here(federation, Ledger.open(file))
+    none_left = r"budget for validation scores is epsilon 1 .*, of which 1\.000 is spent"
+    with pytest.raises(BudgetError, match=none_left), evaluations.spend("validation", round=1):
+        pytest.fail("an evaluation beyond the budget")
+    spent = Ledger.open(file).spent(evaluations.owned["validation"].dataset, 1e-5, "validation")
     assert spent.open == 2
     assert spent.epsilon == pytest.approx(1.0)
 

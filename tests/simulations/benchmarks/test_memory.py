@@ -2,12 +2,16 @@
 
 import pytest
 
-from simulations.benchmarks.memory import by_round
+from simulations.benchmarks.measured import Asked
+from simulations.benchmarks.table import run
 
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_rounds() -> None:
-    found = by_round(5, "law_firm", limit=60)
+    result = run("memory", Asked(turns=1, small=True))
+    assert result.name == "memory"
+    assert result.curves
+    found = result.curves.values
     assert max(found["given back"]) < 1100
     assert found["given back"][4] < 1.08 * found["given back"][1]
     assert max(found["after a round"]) < 1200  # it still grows by some of the products that are kept (KERNELS)

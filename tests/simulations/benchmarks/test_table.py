@@ -13,7 +13,7 @@ from simulations.benchmarks import table
 from simulations.benchmarks.measured import Asked, Comparison, Findings, Table
 from simulations.benchmarks.table import BENCHMARKS, Benchmark, run
 
-MINUTES = {"door", "memory", "optimize", "round_overhead", "serving", "serving_memory", "simulation", "start"}
+MINUTES = {"door", "optimize", "round_overhead", "serving", "serving_memory", "simulation", "start"}
 """Benchmarks that take more than a few seconds however small."""
 
 
@@ -32,7 +32,9 @@ def marks(name: str) -> list[pytest.MarkDecorator]:
     return [pytest.mark.slow] * (name in MINUTES) + [pytest.mark.extra] * (name in NEEDS)
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in BENCHMARKS])
+@pytest.mark.parametrize(  # but for memory: see test_memory.py
+    "name", [pytest.param(name, marks=marks(name)) for name in BENCHMARKS if name != "memory"]
+)
 def test_every_benchmark_measures(name: str) -> None:
     if name in NEEDS and find_spec(NEEDS[name]) is None:  # Locust, imported, replaces this process's sockets
         pytest.skip(f"needs {NEEDS[name]}")
