@@ -8,16 +8,20 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import multiprocessing
 import os
 import secrets
+import subprocess
 import sys
+import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from functools import partial
 from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -140,6 +144,36 @@ class InProcess(httpx.BaseTransport):
 def asking() -> Callable[[ASGIApp, str], httpx.Client]:
     """A client of an application, which keeps cookies and follows nothing."""
     return lambda app, base: httpx.Client(transport=InProcess(app), base_url=base, follow_redirects=False)
+
+
+@pytest.fixture(scope="session")
+def forked() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Calls a function in a process of its own, which has loaded what this one has: its exit code, what it printed."""
+
+    def printing(
+        files: tuple[IO[str], IO[str]], function: Callable[..., object], arguments: tuple[object, ...]
+    ) -> None:
+        warnings.resetwarnings()  # pytest's are not what users have
+        warnings.simplefilter("ignore", DeprecationWarning)
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
+        for number, file in enumerate(files, start=1):
+            os.dup2(file.fileno(), number)
+        function(*arguments)
+
+    def call(function: Callable[..., object], *arguments: object) -> subprocess.CompletedProcess[str]:
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+            fork = multiprocessing.get_context("fork")
+            process = fork.Process(target=printing, args=((out, err), function, arguments), daemon=True)
+            process.start()
+            process.join(60)
+            process.kill()
+            process.join()
+            for file in (out, err):
+                file.seek(0)
+            assert process.exitcode is not None
+            return subprocess.CompletedProcess([], process.exitcode, out.read(), err.read())
+
+    return call
 
 
 @pytest.fixture

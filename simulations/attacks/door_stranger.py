@@ -34,7 +34,7 @@ class Target:
     """A coordinator that runs, and an institution that is enrolled there."""
 
     home: ServerHome
-    pid: int
+    pid: int | None
     honest: Institution
     opened: list[socket.socket] = field(default_factory=list)
 

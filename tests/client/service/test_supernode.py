@@ -7,18 +7,25 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
+from itertools import islice
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 from flwr.app import Message, RecordDict
 from flwr.proto.message_pb2 import ObjectTree
+from flwr.supercore.heartbeat import HeartbeatSender
+from flwr.supercore.inflatable.inflatable_utils import ObjectUnavailableError
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
+from flwr.supernode import fleet_http_connection
+from flwr.supernode import main as node
+from flwr.supernode.nodestate import NodeStateFactory
 from starlette.types import Receive, Scope, Send
 
+from client.service import supernode
 from client.service.endings import Over
 from client.service.once import OVER_HEADER
 from client.service.requests import (
@@ -51,7 +58,9 @@ from shared.flower.supernode import (
 from shared.process.waiting import EXECUTOR_HEADER, LEAVES_HEADER, Bell
 from shared.process.waiting import HEADER as WAIT_HEADER
 
-ROOT = Path(__file__).parents[2]
+LOOP: Any = start_client_internal
+CONNECTION: Any = fleet_http_connection
+RunMain = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 class Clock:
@@ -190,12 +199,11 @@ def test_a_message_whose_task_has_ended_without_a_reply_is_not_waited_for() -> N
     assert not loop.is_alive()
 
 
-def test_flowers_loop_sends_every_reply() -> None:
-    flower = (
-        "def flower():\n"
-        "    from shared.flower.supernode import start_client_internal\n"
-        "    print(vars(start_client_internal)['_push_messages'].func.__name__); sys.exit()"
-    )
+def test_flowers_loop_sends_every_reply(run_main: RunMain) -> None:
+    def flower() -> None:
+        print(vars(start_client_internal)["_push_messages"].func.__name__)
+        sys.exit()
+
     assert run_main(flower).stdout.strip() == push_every_reply.__name__
 
 
@@ -291,64 +299,70 @@ def test_the_executor_says_that_an_answer_is_the_last_one(patience: Patience) ->
 async def _nothing(*_: object) -> Any: ...
 
 
-def run_main(flower: str, *options: str) -> "subprocess.CompletedProcess[str]":
-    """`main` with this function in the place of Flower's."""
-    own = "from client.service import supernode as own"
-    code = f"import sys, time\n{own}\n{flower}\nown.flower_supernode = flower\nown.main()"
-    return subprocess.run(
-        [sys.executable, "-c", code, *options], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
-    )
+@pytest.fixture
+def run_main(forked: RunMain) -> RunMain:
+    """`main` with a function in the place of Flower's."""
+
+    def main(flower: Callable[[], object], options: list[str]) -> None:
+        sys.argv = ["", *options]
+        vars(supernode)["flower_supernode"] = flower
+        supernode.main()
+
+    return lambda flower, *options: forked(main, flower, list(options))
 
 
-def test_options_and_pauses_reach_flower() -> None:
-    flower = (
-        "def flower():\n"
-        "    from flwr.supernode import start_client_internal as loop\n"
-        "    began = time.monotonic(); loop.time.sleep(3); loop.time._news.set(); loop.time.sleep(0.5)\n"
-        "    loop.time.sleep(3); print(sys.argv[1:], 1.1 < time.monotonic() - began < 2); sys.exit()"
-    )
+def test_options_and_pauses_reach_flower(run_main: RunMain) -> None:
+    def flower() -> None:
+        began = time.monotonic()
+        LOOP.time.sleep(3)
+        LOOP.time._news.set()
+        LOOP.time.sleep(0.5)
+        LOOP.time.sleep(3)
+        print(sys.argv[1:], 1.1 < time.monotonic() - began < 2)
+        sys.exit()
+
     ended = run_main(flower, "--poll", "0.1", "--", "--superlink", "127.0.0.1:1")
     assert (ended.stdout.strip(), ended.returncode) == ("['--superlink', '127.0.0.1:1'] True", 0)
 
 
-@pytest.mark.parametrize("end", ["return", "raise ValueError('bad answer')"])
-def test_when_flowers_loop_ends_by_an_error_the_process_ends_too(end: str) -> None:
-    flower = (
-        f"def flower():\n    import threading\n    threading.Thread(target=time.sleep, args=(60,)).start()\n    {end}"
-    )
+@pytest.mark.parametrize("error", [None, ValueError("bad answer")])
+def test_when_flowers_loop_ends_by_an_error_the_process_ends_too(run_main: RunMain, error: Exception | None) -> None:
+    def flower() -> None:
+        threading.Thread(target=time.sleep, args=(60,)).start()
+        if error:
+            raise error
+
     began = time.monotonic()
     ended = run_main(flower)
     assert ended.returncode == 1
     assert time.monotonic() - began < 20
     assert "ended by an error" in ended.stderr
-    assert ("bad answer" in ended.stderr) == ("bad answer" in end)
+    assert ("bad answer" in ended.stderr) == bool(error)
 
 
-def test_arrays_on_their_way_are_asked_for_soon() -> None:
-    flower = (
-        "def flower():\n"
-        "    from flwr.supercore.inflatable.inflatable_utils import ObjectUnavailableError\n"
-        "    from flwr.supernode import start_client_internal as loop\n"
-        "    asked = []\n"
-        "    def pull(name):\n"
-        "        asked.append(name)\n"
-        "        if len(asked) == 1: raise ObjectUnavailableError(name)\n"
-        "        return b'content'\n"
-        "    began = time.monotonic()\n"
-        "    print(loop.pull_objects(['a'], pull_object_fn=pull), time.monotonic() - began < 0.6); sys.exit()"
-    )
+def test_arrays_on_their_way_are_asked_for_soon(run_main: RunMain) -> None:
+    def flower() -> None:
+        asked = list[str]()
+
+        def pull(name: str) -> bytes:
+            asked.append(name)
+            if len(asked) == 1:
+                raise ObjectUnavailableError(name)
+            return b"content"
+
+        began = time.monotonic()
+        print(LOOP.pull_objects(["a"], pull_object_fn=pull), time.monotonic() - began < 0.6)
+        sys.exit()
+
     assert run_main(flower).stdout.strip() == "{'a': b'content'} True"
 
 
-def test_who_was_cut_off_is_back_soon() -> None:
-    flower = (
-        "def flower():\n"
-        "    from itertools import islice\n"
-        "    from flwr.supercore.heartbeat import HeartbeatSender\n"
-        "    from flwr.supernode.fleet_http_connection import make_simple_http_retry_invoker\n"
-        "    both = (make_simple_http_retry_invoker(), HeartbeatSender(bool)._retry_invoker)\n"
-        "    print([max(islice(one.wait_gen_factory(), 50)) for one in both]); sys.exit()"
-    )
+def test_who_was_cut_off_is_back_soon(run_main: RunMain) -> None:
+    def flower() -> None:
+        both = (CONNECTION.make_simple_http_retry_invoker(), HeartbeatSender(bool)._retry_invoker)
+        print([max(islice(one.wait_gen_factory(), 50)) for one in both])
+        sys.exit()
+
     assert run_main(flower).stdout.strip() == str([LONGEST_RETRY] * 2)
 
 
@@ -448,35 +462,30 @@ async def _nowhere(_message: Any) -> None:
     return None
 
 
-def test_the_signer_takes_the_place_of_flowers() -> None:
-    flower = (
-        "def flower():\n"
-        "    from flwr.supernode import fleet_http_connection as connection\n"
-        "    from flwr.supernode import main\n"
-        "    from shared.flower.crypto import generate_key_pairs\n"
-        "    from flwr.supernode.nodestate import NodeStateFactory\n"
-        "    from flwr.supercore.object_store import ObjectStoreFactory\n"
-        "    main.create_app(NodeStateFactory(ObjectStoreFactory()), b'secret')\n"
-        "    made = connection.NodeAuthHttpInterceptor(*generate_key_pairs())\n"
-        "    print(type(made._outer).__name__, type(made._inner).__name__); sys.exit()"
-    )
+def test_the_signer_takes_the_place_of_flowers(run_main: RunMain) -> None:
+    def flower() -> None:
+
+        node.create_app(NodeStateFactory(ObjectStoreFactory()), b"secret")
+        made = CONNECTION.NodeAuthHttpInterceptor(*generate_key_pairs())
+        print(type(made._outer).__name__, type(made._inner).__name__)
+        sys.exit()
+
     assert run_main(flower).stdout.strip() == "Carrier WholeRequestSigner"
 
 
-def test_a_clock_that_was_set_back_makes_no_time_negative() -> None:
-    flower = (
-        "def flower():\n"
-        "    from types import SimpleNamespace\n"
-        "    from flwr.supercore.object_store import ObjectStoreFactory\n"
-        "    from flwr.supernode import main\n"
-        "    from flwr.supernode.nodestate import NodeStateFactory\n"
-        "    factory = NodeStateFactory(ObjectStoreFactory())\n"
-        "    main.create_app(factory, b'secret')\n"
-        "    state = factory.state()\n"
-        "    times = {'m': SimpleNamespace(starting_at=5000.0, finished_at=1400.0)}\n"
-        "    state._cleanup_old_message_times = lambda: None\n"
-        "    state.time_store = times; print(state.get_message_processing_duration('m'))\n"
-        "    times['m'].finished_at = 5002.5; print(state.get_message_processing_duration('m')); sys.exit()"
-    )
+def test_a_clock_that_was_set_back_makes_no_time_negative(run_main: RunMain) -> None:
+    def flower() -> None:
+
+        factory = NodeStateFactory(ObjectStoreFactory())
+        node.create_app(factory, b"secret")
+        state: Any = factory.state()
+        times = {"m": SimpleNamespace(starting_at=5000.0, finished_at=1400.0)}
+        state._cleanup_old_message_times = lambda: None
+        state.time_store = times
+        print(state.get_message_processing_duration("m"))
+        times["m"].finished_at = 5002.5
+        print(state.get_message_processing_duration("m"))
+        sys.exit()
+
     ended = run_main(flower)
     assert ended.stdout.split() == ["0.0", "2.5"], ended.stderr

@@ -5,7 +5,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from server.enrolment.authority import create_authority
 from server.home import ServerHome, read_settings
 from server.service.listeners import open_listeners
 from server.service.operator import Node, OperatorClient
+from server.service.superlink import main as superlink_main
 from server.service.superlink import operator_door, two_doors
 from shared.errors import ConnectionFailedError
 from shared.flower.crypto import generate_key_pairs, public_key_to_bytes
@@ -39,6 +40,7 @@ from shared.signing import HEADER, sign_request
 from simulations.attacks.coordinator import PROTOBUF, flower_signed, serving
 from simulations.demo import free_ports
 
+Forked = Callable[..., "subprocess.CompletedProcess[str]"]
 FLEET_ROUTES = sorted(path for _, path in PROTOBUF_REQUEST_TYPES if path.startswith("/v1/fleet/"))
 CONTROL_ROUTES = sorted(path for _, path in PROTOBUF_REQUEST_TYPES if path.startswith("/v1/control/"))
 RUNTIME_ROUTES = sorted(path for _, path in PROTOBUF_REQUEST_TYPES if path.startswith("/v1/runtime/"))
@@ -477,18 +479,17 @@ def test_a_stock_supernode_refuses_another_authority(served_home: ServerHome, tm
 # --- The process ------------------------------------------------------------------------------------------------------
 
 
-def run_superlink(root: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "server.service.superlink", "--home", str(root)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+def run_superlink(root: Path) -> None:
+    sys.exit(superlink_main(["--home", str(root)]))
 
 
 @pytest.mark.parametrize("setting", ["public_port", "operator_port"])
-def test_a_port_in_use_is_named(home: ServerHome, setting: str) -> None:
+def test_a_port_in_use_is_named(home: ServerHome, forked: Forked, setting: str) -> None:
     port = getattr(read_settings(home), setting)
     with socket.create_server(("127.0.0.1", port)):
         with pytest.raises(ConnectionFailedError, match=rf"127\.0\.0\.1:{port}.*{setting}"):
             open_listeners(read_settings(home))
-        ended = run_superlink(home.root)
+        ended = forked(run_superlink, home.root)
     assert ended.returncode == 1
     assert ended.stderr.startswith("error: Expected to listen on")
     assert "Traceback" not in ended.stderr
@@ -496,14 +497,13 @@ def test_a_port_in_use_is_named(home: ServerHome, setting: str) -> None:
         listener.close()
 
 
-@pytest.mark.slow
-def test_a_damaged_database_and_key_are_named(home: ServerHome) -> None:
+def test_a_damaged_database_and_key_are_named(home: ServerHome, forked: Forked) -> None:
     home.superlink_database.write_bytes(b"no database" * 1000)
-    ended = run_superlink(home.root)
+    ended = forked(run_superlink, home.root)
     assert (ended.returncode, ended.stderr.count("superlink.db")) == (1, 1), ended.stderr
     home.superlink_database.unlink()
     home.server_key.write_text("no key")
-    ended = run_superlink(home.root)
+    ended = forked(run_superlink, home.root)
     assert ended.returncode == 1
     assert "server.key" in ended.stderr.splitlines()[-1]
     assert "Traceback" not in ended.stderr
