@@ -163,7 +163,7 @@ def forked() -> Callable[..., subprocess.CompletedProcess[str]]:
     def call(function: Callable[..., object], *arguments: object) -> subprocess.CompletedProcess[str]:
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
             fork = multiprocessing.get_context("fork")
-            process = fork.Process(target=printing, args=((out, err), function, arguments), daemon=True)
+            process = fork.Process(target=printing, args=((out, err), function, arguments))
             process.start()
             process.join(60)
             process.kill()

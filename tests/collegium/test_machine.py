@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -255,3 +256,9 @@ def test_a_folder_that_could_not_be_made_is_made_at_the_next_try(verbs: Verbs, w
     assert verbs.run("server", "init", "again")[0] == 0
     assert {"notes.txt", "server.toml", "federation.toml", "secrets/ca.key"} < files(world / "again")
     shutil.rmtree(world / "again")
+
+
+def test_a_copy_of_the_tokenizer_needs_room(verbs: Verbs) -> None:
+    code, printed = verbs.run("simulate", "experiment.toml", FSIZE="300000")
+    assert code == 1
+    assert re.search(r"Expected room for a copy of the tokenizer in .*; make room there, .* TMPDIR", printed)

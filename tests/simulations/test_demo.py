@@ -153,7 +153,7 @@ def test_the_comparison_is_shown_to_who_asks_for_it(
     [
         ("1/5  ", 0.5),
         pytest.param("3/5  ", 2.0, marks=pytest.mark.slow),
-        pytest.param("4/5  ", 8.0, marks=pytest.mark.slow),
+        pytest.param("4/5  ", 3.0, marks=pytest.mark.slow),
     ],
 )
 def test_ctrl_c_leaves_nothing_running(tmp_path: Path, moment: str, later: float) -> None:

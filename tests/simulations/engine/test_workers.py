@@ -1,8 +1,8 @@
 """Institutions in several processes: the same results to the bit, and nothing left running however a run ends."""
 
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +16,7 @@ import tomli_w
 from client.institution import Data, Institution
 from client.opening import build_site
 from client.site import Site
+from collegium.__main__ import main
 from server.store import Store, scores
 from shared.adapter import get_state
 from shared.codec import Arrays
@@ -135,25 +136,37 @@ def test_nothing_outlives_the_command(
     }
     file = tmp_path / "experiment.toml"
     file.write_text(tomli_w.dumps({"baselines": [], "federation": federation, "institutions": held}))
-    # Who runs the tests in the background of a shell passes on that SIGINT is ignored.
-    heeding = ["env", "--default-signal=INT"]
-    command = [*heeding, sys.executable, "-m", "collegium", "simulate", str(file), "--workers", "2"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    assert process.stderr
-    for line in process.stderr:
-        if "Round 1 " in line:
-            break
-    assert len(group(process.pid)) == 3
-    if number == signal.SIGINT:
-        os.killpg(process.pid, number)  # as a terminal does
-    else:
-        process.send_signal(number)
-    process.communicate(timeout=60)
-    assert process.returncode
+    said, says = os.pipe()
+    process = multiprocessing.get_context("fork").Process(target=simulate, args=(file, says))
+    process.start()
+    os.close(says)
+    with os.fdopen(said) as lines:
+        assert any("Round 1 " in line for line in lines)
+        pid = process.pid
+        assert pid
+        assert len(group(pid)) == 3
+        if number == signal.SIGINT:
+            os.killpg(pid, number)  # as a terminal does
+        else:
+            os.kill(pid, number)
+        lines.read()
+    process.join(60)
+    assert process.exitcode
     deadline = time.monotonic() + 20
-    while group(process.pid) and time.monotonic() < deadline:
+    while group(pid) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert group(process.pid) == []
+    assert group(pid) == []
+
+
+def simulate(file: Path, says: int) -> None:
+    """The command, as it is typed at a terminal, in a process of its own."""
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background ignores it
+    os.dup2(says, 2)
+    os.close(says)
+    sys.stderr = os.fdopen(2, "w", buffering=1)
+    sys.argv = ["collegium", "simulate", str(file), "--workers", "2"]
+    main()
 
 
 def group(number: int) -> list[int]:
