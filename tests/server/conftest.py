@@ -1,7 +1,9 @@
 """A coordinator's folder, a real SuperLink that serves it, and a Grid with scripted institutions."""
 
+import os
+import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from multiprocessing.process import BaseProcess
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,10 @@ from flwr.serverapp import Grid
 from server.home import ServerHome
 from shared import codec, protocol
 from shared.flower.messages import NodeInfo, Run, TaskIdentity
+from shared.process.flower import flower_environment
+from shared.process.program import command
 from shared.protocol import EvaluateRequest, QueryRequest, Request, TrainRequest
-from simulations.attacks.coordinator import new_home, serving
+from simulations.attacks.coordinator import new_home, wait_until_up
 
 
 @pytest.fixture
@@ -23,10 +27,28 @@ def home(tmp_path: Path) -> ServerHome:
     return new_home(tmp_path / "coordinator")
 
 
+@contextmanager
+def program(home: ServerHome) -> Iterator[subprocess.Popen[bytes]]:
+    """The SuperLink as `server up` starts it, which metrics look for by its command line."""
+    with (home.logs / "superlink.log").open("wb") as log:
+        process = subprocess.Popen(
+            command("server.service.superlink", "--home", str(home.root)),
+            env={**os.environ, **flower_environment(home.flower)},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        wait_until_up(home)
+        yield process
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
 @pytest.fixture
-def superlink(home: ServerHome) -> Iterator[BaseProcess]:
+def superlink(home: ServerHome) -> Iterator[subprocess.Popen[bytes]]:
     """A real SuperLink of its own for the folder `home`."""
-    with serving(home) as process:
+    with program(home) as process:
         yield process
 
 
@@ -34,7 +56,7 @@ def superlink(home: ServerHome) -> Iterator[BaseProcess]:
 def served_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerHome]:
     """A folder that a real SuperLink serves for the whole session."""
     home = new_home(tmp_path_factory.mktemp("served") / "coordinator")
-    with serving(home):
+    with program(home):
         yield home
 
 

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -509,14 +508,15 @@ def test_a_damaged_database_and_key_are_named(home: ServerHome, forked: Forked) 
     assert "Traceback" not in ended.stderr
 
 
-def test_sigterm_ends_it_cleanly_even_with_a_client_connected(home: ServerHome, superlink: BaseProcess) -> None:
+def test_sigterm_ends_it_cleanly_even_with_a_client_connected(
+    home: ServerHome, superlink: subprocess.Popen[bytes]
+) -> None:
     trusted = ssl.create_default_context(cafile=str(home.ca_certificate))
     with httpx.Client(verify=trusted) as client:
         client.get(f"https://127.0.0.1:{read_settings(home).public_port}/health")
         began = time.monotonic()
         superlink.terminate()
-        superlink.join(20)
-        assert superlink.exitcode == 0
+        assert superlink.wait(timeout=20) == 0
     assert time.monotonic() - began < 6
     log = (home.logs / "superlink.log").read_text()
     assert log.count("Application shutdown complete") == 1
