@@ -147,7 +147,7 @@ def asking() -> Callable[[ASGIApp, str], httpx.Client]:
 
 
 @pytest.fixture(scope="session")
-def forked() -> Callable[..., subprocess.CompletedProcess[str]]:
+def in_a_fork() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Calls a function in a process of its own, which has loaded what this one has: its exit code, what it printed."""
 
     def printing(

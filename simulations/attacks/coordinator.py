@@ -8,6 +8,7 @@ import contextlib
 import multiprocessing
 import os
 import ssl
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -51,6 +52,7 @@ from shared.flower.messages import (
 from shared.flower.runtime import RuntimeHttpClient, SuperExecAuthHttpInterceptor
 from shared.flower.supernode import NodeAuthHttpInterceptor
 from shared.process.flower import flower_environment
+from shared.process.program import command
 from shared.process.proxies import without_proxies
 from shared.signing import HEADER, sign_request
 from simulations.demo import free_ports
@@ -73,11 +75,26 @@ def new_home(folder: Path, federation: str | None = None) -> ServerHome:
 
 
 @contextlib.contextmanager
-def serving(home: ServerHome) -> Iterator[BaseProcess]:
-    """Serve a folder with `server.service.superlink` in a process of its own.
+def serving(home: ServerHome) -> Iterator[subprocess.Popen[bytes]]:
+    """Serve a folder with `server.service.superlink`, started as `collegium server up` starts it."""
+    with (home.logs / "superlink.log").open("wb") as log:
+        process = subprocess.Popen(
+            command(superlink.__name__, "--home", str(home.root)),
+            env={**os.environ, **flower_environment(home.flower)},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        wait_until_up(home)
+        yield process
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
 
-    It is forked from one that has loaded what it needs, since attacks start dozens of them.
-    """
+
+@contextlib.contextmanager
+def forked(home: ServerHome) -> Iterator[BaseProcess]:
+    """As `serving`, in a fork of a process that has loaded what it needs: whoever starts dozens of them waits less."""
     forking = multiprocessing.get_context("forkserver")
     forking.set_forkserver_preload([__name__])
     with patch.dict(os.environ, flower_environment(home.flower)):  # Flower reads some of it while it is loaded

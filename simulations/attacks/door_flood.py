@@ -16,7 +16,7 @@ from shared.flower.grid import HttpGrid
 from shared.flower.messages import PullMessagesRequest, PullMessagesResponse, SendNodeHeartbeatRequest
 from shared.process.waiting import HEADER
 from simulations.attacks import Attack, Outcome
-from simulations.attacks.coordinator import Institution, instruct, new_home, running, serving, trusting
+from simulations.attacks.coordinator import Institution, forked, instruct, new_home, running, trusting
 
 QUESTIONS = 60
 FLOOD_THREADS, FLOOD_SECONDS = 12, 40.0
@@ -70,7 +70,7 @@ def _held(institution: Institution, http: httpx.Client) -> httpx.Response:
 @contextmanager
 def _scene(folder: Path) -> Iterator[Scene]:
     home = new_home(folder / "coordinator")
-    with serving(home), running(home) as grid:
+    with forked(home), running(home) as grid:
         attacker, honest = Institution(home, "attacker"), Institution(home, "honest")
         with closing(attacker.http), closing(honest.http):
             yield Scene(home, grid, attacker, honest)

@@ -33,7 +33,7 @@ from shared.flower.messages import (
 )
 from shared.protocol import QueryReply, QueryRequest, encode
 from simulations.attacks import Attack, Outcome
-from simulations.attacks.coordinator import Institution, Reply, instruct, new_home, running, serving, words
+from simulations.attacks.coordinator import Institution, Reply, forked, instruct, new_home, running, words
 
 SHARE_BYTES, MANY_OBJECTS = 2**20, 500
 DEADLINE_SECONDS, PATIENCE_SECONDS = 6.0, 20.0
@@ -64,7 +64,7 @@ def _scene(folder: Path, **settings: int) -> Iterator[Scene]:
     if settings:
         values = tomllib.loads(home.settings_file.read_text(encoding="utf-8")) | settings
         home.settings_file.write_text(tomli_w.dumps(values), encoding="utf-8")
-    with serving(home), OperatorClient(home) as operator, running(home) as grid:
+    with forked(home), OperatorClient(home) as operator, running(home) as grid:
         attacker, honest = Institution(home, "attacker"), Institution(home, "honest")
         with closing(attacker.http), closing(honest.http):
             yield Scene(operator, grid, attacker, honest)

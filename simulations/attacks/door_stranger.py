@@ -16,7 +16,7 @@ import httpx
 from server.home import ServerHome, read_settings
 from shared.flower.messages import PullMessagesRequest, SendNodeHeartbeatRequest
 from simulations.attacks import Attack, Outcome
-from simulations.attacks.coordinator import Institution, new_home, serving, trusting
+from simulations.attacks.coordinator import Institution, forked, new_home, trusting
 
 MIB = 2**20
 BODY_BYTES, BODIES = 16 * MIB, 4
@@ -70,7 +70,7 @@ class Target:
 @contextmanager
 def _target(folder: Path) -> Iterator[Target]:
     home = new_home(folder / "coordinator")
-    with serving(home) as process:
+    with forked(home) as process:
         target = Target(home, process.pid, Institution(home, "honest"))
         try:
             yield target

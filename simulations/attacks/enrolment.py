@@ -31,7 +31,7 @@ from shared.errors import CollegiumError
 from shared.nodekeys import fingerprint as key_fingerprint
 from shared.nodekeys import line_of, sign
 from simulations.attacks import Attack, Outcome
-from simulations.attacks.coordinator import new_home, serving
+from simulations.attacks.coordinator import forked, new_home
 from simulations.attacks.stage import tiny_federation, write_tiny_bert
 from simulations.demo import free_ports
 
@@ -127,7 +127,7 @@ def welcoming(folder: Path, tries: Tries | None = None) -> Iterator[Coordinator]
     federation = tiny_federation(write_tiny_bert(backbone), INSTITUTIONS)
     text = tomli_w.dumps(federation.model_dump(mode="json", exclude_none=True))
     home = new_home(folder / "coordinator", text)
-    with serving(home), door(home, tries):
+    with forked(home), door(home, tries):
         yield Coordinator(home)
 
 

@@ -27,7 +27,7 @@ from shared.federation import federation_toml
 from shared.page.sessions import MOST_TRIES
 from shared.watching.token import token_of
 from simulations.attacks import Attack, Outcome
-from simulations.attacks.coordinator import new_home, serving, trusting
+from simulations.attacks.coordinator import forked, new_home, trusting
 from simulations.attacks.stage import tiny_federation, write_tiny_bert
 
 LINE = "collegium_ready 1\n"
@@ -84,7 +84,7 @@ def coordinator(folder: Path) -> Iterator[tuple[ServerHome, str, Page]]:
         store.add_reply(run, Reply(1, "train", "bank", "refused", "policy", WORDS, software=WORDS))
         store.add_event(run, WORDS)
         store.update_run(run, reason=WORDS)
-    with serving(home), _client(f"https://127.0.0.1:{read_settings(home).operator_port}", home) as http:
+    with forked(home), _client(f"https://127.0.0.1:{read_settings(home).operator_port}", home) as http:
         yield home, run, Page(http, "/page", "/page", home.operator_token)
 
 

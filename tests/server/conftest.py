@@ -1,9 +1,7 @@
 """A coordinator's folder, a real SuperLink that serves it, and a Grid with scripted institutions."""
 
-import os
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +13,8 @@ from flwr.serverapp import Grid
 from server.home import ServerHome
 from shared import codec, protocol
 from shared.flower.messages import NodeInfo, Run, TaskIdentity
-from shared.process.flower import flower_environment
-from shared.process.program import command
 from shared.protocol import EvaluateRequest, QueryRequest, Request, TrainRequest
-from simulations.attacks.coordinator import new_home, wait_until_up
+from simulations.attacks.coordinator import new_home, serving
 
 
 @pytest.fixture
@@ -27,28 +23,10 @@ def home(tmp_path: Path) -> ServerHome:
     return new_home(tmp_path / "coordinator")
 
 
-@contextmanager
-def program(home: ServerHome) -> Iterator[subprocess.Popen[bytes]]:
-    """The SuperLink as `server up` starts it, which metrics look for by its command line."""
-    with (home.logs / "superlink.log").open("wb") as log:
-        process = subprocess.Popen(
-            command("server.service.superlink", "--home", str(home.root)),
-            env={**os.environ, **flower_environment(home.flower)},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        wait_until_up(home)
-        yield process
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
-
-
 @pytest.fixture
 def superlink(home: ServerHome) -> Iterator[subprocess.Popen[bytes]]:
     """A real SuperLink of its own for the folder `home`."""
-    with program(home) as process:
+    with serving(home) as process:
         yield process
 
 
@@ -56,7 +34,7 @@ def superlink(home: ServerHome) -> Iterator[subprocess.Popen[bytes]]:
 def served_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerHome]:
     """A folder that a real SuperLink serves for the whole session."""
     home = new_home(tmp_path_factory.mktemp("served") / "coordinator")
-    with program(home):
+    with serving(home):
         yield home
 
 

@@ -32,7 +32,7 @@ Complaint = Callable[..., str]
 
 
 @pytest.fixture
-def complaint(forked: Callable[..., "subprocess.CompletedProcess[str]"]) -> Complaint:
+def complaint(in_a_fork: Callable[..., "subprocess.CompletedProcess[str]"]) -> Complaint:
     """Gives the one sentence that a command ends with; its exit code must be 1 and nothing may be on stdout."""
 
     def typed(argv: list[str], limit_file_bytes: int | None) -> None:
@@ -42,7 +42,7 @@ def complaint(forked: Callable[..., "subprocess.CompletedProcess[str]"]) -> Comp
         main()
 
     def complain(*argv: str | Path, limit_file_bytes: int | None = None) -> str:
-        done = forked(typed, [*map(str, argv)], limit_file_bytes)
+        done = in_a_fork(typed, [*map(str, argv)], limit_file_bytes)
         assert (done.returncode, done.stdout) == (1, ""), done.stderr
         assert "Traceback" not in done.stderr
         lines = done.stderr.strip().splitlines()

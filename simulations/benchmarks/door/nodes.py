@@ -188,7 +188,7 @@ def _wait_online(grid: HttpGrid, nodes: int) -> None:
         time.sleep(2.0)
 
 
-def _used(pid: int | None) -> tuple[float, float, float]:
+def _used(pid: int) -> tuple[float, float, float]:
     """CPU seconds of a process so far, its resident memory and the peak of that, in MB."""
     stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     status = dict(

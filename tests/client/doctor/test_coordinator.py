@@ -17,7 +17,7 @@ from server.enrolment.members import revoke
 from server.home import ServerHome, read_settings
 from server.service.operator import OperatorClient
 from shared.doctor.door import Door
-from simulations.attacks.coordinator import new_home, serving
+from simulations.attacks.coordinator import forked, new_home
 
 UP = Door("localhost:1", days=100, ahead=0.0, status=200)
 
@@ -26,7 +26,7 @@ UP = Door("localhost:1", days=100, ahead=0.0, status=200)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerHome]:
     """A folder that a real SuperLink serves."""
     folder = new_home(tmp_path_factory.mktemp("served") / "coordinator")
-    with serving(folder):
+    with forked(folder):
         yield folder
 
 

@@ -19,7 +19,7 @@ from server.service.operator import OperatorClient
 from shared.doctor.findings import Finding
 from shared.errors import ConfigError
 from shared.federation import Federation
-from simulations.attacks.coordinator import new_home, serving
+from simulations.attacks.coordinator import forked, new_home
 
 
 @pytest.mark.slow
@@ -41,7 +41,7 @@ def test_a_site_that_is_ready(
         "policy": {"federations": [federation.digest]},
     }
     (folder / "institution.toml").write_text(tomli_w.dumps(institution), encoding="utf-8")
-    with serving(home):
+    with forked(home):
         with OperatorClient(home) as operator:
             operator.register_node("hospital", read_public_key(folder / "node.pub"))
         before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -300,7 +300,7 @@ async def _nothing(*_: object) -> Any: ...
 
 
 @pytest.fixture
-def run_main(forked: RunMain) -> RunMain:
+def run_main(in_a_fork: RunMain) -> RunMain:
     """`main` with a function in the place of Flower's."""
 
     def main(flower: Callable[[], object], options: list[str]) -> None:
@@ -308,7 +308,7 @@ def run_main(forked: RunMain) -> RunMain:
         vars(supernode)["flower_supernode"] = flower
         supernode.main()
 
-    return lambda flower, *options: forked(main, flower, list(options))
+    return lambda flower, *options: in_a_fork(main, flower, list(options))
 
 
 def test_options_and_pauses_reach_flower(run_main: RunMain) -> None:

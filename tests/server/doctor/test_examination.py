@@ -21,7 +21,7 @@ from shared.errors import ConfigError
 from shared.federation import Federation
 from shared.model.initial import initial_state
 from shared.process.lock import only_one
-from simulations.attacks.coordinator import serving
+from simulations.attacks.coordinator import forked
 
 MakeFederation = Callable[..., Federation]
 
@@ -48,7 +48,7 @@ def test_a_folder_before_and_after_its_server_is_up(
     assert report["forecast"]["disk_bytes"] > report["forecast"]["bytes_up_per_round"] > 0
     assert {path: path.read_bytes() for path in home.root.rglob("*") if path.is_file()} == before
     generate_node_key(tmp_path / "node.key")
-    with serving(home), only_one(home.lock_file, serving="it", advice="stop it"):
+    with forked(home), only_one(home.lock_file, serving="it", advice="stop it"):
         with OperatorClient(home) as operator:
             operator.register_node("hospital", read_public_key(tmp_path / "node.pub"))
         up = CliRunner().invoke(app, ["doctor", str(home.root), "--no-forecast"])

@@ -25,7 +25,7 @@ from server.opening import open_store
 from server.store import SCHEMA_VERSION
 from shared.federation import Federation
 from shared.process.lock import only_one
-from simulations.attacks.coordinator import serving
+from simulations.attacks.coordinator import forked
 
 
 def test_hosts(home: ServerHome) -> None:
@@ -60,7 +60,7 @@ def test_a_server_that_is_up_and_one_that_does_not_answer(home: ServerHome) -> N
     settings = read_settings(home)
     with only_one(home.lock_file, serving="it", advice="stop it"):
         assert [found.verdict for found in check_ports(home, settings)] == ["warning", "warning"]
-        with serving(home):
+        with forked(home):
             door, tls = check_ports(home, settings)
             assert (door.check, door.verdict) == ("door", "warning")
             assert "no round could run now" in door.text, "a SuperLink alone has nobody who starts a run"

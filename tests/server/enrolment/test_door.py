@@ -34,7 +34,7 @@ from shared.flower.messages import ActivateNodeRequest, PullMessagesRequest
 from shared.nodekeys import fingerprint, line_of
 from shared.process.waiting import HEADER
 from shared.protocol import Refusal
-from simulations.attacks.coordinator import Institution, serving, trusting
+from simulations.attacks.coordinator import Institution, forked, trusting
 from simulations.attacks.enrolment import Coordinator, Key, door, welcoming
 from simulations.demo import free_ports
 
@@ -394,7 +394,7 @@ def test_an_authority_is_replaced_and_nobody_enrols_anew(tmp_path: Path) -> None
         rotate_key(sites["hospital"] / "institution.toml")
         before = coordinator.enrolled()
     finish_authority(coordinator.home, read_settings(coordinator.home))
-    with serving(coordinator.home), door(coordinator.home):
+    with forked(coordinator.home), door(coordinator.home):
         assert coordinator.enrolled() == before
         for name in ("hospital", "court"):
             rotate_key(sites[name] / "institution.toml")

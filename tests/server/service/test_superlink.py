@@ -36,7 +36,7 @@ from shared.flower.messages import PullMessagesRequest
 from shared.flower.superlink import PROTOBUF_REQUEST_TYPES
 from shared.process.flower import flower_command, flower_environment
 from shared.signing import HEADER, sign_request
-from simulations.attacks.coordinator import PROTOBUF, flower_signed, serving
+from simulations.attacks.coordinator import PROTOBUF, flower_signed, forked
 from simulations.demo import free_ports
 
 Forked = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -427,7 +427,7 @@ def test_a_stock_supernode_connects_once_it_is_enrolled_where_it_is_let_in(home:
     assert "require_body_signature = true" in settings
     home.settings_file.write_text(settings.replace("signature = true", "signature = false"), encoding="utf-8")
     key, public = write_key(tmp_path)
-    with serving(home), OperatorClient(home) as client:
+    with forked(home), OperatorClient(home) as client:
         refused = supernode(home, tmp_path, key, home.ca_certificate)
         output, _ = refused.communicate(timeout=60)
         assert refused.returncode == 1
@@ -483,12 +483,12 @@ def run_superlink(root: Path) -> None:
 
 
 @pytest.mark.parametrize("setting", ["public_port", "operator_port"])
-def test_a_port_in_use_is_named(home: ServerHome, forked: Forked, setting: str) -> None:
+def test_a_port_in_use_is_named(home: ServerHome, in_a_fork: Forked, setting: str) -> None:
     port = getattr(read_settings(home), setting)
     with socket.create_server(("127.0.0.1", port)):
         with pytest.raises(ConnectionFailedError, match=rf"127\.0\.0\.1:{port}.*{setting}"):
             open_listeners(read_settings(home))
-        ended = forked(run_superlink, home.root)
+        ended = in_a_fork(run_superlink, home.root)
     assert ended.returncode == 1
     assert ended.stderr.startswith("error: Expected to listen on")
     assert "Traceback" not in ended.stderr
@@ -496,13 +496,13 @@ def test_a_port_in_use_is_named(home: ServerHome, forked: Forked, setting: str) 
         listener.close()
 
 
-def test_a_damaged_database_and_key_are_named(home: ServerHome, forked: Forked) -> None:
+def test_a_damaged_database_and_key_are_named(home: ServerHome, in_a_fork: Forked) -> None:
     home.superlink_database.write_bytes(b"no database" * 1000)
-    ended = forked(run_superlink, home.root)
+    ended = in_a_fork(run_superlink, home.root)
     assert (ended.returncode, ended.stderr.count("superlink.db")) == (1, 1), ended.stderr
     home.superlink_database.unlink()
     home.server_key.write_text("no key")
-    ended = forked(run_superlink, home.root)
+    ended = in_a_fork(run_superlink, home.root)
     assert ended.returncode == 1
     assert "server.key" in ended.stderr.splitlines()[-1]
     assert "Traceback" not in ended.stderr
