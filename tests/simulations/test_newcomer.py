@@ -129,17 +129,18 @@ def at_a_terminal(folder: Path) -> str:
     return " ".join(said.decode().split())
 
 
-def waiting(folder: Path, words: str) -> str:
-    """The line with these words of a daemon that goes on waiting; it is ended then."""
+@contextlib.contextmanager
+def waiting(folder: Path) -> Iterator[Callable[[str], str]]:
+    """A daemon that goes on waiting; gives the next line with these words, and is ended with the block."""
     command = [*COLLEGIUM, "client", "up", str(folder / "institution.toml")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as daemon:
-        assert daemon.stderr
-        said = next((line for line in daemon.stderr if words in line), "")
+        lines = daemon.stderr
+        assert lines
+        yield lambda words: next((line for line in lines if words in line), "")
         assert daemon.poll() is None, "it tries again, for ever"
         daemon.terminate()
-        daemon.stderr.read()
+        lines.read()
         assert daemon.wait(timeout=60) == 0
-    return said
 
 
 @pytest.mark.parametrize("door", ["public_port", "operator_port"])
@@ -153,18 +154,18 @@ def test_port_in_use(complaint: Complaint, tmp_path: Path, federation: Federatio
         assert "in use" in sentence
 
 
-def test_key_not_enrolled(institution: Path) -> None:
+def test_wrong_ca_and_a_key_that_is_not_enrolled(tmp_path: Path, institution: Path) -> None:
+    other = init_home(tmp_path / "other", hosts=["127.0.0.1"], public_port=1, operator_port=2)
+    right = (institution / "ca.crt").read_bytes()
+    (institution / "ca.crt").write_bytes(other.ca_certificate.read_bytes())
     for file in (institution / "node.key", institution / "node.pub"):
         file.unlink()
     generate_node_key(institution / "node.key")
-    said = waiting(institution, "not enrolled")
-    assert re.search(r"does not know the key .*node\.key: it is not enrolled.* Send it .*node\.pub; trying again", said)
-
-
-def test_wrong_ca(tmp_path: Path, institution: Path) -> None:
-    other = init_home(tmp_path / "other", hosts=["127.0.0.1"], public_port=1, operator_port=2)
-    (institution / "ca.crt").write_bytes(other.ca_certificate.read_bytes())
-    assert re.search(r"certificate that .*ca\.crt", waiting(institution, "vouches for"))
+    with waiting(institution) as says:
+        assert re.search(r"certificate that .*ca\.crt", says("vouches for"))
+        (institution / "ca.crt").write_bytes(right)
+        unknown = r"does not know the key .*node\.key: it is not enrolled.* Send it .*node\.pub; trying again"
+        assert re.search(unknown, says("not enrolled"))
 
 
 def test_backbone_digest_differs(complaint: Complaint, institution: Path, federation: Federation) -> None:
