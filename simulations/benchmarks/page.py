@@ -43,7 +43,10 @@ def page(results: Mapping[str, Result], remarks: Mapping[str, str]) -> str:
 
 
 def plot(result: Result) -> str | None:
-    """The plot of a result as an SVG file: its curves, else its ratios, else the first numbers of its first table."""
+    """The plot of a result as an SVG file: its curves, else its ratios, else numbers of its first table.
+
+    These are of the first column with numbers after the one that names the rows.
+    """
     if curves := result.curves:
         return plots.standalone(plots.lines(curves.values, curves.along, curves.unit))
     if result.comparisons:
@@ -51,7 +54,7 @@ def plot(result: Result) -> str | None:
         goals = {_name(one): one.goal.value for one in result.comparisons if one.goal}
         return plots.standalone(plots.ratios(ratios, goals, "ours / theirs"))
     for table in result.tables:
-        numbers = [i for i, value in enumerate(table.rows[0]) if isinstance(value, int | float)]
+        numbers = [i for i, value in enumerate(table.rows[0]) if i and isinstance(value, int | float)]
         if numbers:
             values = {str(row[0]): float(row[numbers[0]] or 0) for row in table.rows}
             return plots.standalone(plots.bars(values, table.columns[numbers[0]]))
