@@ -149,13 +149,14 @@ def test_nothing_outlives_the_command(
             os.killpg(pid, number)  # as a terminal does
         else:
             os.kill(pid, number)
-        lines.read()
-    process.join(60)
+        process.join(20)
     assert process.exitcode
     deadline = time.monotonic() + 20
-    while group(pid) and time.monotonic() < deadline:
+    while (left := group(pid)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert group(pid) == []
+    for each in left:
+        os.kill(each, signal.SIGKILL)
+    assert left == []
 
 
 def simulate(file: Path, says: int) -> None:
