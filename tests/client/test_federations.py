@@ -1,6 +1,5 @@
 """An institution in several federations: one file, one daemon, one ledger, one request at a time."""
 
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -136,12 +135,11 @@ def die_training(file: Path) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_what_a_killed_training_of_one_reserved_counts_for_the_other(write: Write) -> None:
+def test_what_a_killed_training_of_one_reserved_counts_for_the_other(
+    write: Write, in_a_fork: Callable[..., Any]
+) -> None:
     file = write()
-    process = multiprocessing.get_context("fork").Process(target=die_training, args=(of(file, "north"),))
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
+    assert in_a_fork(die_training, of(file, "north")).returncode == -signal.SIGKILL
     south = open_site(of(file, "south")).account
     assert south
     with pytest.raises(BudgetError, match=r"budget is epsilon 3\.5"), south.spend(round=1):

@@ -1,6 +1,5 @@
 """Private scores: what one owner can change, what the noise is, what the evaluations of a run cost."""
 
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -152,13 +151,12 @@ def die_evaluating(federation: Federation, file: Path) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_an_evaluation_whose_process_was_killed_counts_in_full(tiny_federation: MakeFederation, tmp_path: Path) -> None:
+def test_an_evaluation_whose_process_was_killed_counts_in_full(
+    tiny_federation: MakeFederation, in_a_fork: Callable[..., Any], tmp_path: Path
+) -> None:
     federation, file = tiny_federation(**PRIVATE), tmp_path / "ledger.sqlite"
     for _ in range(2):
-        process = multiprocessing.get_context("fork").Process(target=die_evaluating, args=(federation, file))
-        process.start()
-        process.join()
-        assert process.exitcode == -signal.SIGKILL
+        assert in_a_fork(die_evaluating, federation, file).returncode == -signal.SIGKILL
     evaluations = open_here(federation, Ledger.open(file))
     none_left = r"budget for validation scores is epsilon 1 .*, of which 1\.000 is spent"
     with pytest.raises(BudgetError, match=none_left), evaluations.spend("validation", round=1):
